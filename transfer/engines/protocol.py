@@ -1,0 +1,64 @@
+"""What every detection engine offers. Data sets, evaluation, results and provenance live outside and are shared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from runtime.stop import StopSignal
+    from transfer.evaluate.detections import Detections
+
+# (finished iterations, {data set name: detections}) -> scalars for metrics.json ("bbox/AP": ...); main process only
+AfterEval = Callable[[int, "Mapping[str, Detections]"], "Mapping[str, float] | None"]
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """What a training run did.
+
+    ``iterations`` is the number of finished iterations in total (resumed ones included); ``seconds`` and
+    ``seconds_per_iteration`` cover this process only; ``stopped`` says that a signal ended it early, resumable.
+    """
+
+    iterations: int
+    seconds: float
+    seconds_per_iteration: float
+    stopped: bool = False
+    peak_memory_mb: float = 0.0
+
+
+class Engine(Protocol):
+    """One way to train and run the detectors that a Detectron2-schema config describes."""
+
+    name: str
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the libraries that make this engine's numbers."""
+        ...
+
+    def check(self, cfg: Any) -> None:
+        """Raise UserError naming key and engine for every setting that this engine would not honour."""
+        ...
+
+    def train(
+        self,
+        cfg: Any,
+        folder: Path,
+        *,
+        resume: bool = False,
+        stop: StopSignal | None = None,
+        after_eval: AfterEval | None = None,
+    ) -> TrainSummary:
+        """Train to SOLVER.MAX_ITER; writes metrics.json, model_*.pth, model_final.pth and last_checkpoint in ``folder``.
+
+        ``after_eval`` is called with the detections of DATASETS.TEST every TEST.EVAL_PERIOD iterations, except at the
+        last iteration: the caller evaluates model_final.pth itself. Call it on every rank of a process group.
+        """
+        ...
+
+    def detect(self, cfg: Any, weights: Path, dataset: str) -> Detections:
+        """Run the detector of ``weights`` over a data set; every rank gets the detections of the whole data set."""
+        ...
