@@ -1,0 +1,48 @@
+"""One clear line for a user's mistake, and the exit codes of every entry script."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+EXIT_USER = 2  # bad input: nothing was done, nothing was lost
+EXIT_INTERRUPTED = 130  # Ctrl-C, as shells report it
+
+
+class UserError(Exception):
+    """Bad input. The message says what is wrong, where, and what to do about it, in one line."""
+
+    exit_code = EXIT_USER
+
+
+def disk_full_error(error: OSError, path: object) -> UserError:
+    """The one line for a write that failed: disk full by name, anything else by its reason."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return UserError(f"disk full: cannot write {path}; free some space and run the same command again")
+    return UserError(f"cannot write {path}: {error.strerror or error}")
+
+
+def run_entry(main: Callable[[], int | None]) -> NoReturn:
+    """Run an entry script's main() and leave with its exit code; a user's mistake never shows a traceback."""
+    try:
+        code = main() or 0
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to continue", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # `... | head` closed our output: point stdout elsewhere so that the interpreter's own flush stays quiet
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        print(f"error: {disk_full_error(error, error.filename or 'the output folder')}", file=sys.stderr)
+        code = EXIT_USER
+    sys.exit(code)

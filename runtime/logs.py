@@ -1,0 +1,37 @@
+"""Console and log.txt, one format for every room."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+ROOT = "transfer_gap"
+
+
+def get_logger(name: str = "") -> logging.Logger:
+    """A logger below the project's root logger."""
+    return logging.getLogger(f"{ROOT}.{name}" if name else ROOT)
+
+
+def setup_logging(folder: str | Path | None = None, rank: int = 0) -> logging.Logger:
+    """Send messages to stdout (rank 0) and append them to ``folder/log.txt`` (``log_rankN.txt`` on other ranks)."""
+    logger = logging.getLogger(ROOT)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+    form = logging.Formatter("[%(asctime)s] %(message)s", datefmt="%m-%d %H:%M:%S")
+    if rank == 0:
+        console = logging.StreamHandler(sys.stdout)
+        console.setFormatter(form)
+        logger.addHandler(console)
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        file = logging.FileHandler(Path(folder) / ("log.txt" if rank == 0 else f"log_rank{rank}.txt"))
+        file.setFormatter(form)
+        logger.addHandler(file)
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
+    return logger

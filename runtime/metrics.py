@@ -1,0 +1,63 @@
+"""metrics.json in Detectron2's JSON-lines form, and TensorBoard beside it."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+
+class MetricsWriter:
+    """Appends one JSON line per call to ``folder/metrics.json`` and mirrors the scalars to TensorBoard events."""
+
+    def __init__(self, folder: str | Path, tensorboard: bool = True) -> None:
+        self.folder = Path(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._end_torn_line()
+        self._file = open(self.folder / "metrics.json", "a")
+        self._board: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(self.folder))
+
+    def _end_torn_line(self) -> None:
+        # a killed run can leave half a line: end it, so that the next record starts on its own line
+        path = self.folder / "metrics.json"
+        if path.exists() and path.stat().st_size:
+            with open(path, "rb+") as file:
+                file.seek(-1, 2)
+                if file.read(1) != b"\n":
+                    file.write(b"\n")
+
+    def write(self, iteration: int, **scalars: float) -> None:
+        """Record scalars of one iteration; a non-finite value is null in the file."""
+        clean = {k: v if math.isfinite(v) else None for k, v in scalars.items()}
+        self._file.write(json.dumps({"iteration": iteration, **clean}) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for key, value in scalars.items():
+                self._board.add_scalar(key, value, iteration)
+
+    def close(self) -> None:
+        """Flush and close both files."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """Records of a metrics.json in order of iteration.
+
+    A resumed run repeats iterations: the last record of an iteration wins, key by key. A torn line is skipped.
+    """
+    merged: dict[int, dict[str, Any]] = {}
+    for line in Path(path).read_text().splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("iteration"), int):
+            merged.setdefault(record["iteration"], {}).update(record)
+    return [merged[i] for i in sorted(merged)]

@@ -1,0 +1,77 @@
+"""What made a record: command, code, versions, hardware."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from runtime.version import __version__
+
+PACKAGES = ("torch", "torchvision", "numpy", "pycocotools", "faster-coco-eval", "fvcore", "detectron2")
+
+
+def provenance(argv: list[str] | None = None) -> dict[str, Any]:
+    """A JSON-able record of the command, time, git state, package versions and hardware of this process."""
+    return {
+        "argv": list(sys.argv if argv is None else argv),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "version": __version__,
+        "git": _git_state(),
+        "python": platform.python_version(),
+        "versions": package_versions(),
+        "hardware": hardware(),
+    }
+
+
+@functools.cache
+def _git_state() -> dict[str, Any]:
+    repository = Path(__file__).resolve().parent.parent
+
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", str(repository), *args], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None  # no git on this machine: the record says so by null
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    changed = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}
+
+
+def package_versions() -> dict[str, str]:
+    """Installed versions of the packages that numbers depend on; absent ones are left out."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def hardware() -> dict[str, Any]:
+    """CPU model, usable cores, memory in GiB, and the GPU's name and count where there is one."""
+    torch = sys.modules.get("torch")
+    gpus = []
+    if torch is not None and torch.cuda.is_available():
+        gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {"cpu": _cpu_model(), "cores": cores, "memory_gib": round(memory, 1), "gpus": gpus}
+
+
+def _cpu_model() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,48 @@
+"""One writer per run folder."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import platform
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from runtime.errors import UserError
+
+
+class RunLock:
+    """``with RunLock(folder):`` a second process that wants the same folder is refused, naming the first.
+
+    The lock is the kernel's (flock): it goes with the process, so a killed run leaves no stale lock behind.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> RunLock:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = open(self.folder / ".lock", "a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
+            raise UserError(f"{self.folder} is in use by {holder}; wait for it or choose another folder") from error
+        file.truncate(0)
+        started = time.strftime("%Y-%m-%d %H:%M:%S")
+        file.write(json.dumps({"pid": os.getpid(), "host": platform.node(), "since": started}))
+        file.flush()
+        self._file = file
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._file is not None:
+            self._file.truncate(0)
+            self._file.close()  # closing releases the lock
+            self._file = None

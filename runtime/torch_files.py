@@ -1,0 +1,91 @@
+"""Checkpoints on disk: written atomically, read without ever running what they contain."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+from runtime.atomic import atomic_path
+from runtime.errors import UserError, disk_full_error
+
+
+def save_torch(value: Any, path: str | os.PathLike[str]) -> None:
+    """``torch.save`` beside ``path``, then move into place; a full disk leaves the previous file whole."""
+    import torch
+
+    with atomic_path(path) as partial:
+        try:
+            torch.save(value, partial)
+        except RuntimeError as error:
+            # the zip writer reports a failed write as RuntimeError("... unexpected pos ...") and keeps no errno
+            if "unexpected pos" in str(error) or "PytorchStreamWriter" in str(error):
+                raise disk_full_error(OSError(28, "No space left on device"), path) from error
+            raise
+
+
+def load_torch(path: str | os.PathLike[str]) -> Any:
+    """Read a ``torch.save`` file onto the CPU with ``weights_only=True``.
+
+    Beyond tensors, the harmless types that published checkpoints carry are allowed (argparse.Namespace, numpy arrays
+    and scalars). Raises UserError for a missing, empty, truncated or foreign file, and for one that would run code,
+    naming the forbidden global.
+    """
+    import torch
+
+    file = Path(path)
+    _refuse_foreign(file)
+    try:
+        with torch.serialization.safe_globals(_harmless_types()):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{file}: {_unpickling_reason(str(error))}") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, OSError, UnicodeDecodeError) as error:
+        reason = str(error).split("\n")[0][:160]
+        raise UserError(
+            f"{file}: not a readable checkpoint, truncated or damaged ({reason}); fetch it again"
+        ) from error
+
+
+def _refuse_foreign(file: Path) -> None:
+    if not file.exists():
+        raise UserError(f"{file}: no such file; check the path")
+    if file.is_dir():
+        raise UserError(f"{file}: is a folder; name a checkpoint file")
+    with open(file, "rb") as stream:
+        head = stream.read(512)
+    if not head:
+        raise UserError(f"{file}: empty file (0 bytes); fetch or write it again")
+    if re.match(rb"\s*<(!doctype|html|\?xml|head)", head, re.IGNORECASE):
+        raise UserError(f"{file}: this is a web page, not a checkpoint; download the file itself")
+
+
+# how torch's restricted unpickler words the object it will not build
+FORBIDDEN = re.compile(
+    r"(?:GLOBAL|global|Unsupported class|load unrecognized class|call reduce for)\s+([\w.]+\.[\w.]+)"
+)
+
+
+def _unpickling_reason(message: str) -> str:
+    if found := FORBIDDEN.search(message):
+        return f"refused: it needs the Python object {found.group(1)}, which could run code; only tensors are read"
+    if "weights_only" in message.lower() or "unsupported operand" in message.lower():
+        return "refused: it holds something other than tensors and plain values, which could run code"
+    return "not a checkpoint that torch can read; fetch it again"
+
+
+def _harmless_types() -> list[Any]:
+    import numpy as np
+
+    core = getattr(np, "_core", None) or np.core
+    dtypes = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")]
+    rebuild = core.multiarray._reconstruct
+    scalar = core.multiarray.scalar
+    # files written under numpy 1 name numpy.core, under numpy 2 numpy._core: allow both spellings
+    named = [
+        (f, f"{module}.multiarray.{f.__name__}") for f in (rebuild, scalar) for module in ("numpy.core", "numpy._core")
+    ]
+    return [argparse.Namespace, np.ndarray, np.dtype, *dtypes, *named]

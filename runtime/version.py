@@ -1,0 +1,3 @@
+"""The version that setup.py, sidecars, checkpoints and reports carry."""
+
+__version__ = "0.1.0"

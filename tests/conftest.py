@@ -1,0 +1,79 @@
+"""Fixtures that every room's tests share."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run, with the reason."""
+    import torch
+
+    missing = {
+        "gpu": None if torch.cuda.is_available() else "needs a CUDA device",
+        "detectron2": None if importlib.util.find_spec("detectron2") else "needs Detectron2 (not installed)",
+    }
+    for item in items:
+        for marker, reason in missing.items():
+            if reason and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The repository's root."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """``shared_data("voc2007_s256")`` unpacks that archive once and returns its folder; skips where it is absent."""
+    source = Path(os.environ.get("GAP_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
+    unpacked: dict[str, Path] = {}
+
+    def unpack(name: str) -> Path:
+        archive = source / f"{name}.tar.gz"
+        if not archive.exists():
+            pytest.skip(f"shared data not present: {archive.name} (set GAP_SHARED_DATA)")
+        if name not in unpacked:
+            folder = tmp_path_factory.mktemp(name)
+            with tarfile.open(archive) as tar:
+                tar.extractall(folder, filter="data") if sys.version_info >= (3, 12) else tar.extractall(folder)
+            unpacked[name] = folder
+        return unpacked[name]
+
+    return unpack
+
+
+@pytest.fixture(scope="session")
+def run_cli() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``run_cli(["convert/to_d2.py", "x.pth"])`` runs an entry script as a user would."""
+
+    def run(
+        args: list[str],
+        cwd: Path | None = None,
+        env: dict[str, str] | None = None,
+        timeout: float = 300,
+        check: int | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        script, *rest = [str(a) for a in args]
+        command = [sys.executable, str(REPOSITORY / script), *rest]
+        variables = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+        done = subprocess.run(
+            command, cwd=cwd or REPOSITORY, env=variables, capture_output=True, text=True, timeout=timeout
+        )
+        if check is not None:
+            assert done.returncode == check, f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+        return done
+
+    return run

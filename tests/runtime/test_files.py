@@ -1,0 +1,129 @@
+"""Atomic files and checkpoints: nothing half-written, nothing executed."""
+
+import argparse
+import errno
+import json
+import os
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from runtime.atomic import atomic_path, sha256_file, write_json, write_text
+from runtime.errors import UserError
+from runtime.torch_files import load_torch, save_torch
+
+
+def test_failed_write_keeps_the_old_file_and_leaves_no_partial(tmp_path):
+    target = tmp_path / "a.txt"
+    write_text(target, "old")
+    with pytest.raises(ZeroDivisionError), atomic_path(target) as partial:
+        partial.write_text("half of the new")
+        raise ZeroDivisionError
+    assert target.read_text() == "old"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_full_disk_is_one_line_and_the_old_file_stays(tmp_path):
+    target = tmp_path / "a.txt"
+    write_text(target, "old")
+    with pytest.raises(UserError, match="disk full"), atomic_path(target) as partial:
+        partial.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert target.read_text() == "old"
+
+
+def test_full_disk_during_torch_save(tmp_path, run_cli):
+    # a real limit on the file's size, in a process of its own: the kernel refuses the write half way
+    script = f"""
+import resource, signal, sys, torch
+sys.path.insert(0, {os.getcwd()!r})
+from runtime.torch_files import save_torch
+from runtime.errors import UserError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+save_torch({{"w": torch.zeros(10)}}, {str(tmp_path / "c.pth")!r})
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    save_torch({{"w": torch.zeros(100_000)}}, {str(tmp_path / "c.pth")!r})
+except UserError as error:
+    print("refused", error)
+"""
+    import subprocess
+    import sys
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "refused disk full" in done.stdout, done.stdout + done.stderr
+    assert load_torch(tmp_path / "c.pth")["w"].shape == (10,)
+    assert os.listdir(tmp_path) == ["c.pth"]
+
+
+def test_json_is_strict_and_stable(tmp_path):
+    write_json(tmp_path / "a.json", {"AP": float("nan"), "n": (1, 2.5)})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"AP": None, "n": [1, 2.5]}
+    assert sha256_file(tmp_path / "a.json") == sha256_file(tmp_path / "a.json")
+
+
+def test_checkpoint_round_trip_with_the_types_real_files_carry(tmp_path):
+    content = {
+        "state_dict": {"w": torch.randn(3)},
+        "args": argparse.Namespace(lr=0.03),
+        "best": np.float64(1.5),
+        "array": np.arange(3, dtype=np.float32),
+    }
+    save_torch(content, tmp_path / "c.pth")
+    back = load_torch(tmp_path / "c.pth")
+    assert torch.equal(back["state_dict"]["w"], content["state_dict"]["w"])
+    assert back["args"].lr == 0.03
+    assert back["best"] == 1.5
+    assert back["array"].tolist() == [0, 1, 2]
+
+
+class Hostile:
+    def __init__(self, witness):
+        self.witness = witness
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.witness}",)
+
+
+def test_code_in_a_checkpoint_never_runs_and_is_named(tmp_path):
+    witness = tmp_path / "ran"
+    torch.save({"state_dict": Hostile(witness)}, tmp_path / "bad.pth")
+    with pytest.raises(UserError, match=r"posix\.system|os\.system"):
+        load_torch(tmp_path / "bad.pth")
+    (tmp_path / "old.pth").write_bytes(pickle.dumps(Hostile(witness)))
+    with pytest.raises(UserError):
+        load_torch(tmp_path / "old.pth")
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "empty"),
+        (b"<!DOCTYPE html><html>", "web page"),
+        (b"  <html>", "web page"),
+        (b"PK\x03\x04 torn", "readable"),
+    ],
+)
+def test_what_is_not_a_checkpoint_is_said(tmp_path, content, words):
+    (tmp_path / "c.pth").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        load_torch(tmp_path / "c.pth")
+
+
+def test_truncated_checkpoint_at_every_eighth(tmp_path):
+    save_torch({"w": torch.randn(1000)}, tmp_path / "whole.pth")
+    whole = (tmp_path / "whole.pth").read_bytes()
+    for eighth in range(1, 8):
+        (tmp_path / "torn.pth").write_bytes(whole[: len(whole) * eighth // 8])
+        with pytest.raises(UserError):
+            load_torch(tmp_path / "torn.pth")
+
+
+def test_missing_file_and_folder(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        load_torch(tmp_path / "none.pth")
+    with pytest.raises(UserError, match="folder"):
+        load_torch(tmp_path)
