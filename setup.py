@@ -15,7 +15,7 @@ setup(
     long_description=(Path(__file__).parent / "README.md").read_text(),
     long_description_content_type="text/markdown",
     python_requires=">=3.10",
-    packages=[],  # used from the clone; its room names (pretrain, convert, transfer ...) are too plain for site-packages
+    packages=[],  # used from the clone: its room names are too plain for site-packages
     install_requires=[
         "torch>=2.4",
         "torchvision>=0.19",
