@@ -1,0 +1,217 @@
+"""Names of data sets -> where they are, what they hold, how they are evaluated.
+
+Built-in names (``coco_2017_train``, ``voc_2007_trainval``, ``lvis_v0.5_val`` ...) are looked up in Detectron2's layout
+below ``$DETECTRON2_DATASETS`` (default ``./datasets``). Own data needs no code:
+
+* ``coco:ANNOTATIONS.json:IMAGE_DIR``
+* ``voc:DEVKIT_DIR:YEAR:SPLIT``
+* ``lvis:ANNOTATIONS.json:ROOT``
+
+``NAME@P%`` is a fixed share of any of them (``coco_2017_train@10%``; ``@10%s3`` draws it with seed 3): the shares of
+one seed are nested.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.atomic import sha256_file
+from runtime.errors import UserError
+from transfer.data.coco import load_json, read_coco
+from transfer.data.labels import Labels, Record
+from transfer.data.lvis import read_lvis
+from transfer.data.voc import VOC_CLASSES, read_voc
+
+# name -> (annotation file, image folder) below the data root
+COCO_SETS = {
+    "coco_2014_train": ("coco/annotations/instances_train2014.json", "coco/train2014"),
+    "coco_2014_val": ("coco/annotations/instances_val2014.json", "coco/val2014"),
+    "coco_2014_minival": ("coco/annotations/instances_minival2014.json", "coco/val2014"),
+    "coco_2014_valminusminival": ("coco/annotations/instances_valminusminival2014.json", "coco/val2014"),
+    "coco_2017_train": ("coco/annotations/instances_train2017.json", "coco/train2017"),
+    "coco_2017_val": ("coco/annotations/instances_val2017.json", "coco/val2017"),
+    "coco_2017_test": ("coco/annotations/image_info_test2017.json", "coco/test2017"),
+    "coco_2017_test-dev": ("coco/annotations/image_info_test-dev2017.json", "coco/test2017"),
+    "coco_2017_val_100": ("coco/annotations/instances_val2017_100.json", "coco/val2017"),
+    "keypoints_coco_2017_train": ("coco/annotations/person_keypoints_train2017.json", "coco/train2017"),
+    "keypoints_coco_2017_val": ("coco/annotations/person_keypoints_val2017.json", "coco/val2017"),
+    "keypoints_coco_2017_val_100": ("coco/annotations/person_keypoints_val2017_100.json", "coco/val2017"),
+}
+LVIS_SETS = {
+    "lvis_v0.5_train": ("lvis/lvis_v0.5_train.json", "coco"),
+    "lvis_v0.5_val": ("lvis/lvis_v0.5_val.json", "coco"),
+    "lvis_v0.5_val_rand_100": ("lvis/lvis_v0.5_val_rand_100.json", "coco"),
+    "lvis_v1_train": ("lvis/lvis_v1_train.json", "coco"),
+    "lvis_v1_val": ("lvis/lvis_v1_val.json", "coco"),
+}
+VOC_SETS = {
+    f"voc_{year}_{split}": (year, split) for year in (2007, 2012) for split in ("trainval", "train", "val", "test")
+}
+SHARE = re.compile(r"(?P<whole>.+)@(?P<percent>\d+(?:\.\d+)?)%(?:s(?P<seed>\d+))?")
+
+
+@dataclass(frozen=True)
+class DatasetSpec:
+    """One data set: ``kind`` (coco, voc or lvis) and where its labels and images are.
+
+    ``annotations``: the json file, or for VOC the folder VOC<year>. ``images``: the folder of the images (LVIS: above
+    it). ``split`` and ``year`` are VOC's. ``percent`` < 100 keeps a nested random share drawn with ``share_seed``.
+    """
+
+    name: str
+    kind: str
+    annotations: Path
+    images: Path
+    year: int = 0
+    split: str = ""
+    percent: float = 100.0
+    share_seed: int = 0
+
+    @functools.cached_property
+    def labels(self) -> Labels:
+        """Records, class names and findings, read once. Raises UserError when the data set is missing or broken."""
+        self.require()
+        labels = READERS[self.kind](self)
+        if not labels.records:
+            raise UserError(f"data set {self.name} has no image")
+        return labels
+
+    def records(self) -> list[Record]:
+        """One dict per image in Detectron2's form, in the order of the image ids (VOC: of the image list)."""
+        return self.labels.records
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names in the order of the contiguous category ids."""
+        return self.labels.class_names
+
+    @property
+    def category_ids(self) -> list[int]:
+        """Contiguous category id -> id in the annotation file."""
+        return self.labels.category_ids
+
+    @property
+    def evaluator(self) -> str:
+        """Which metric the data set is published with: ``coco``, ``voc`` or ``lvis``."""
+        return self.kind
+
+    def require(self) -> None:
+        """Raise UserError unless annotations and images are there: where it looked, what belongs there, the demo."""
+        wanted = [self.annotations, self.images]
+        if self.kind == "voc":
+            wanted = [self.annotations / "ImageSets" / "Main" / f"{self.split}.txt", self.annotations / "Annotations"]
+            wanted.append(self.images)
+        absent = [str(path) for path in wanted if not path.exists()]
+        if absent:
+            raise UserError(
+                f"data set {self.name} is not there: looked for {' and '.join(absent)}. "
+                f"Expected layout: {LAYOUTS[self.kind]}, below $DETECTRON2_DATASETS (now {data_root()}) for built-in "
+                f"names. To see the whole job on data drawn by code instead, run: make demo"
+            )
+
+    def sha256(self) -> str:
+        """Digest of the annotations (and of the share, if one was drawn); of no image."""
+        self.require()
+        if self.kind == "voc":
+            return _sha256_of_voc(self.annotations, self.split)
+        digest = _sha256_of_json(str(self.annotations), self.annotations.stat().st_mtime_ns)
+        if self.percent < 100:
+            return hashlib.sha256(f"{digest} {self.percent:g}% seed {self.share_seed}".encode()).hexdigest()
+        return digest
+
+
+LAYOUTS = {
+    "coco": "coco/annotations/instances_{train,val}2017.json and coco/{train,val}2017/*.jpg",
+    "voc": "VOC{2007,2012}/{Annotations/*.xml, ImageSets/Main/SPLIT.txt, JPEGImages/*.jpg}",
+    "lvis": "lvis/lvis_v0.5_{train,val}.json and the images in coco/{train,val}2017/*.jpg",
+}
+
+
+def data_root() -> Path:
+    """``$DETECTRON2_DATASETS``, default ``./datasets``."""
+    return Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+
+
+@functools.cache
+def get_dataset(name: str) -> DatasetSpec:
+    """The data set of a name, reading nothing yet. Raises UserError for a name that is not known."""
+    if share := SHARE.fullmatch(name):
+        percent = float(share["percent"])
+        if not 0 < percent < 100:
+            raise UserError(f"data set {name}: the share must be above 0 and below 100 %")
+        whole = get_dataset(share["whole"])
+        if whole.kind == "voc":
+            raise UserError(f"data set {name}: shares are drawn from COCO and LVIS files; list VOC ids in a split file")
+        return DatasetSpec(
+            name, whole.kind, whole.annotations, whole.images, percent=percent, share_seed=int(share["seed"] or 0)
+        )
+    prefix, *rest = name.split(":")
+    if rest:
+        return _own_dataset(name, prefix, rest)
+    for kind, table in (("coco", COCO_SETS), ("lvis", LVIS_SETS)):
+        if name in table:
+            annotations, images = table[name]
+            return DatasetSpec(name, kind, data_root() / annotations, data_root() / images)
+    if name in VOC_SETS:
+        year, split = VOC_SETS[name]
+        folder = data_root() / f"VOC{year}"
+        return DatasetSpec(name, "voc", folder, folder / "JPEGImages", year, split)
+    known = ", ".join([*COCO_SETS, *VOC_SETS, *LVIS_SETS])
+    raise UserError(
+        f"unknown data set {name}; own data is coco:ANNOTATIONS.json:IMAGE_DIR, voc:DEVKIT:YEAR:SPLIT or "
+        f"lvis:ANNOTATIONS.json:ROOT; built in are {known}"
+    )
+
+
+def _own_dataset(name: str, prefix: str, parts: list[str]) -> DatasetSpec:
+    if prefix in ("coco", "lvis") and len(parts) == 2 and all(parts):
+        return DatasetSpec(name, prefix, Path(parts[0]).expanduser(), Path(parts[1]).expanduser())
+    if prefix == "voc" and len(parts) == 3 and parts[1].isdigit() and all(parts):
+        folder = Path(parts[0]).expanduser() / f"VOC{parts[1]}"
+        return DatasetSpec(name, "voc", folder, folder / "JPEGImages", int(parts[1]), parts[2])
+    raise UserError(
+        f"data set {name}: write coco:ANNOTATIONS.json:IMAGE_DIR, voc:DEVKIT_DIR:YEAR:SPLIT (four-digit year) or "
+        "lvis:ANNOTATIONS.json:ROOT"
+    )
+
+
+def _read_json(spec: DatasetSpec) -> Labels:
+    reader = {"coco": read_coco, "lvis": read_lvis}[spec.kind]
+    subset = _share(spec) if spec.percent < 100 else None
+    return reader(spec.annotations, spec.images, name=spec.name, subset=subset)
+
+
+def _share(spec: DatasetSpec) -> set[Any]:
+    import numpy as np
+
+    ids = sorted(image["id"] for image in load_json(spec.annotations, spec.name)["images"])
+    order = np.random.RandomState(spec.share_seed).permutation(len(ids))
+    return {ids[i] for i in order[: max(1, round(len(ids) * spec.percent / 100))]}
+
+
+def _read_voc(spec: DatasetSpec) -> Labels:
+    official = list(VOC_CLASSES) if spec.name in VOC_SETS else None
+    return read_voc(spec.annotations, spec.split, official, name=spec.name)
+
+
+READERS = {"coco": _read_json, "lvis": _read_json, "voc": _read_voc}
+
+
+@functools.cache
+def _sha256_of_json(path: str, modified_ns: int) -> str:
+    return sha256_file(path)
+
+
+@functools.cache
+def _sha256_of_voc(folder: Path, split: str) -> str:
+    listing = folder / "ImageSets" / "Main" / f"{split}.txt"
+    digest = hashlib.sha256(listing.read_bytes())
+    for image_id in listing.read_text().split():
+        digest.update((folder / "Annotations" / f"{image_id}.xml").read_bytes())
+    return digest.hexdigest()

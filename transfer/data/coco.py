@@ -1,0 +1,148 @@
+"""Reader of COCO-format json files (instances: boxes, polygons, run-length masks)."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.errors import UserError
+from transfer.data.labels import XYWH, Labels, Record, box_findings, check_images_exist, examples
+
+MIN_POLYGON_NUMBERS = 6  # three points
+
+
+def load_json(path: Path, name: str) -> dict[str, Any]:
+    """Parse a COCO-style file; raises UserError unless it holds images, annotations and categories."""
+    # the collector would walk the growing millions of objects again and again; nothing here is garbage
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"data set {name}: {path} is not readable JSON ({error})") from error
+    finally:
+        if collecting:
+            gc.enable()
+    for key in ("images", "categories"):
+        if not isinstance(content, dict) or not isinstance(content.get(key), list):
+            raise UserError(f'data set {name}: {path} has no list "{key}"; a COCO instances file is expected')
+    if not content["images"]:
+        raise UserError(f"data set {name}: {path} lists no image")
+    content.setdefault("annotations", [])
+    return content
+
+
+def check_ids(content: dict[str, Any], name: str, *, unique_annotations: bool = True) -> None:
+    """Refuse duplicate image / annotation / category ids and annotations of unknown images or categories."""
+    for kind in ("images", "categories") + (("annotations",) if unique_annotations else ()):
+        counts = Counter(item["id"] for item in content[kind])
+        repeated = [i for i, n in counts.items() if n > 1]
+        if repeated:
+            raise UserError(f"data set {name}: {len(repeated)} duplicate ids in {kind}: {examples(repeated)}")
+    known = {"image_id": {i["id"] for i in content["images"]}, "category_id": {c["id"] for c in content["categories"]}}
+    for field, ids in known.items():
+        strangers = [a["id"] for a in content["annotations"] if a[field] not in ids]
+        if strangers:
+            raise UserError(
+                f"data set {name}: {len(strangers)} annotations name an unknown {field} "
+                f"(annotation ids {examples(strangers)})"
+            )
+
+
+def read_coco(path: Path, images: Path, *, name: str = "", subset: set[Any] | None = None) -> Labels:
+    """Read an instances file with images in the folder ``images``.
+
+    Images in the order of their ids, category ids sorted and mapped to 0..K-1, all coordinates floats (Detectron2
+    truncates integer ones when it resizes). Polygons with fewer than 3 points are dropped, and annotations that have
+    no other, with a count in ``findings``. ``subset``: keep these image ids only.
+    Raises UserError naming what is wrong: missing images, duplicate ids, unknown categories, malformed boxes.
+    """
+    name = name or str(path)
+    content = load_json(path, name)
+    try:
+        labels = labels_of(content, name, file_name=lambda image: str(images / image["file_name"]), subset=subset)
+    except (KeyError, TypeError) as error:
+        raise UserError(f"data set {name}: {path} is not a COCO instances file (missing or odd {error})") from error
+    if labels.category_ids != list(range(1, len(labels.category_ids) + 1)):
+        last = len(labels.category_ids)
+        labels.findings.append(f"category ids are not 1..{last}: mapped in sorted order to 0..{last - 1}")
+    return labels
+
+
+def labels_of(
+    content: dict[str, Any],
+    name: str,
+    *,
+    file_name: Callable[[dict[str, Any]], str],
+    image_fields: Callable[[dict[str, Any], dict[Any, int]], dict[str, Any]] | None = None,
+    subset: set[Any] | None = None,
+) -> Labels:
+    """Labels of a parsed file; ``image_fields(image, contiguous ids)`` adds entries to each record."""
+    check_ids(content, name)
+    categories = sorted(content["categories"], key=lambda c: c["id"])
+    contiguous = {c["id"]: i for i, c in enumerate(categories)}
+    of_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
+    for annotation in content["annotations"]:
+        of_image[annotation["image_id"]].append(annotation)
+    records: list[Record] = []
+    short: list[int] = []
+    for image in sorted(content["images"], key=lambda i: i["id"]):
+        if subset is not None and image["id"] not in subset:
+            continue
+        annotations = [_annotation(a, contiguous, short, name) for a in of_image[image["id"]]]
+        record: Record = {"file_name": file_name(image), "height": image["height"], "width": image["width"]}
+        record["image_id"] = image["id"]
+        if image_fields is not None:
+            record.update(image_fields(image, contiguous))
+        record["annotations"] = [a for a in annotations if a is not None]
+        records.append(record)
+    check_images_exist(records, name)
+    findings = box_findings(records)
+    if short:
+        text = f"{len(short)} annotations dropped: no polygon of 3 points or more (annotation ids {examples(short)})"
+        findings.insert(0, text)
+    return Labels(records, [c["name"] for c in categories], [c["id"] for c in categories], findings)
+
+
+def _annotation(
+    source: dict[str, Any], contiguous: dict[Any, int], short: list[int], name: str
+) -> dict[str, Any] | None:
+    """Detectron2's form of one annotation, or None (and its id in ``short``) if no polygon of it is usable."""
+    if source.get("ignore", 0):
+        raise UserError(f'data set {name}: annotation {source["id"]} has "ignore" set, which COCO files do not define')
+    box = source["bbox"]
+    if len(box) != 4 or not all(-1e7 < v < 1e7 for v in box):
+        raise UserError(f"data set {name}: annotation {source['id']} has bbox {box}; 4 numbers x y w h are expected")
+    annotation: dict[str, Any] = {"iscrowd": source.get("iscrowd", 0), "bbox": [float(v) for v in box]}
+    if "keypoints" in source:
+        # published keypoints are pixel indices: the centre of a pixel is half a pixel further
+        annotation["keypoints"] = [v + 0.5 if i % 3 != 2 else v for i, v in enumerate(source["keypoints"])]
+    segmentation = source.get("segmentation")
+    if segmentation:
+        if isinstance(segmentation, dict):
+            annotation["segmentation"] = _compressed(segmentation)
+        else:
+            polygons = [np.asarray(p, dtype=np.float64) for p in segmentation]
+            polygons = [p for p in polygons if len(p) % 2 == 0 and len(p) >= MIN_POLYGON_NUMBERS]
+            if not polygons:
+                short.append(source["id"])
+                return None
+            annotation["segmentation"] = polygons
+    annotation["bbox_mode"] = XYWH
+    annotation["category_id"] = contiguous[source["category_id"]]
+    return annotation
+
+
+def _compressed(mask: dict[str, Any]) -> dict[str, Any]:
+    """A run-length mask with its counts as bytes or text; lists of numbers are packed."""
+    if not isinstance(mask["counts"], list):
+        return mask
+    from pycocotools import mask as coco_mask
+
+    return dict(coco_mask.frPyObjects(mask, *mask["size"]))

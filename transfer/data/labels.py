@@ -1,0 +1,90 @@
+"""What a reader returns, and the checks that every reader shares."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import UserError
+
+Record = dict[str, Any]  # one image in Detectron2's data set form
+XYXY, XYWH = 0, 1  # values of Detectron2's BoxMode
+OUTSIDE_TOLERANCE = 1.0  # pixels a box may stick out of its image before it is counted
+
+
+@dataclass
+class Labels:
+    """The images and annotations of one data set.
+
+    ``records``: dicts with file_name, height, width, image_id, annotations (each with bbox of 4 floats, bbox_mode,
+    category_id 0-based contiguous, iscrowd, segmentation). ``class_names`` in that order, ``category_ids`` the ids of
+    the file in that order. ``findings``: one sentence with a count per kind of annotation that was dropped or is odd.
+    """
+
+    records: list[Record]
+    class_names: list[str]
+    category_ids: list[int]
+    findings: list[str] = field(default_factory=list)
+
+
+def examples(items: Iterable[Any], limit: int = 3) -> str:
+    """The first few items for a message: "a, b, c, ..."."""
+    listed = list(items)
+    return ", ".join(str(i) for i in listed[:limit]) + (", ..." if len(listed) > limit else "")
+
+
+def check_images_exist(records: list[Record], name: str) -> None:
+    """Raise UserError naming the first missing images and their number. Lists each folder once, opens nothing."""
+    by_folder: dict[str, list[str]] = defaultdict(list)
+    for record in records:
+        folder, file = os.path.split(record["file_name"])
+        by_folder[folder].append(file)
+    missing = []
+    for folder, files in by_folder.items():
+        try:
+            present = set(os.listdir(folder or "."))
+        except OSError:
+            present = set()
+        missing += [os.path.join(folder, f) for f in files if f not in present]
+    if missing:
+        raise UserError(
+            f"data set {name}: {len(missing)} of {len(records)} images are missing: {examples(missing)}; "
+            "restore them or remove them from the annotations"
+        )
+
+
+def read_text(path: Path, what: str) -> str:
+    """The text of a file of a data set; raises UserError when it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot read {what} ({error})") from error
+
+
+def box_findings(records: list[Record]) -> list[str]:
+    """Count boxes that training drops (a side of zero, wholly outside) or clips (sticking out of the image)."""
+    empty: list[Any] = []
+    outside: list[Any] = []
+    clipped: list[Any] = []
+    for record in records:
+        width, height = record["width"], record["height"]
+        for annotation in record["annotations"]:
+            x0, y0, x1, y1 = annotation["bbox"]
+            if annotation["bbox_mode"] == XYWH:
+                x1, y1 = x0 + x1, y0 + y1
+            if x1 - x0 <= 0 or y1 - y0 <= 0:
+                empty.append(record["image_id"])
+            elif x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
+                outside.append(record["image_id"])
+            elif min(x0, y0) < -OUTSIDE_TOLERANCE or max(x1 - width, y1 - height) > OUTSIDE_TOLERANCE:
+                clipped.append(record["image_id"])
+    kinds = {
+        "boxes of zero area, dropped in training": empty,
+        "boxes wholly outside their image, dropped in training": outside,
+        "boxes that stick out of their image, clipped in training": clipped,
+    }
+    return [f"{len(ids)} {kind} (images {examples(ids)})" for kind, ids in kinds.items() if ids]

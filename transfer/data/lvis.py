@@ -1,0 +1,44 @@
+"""Reader of LVIS json files (v0.5 and v1): COCO's annotations plus what was checked exhaustively in which image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import UserError
+from transfer.data.coco import labels_of, load_json
+from transfer.data.labels import Labels
+
+
+def read_lvis(path: Path, root: Path, *, name: str = "", subset: set[Any] | None = None) -> Labels:
+    """Read an LVIS file; images are ``root``/<last two parts of coco_url> (``file_name`` where there is no address).
+
+    Category ids sorted and mapped to 0..K-1 (for the published files: id - 1), class names are the first synonyms.
+    Records also carry neg_category_ids and not_exhaustive_category_ids, contiguous.
+    """
+    name = name or str(path)
+    content = load_json(path, name)
+    for category in content["categories"]:
+        category["name"] = (category.get("synonyms") or [category.get("name")])[0]
+    try:
+        return labels_of(
+            content,
+            name,
+            file_name=lambda image: str(root / image_path(image)),
+            image_fields=_federated_fields,
+            subset=subset,
+        )
+    except (KeyError, TypeError) as error:
+        raise UserError(f"data set {name}: {path} is not an LVIS file (missing or odd {error})") from error
+
+
+def image_path(image: dict[str, Any]) -> str:
+    """``val2017/000000000139.jpg`` of an image entry: the folder and the name that its address ends with."""
+    if image.get("coco_url"):
+        return "/".join(image["coco_url"].split("/")[-2:])
+    return str(image["file_name"])
+
+
+def _federated_fields(image: dict[str, Any], contiguous: dict[Any, int]) -> dict[str, Any]:
+    keys = ("neg_category_ids", "not_exhaustive_category_ids")
+    return {key: [contiguous[c] for c in image.get(key, [])] for key in keys}

@@ -1,0 +1,1 @@
+"""Detections and a data set in, numbers out: one implementation for every engine."""

@@ -1,0 +1,114 @@
+"""Detections of one data set, as flat arrays: what engines hand over, evaluators read and the run folder keeps."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.atomic import atomic_path
+from runtime.errors import UserError
+
+Rle = dict[str, Any]  # COCO run-length mask: {"size": [height, width], "counts": bytes}
+
+
+@dataclass
+class Detections:
+    """N detections over a list of images.
+
+    ``image_ids``: id of every image of the data set that was run (int or str), also those without a detection.
+    ``image_index`` int32 N: position in ``image_ids``. ``category`` int32 N: contiguous class, 0-based.
+    ``boxes`` float32 N x 4: x0 y0 x1 y1 in pixels of the original image. ``scores`` float32 N.
+    ``masks``: N COCO run-length masks of the original image's size, or None for a detector without masks.
+    """
+
+    image_ids: list[Any]
+    image_index: np.ndarray
+    category: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    masks: list[Rle] | None = None
+
+    def __post_init__(self) -> None:
+        self.image_index = np.asarray(self.image_index, dtype=np.int32)
+        self.category = np.asarray(self.category, dtype=np.int32)
+        self.boxes = np.asarray(self.boxes, dtype=np.float32).reshape(-1, 4)
+        self.scores = np.asarray(self.scores, dtype=np.float32)
+        sizes = {len(self.image_index), len(self.category), len(self.boxes), len(self.scores)}
+        if self.masks is not None:
+            sizes.add(len(self.masks))
+        if len(sizes) != 1:
+            raise ValueError(f"detections: arrays of different lengths {sorted(sizes)}")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @classmethod
+    def from_images(cls, images: Iterable[tuple[Any, Any, Any, Any, Sequence[Rle] | None]]) -> Detections:
+        """Join per-image results (image id, boxes n x 4, scores n, categories n, masks n or None), in that order.
+
+        Arrays may be torch tensors on the CPU. Masks are kept if the first image with detections has them.
+        """
+        ids: list[Any] = []
+        index, boxes, scores, category = [], [], [], []
+        masks: list[Rle] | None = None
+        for image_id, box, score, label, rles in images:
+            ids.append(image_id)
+            index.append(np.full(len(score), len(ids) - 1, dtype=np.int32))
+            boxes.append(np.asarray(box, dtype=np.float32).reshape(-1, 4))
+            scores.append(np.asarray(score, dtype=np.float32))
+            category.append(np.asarray(label, dtype=np.int32))
+            if rles is not None:
+                masks = [*(masks or [])] if masks is None else masks
+                masks.extend(rles)
+
+        def joined(parts: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+            return np.concatenate(parts) if parts else np.zeros(shape)
+
+        return cls(ids, joined(index, (0,)), joined(category, (0,)), joined(boxes, (0, 4)), joined(scores, (0,)), masks)
+
+    def save(self, path: str | Path) -> None:
+        """Write one compressed .npz, atomically; run-length counts of all masks become one byte string."""
+        arrays: dict[str, np.ndarray] = {
+            "image_ids": np.array([str(i) for i in self.image_ids], dtype=np.str_),
+            "integer_ids": np.array(all(isinstance(i, int | np.integer) for i in self.image_ids)),
+            "image_index": self.image_index,
+            "category": self.category,
+            "boxes": self.boxes,
+            "scores": self.scores,
+        }
+        if self.masks is not None:
+            counts = [m["counts"].encode() if isinstance(m["counts"], str) else m["counts"] for m in self.masks]
+            arrays["mask_sizes"] = np.array([m["size"] for m in self.masks], dtype=np.int32).reshape(-1, 2)
+            arrays["mask_lengths"] = np.array([len(c) for c in counts], dtype=np.int32)
+            arrays["mask_counts"] = np.frombuffer(b"".join(counts), dtype=np.uint8)
+        with atomic_path(path) as partial, open(partial, "wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
+
+    @classmethod
+    def load(cls, path: str | Path) -> Detections:
+        """Read what ``save`` wrote; raises UserError for a missing or damaged file. Never unpickles."""
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {key: file[key] for key in file.files}
+            ids: list[Any] = arrays["image_ids"].tolist()
+            if bool(arrays["integer_ids"]):
+                ids = [int(i) for i in ids]
+            masks = _unpack_masks(arrays) if "mask_counts" in arrays else None
+            return cls(ids, arrays["image_index"], arrays["category"], arrays["boxes"], arrays["scores"], masks)
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: no detections there; evaluate the run again") from error
+        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise UserError(f"{path}: not a readable detections file ({error}); evaluate the run again") from error
+
+
+def _unpack_masks(arrays: dict[str, np.ndarray]) -> list[Rle]:
+    blob = arrays["mask_counts"].tobytes()
+    ends = np.cumsum(arrays["mask_lengths"]).tolist()
+    starts = [0, *ends[:-1]]
+    sizes = arrays["mask_sizes"].tolist()
+    return [{"size": size, "counts": blob[a:b]} for size, a, b in zip(sizes, starts, ends)]
