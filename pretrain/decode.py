@@ -1,0 +1,127 @@
+"""Bytes of an image file -> uint8 RGB pixels, at a reduced size when that is all a crop needs.
+
+JPEGs go through simplejpeg (libjpeg-turbo) when it is installed, everything else and every doubtful file through
+Pillow, which has the last word on what is readable: the same files are good with and without the optional package.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import warnings
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+try:
+    import simplejpeg
+except ImportError:  # optional: Pillow decodes JPEG too, with the same library but more copies
+    simplejpeg = None
+
+MAX_PIXELS = 178_956_970  # where Pillow, too, speaks of a decompression bomb: 2 GB of memory for 3 channels at 32 bit
+REDUCTIONS = (8, 4, 2)  # sizes a JPEG can be decoded at (1/8, 1/4, 1/2) by a smaller inverse DCT
+
+
+class BadImage(Exception):
+    """An image that cannot be used: `name` says which file, `reason` why, in one line."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name, self.reason = name, reason
+
+    def __reduce__(self) -> tuple:
+        return BadImage, (self.name, self.reason)  # both arguments: exceptions cross from worker processes by pickle
+
+
+class Picture(Protocol):
+    """An image whose size is known before its pixels are made."""
+
+    height: int
+    width: int
+
+    def pixels(self, reduction: int = 1) -> np.ndarray:
+        """uint8 RGB, ceil(height / reduction) x ceil(width / reduction) x 3; only `reductions` may be asked for."""
+
+    @property
+    def reductions(self) -> tuple[int, ...]:
+        """Reductions above 1 that are cheaper than the full size, largest first."""
+
+
+class EncodedPicture:
+    """An image file held as bytes. Raises BadImage when it cannot be understood or is too large to be an image."""
+
+    def __init__(self, data: bytes, name: str) -> None:
+        self.data, self.name = data, name
+        self.reductions: tuple[int, ...] = ()
+        self._jpeg = False
+        if not data:
+            raise BadImage(name, "the file is empty")
+        if data[:2] == b"\xff\xd8":
+            self._read_jpeg_header()
+        else:
+            self._read_header()
+        if self.height * self.width > MAX_PIXELS:
+            raise BadImage(name, f"{self.width}x{self.height} pixels, taken for a decompression bomb")
+
+    def _read_jpeg_header(self) -> None:
+        if simplejpeg is None:
+            self._read_header()
+            return
+        try:
+            self.height, self.width, colours, _ = simplejpeg.decode_jpeg_header(self.data)
+        except ValueError:
+            self._read_header()  # Pillow decides, and its message is the one shown
+            return
+        self._jpeg = colours not in ("CMYK", "YCCK")
+        self.reductions = REDUCTIONS if self._jpeg else ()
+
+    def _read_header(self) -> None:
+        with self._opened() as image:
+            self.width, self.height = image.size
+            if image.format == "JPEG" and image.mode in ("RGB", "L"):
+                self.reductions = REDUCTIONS
+
+    def _opened(self) -> Image.Image:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the size is checked by us, in one place for both decoders
+                return Image.open(io.BytesIO(self.data))
+        except Exception as error:  # Pillow's readers raise whatever the malformed bytes lead them to
+            raise BadImage(self.name, describe_bytes(self.data, error)) from error
+
+    def pixels(self, reduction: int = 1) -> np.ndarray:
+        """Decode: uint8 RGB, ceil(height / reduction) x ceil(width / reduction) x 3."""
+        if self._jpeg:
+            least = {"min_height": math.ceil(self.height / reduction), "min_width": math.ceil(self.width / reduction)}
+            try:
+                return simplejpeg.decode_jpeg(self.data, "RGB", **(least if reduction > 1 else {}))
+            except ValueError:
+                pass  # a warning of libjpeg is an error here; Pillow tells harmless ones from a truncated file
+        with self._opened() as image:
+            if reduction > 1:
+                image.draft("RGB", (math.ceil(self.width / reduction), math.ceil(self.height / reduction)))
+            try:
+                return _to_rgb(image)
+            except Exception as error:  # as above: any error of a reader is this file's fault
+                raise BadImage(self.name, describe_bytes(self.data, error)) from error
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    """Pixels of an opened image as uint8 H x W x 3; 16-bit greys keep their high byte (Pillow would clip them)."""
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        grey = (values >> 8 if values.max(initial=0) > 255 else values).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def describe_bytes(data: bytes, error: Exception) -> str:
+    """Why these bytes are not an image, in one line: a saved web page is named as one."""
+    head = data[:512].lstrip().lower()
+    if head.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
+        return "this is an HTML or XML page, not an image (a failed download?)"
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "cannot identify image file" in text:
+        return "not an image of a known format"
+    return f"{text} ({len(data)} bytes)"

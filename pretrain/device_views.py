@@ -1,0 +1,207 @@
+"""The device stage of a view: colour jitter, grey, blur and normalisation of a whole batch, each image its own way.
+
+The operations are those of torchvision's PIL transforms, in float32 and without PIL's rounding after each one. Which
+images an operation touches is known on the CPU, where the parameters were drawn: nothing here waits for a GPU.
+"""
+
+from __future__ import annotations
+
+import itertools
+from enum import IntEnum
+
+import torch
+from torch.nn.functional import pad
+
+ORDERS = tuple(itertools.permutations(range(4)))  # of brightness, contrast, saturation, hue: ColorJitter shuffles them
+GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL's "L"
+_CHUNK = 1 << 18  # floats augmented at a time on a CPU: what fits the second-level cache with its temporaries
+_TILE = 32  # rows or columns blurred by one small matrix product
+_RADIUS = 6  # of PIL's blur at sigma 2
+
+
+class Column(IntEnum):
+    """Columns of the parameter table of a view, N x len(Column); the neutral row is 1 1 1 0 0 0 0."""
+
+    BRIGHTNESS = 0
+    CONTRAST = 1
+    SATURATION = 2
+    HUE = 3  # turn of the colour circle, in turns
+    ORDER = 4  # row of ORDERS
+    GREY = 5  # 0 or 1
+    SIGMA = 6  # of the blur, in pixels; 0 for none
+
+
+FACTORS = (Column.BRIGHTNESS, Column.CONTRAST, Column.SATURATION)
+
+
+def finish(
+    pixels: torch.Tensor,
+    params: torch.Tensor | None,
+    *,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    dtype: torch.dtype = torch.float32,
+    grey_first: bool = False,
+) -> torch.Tensor:
+    """Augment and normalise a batch.
+
+    pixels: uint8 N x 3 x H x W on any device. params: float32 N x len(Column) on the CPU, or None to normalise only.
+    mean, std: of the normalisation, for pixels in [0, 1]. Returns N x 3 x H x W of `dtype`, channels_last.
+    """
+    out = torch.empty(pixels.shape, dtype=dtype, device=pixels.device, memory_format=torch.channels_last)
+    shape = (1, 3, 1, 1)
+    factor = torch.tensor([1.0 / s for s in std], device=pixels.device).view(shape)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=pixels.device).view(shape)
+    chunk = max(1, _CHUNK // pixels[0].numel()) if pixels.device.type == "cpu" else len(pixels)
+    for start in range(0, len(pixels), chunk):
+        part = slice(start, start + chunk)
+        x = pixels[part].to(torch.float32, memory_format=torch.contiguous_format).mul_(1.0 / 255.0)
+        if params is not None:
+            x = augment(x, params[part], grey_first=grey_first)
+        out[part] = torch.addcmul(shift, x, factor)
+    return out
+
+
+def augment(x: torch.Tensor, params: torch.Tensor, *, grey_first: bool = False) -> torch.Tensor:
+    """Colour jitter, grey and blur. x: float32 N x 3 x H x W in [0, 1], overwritten; params: N x len(Column), CPU."""
+    if grey_first:
+        x = _grey(x, params)
+    x = _jitter(x, params)
+    if not grey_first:
+        x = _grey(x, params)
+    return _blur(x, params)
+
+
+def luma(x: torch.Tensor) -> torch.Tensor:
+    """Grey value of RGB: N x 3 x H x W -> N x 1 x H x W."""
+    red, green, blue = GREY_WEIGHTS
+    return torch.add(x[:, :1] * red, x[:, 1:2], alpha=green).add_(x[:, 2:], alpha=blue)
+
+
+def _rows(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+    """Positions where the CPU mask holds, as an index on the device of `like`; the copy does not block."""
+    return mask.nonzero()[:, 0].to(like.device, non_blocking=True)
+
+
+def _grey(x: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
+    rows = _rows(params[:, Column.GREY] > 0, x)
+    if len(rows):
+        x[rows] = luma(x[rows]).expand(-1, 3, -1, -1)
+    return x
+
+
+def _jitter(x: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
+    """ColorJitter: at each of the four turns every image has one operation, so one blend serves all of a turn's images.
+
+    Brightness, contrast and saturation all blend the image with a reference (black, its mean grey, its grey image);
+    hue has neutral factor 1 in the blend and is done for its own images.
+    """
+    orders = torch.tensor(ORDERS)[params[:, Column.ORDER].long()]  # N x 4
+    active = params[:, : Column.HUE + 1] != torch.tensor([1.0, 1.0, 1.0, 0.0])  # N x 4
+    for turn in range(4):
+        operation = orders[:, turn]
+        acts = active.gather(1, operation[:, None])[:, 0]
+        blends = acts & (operation != Column.HUE)
+        if blends.any():
+            factor = torch.where(blends, params.gather(1, operation[:, None])[:, 0], torch.ones(len(params)))
+            x = _blend(x, factor, operation)
+        rows = _rows(acts & (operation == Column.HUE), x)
+        if len(rows):
+            turns = params[:, Column.HUE].to(x.device, non_blocking=True)[rows]
+            if len(rows) == len(x):
+                x = shift_hue(x, turns)
+            else:
+                x[rows] = shift_hue(x[rows], turns)
+    return x
+
+
+def _blend(x: torch.Tensor, factor: torch.Tensor, operation: torch.Tensor) -> torch.Tensor:
+    """factor x + (1 - factor) reference, clamped to [0, 1]; factor and operation: one per image, on the CPU."""
+    shape = (-1, 1, 1, 1)
+    factor_there = factor.to(x.device, non_blocking=True).view(shape)
+    if bool((operation == Column.BRIGHTNESS).all()):
+        return x.mul_(factor_there).clamp_(0.0, 1.0)
+    grey = luma(x)
+    mean = grey.mean((2, 3), keepdim=True)
+    contrast = (operation == Column.CONTRAST).float().to(x.device, non_blocking=True).view(shape)
+    saturation = (operation == Column.SATURATION).float().to(x.device, non_blocking=True).view(shape)
+    reference = torch.addcmul(mean * contrast, grey, saturation)
+    return torch.lerp(reference, x, factor_there).clamp_(0.0, 1.0)
+
+
+def shift_hue(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+    """Turn the hue in HSV. x: float32 N x 3 x H x W in [0, 1]; turns: N, in turns of the circle. Value and chroma stay.
+
+    With h in sixths and c the chroma, channel k of the result is value - c clamp(min(m, 4 - m), 0, 1) where
+    m = (offset_k + h) mod 6 and the offsets are 5, 3, 1.
+    """
+    red, green, blue = x.unbind(1)
+    value = torch.maximum(torch.maximum(red, green), blue)
+    chroma = value - torch.minimum(torch.minimum(red, green), blue)
+    scale = chroma.clamp_min(1e-8).reciprocal_()
+    sector = torch.where(
+        value == red,
+        (green - blue) * scale,
+        torch.where(value == green, (blue - red).mul_(scale).add_(2.0), (red - green).mul_(scale).add_(4.0)),
+    )
+    sector += (turns * 6.0).view(-1, 1, 1)
+    out = torch.empty_like(x)
+    for channel, offset in enumerate((5.0, 3.0, 1.0)):
+        m = torch.remainder(sector + offset, 6.0)
+        m = torch.minimum(m, 4.0 - m).clamp_(0.0, 1.0)
+        torch.addcmul(value, chroma, m, value=-1.0, out=out[:, channel])
+    return out
+
+
+def blur_taps(sigma: torch.Tensor, radius: int = _RADIUS) -> torch.Tensor:
+    """Impulse response of PIL's GaussianBlur(sigma): N -> N x (2 radius + 1), float64.
+
+    PIL blurs by three passes of an "extended box" of variance sigma^2 / 3 (Gwosdek et al., "Theoretical foundations of
+    Gaussian convolution by extended box filtering", SSVM 2011): weight 1 up to distance l, weight a at l + 1.
+    """
+    variance = sigma.double() ** 2 / 3.0
+    whole = torch.floor((torch.sqrt(12.0 * variance + 1.0) - 1.0) / 2.0)
+    a = (2 * whole + 1) * (whole * (whole + 1) - 3.0 * variance) / (6.0 * (variance - (whole + 1) ** 2))
+    distance = torch.arange(-radius, radius + 1).abs().double()
+    box = (distance <= whole[:, None]).double() + a[:, None] * (distance == whole[:, None] + 1)
+    box = box / box.sum(1, keepdim=True)
+    spectrum = torch.fft.rfft(box, n=6 * radius + 1)  # three-fold convolution, long enough not to wrap round
+    return torch.fft.irfft(spectrum**3, n=6 * radius + 1)[:, 2 * radius : 4 * radius + 1].clamp_min(0.0)
+
+
+def _blur(x: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
+    """Blur the images whose sigma is above 0, replicating the border."""
+    sigma = params[:, Column.SIGMA]
+    blurred = sigma > 0
+    if not blurred.any():
+        return x
+    taps = blur_taps(sigma[blurred]).float().to(x.device, non_blocking=True)
+    rows = _rows(blurred, x)
+    x[rows] = separable(x[rows], taps)
+    return x
+
+
+def separable(x: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
+    """Convolve each image with its own taps along both axes. x: N x 3 x H x W float32; taps: N x (2 r + 1).
+
+    As products with small banded matrices: `_TILE` output rows (columns) need `_TILE` + 2 r input rows (columns), and
+    the band is the same for every tile. That keeps matrix units busy where per-image convolutions would idle.
+    """
+    height, width = x.shape[2:]
+    radius = taps.shape[1] // 2
+    tile = min(_TILE, max(height, width))
+    band = _band(taps, tile)[:, None, None]  # N x 1 x 1 x tile x (tile + 2 r)
+    extra_h, extra_w = -height % tile, -width % tile
+    x = pad(x, (radius, radius + extra_w, radius, radius + extra_h), mode="replicate")
+    columns = x.unfold(3, tile + 2 * radius, tile).permute(0, 1, 3, 2, 4)  # N x 3 x tiles x (H + 2 r) x (tile + 2 r)
+    x = (columns @ band.transpose(-1, -2)).permute(0, 1, 3, 2, 4).flatten(3)
+    rows = x.unfold(2, tile + 2 * radius, tile).transpose(-1, -2)  # N x 3 x tiles x (tile + 2 r) x W
+    return (band @ rows).flatten(2, 3)[:, :, :height, :width]
+
+
+def _band(taps: torch.Tensor, tile: int) -> torch.Tensor:
+    """Toeplitz band of each image: N x tile x (tile + 2 r), row i holding the taps from column i on."""
+    count, size = taps.shape
+    padded = torch.zeros(count, tile, tile + size, device=taps.device)  # one column too many: the next row starts there
+    padded[:, :, :size] = taps[:, None]
+    return padded.flatten(1)[:, : tile * (tile + size - 1)].view(count, tile, tile + size - 1)

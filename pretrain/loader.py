@@ -1,0 +1,208 @@
+"""Batches of views, step by step: the same whatever the number of workers, processes or restarts.
+
+loader = build_loader(source, views, batch_size=256, epochs=200, seed=0, start_step=checkpoint_step, workers=8)
+for batch in loader:                       # batch.step counts on from start_step
+    query, key = views.on_device(batch, device)
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, get_worker_info
+
+from pretrain.decode import BadImage
+from pretrain.draws import hash64
+from pretrain.images import ImageSource
+from pretrain.order import Order, Sequential
+from pretrain.views import Views
+from runtime.errors import UserError
+from runtime.logs import get_logger
+
+_REPLACEMENTS = 32  # substitutes tried for one bad image before giving up on the whole set
+
+
+@dataclass
+class Batch:
+    """One step's images on this rank, B = batch_size / world_size of them.
+
+    step, epoch: from 0. indices: int64 B, the images shown (a bad one's substitute, if any). images: per view, uint8
+    B x 3 x H x W (channels_last memory). labels: int64 B, -1 without labels. params: per view, float32
+    B x len(device_views.Column), for `Views.on_device`. bad: (index, "name: reason") of images found bad here.
+    """
+
+    step: int
+    epoch: int
+    indices: torch.Tensor
+    images: list[torch.Tensor]
+    labels: torch.Tensor
+    params: torch.Tensor  # count x B x columns
+    bad: list[tuple[int, str]] = field(default_factory=list)
+
+    def pin_memory(self) -> Batch:
+        """The same batch with its images page-locked, so that copies to a GPU overlap with its work."""
+        self.images = [images.pin_memory() for images in self.images]
+        return self
+
+
+class BatchMaker(Dataset):
+    """step -> Batch, a pure function; what each worker runs."""
+
+    def __init__(self, source: ImageSource, views: Views, order: Order | Sequential, seed: int) -> None:
+        self.source, self.views, self.order, self.seed = source, views, order, seed
+
+    def __getitem__(self, step: int) -> Batch:
+        epoch, planned = self.order.epoch(step), self.order.batch(step)
+        u = self.views.draw(self.seed, epoch, planned)
+        params = self.views.params(u)
+        size, count = self.views.image_size, self.views.count
+        stack = _empty_uint8((count, len(planned), size, size, 3))
+        pixels = stack.numpy()
+        shown, bad = planned.copy(), []
+        for row, index in enumerate(planned):
+            shown[row] = self._fill(epoch, int(index), u[row], pixels[:, row], bad)
+            if self.views.on_cpu:
+                self.views.finish_on_cpu(pixels[:, row], params[:, row])
+        labels = torch.tensor([self.source.label(int(index)) for index in shown], dtype=torch.int64)
+        images = [view.permute(0, 3, 1, 2) for view in stack]
+        return Batch(step, epoch, torch.from_numpy(shown), images, labels, params, bad)
+
+    def _fill(self, epoch: int, index: int, u: np.ndarray, out: np.ndarray, bad: list[tuple[int, str]]) -> int:
+        """Write the views of image `index` to out, or of its substitute: a pure function of (seed, epoch, index)."""
+        for candidate in (index, *substitutes(self.seed, epoch, index, len(self.source))):
+            try:
+                self.views.cut(self.source.picture(candidate), u, out)
+                return candidate
+            except BadImage as error:
+                bad.append((candidate, str(error)))
+        raise UserError(f"{_REPLACEMENTS + 1} images in a row cannot be read, the last one: {bad[-1][1]}")
+
+
+def substitutes(seed: int, epoch: int, index: int, images: int) -> list[int]:
+    """Images to show instead of a bad one, in the order they are tried; uniform over all images."""
+    turn = np.arange(1, _REPLACEMENTS + 1)
+    return [int(value % np.uint64(images)) for value in hash64(seed, epoch, np.full(1, index), turn)]
+
+
+def _empty_uint8(shape: tuple[int, ...]) -> torch.Tensor:
+    """Uninitialised uint8; in a worker, in memory shared with the main process, so that a batch is written once."""
+    if get_worker_info() is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    size = int(np.prod(shape))
+    storage = torch.UntypedStorage._new_shared(size)
+    return torch.empty(0, dtype=torch.uint8).set_(storage, 0, shape)  # type: ignore[call-overload]
+
+
+class Loader:
+    """Iterable of Batch from `start_step` to `stop_step`; made by `build_loader`.
+
+    steps_per_epoch, start_step, stop_step: as built. bad: {index: "name: reason"} of the bad images met so far.
+    """
+
+    def __init__(
+        self, maker: BatchMaker, *, start_step: int, stop_step: int, workers: int, prefetch: int, max_bad: float
+    ) -> None:
+        self.steps_per_epoch = maker.order.steps_per_epoch
+        self.start_step, self.stop_step = start_step, stop_step
+        self.bad: dict[int, str] = {}
+        self._maker, self._workers, self._prefetch = maker, workers, prefetch
+        self._limit = int(max_bad * len(maker.source)) if max_bad < 1 else int(max_bad)
+        self._max_bad = max_bad
+
+    def __len__(self) -> int:
+        return max(0, self.stop_step - self.start_step)
+
+    def __iter__(self) -> Iterator[Batch]:
+        loader = DataLoader(
+            self._maker,
+            batch_size=None,
+            sampler=range(self.start_step, self.stop_step),  # type: ignore[arg-type]  # any iterable of keys
+            num_workers=self._workers,
+            prefetch_factor=self._prefetch if self._workers else None,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),  # its own: the global generators stay as the checkpoint left them
+        )
+        for batch in loader:
+            self._note(batch.bad)
+            yield batch
+
+    def _note(self, found: list[tuple[int, str]]) -> None:
+        for index, message in found:
+            if index not in self.bad:
+                self.bad[index] = message
+                get_logger(__name__).warning("bad image, another one is shown instead: %s", message)
+        if len(self.bad) > self._limit:
+            total = len(self._maker.source)
+            raise UserError(
+                f"{len(self.bad)} of {total} images cannot be read, more than --max-bad {self._max_bad:g} allows "
+                f"({self._limit}); the last one: {list(self.bad.values())[-1]}"
+            )
+
+
+def _start_worker(worker: int) -> None:
+    """Workers outlive the signals that ask the main process to save and stop: it still needs their batches."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def build_loader(
+    source: ImageSource,
+    views: Views,
+    *,
+    batch_size: int,
+    seed: int,
+    epochs: int | None = None,
+    stop_step: int | None = None,
+    start_step: int = 0,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    max_bad: float = 0.01,
+    drop_last: bool = True,
+    prefetch: int = 2,
+) -> Loader:
+    """The training loader.
+
+    batch_size: the global batch, over all ranks; each rank's Batch holds batch_size / world_size images.
+    epochs or stop_step: where to end (exclusive, counted from step 0, not from start_step).
+    start_step: first step to make; a resumed run passes the number of steps done.
+    workers: processes making batches, 0 for none. prefetch: batches each keeps ready.
+    max_bad: share (below 1) or number (1 or more) of bad images tolerated before a UserError.
+    Raises UserError when the batch does not fit the data set or the world.
+    """
+    order = Order(
+        images=len(source), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size, drop_last=drop_last
+    )
+    if (epochs is None) == (stop_step is None):
+        raise ValueError("give either epochs or stop_step")
+    end = stop_step if stop_step is not None else (epochs or 0) * order.steps_per_epoch
+    maker = BatchMaker(source, views, order, seed)
+    return Loader(maker, start_step=start_step, stop_step=end, workers=workers, prefetch=prefetch, max_bad=max_bad)
+
+
+def build_eval_loader(
+    source: ImageSource,
+    views: Views,
+    *,
+    batch_size: int,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    max_bad: float = 0.01,
+    prefetch: int = 2,
+) -> Loader:
+    """Every image once, in order, for kNN and linear probes; the last batch may be smaller.
+
+    batch_size: per rank. Rank r of W reads the r-th contiguous part, so that gathering ranks in order restores the
+    order of the images. Views are drawn with seed 0, epoch 0.
+    """
+    order = Sequential(images=len(source), batch_size=batch_size, rank=rank, world_size=world_size)
+    maker = BatchMaker(source, views, order, seed=0)
+    return Loader(
+        maker, start_step=0, stop_step=order.steps_per_epoch, workers=workers, prefetch=prefetch, max_bad=max_bad
+    )
