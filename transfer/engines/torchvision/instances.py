@@ -1,0 +1,68 @@
+"""What passes between the parts of the detector, one object per image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+Polygons = list[list[np.ndarray]]  # per instance: its parts, each x0 y0 x1 y1 ...
+
+
+@dataclass
+class Targets:
+    """Ground truth: boxes M x 4 (XYXY, input pixels), classes M, masks as polygons or M x H x W booleans."""
+
+    boxes: torch.Tensor
+    classes: torch.Tensor
+    masks: Polygons | torch.Tensor | None = None
+
+    @classmethod
+    def from_item(cls, item: Mapping[str, Any], device: torch.device) -> Targets:
+        """The targets that the training loader put under ``instances``; polygons stay on the CPU."""
+        found = item["instances"]
+        masks = found.get("masks")
+        if isinstance(masks, torch.Tensor):
+            masks = masks.to(device)
+        return cls(found["boxes"].to(device), found["classes"].to(device), masks)
+
+
+@dataclass
+class Proposals:
+    """Region proposals: boxes P x 4 and objectness logits P, best first."""
+
+    boxes: torch.Tensor
+    logits: torch.Tensor
+
+
+@dataclass
+class Regions:
+    """Sampled training regions R: boxes, classes (K = background, -1 = ignored), and their ground truth."""
+
+    boxes: torch.Tensor  # R x 4
+    classes: torch.Tensor  # R
+    gt_boxes: torch.Tensor  # R x 4; arbitrary where the class is background
+    gt_index: torch.Tensor  # R, rows of the image's Targets
+
+    def foreground(self, num_classes: int) -> torch.Tensor:
+        """Booleans (R): regions with an object class."""
+        return (self.classes != -1) & (self.classes != num_classes)
+
+    def __getitem__(self, rows: torch.Tensor) -> Regions:
+        return Regions(self.boxes[rows], self.classes[rows], self.gt_boxes[rows], self.gt_index[rows])
+
+
+@dataclass
+class Found:
+    """Detections D of one image: boxes D x 4, scores D, classes D, mask probabilities D x M x M or None."""
+
+    boxes: torch.Tensor
+    scores: torch.Tensor
+    classes: torch.Tensor
+    masks: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.boxes)
