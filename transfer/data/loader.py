@@ -1,0 +1,187 @@
+"""Training and test loaders: stateless workers, batches that are a function of (seeds, step)."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from runtime.errors import UserError
+from transfer.data import samplers
+from transfer.data.labels import Record
+from transfer.data.mapper import DetectionMapper
+
+Item = dict[str, Any]
+
+
+class PackedRecords:
+    """Records pickled into one byte array: forked workers share it, where a list of dicts would be copied by use."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        blobs = [pickle.dumps(r, protocol=pickle.HIGHEST_PROTOCOL) for r in records]
+        self._ends = np.cumsum([len(b) for b in blobs], dtype=np.int64)
+        self._bytes = np.frombuffer(b"".join(blobs), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> Record:
+        begin = self._ends[index - 1] if index else 0
+        record: Record = pickle.loads(self._bytes[begin : self._ends[index]].data)
+        return record
+
+
+class _Failure(NamedTuple):
+    """A user's mistake found in a worker; exceptions would come back with the worker's traceback in their text."""
+
+    message: str
+
+
+class _MappedRecords(Dataset[Any]):
+    """Key (index, draw) -> item."""
+
+    def __init__(self, records: PackedRecords, mapper: DetectionMapper) -> None:
+        self._records, self._mapper = records, mapper
+
+    def __getitem__(self, key: samplers.Key) -> Item | _Failure:
+        try:
+            return self._mapper(self._records[key[0]], key[1])
+        except UserError as error:
+            return _Failure(str(error))
+
+
+def _as_is(item: Any) -> Any:
+    return item
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+class TrainLoader:
+    """Iterates over lists of items of the batches that ``plan()`` returns, mapping items in ``num_workers``."""
+
+    def __init__(
+        self,
+        records: PackedRecords,
+        mapper: DetectionMapper,
+        plan: Callable[[], Iterator[list[samplers.Key]]],
+        *,
+        num_workers: int,
+        pin_memory: bool,
+    ) -> None:
+        self._items, self._plan = _MappedRecords(records, mapper), plan
+        self._num_workers, self._pin_memory = num_workers, pin_memory
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        sizes: list[int] = []  # of the batches planned ahead and not yet delivered
+
+        def keys() -> Iterator[samplers.Key]:
+            for batch in self._plan():
+                sizes.append(len(batch))
+                yield from batch
+
+        stream = iter(
+            DataLoader(
+                self._items,
+                sampler=keys(),  # type: ignore[arg-type]
+                batch_size=None,
+                num_workers=self._num_workers,
+                collate_fn=_as_is,
+                worker_init_fn=_one_thread,
+                pin_memory=self._pin_memory,
+                generator=torch.Generator(),  # building an iterator would draw from the global generator
+            )
+        )
+        while first := list(itertools.islice(stream, 1)):
+            batch = first + list(itertools.islice(stream, sizes.pop(0) - 1))
+            for item in batch:
+                if isinstance(item, _Failure):
+                    raise UserError(item.message)
+            yield batch
+
+
+class TestLoader(TrainLoader):
+    """A test loader; ``len()`` is its number of batches."""
+
+    __test__ = False  # not a test case, whatever its name
+
+    def __init__(self, *args: Any, batches: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return self._batches
+
+
+def build_train_loader(
+    *,
+    records: Sequence[Record],
+    mapper: DetectionMapper,
+    batch_size: int,
+    seed: int,
+    draw_seed: int,
+    rank: int = 0,
+    world: int = 1,
+    aspect_grouping: bool = True,
+    repeat_factors: torch.Tensor | None = None,
+    num_workers: int = 0,
+    start: int = 0,
+    pin_memory: bool = False,
+) -> TrainLoader:
+    """An endless loader of lists of ``batch_size`` items for one rank; every ``iter()`` begins at step ``start``.
+
+    ``seed`` orders the images (the same on all ranks), ``draw_seed`` drives sizes and flips: with workers the number
+    that ``draw_base_seed`` returned at the start of training (save it; resume with it), without workers SEED + rank.
+    ``num_workers`` is part of the stream, as in Detectron2: with equal seeds and workers, batches equal its batches.
+    ``repeat_factors`` (one per record) replaces plain epochs by repeat-factor sampling. Draws nothing from the global
+    generators.
+    """
+    packed = PackedRecords(records)
+    landscape = np.array([r["width"] > r["height"] for r in records]) if aspect_grouping else None
+
+    def plan() -> Iterator[list[samplers.Key]]:
+        if repeat_factors is None:
+            indices = samplers.shuffled_indices(len(packed), seed)
+        else:
+            indices = samplers.repeated_indices(repeat_factors, seed)
+        batches = samplers.plan_batches(
+            samplers.rank_slice(indices, rank, world),
+            mapper.draw,
+            batch_size=batch_size,
+            seeds=samplers.draw_seeds(num_workers, draw_seed),
+            landscape=landscape,
+        )
+        return itertools.islice(batches, start, None)
+
+    return TrainLoader(packed, mapper, plan, num_workers=num_workers, pin_memory=pin_memory)
+
+
+def build_test_loader(
+    *,
+    records: Sequence[Record],
+    mapper: DetectionMapper,
+    batch_size: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> TestLoader:
+    """Lists of up to ``batch_size`` items, in order: a rank's contiguous share of the records, each exactly once."""
+    share = samplers.inference_range(len(records), rank, world)
+    packed = PackedRecords(records)
+    draw = mapper.test_draw()
+    batches = [[(i, draw) for i in share[k : k + batch_size]] for k in range(0, len(share), batch_size)]
+    return TestLoader(
+        packed, mapper, lambda: iter(batches), num_workers=num_workers, pin_memory=pin_memory, batches=len(batches)
+    )
+
+
+def draw_base_seed() -> int:
+    """Draw from torch's global generator the number that a torch DataLoader would draw for its workers."""
+    return int(torch.empty((), dtype=torch.int64).random_().item())

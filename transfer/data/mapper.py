@@ -1,0 +1,191 @@
+"""One record -> one training or test item: read, resize the shortest edge, flip, transform the annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from runtime.errors import UserError
+from transfer.data.labels import XYWH, Record
+
+SMALLEST_SIDE = 1e-5  # boxes with a side up to this are dropped, as are empty masks
+FLIPS = ("horizontal", "vertical", "none")
+
+
+class Draw(NamedTuple):
+    """The random choices for one image: the shortest edge asked for (0: keep the size), and whether to flip."""
+
+    short_edge: int
+    flip: bool
+
+
+def read_image(path: str, image_format: str) -> np.ndarray:
+    """H x W x C uint8 pixels in ``image_format`` order (BGR or a PIL mode such as RGB), EXIF rotation applied."""
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file).convert("RGB" if image_format == "BGR" else image_format)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"image {path} cannot be read ({error}); replace it or remove it from the data set") from error
+    pixels = np.asarray(image)
+    if image_format == "BGR":
+        return pixels[:, :, ::-1]
+    return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def resized_shape(height: int, width: int, short_edge: int, longest: int) -> tuple[int, int]:
+    """(height, width) after the shortest edge becomes ``short_edge`` unless the longest would exceed ``longest``."""
+    scale = short_edge * 1.0 / min(height, width)
+    new_h, new_w = (short_edge * 1.0, scale * width) if height < width else (scale * height, short_edge * 1.0)
+    if max(new_h, new_w) > longest:
+        shrink = longest * 1.0 / max(new_h, new_w)
+        new_h, new_w = new_h * shrink, new_w * shrink
+    return int(new_h + 0.5), int(new_w + 0.5)
+
+
+class DetectionMapper:
+    """Maps records to items; random choices are made apart (``draw``), so that they can be replayed without images.
+
+    ``masks``: "" for boxes only, "polygon" (lists of float64 arrays x0 y0 x1 y1 ...) or "bitmask" (bool N x H x W).
+    """
+
+    def __init__(
+        self,
+        *,
+        train: bool,
+        image_format: str,
+        min_sizes: Sequence[int],
+        max_size: int,
+        sampling: str = "choice",
+        flip: str = "none",
+        masks: str = "",
+    ) -> None:
+        if flip not in FLIPS or sampling not in ("choice", "range") or masks not in ("", "polygon", "bitmask"):
+            raise UserError(
+                f"INPUT: RANDOM_FLIP {flip!r} must be one of {FLIPS}, MIN_SIZE_TRAIN_SAMPLING {sampling!r} choice or "
+                f"range, MASK_FORMAT {masks!r} polygon or bitmask"
+            )
+        if sampling == "range" and len(min_sizes) != 2:
+            raise UserError(f"INPUT.MIN_SIZE_TRAIN {tuple(min_sizes)} must be (low, high) when sampled as a range")
+        self.train, self.image_format = train, image_format
+        self.min_sizes, self.max_size, self.sampling = tuple(min_sizes), max_size, sampling
+        self.flip, self.masks = flip, masks
+
+    def draw(self, generator: np.random.RandomState) -> Draw:
+        """The choices for the next training image, with Detectron2's calls in its order."""
+        if self.sampling == "range":
+            size = generator.randint(self.min_sizes[0], self.min_sizes[1] + 1)
+        else:
+            size = generator.choice(self.min_sizes)
+        flip = self.flip != "none" and bool(generator.uniform(0.0, 1.0) < 0.5)
+        return Draw(int(size), flip)
+
+    def test_draw(self) -> Draw:
+        """The fixed choice at test time: the first size, no flip."""
+        return Draw(int(self.min_sizes[0]), False)
+
+    def __call__(self, record: Record, draw: Draw) -> dict[str, Any]:
+        """Item: image (uint8 C x H x W), height, width (original), image_id, file_name, and in training instances.
+
+        instances: boxes float32 N x 4 (x0 y0 x1 y1 in the resized image), classes int64 N, masks (see the class).
+        Raises UserError naming an unreadable image, a size that differs from the annotation, or an unusable mask.
+        """
+        pixels = read_image(record["file_name"], self.image_format)
+        height, width = pixels.shape[:2]
+        if (record.get("width", width), record.get("height", height)) != (width, height):
+            raise UserError(
+                f"image {record['file_name']} is {width} x {height}, its annotation says {record['width']} x "
+                f"{record['height']}; correct the annotation"
+            )
+        pixels = self._resize(pixels, draw, Image.Resampling.BILINEAR)
+        item: dict[str, Any] = {
+            "image": torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
+            **{key: record[key] for key in ("file_name", "image_id") if key in record},
+            "height": height,
+            "width": width,
+        }
+        if self.train and "annotations" in record:
+            item["instances"] = self._instances(record, draw, (height, width), pixels.shape[:2])
+        return item
+
+    def _resize(self, pixels: np.ndarray, draw: Draw, method: Image.Resampling) -> np.ndarray:
+        """``pixels`` (H x W [x C] uint8) after resize and flip."""
+        if draw.short_edge:
+            height, width = resized_shape(pixels.shape[0], pixels.shape[1], draw.short_edge, self.max_size)
+            single = pixels.ndim == 3 and pixels.shape[2] == 1
+            image = Image.fromarray(pixels[:, :, 0] if single else np.ascontiguousarray(pixels))
+            pixels = np.asarray(image.resize((width, height), method))
+            pixels = pixels[:, :, None] if single else pixels
+        if draw.flip:
+            pixels = pixels[:, ::-1] if self.flip == "horizontal" else pixels[::-1]
+        return pixels
+
+    def _instances(self, record: Record, draw: Draw, before: tuple[int, int], after: tuple[int, ...]) -> dict[str, Any]:
+        kept = [a for a in record["annotations"] if a.get("iscrowd", 0) == 0]
+        boxes = self._move(_corners(kept).reshape(-1, 2), draw, before, after).reshape(-1, 4)
+        if draw.flip:  # the mirrored corners changed places
+            axis = 0 if self.flip == "horizontal" else 1
+            boxes[:, [axis, axis + 2]] = boxes[:, [axis + 2, axis]]
+        limit = np.array([after[1], after[0], after[1], after[0]])
+        tensor = torch.as_tensor(np.minimum(boxes.clip(min=0), limit)).float()
+        keep = ((tensor[:, 2:] - tensor[:, :2]) > SMALLEST_SIDE).all(dim=1)
+        classes = torch.tensor([int(a["category_id"]) for a in kept], dtype=torch.int64)
+        instances: dict[str, Any] = {}
+        if self.masks == "polygon":
+            instances["masks"] = [self._polygons(a, record, draw, before, after) for a, k in zip(kept, keep) if k]
+        elif self.masks == "bitmask":
+            stack = [torch.from_numpy(self._bitmask(a, record, draw, before, after)) for a in kept]
+            bits = torch.stack(stack) if stack else torch.zeros(0, *after[:2], dtype=torch.bool)
+            keep &= bits.flatten(1).any(dim=1)
+            instances["masks"] = bits[keep]
+        return {"boxes": tensor[keep], "classes": classes[keep], **instances}
+
+    def _move(self, points: np.ndarray, draw: Draw, before: tuple[int, int], after: tuple[int, ...]) -> np.ndarray:
+        """Points (M x 2, x y, float64, changed in place) from the original to the resized, flipped image."""
+        if draw.short_edge:
+            points[:, 0] *= after[1] * 1.0 / before[1]
+            points[:, 1] *= after[0] * 1.0 / before[0]
+        if draw.flip:
+            axis, length = (0, after[1]) if self.flip == "horizontal" else (1, after[0])
+            points[:, axis] = length - points[:, axis]
+        return points
+
+    def _polygons(
+        self, annotation: dict[str, Any], record: Record, draw: Draw, before: tuple[int, int], after: tuple[int, ...]
+    ) -> list[np.ndarray]:
+        shapes = annotation.get("segmentation")
+        if not isinstance(shapes, list):
+            kind = "no segmentation" if shapes is None else "a run-length mask; set INPUT.MASK_FORMAT bitmask"
+            raise UserError(f"image {record['file_name']}: an annotation has {kind}, MODEL.MASK_ON needs polygons")
+        points = [np.array(p, dtype=np.float64).reshape(-1, 2) for p in shapes]
+        return [self._move(p, draw, before, after).reshape(-1) for p in points]
+
+    def _bitmask(
+        self, annotation: dict[str, Any], record: Record, draw: Draw, before: tuple[int, int], after: tuple[int, ...]
+    ) -> np.ndarray:
+        """H x W bool mask in the resized image; polygons are drawn there, run-length masks are resized."""
+        from pycocotools import mask as coco_mask
+
+        shapes = annotation.get("segmentation")
+        if isinstance(shapes, dict):
+            mask = self._resize(coco_mask.decode(shapes), draw, Image.Resampling.NEAREST)
+        else:
+            polygons = [p.tolist() for p in self._polygons(annotation, record, draw, before, after)]
+            mask = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, *after[:2])))
+        return np.ascontiguousarray(mask.astype(bool))
+
+
+def _corners(annotations: list[dict[str, Any]]) -> np.ndarray:
+    """Boxes as N x 4 float64 corners; widths and heights are added in float32, which is what Detectron2 does."""
+    rows = []
+    for annotation in annotations:
+        box = np.array(annotation["bbox"], dtype=np.float64)
+        if annotation["bbox_mode"] == XYWH:
+            single = box.astype(np.float32)
+            single[2:] += single[:2]
+            box = single.astype(np.float64)
+        rows.append(box)
+    return np.array(rows).reshape(-1, 4)
