@@ -115,6 +115,16 @@ class DatasetSpec:
                 f"names. To see the whole job on data drawn by code instead, run: make demo"
             )
 
+    def content(self) -> dict[str, Any]:
+        """The parsed annotation file (COCO and LVIS), reduced to the images of the share: what evaluators compare to."""
+        self.require()
+        content = load_json(self.annotations, self.name)
+        if self.percent < 100:
+            keep = {record["image_id"] for record in self.records()}
+            content["images"] = [i for i in content["images"] if i["id"] in keep]
+            content["annotations"] = [a for a in content["annotations"] if a["image_id"] in keep]
+        return content
+
     def sha256(self) -> str:
         """Digest of the annotations (and of the share, if one was drawn); of no image."""
         self.require()

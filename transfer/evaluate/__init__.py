@@ -1,1 +1,82 @@
 """Detections and a data set in, numbers out: one implementation for every engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from runtime.errors import UserError
+from transfer.evaluate.detections import Detections
+
+if TYPE_CHECKING:
+    from transfer.data.catalog import DatasetSpec
+
+Metrics = dict[str, dict[str, float]]  # {"bbox": {"AP": 27.1, ...}, "segm": {...}}, percent
+
+
+def evaluate(spec: DatasetSpec, detections: Detections, *, evaluator: str = "auto") -> tuple[Metrics, str]:
+    """Metrics of one data set's detections, and the id of the evaluator that made them.
+
+    ``evaluator``: ``official`` (pycocotools), ``fast`` (faster-coco-eval) or ``auto``, the fast one if installed; it
+    matters for COCO data only. Raises UserError for detections of other images and a data set without annotations.
+    """
+    expected = {record["image_id"] for record in spec.records()}
+    found = set(detections.image_ids)
+    if found != expected or len(detections.image_ids) != len(found):
+        raise UserError(
+            f"data set {spec.name} has {len(expected)} images, the detections are of {len(detections.image_ids)} "
+            f"({len(found - expected)} unknown, {len(expected - found)} missing); run the detector on it again"
+        )
+    if not any(record["annotations"] for record in spec.records()):
+        raise UserError(f"data set {spec.name} has no annotations to evaluate against")
+    return EVALUATORS[spec.evaluator](spec, detections, evaluator)
+
+
+def evaluator_id(spec: DatasetSpec, evaluator: str = "auto") -> str:
+    """The id that ``evaluate`` would return for this data set."""
+    return EVALUATOR_IDS[spec.evaluator](spec, evaluator)
+
+
+def _tasks(detections: Detections) -> list[str]:
+    return ["bbox"] if detections.masks is None else ["bbox", "segm"]
+
+
+def _coco_id(spec: DatasetSpec, evaluator: str) -> str:
+    from transfer.evaluate.coco_ap import backend_id, choose_backend
+
+    return backend_id(choose_backend(evaluator))
+
+
+def _coco(spec: DatasetSpec, detections: Detections, evaluator: str) -> tuple[Metrics, str]:
+    from transfer.evaluate.coco_ap import backend_id, choose_backend, coco_ap, coco_results, coco_truth
+
+    backend = choose_backend(evaluator)
+    truth = coco_truth(spec.content(), backend)
+    metrics = {
+        task: coco_ap(
+            truth,
+            coco_results(detections, spec.category_ids, task),
+            task,
+            class_names=spec.class_names,
+            backend=backend,
+        )
+        for task in _tasks(detections)
+    }
+    return metrics, backend_id(backend)
+
+
+def _voc_id(spec: DatasetSpec, evaluator: str) -> str:
+    return "voc/2007-11pt" if spec.year == 2007 else "voc/area"
+
+
+def _voc(spec: DatasetSpec, detections: Detections, evaluator: str) -> tuple[Metrics, str]:
+    from transfer.evaluate.voc_ap import voc_ap
+
+    by_id = {record["image_id"]: record for record in spec.records()}
+    records = [by_id[image_id] for image_id in detections.image_ids]
+    metrics = voc_ap(records, detections, spec.class_names, eleven_point=spec.year == 2007)
+    return {"bbox": metrics}, _voc_id(spec, evaluator)
+
+
+EVALUATORS: dict[str, Callable[[DatasetSpec, Detections, str], tuple[Metrics, str]]] = {"coco": _coco, "voc": _voc}
+EVALUATOR_IDS: dict[str, Callable[[DatasetSpec, str], str]] = {"coco": _coco_id, "voc": _voc_id}
