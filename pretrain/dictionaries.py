@@ -1,0 +1,67 @@
+"""Dictionaries of keys: MoCo's queue and the memory bank. (End to end needs none: its keys are the batch.)"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Queue(nn.Module):
+    """First in, first out: the K newest keys as unit rows, K x D (MoCo, section 3.2).
+
+    Rows are kept K x D, so that a batch of keys is one contiguous write; files hold the official D x K. The write
+    position is a Python number, so that no step waits for the device.
+    """
+
+    rows: torch.Tensor
+
+    def __init__(self, size: int, dim: int, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.register_buffer("rows", F.normalize(torch.randn(size, dim), dim=1).to(dtype))
+        self.position = 0
+
+    @torch.no_grad()
+    def push(self, keys: torch.Tensor) -> None:
+        """Overwrite the oldest rows by ``keys`` (n x D); n must divide the room, as it does when K % batch == 0."""
+        end = self.position + len(keys)
+        if end > len(self.rows):
+            raise ValueError(f"{len(keys)} keys do not fit behind row {self.position} of a queue of {len(self.rows)}")
+        self.rows[self.position : end] = keys
+        self.position = end % len(self.rows)
+
+
+class MemoryBank(nn.Module):
+    """One representation per image of the data set, N x D (1805.01978; MoCo, figure 2b).
+
+    Rows start as U(-1/sqrt(D/3), 1/sqrt(D/3)), follow v <- m v + (1 - m) f and are normalised after each update.
+    """
+
+    rows: torch.Tensor
+
+    def __init__(self, images: int, dim: int, momentum: float = 0.5) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(dim / 3)
+        self.register_buffer("rows", torch.empty(images, dim).uniform_(-bound, bound))
+        self.momentum = momentum
+
+    def lookup(self, indices: torch.Tensor) -> torch.Tensor:
+        """Rows of these images: B -> B x D."""
+        return self.rows[indices]
+
+    def sample(self, count: int) -> torch.Tensor:
+        """``count`` rows drawn uniformly with replacement, shared by the batch: count x D.
+
+        Lemniscate draws anew for each image; one draw per batch has the same distribution for each of them and turns
+        B gathers of K rows into one.
+        """
+        chosen = torch.randint(len(self.rows), (count,))
+        return self.rows[chosen.to(self.rows.device)]
+
+    @torch.no_grad()
+    def update(self, indices: torch.Tensor, features: torch.Tensor) -> None:
+        """Move the rows of these images (B) towards their new features (B x D)."""
+        moved = self.momentum * self.rows[indices] + (1 - self.momentum) * features
+        self.rows[indices] = F.normalize(moved, dim=1)
