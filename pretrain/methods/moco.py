@@ -1,0 +1,121 @@
+"""Momentum Contrast (1911.05722; v2 2003.04297): a queue of keys from a slowly moving encoder."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from pretrain.contrast import info_nce, rank_accuracy
+from pretrain.dictionaries import Queue
+from pretrain.exchange import BatchShuffle
+from pretrain.methods.base import Method, spread
+from pretrain.negatives import Loss
+
+
+class MoCo(Method):
+    """MoCo around any encoder whose output has ``dim`` numbers per image.
+
+    In a notebook ``moco(view_1, view_2)`` is the loss of one whole step; call ``backward`` on it and let an optimiser
+    over ``moco.trained_parameters()`` step. Attributes: ``encoder_q``, ``encoder_k``, ``queue``.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        dim: int = 128,
+        queue_size: int = 65536,
+        momentum: float = 0.999,
+        temperature: float = 0.07,
+        symmetric: bool = False,
+        bn_splits: int = 1,
+        negatives: Loss = info_nce,
+        warmup_steps: int = 0,
+        bf16: bool = False,
+    ) -> None:
+        """``symmetric`` sums the losses of both directions; ``bn_splits`` is the number of BatchNorm groups of the
+        encoder, over which keys are shuffled; ``negatives`` scores q against k and the rows of the queue, after
+        ``warmup_steps`` of plain InfoNCE; ``bf16`` computes in bfloat16."""
+        super().__init__(bf16)
+        self.encoder_q = encoder
+        self.encoder_k = copy.deepcopy(encoder).requires_grad_(False)
+        self.queue = Queue(queue_size, dim, torch.bfloat16 if bf16 else torch.float32)
+        self.keys = queue_size
+        self.momentum, self.temperature, self.symmetric = momentum, temperature, symmetric
+        self.bn_splits, self.negatives = bn_splits, negatives
+        self.warmup_steps = warmup_steps
+        self._new: list[torch.Tensor] = []  # keys of this step, all ranks
+        self._last: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    @torch.no_grad()
+    def begin_step(self) -> None:
+        """Equation 2, theta_k <- m theta_k + (1 - m) theta_q, before the keys are encoded; BN buffers stay k's own."""
+        self._new.clear()
+        pairs = zip(self.encoder_k.parameters(), self.encoder_q.parameters())
+        keys, queries = zip(*pairs)
+        torch._foreach_lerp_(keys, queries, 1 - self.momentum)
+
+    @torch.no_grad()
+    def _encode_keys(self, images: torch.Tensor) -> torch.Tensor:
+        """Keys of this rank's images (B x D), shuffled over BatchNorm groups while they are encoded."""
+        order = BatchShuffle(len(images), self.bn_splits)
+        everyone = order.gather(self.embed(self.encoder_k, order.shuffle(images)))
+        self._new.append(everyone)
+        return order.mine(everyone)
+
+    def _one_way(self, q_view: torch.Tensor, k_view: torch.Tensor) -> torch.Tensor:
+        q = self.embed(self.encoder_q, q_view)
+        k = self._encode_keys(k_view)
+        self._last = (q.detach(), k)
+        score = info_nce if self.step < self.warmup_steps else self.negatives
+        return score(q, k, self.queue.rows, self.temperature)
+
+    def loss(self, views: list[torch.Tensor], indices: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """InfoNCE of the first views against the keys of the second and the queue (Algorithm 1)."""
+        first, second = views
+        if not self.symmetric:
+            return self._one_way(first, second)
+        return self._one_way(first, second) + self._one_way(second, first)
+
+    def end_step(self) -> None:
+        """Enqueue the keys of all ranks and of all parts of the step, dequeue as many of the oldest."""
+        for keys in self._new:
+            self.queue.push(keys)
+        self._new.clear()
+
+    def forward(self, q_view: torch.Tensor, k_view: torch.Tensor) -> torch.Tensor:
+        """A whole step's loss, momentum update and enqueue included; both views B x 3 x H x W."""
+        self.begin_step()
+        none = torch.empty(0)
+        loss = self.loss([q_view, k_view], none, none)
+        self.end_step()
+        self.step += 1
+        return loss
+
+    def readings(self) -> dict[str, float]:
+        """Contrast accuracy against the queue as the loss saw it, and the spread of the keys."""
+        assert self._last is not None
+        q, k = self._last
+        top1, top5 = rank_accuracy(q, k, self.queue.rows)
+        return {"acc1": top1, "acc5": top5, "key_spread": spread(k)}
+
+    def trained_parameters(self) -> list[nn.Parameter]:
+        """The query encoder's."""
+        return list(self.encoder_q.parameters())
+
+    def export_state(self) -> dict[str, torch.Tensor]:
+        """The official names: ``module.encoder_q.*``, ``module.encoder_k.*``, ``module.queue`` D x K in float32."""
+        state = super().export_state()
+        rows = state.pop("module.queue.rows")
+        state["module.queue"] = rows.float().T.contiguous()
+        state["module.queue_ptr"] = torch.tensor([self.queue.position])
+        return state
+
+    def import_state(self, state: dict[str, torch.Tensor]) -> None:
+        """Load an official checkpoint's state or ours."""
+        rest = dict(state)
+        rows, position = rest.pop("module.queue").T, int(rest.pop("module.queue_ptr"))
+        super().import_state({**rest, "module.queue.rows": rows})
+        self.queue.position = position
