@@ -1,0 +1,92 @@
+"""Pretrain an encoder on a folder of images.
+
+    python pretrain/main.py                                     # a small MoCo v2 run on the demo images
+    python pretrain/main.py DIR -a resnet50 --lr 0.03 --batch-size 256 --mlp --moco-t 0.2 --aug-plus --cos
+    torchrun --nproc-per-node 8 pretrain/main.py DIR --recipe moco_v2
+"""
+
+import os
+import sys
+
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+
+import subprocess
+from argparse import Namespace
+from pathlib import Path
+from urllib.parse import urlparse
+
+from pretrain.options import parse
+from pretrain.recipes import describe
+from runtime.errors import UserError, run_entry
+
+DEMO = Path("runs/demo/data")
+
+
+def draw_demo() -> str:
+    """Have the demo images drawn where they are missing; their folder."""
+    images = DEMO / "images"
+    if not images.is_dir():
+        script = Path(sys.path[0]) / "demo" / "draw.py"
+        done = subprocess.run([sys.executable, str(script), str(DEMO)])
+        if done.returncode or not images.is_dir():
+            raise UserError(f"the demo images could not be drawn; run python {script} {DEMO} to see why")
+    return str(images)
+
+
+def join_official_world(args: Namespace) -> None:
+    """The official way to name processes (--world-size N --rank R --dist-url tcp://HOST:PORT), as torchrun's."""
+    if args.world_size <= 1 or "RANK" in os.environ:
+        return
+    if args.multiprocessing_distributed:
+        raise UserError("several machines with one process per GPU: use torchrun --nnodes N --nproc-per-node G")
+    if not 0 <= args.rank < args.world_size:
+        raise UserError(f"--rank {args.rank} is not one of the {args.world_size} processes of --world-size")
+    url = urlparse(args.dist_url)
+    os.environ.update(RANK=str(args.rank), WORLD_SIZE=str(args.world_size), LOCAL_WORLD_SIZE="1",
+                      MASTER_ADDR=url.hostname or "127.0.0.1", MASTER_PORT=str(url.port or 10001))  # fmt: skip
+
+
+def work(args: Namespace) -> int:
+    """One process of the run."""
+    from pretrain.run import pretrain
+    from runtime.distributed import close_world, init_world
+
+    if args.gpu is not None:
+        os.environ["LOCAL_RANK"] = str(args.gpu)
+    world = init_world(args.device)
+    folder = Path(args.output or Path("runs") / (args.name or f"{args.method}_{args.arch}"))
+    try:
+        return pretrain(args, folder, world)
+    finally:
+        close_world()
+
+
+def enter(args: Namespace) -> None:
+    """A spawned process."""
+    run_entry(lambda: work(args))
+
+
+def main() -> int:
+    """Parse, draw the demo images if no folder was named, and run one process or one per GPU."""
+    args = parse()
+    if args.demo:
+        print("no folder of images was named: pretraining on the demo images with the small recipe 'demo'", flush=True)
+        args.data = draw_demo()
+    if args.recipe_named:
+        print("\n".join(describe(args.recipe)), flush=True)
+    join_official_world(args)
+    if not args.multiprocessing_distributed or "RANK" in os.environ:
+        return work(args)
+    import torch
+
+    from runtime.distributed import launch
+
+    try:
+        launch(enter, max(1, torch.cuda.device_count()), (args,))
+    except torch.multiprocessing.ProcessExitedException as error:
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    run_entry(main)
