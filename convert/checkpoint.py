@@ -1,0 +1,109 @@
+"""Any checkpoint file -> its tensors under canonical names. What the file is, its first bytes say, never its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convert.lazy_array import LazyArray, from_numpy
+from convert.safe_pickle import PickledArray, load_pickle
+from convert.safetensors_file import is_safetensors, read_safetensors
+from convert.torch_archive import is_legacy, read_legacy, read_zip
+from runtime.errors import UserError
+
+WRAPPERS = ("module", "_orig_mod")  # what DistributedDataParallel and torch.compile put into names, anywhere and often
+MAX_DEPTH = 8  # dicts inside dicts: VISSL goes five deep
+
+# first bytes -> what it is, for files that are plainly something else
+STRANGERS = {
+    b"<": "an HTML or XML page, not a checkpoint: the download failed or needs a login",
+    b"version https://git-lfs": "a Git LFS pointer, not the file itself: run `git lfs pull`",
+    b"\x1f\x8b": "gzip-compressed: unpack it first",
+    b"\x89HDF": "an HDF5 file (Keras): export the weights to PyTorch first",
+    b"\x89PNG": "an image, not a checkpoint",
+    b"\xff\xd8\xff": "an image, not a checkpoint",
+}
+
+
+@dataclass
+class Checkpoint:
+    """The tensors of one file. Names are dotted paths from the top, `module.` and `_orig_mod.` taken off."""
+
+    path: Path
+    tensors: dict[str, LazyArray] = field(default_factory=dict)
+    source_names: dict[str, str] = field(default_factory=dict)  # canonical name -> the path as the file has it
+    marks: frozenset[str] = frozenset()  # the keys of the top level
+    author: str = ""  # "__author__" of a Detectron2 file
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Open ``path`` and list its tensors; no tensor's bytes are read yet.
+
+    Raises UserError, naming the file, for anything that is no checkpoint, is damaged, or could run code.
+    """
+    path = Path(path)
+    try:
+        content = _read(path)
+    except UserError as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
+    checkpoint = Checkpoint(path)
+    if isinstance(content, dict):
+        checkpoint.marks = frozenset(k for k in content if isinstance(k, str))
+        author = content.get("__author__")
+        checkpoint.author = author if isinstance(author, str) else ""
+    _collect(checkpoint, content, (), set())
+    if not checkpoint.tensors:
+        raise UserError(f"cannot read {path}: there is not a single tensor in it")
+    return checkpoint
+
+
+def _read(path: Path) -> Any:
+    if path.is_dir():
+        raise UserError("it is a folder; name the checkpoint file inside it")
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        head = file.read(64)
+        if size == 0:
+            raise UserError("it is empty")
+        for magic, what in STRANGERS.items():
+            if head.lstrip().startswith(magic):
+                raise UserError(f"it is {what}")
+        if head.startswith(b"PK\x03\x04"):
+            return read_zip(path)
+        if is_legacy(head):
+            return read_legacy(path)
+        if is_safetensors(head, size):
+            return read_safetensors(path)
+        file.seek(0)
+        return load_pickle(file)
+
+
+def _collect(into: Checkpoint, value: Any, path: tuple[str, ...], seen: set[int]) -> None:
+    """Walk nested dicts with string keys; each dict once, so that shared or cyclic ones end."""
+    if isinstance(value, PickledArray):
+        value = value.array
+    if isinstance(value, np.ndarray):
+        value = from_numpy(value)
+    if isinstance(value, LazyArray):
+        _add(into, value, ".".join(path))
+    elif isinstance(value, dict) and len(path) < MAX_DEPTH and id(value) not in seen:
+        seen.add(id(value))
+        for key, inner in value.items():
+            if isinstance(key, str):
+                _collect(into, inner, (*path, key), seen)
+
+
+def _add(into: Checkpoint, tensor: LazyArray, source: str) -> None:
+    name = ".".join(part for part in source.split(".") if part not in WRAPPERS)
+    if name in into.tensors:
+        raise UserError(
+            f"cannot read {into.path}: {into.source_names[name]} and {source} are both {name} once module. and "
+            "_orig_mod. are taken off; keep one of them"
+        )
+    into.tensors[name] = tensor
+    into.source_names[name] = source

@@ -1,0 +1,91 @@
+"""One checkpoint -> one Backbone: read, recognise, rename, check, prove. Nothing is written here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from convert.architecture import Architecture, infer
+from convert.backbone import Backbone, Coverage
+from convert.checkpoint import Checkpoint, read_checkpoint
+from convert.families import TABLE
+from convert.preprocessing import Preprocessing
+from convert.recognition import Encoder, recognise
+from convert.rename import DETECTRON2, Part
+from runtime.atomic import sha256_file
+from runtime.errors import UserError
+
+
+def convert(
+    path: str | Path,
+    *,
+    family: str = "auto",
+    encoder: str | None = None,
+    preprocessing: Preprocessing | None = None,
+    verify: bool = True,
+) -> Backbone:
+    """Convert the ResNet encoder of a checkpoint file to Detectron2's names.
+
+    ``family`` is a row of :data:`convert.families.TABLE` or "auto" (recognised by keys), ``encoder`` one of the row's
+    encoders (default: the row's own), ``preprocessing`` overrides how the row says its images were normalised.
+    ``verify`` runs the source network and the converted one on the same image and refuses any difference.
+
+    Raises UserError, one line, where the file is no checkpoint, could run code, is of no known family or of two, holds
+    no ResNet that Detectron2 can build, misses a tensor, or has NaN or Inf in its weights.
+    """
+    checkpoint = read_checkpoint(path)
+    found = recognise(checkpoint, family, encoder)
+    try:
+        architecture = infer({part: checkpoint.tensors[name].shape for part, name in found.names.items()})
+        arrays = _load(checkpoint, found.names, architecture)
+        tensors = {DETECTRON2.format(part): array for part, array in arrays.items()}
+    except UserError as error:
+        raise UserError(f"cannot convert {path}: {error}") from error
+    row = TABLE[found.family]
+    seen = preprocessing or row.preprocessing
+    needed = sum(1 for _ in architecture.parts())
+    difference = None
+    if verify:
+        from convert.verify import compare  # torch is not needed to rename
+
+        difference = compare(arrays, tensors, architecture, stride_in_1x1=seen.stride_in_1x1)
+    return Backbone(
+        tensors=tensors,
+        architecture=architecture,
+        preprocessing=seen,
+        coverage=Coverage(needed, sum(not p.is_counter for p in arrays), _dropped(checkpoint, found)),
+        family=found.family,
+        encoder=found.encoder,
+        source=Path(path),
+        source_sha256=sha256_file(path),
+        max_abs_diff=difference,
+    )
+
+
+def _load(checkpoint: Checkpoint, names: Mapping[Part, str], architecture: Architecture) -> dict[Part, np.ndarray]:
+    """The arrays in network order, counters after their BN; refuses integers for weights, NaN and Inf."""
+    arrays: dict[Part, np.ndarray] = {}
+    order = {part: index for index, (part, _) in enumerate(architecture.parts())}
+    for part in sorted(
+        names, key=lambda p: (order[p._replace(field="running_var") if p.is_counter else p], p.is_counter)
+    ):
+        tensor = checkpoint.tensors[names[part]]
+        if part.is_counter:
+            arrays[part] = tensor.load().astype(np.int64).reshape(())
+            continue
+        if not tensor.is_float:
+            raise UserError(f"{checkpoint.source_names[names[part]]} holds {tensor.dtype}, not floating point weights")
+        array = tensor.load_float32()
+        # min and max let NaN through and need no copy
+        if not (np.isfinite(array.min()) and np.isfinite(array.max())):
+            where = checkpoint.source_names[names[part]]
+            raise UserError(f"{where} holds NaN or Inf: the training diverged; take an earlier checkpoint")
+        arrays[part] = array
+    return arrays
+
+
+def _dropped(checkpoint: Checkpoint, found: Encoder) -> tuple[str, ...]:
+    used = set(found.names.values())
+    return tuple(source for name, source in checkpoint.source_names.items() if name not in used)

@@ -1,0 +1,52 @@
+"""The four switches that must travel with a backbone's weights: pixel order, mean, std, and where a block strides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How the network saw its images, as Detectron2 writes it: channels in the order of ``format``, range 0..255."""
+
+    format: str
+    pixel_mean: tuple[float, float, float]
+    pixel_std: tuple[float, float, float]
+    stride_in_1x1: bool = False
+
+    def config(self) -> dict[str, Any]:
+        """The four Detectron2 keys."""
+        return {
+            "INPUT.FORMAT": self.format,
+            "MODEL.PIXEL_MEAN": list(self.pixel_mean),
+            "MODEL.PIXEL_STD": list(self.pixel_std),
+            "MODEL.RESNETS.STRIDE_IN_1X1": self.stride_in_1x1,
+        }
+
+
+IMAGENET = Preprocessing("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+IMAGENET_BGR = Preprocessing("BGR", (103.53, 116.28, 123.675), (57.375, 57.12, 58.395))
+# the Caffe2 models of Detectron2's zoo: mean of [R, G, B] subtracted in BGR order, no std, stride in the first 1x1
+MSRA_BGR = Preprocessing("BGR", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0), stride_in_1x1=True)
+UNIT = Preprocessing("RGB", (0.0, 0.0, 0.0), (255.0, 255.0, 255.0))  # [0, 1], as SimCLR feeds it
+HALF = Preprocessing("RGB", (127.5, 127.5, 127.5), (127.5, 127.5, 127.5))  # mean and std 0.5, some timm weights
+
+PREPROCESSING = {
+    "imagenet": IMAGENET,
+    "imagenet-bgr": IMAGENET_BGR,
+    "msra": MSRA_BGR,
+    "unit": UNIT,
+    "half": HALF,
+}
+
+
+def from_config(config: dict[str, Any]) -> Preprocessing:
+    """The switches in a flat config (a sidecar's, say); what it does not name is as ImageNet training has it."""
+    return replace(
+        IMAGENET,
+        format=config.get("INPUT.FORMAT", IMAGENET.format),
+        pixel_mean=tuple(config.get("MODEL.PIXEL_MEAN", IMAGENET.pixel_mean)),
+        pixel_std=tuple(config.get("MODEL.PIXEL_STD", IMAGENET.pixel_std)),
+        stride_in_1x1=bool(config.get("MODEL.RESNETS.STRIDE_IN_1X1", False)),
+    )

@@ -1,0 +1,218 @@
+"""Pickles read as data: every global in the stream is a stand-in of ours, so nothing of a file is ever executed.
+
+A pickle may name any importable callable and have it called. Here ``find_class`` never imports: it looks the name up in
+a table of stand-ins. Tensors become :class:`LazyArray`, numpy arrays become real arrays built by us from checked bytes,
+and the harmless objects that checkpoints carry along (``argparse.Namespace``, ``omegaconf`` configs ...) become empty
+shells. A name that is not in the table ends the reading with an error that spells it.
+"""
+
+from __future__ import annotations
+
+import collections
+import pickle
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from convert.lazy_array import DTYPES, LazyArray, Storage
+from runtime.errors import UserError
+
+# objects that checkpoints carry beside their tensors; they are read as empty shells, and never looked at
+SHELLS = frozenset(
+    {
+        "argparse.Namespace",
+        "pathlib.PosixPath",
+        "pathlib.WindowsPath",
+        "pathlib.PurePosixPath",
+        "pathlib._local.PosixPath",
+        "datetime.datetime",
+        "datetime.timedelta",
+        "torch.device",
+        "torch.Generator",
+        "torch.nn.parameter.Parameter",
+        "torch.serialization._get_layout",
+        "torch.torch_version.TorchVersion",
+        "collections.Counter",
+        "collections.deque",
+        "types.SimpleNamespace",
+        "uuid.UUID",
+        "easydict.EasyDict",
+        "yacs.config.CfgNode",
+        "fvcore.common.config.CfgNode",
+        "detectron2.config.config.CfgNode",
+        *(f"{b}.{n}" for b in ("builtins", "__builtin__") for n in ("list", "dict", "int", "float", "str", "bool")),
+        *(f"torch.{name}" for name in DTYPES),
+    }
+)
+# whole packages whose configuration objects are read as shells (the packages are not imported)
+SHELL_PACKAGES = ("omegaconf.", "pytorch_lightning.", "lightning.", "lightning_fabric.", "mmengine.", "mmcv.", "vissl.")
+
+STORAGES = {
+    "FloatStorage": "float32",
+    "DoubleStorage": "float64",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
+    "UntypedStorage": "uint8",
+}
+
+
+class Shell:
+    """An object of the checkpoint that is neither a tensor nor a container: it takes any state and keeps none."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Shell:
+        return object.__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, value: Any) -> None:
+        """Take a list item (pickle's APPEND) and forget it."""
+
+    def extend(self, values: Any) -> None:
+        """Take list items (pickle's APPENDS) and forget them."""
+
+
+class PickledArray(Shell):
+    """A numpy array under construction: made empty, then given (version, shape, dtype, order, bytes)."""
+
+    array: np.ndarray | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, dtype, fortran, content = state
+        self.array = _array(content, dtype, shape, "F" if fortran else "C")
+
+
+class PickledDtype(Shell):
+    """A numpy dtype under construction; only plain numbers are known, so an array of objects cannot be built."""
+
+    def __init__(self, code: str = "", *args: Any) -> None:
+        self.code = code.lstrip("<>|=") if isinstance(code, str) else ""
+        self.order = "<"
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = ">" if state[1] == ">" else "<"
+
+    def numpy(self) -> np.dtype:
+        """The dtype; UnpicklingError for anything but bool, integers and floats."""
+        if self.code not in {"b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"}:
+            raise pickle.UnpicklingError(f"numpy dtype {self.code[:20]!r} is not a number type")
+        return np.dtype(self.order + self.code)
+
+
+def _array(content: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
+    # Python 2 wrote the bytes as str; latin1 brings each one back
+    raw = content.encode("latin1") if isinstance(content, str) else content
+    if not isinstance(dtype, PickledDtype) or not isinstance(raw, bytes | bytearray):
+        raise pickle.UnpicklingError("a numpy array without plain dtype and bytes")
+    flat = np.frombuffer(raw, dtype.numpy())
+    if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape):
+        raise pickle.UnpicklingError("a numpy array without a shape")
+    return flat.reshape(shape, order="F" if order == "F" else "C")  # a wrong size is a ValueError
+
+
+def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any) -> PickledArray:
+    # how protocol 5 writes an array: its bytes first
+    made = PickledArray()
+    made.array = _array(content, dtype, shape, order)
+    return made
+
+
+def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> LazyArray:
+    if not isinstance(storage, Storage):
+        raise pickle.UnpicklingError("a tensor without storage")
+    return LazyArray(storage, offset, tuple(size), tuple(stride))
+
+
+def _encode(text: str, encoding: str = "latin1") -> bytes:
+    # protocol 2 writes bytes as codecs.encode(text, "latin1")
+    if encoding != "latin1" or not isinstance(text, str):
+        raise pickle.UnpicklingError(f"_codecs.encode to {encoding!r}")
+    return text.encode("latin1")
+
+
+def _stand_ins() -> dict[str, Any]:
+    """Global name -> stand-in, made anew for each file so that no file can change what the next one sees."""
+    numpy_modules = ("numpy.core.multiarray", "numpy._core.multiarray")
+    table: dict[str, Any] = {
+        "collections.OrderedDict": collections.OrderedDict,
+        "collections.defaultdict": lambda *args: {},
+        "builtins.set": set,
+        "__builtin__.set": set,
+        "builtins.frozenset": frozenset,
+        "_codecs.encode": lambda *args: _encode(*args),
+        "torch._utils._rebuild_tensor": lambda *args: _rebuild_tensor(*args),
+        "torch._utils._rebuild_tensor_v2": lambda *args: _rebuild_tensor(*args),
+        "torch._utils._rebuild_parameter": lambda data, *rest: data,
+        "torch._utils._rebuild_parameter_with_state": lambda data, *rest: data,
+        "torch.Size": lambda values=(): tuple(values),
+        "numpy.ndarray": type("ndarray", (PickledArray,), {}),
+        "numpy.dtype": type("dtype", (PickledDtype,), {}),
+    }
+    for module in numpy_modules:
+        table[f"{module}._reconstruct"] = lambda *args: PickledArray()
+        table[f"{module}.scalar"] = lambda *args: Shell()
+    for module in ("numpy.core.numeric", "numpy._core.numeric"):
+        table[f"{module}._frombuffer"] = lambda *args: _from_buffer(*args)
+    for name, dtype in STORAGES.items():
+        table[f"torch.{name}"] = table[f"torch.storage.{name}"] = dtype
+    return table
+
+
+class SafeUnpickler(pickle.Unpickler):
+    """An unpickler that knows only the stand-ins of this module.
+
+    ``storage_of`` turns torch's persistent id ``("storage", dtype, key, location, numel, ...)`` into a Storage;
+    without it (a plain pickle) such an id is an error.
+    """
+
+    def __init__(self, file: BinaryIO, storage_of: Callable[[str, str, int], Storage] | None = None) -> None:
+        super().__init__(file, encoding="latin1")
+        self._table = _stand_ins()
+        self._storage_of = storage_of
+
+    def find_class(self, module: str, name: str) -> Any:
+        """The stand-in for ``module.name``; UserError naming it where there is none."""
+        full = f"{module}.{name}"
+        if full in self._table:
+            return self._table[full]
+        if full in SHELLS or full.startswith(SHELL_PACKAGES):
+            return self._table.setdefault(full, type("Shell", (Shell,), {}))
+        raise UserError(
+            f"it names {full}, which is not a tensor or a plain value and could run code; it was not executed. "
+            "Re-save the weights alone: torch.save(model.state_dict(), FILE)"
+        )
+
+    def persistent_load(self, pid: Any) -> Storage:
+        """The storage of one tensor (torch.save keeps the bytes outside the pickle)."""
+        if self._storage_of is None or not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
+            raise pickle.UnpicklingError("a persistent id that is not a torch storage")
+        _, dtype, key, _, numel, *_ = pid
+        if dtype not in DTYPES or not isinstance(numel, int) or numel < 0:
+            raise pickle.UnpicklingError("a storage of unknown type or size")
+        return self._storage_of(str(key), dtype, numel)
+
+
+def load_pickle(file: BinaryIO, storage_of: Callable[[str, str, int], Storage] | None = None) -> Any:
+    """Read one pickle. Raises UserError for a forbidden global and for any stream that is not a sound pickle."""
+    try:
+        return SafeUnpickler(file, storage_of).load()
+    except UserError:
+        raise
+    except MemoryError as error:
+        raise UserError("it is damaged: it asks for more memory than there is") from error
+    except Exception as error:  # a hostile stream can make the unpickler raise nearly anything; all of it means this
+        reason = " ".join(str(error).split())[:120] or "cut short"
+        raise UserError(f"it is damaged or no checkpoint ({type(error).__name__}: {reason})") from error

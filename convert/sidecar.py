@@ -1,0 +1,55 @@
+"""What stands beside every backbone file: where it came from, what was proven, and the config it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from convert.backbone import Backbone
+from runtime.version import __version__
+
+SCHEMA = 1
+
+
+def sidecar(backbone: Backbone, files: Mapping[str, str]) -> dict[str, Any]:
+    """The sidecar's content; ``files`` maps each written file's name to its sha256."""
+    return {
+        "schema": SCHEMA,
+        "family": backbone.family,
+        "encoder": backbone.encoder,
+        "arch": backbone.architecture.name,
+        "source": {"file": backbone.source.name, "sha256": backbone.source_sha256},
+        "files": dict(files),
+        "tool": {"version": __version__},
+        "coverage": {
+            "backbone_tensors": backbone.coverage.backbone_tensors,
+            "set": backbone.coverage.set,
+            "dropped": list(backbone.coverage.dropped),
+        },
+        "max_abs_diff": dict(backbone.max_abs_diff) if backbone.max_abs_diff is not None else None,
+        "config": backbone.config,
+        "notes": list(backbone.notes),
+    }
+
+
+def config_yaml(backbone: Backbone, weights: str) -> str:
+    """A Detectron2 YAML fragment that sets ``weights`` and every key that must travel with it."""
+    tree: dict[str, Any] = {}
+    for key, value in {"MODEL.WEIGHTS": weights, **backbone.config}.items():
+        *sections, leaf = key.split(".")
+        branch = tree
+        for section in sections:
+            branch = branch.setdefault(section, {})
+        branch[leaf] = value
+    return "\n".join(_lines(tree, 0)) + "\n"
+
+
+def _lines(tree: Mapping[str, Any], depth: int) -> list[str]:
+    lines = []
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            lines += [f"{'  ' * depth}{key}:", *_lines(value, depth + 1)]
+        else:
+            text = f'"{value}"' if isinstance(value, str) else str(value)
+            lines.append(f"{'  ' * depth}{key}: {text}")
+    return lines

@@ -1,0 +1,129 @@
+"""What a user gets from the everyday checkpoints: MoCo, torchvision, this project's; and the official rule agrees."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from convert.backbone_file import read_backbone, write_backbone
+from convert.conversion import convert
+from convert.verify import STAGES
+from runtime.errors import UserError
+
+
+def random_resnet(arch: str, seed: int = 0, **arguments: object) -> torch.nn.Module:
+    """A torchvision ResNet whose BN statistics and affine parameters are not the defaults."""
+    torch.manual_seed(seed)
+    net = torchvision.models.get_model(arch, **arguments)
+    for module in net.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            torch.nn.init.normal_(module.weight, 1, 0.1)
+            torch.nn.init.normal_(module.bias, 0, 0.1)
+    return net.eval()
+
+
+def moco_checkpoint(arch: str = "resnet18") -> dict:
+    """The layout of an official MoCo checkpoint."""
+    state = {f"module.encoder_q.{k}": v for k, v in random_resnet(arch, 0, num_classes=128).state_dict().items()}
+    state |= {f"module.encoder_k.{k}": v for k, v in random_resnet(arch, 1, num_classes=128).state_dict().items()}
+    state |= {"module.queue": torch.randn(128, 64), "module.queue_ptr": torch.zeros(1, dtype=torch.long)}
+    return {"epoch": 200, "arch": arch, "state_dict": state, "optimizer": {"state": {}, "param_groups": []}}
+
+
+def official_rule(state: dict) -> dict:
+    """What the published MoCo converter does: encoder_q only, stem.* for what is in no layer, res = layer + 1."""
+    found = {}
+    for key, value in state.items():
+        if key.startswith("module.encoder_q."):
+            name = key.split("encoder_q.")[1]
+            name = name if name.startswith("layer") else f"stem.{name}"
+            for n in (4, 3, 2, 1):
+                name = name.replace(f"layer{n}", f"res{n + 1}")
+                name = name.replace(f"bn{n}", f"conv{n}.norm")
+            found[name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")] = value.numpy()
+    return found
+
+
+@pytest.fixture(scope="module")
+def moco(tmp_path_factory: pytest.TempPathFactory):
+    path = tmp_path_factory.mktemp("moco") / "checkpoint_0199.pth.tar"
+    checkpoint = moco_checkpoint()
+    torch.save(checkpoint, path)
+    return path, checkpoint
+
+
+def test_moco_equals_the_official_rule(moco) -> None:
+    path, checkpoint = moco
+    backbone = convert(path)
+    official = {k: v for k, v in official_rule(checkpoint["state_dict"]).items() if ".fc." not in k}
+    assert set(backbone.tensors) == set(official)
+    for name, array in official.items():
+        assert array.dtype == backbone.tensors[name].dtype
+        assert np.array_equal(array, backbone.tensors[name]), name
+    assert backbone.coverage.set == backbone.coverage.backbone_tensors == 100
+    assert dict(backbone.max_abs_diff) == dict.fromkeys(STAGES, 0.0)
+    assert (backbone.family, backbone.encoder, backbone.architecture.name) == ("moco", "query", "resnet18")
+
+
+def test_key_encoder_on_request(moco) -> None:
+    path, checkpoint = moco
+    backbone = convert(path, encoder="key", verify=False)
+    expected = checkpoint["state_dict"]["module.encoder_k.conv1.weight"]
+    assert np.array_equal(backbone.tensors["stem.conv1.weight"], expected.numpy())
+    assert backbone.max_abs_diff is None
+
+
+def test_command_writes_pickle_and_sidecar(moco, run_cli, tmp_path) -> None:
+    path, _ = moco
+    done = run_cli(["convert/to_d2.py", path, tmp_path / "out.pkl"], check=0)
+    assert "100   of 100" in done.stdout
+    assert "family moco, encoder query" in done.stdout
+    with open(tmp_path / "out.pkl", "rb") as file:
+        content = pickle.load(file, encoding="latin1")  # as Detectron2 does it
+    assert content["matching_heuristics"] is True
+    assert "__author__" in content
+    assert not [k for k in content["model"] if ".fc." in k]
+    record = json.loads((tmp_path / "out.json").read_text())
+    assert record["coverage"]["set"] == record["coverage"]["backbone_tensors"] == 100
+    assert set(record["max_abs_diff"].values()) == {0.0}
+    assert record["config"]["MODEL.RESNETS.RES2_OUT_CHANNELS"] == 64
+    tensors, sidecar = read_backbone(tmp_path / "out.pkl")
+    assert sidecar == record
+    assert all(np.array_equal(tensors[k], v) for k, v in content["model"].items())
+
+
+def test_default_output_is_beside_the_checkpoint(run_cli, tmp_path) -> None:
+    torch.save(random_resnet("resnet18").state_dict(), tmp_path / "ckpt.pth")
+    run_cli(["convert/to_d2.py", tmp_path / "ckpt.pth", "--no-verify"], check=0)
+    assert {p.name for p in tmp_path.iterdir()} == {"ckpt.pth", "ckpt.pkl", "ckpt.json"}
+
+
+def test_supervised_checkpoint_of_this_project(tmp_path) -> None:
+    net = random_resnet("resnet50", num_classes=10)
+    state = {f"module.{k}": v for k, v in net.state_dict().items()}
+    torch.save({"epoch": 5, "arch": "resnet50", "state_dict": state, "method": "supervised"}, tmp_path / "s.pth.tar")
+    backbone = convert(tmp_path / "s.pth.tar")
+    assert backbone.coverage.set == 265
+    assert set(backbone.max_abs_diff.values()) == {0.0}
+    assert np.array_equal(backbone.tensors["res5.2.conv3.norm.running_var"], net.layer4[2].bn3.running_var)
+
+
+def test_a_file_that_is_not_the_sidecars_is_refused(moco, tmp_path) -> None:
+    path, _ = moco
+    write_backbone(convert(path, verify=False), tmp_path / "a.pkl")
+    write_backbone(convert(path, encoder="key", verify=False), tmp_path / "b.pkl")
+    (tmp_path / "b.json").write_text((tmp_path / "a.json").read_text().replace("a.pkl", "b.pkl"))
+    with pytest.raises(UserError, match="sha256 differs"):
+        read_backbone(tmp_path / "b.pkl")
+
+
+def test_a_raw_checkpoint_is_no_backbone(moco) -> None:
+    with pytest.raises(UserError, match="convert it first"):
+        read_backbone(moco[0])
