@@ -28,21 +28,25 @@ class Crop:
 
 
 def random_resized_crop(
-    height: int, width: int, *, scale: tuple[float, float], area_u: np.ndarray, ratio_u: np.ndarray, place_u: np.ndarray
+    height: int,
+    width: int,
+    *,
+    scale: tuple[float, float],
+    area_u: Sequence[float],
+    ratio_u: Sequence[float],
+    place_u: Sequence[float],
 ) -> Crop:
     """The box of torchvision's RandomResizedCrop (ratio 3/4 to 4/3) from uniform numbers given by the caller.
 
     area_u, ratio_u: ATTEMPTS numbers each; place_u: 2 numbers (top, left). All in [0, 1). After ten rejected shapes
     the largest central box within the ratio bounds is taken.
     """
-    areas = (scale[0] + (scale[1] - scale[0]) * area_u) * (height * width)
-    ratios = np.exp(_LOG_RATIO[0] + (_LOG_RATIO[1] - _LOG_RATIO[0]) * ratio_u)
-    widths, heights = np.rint(np.sqrt(areas * ratios)), np.rint(np.sqrt(areas / ratios))
-    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-    if fits.any():
-        first = int(fits.argmax())
-        h, w = int(heights[first]), int(widths[first])
-        return Crop(int(place_u[0] * (height - h + 1)), int(place_u[1] * (width - w + 1)), h, w)
+    for area_part, ratio_part in zip(area_u, ratio_u):
+        area = (scale[0] + (scale[1] - scale[0]) * area_part) * height * width
+        ratio = math.exp(_LOG_RATIO[0] + (_LOG_RATIO[1] - _LOG_RATIO[0]) * ratio_part)
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return Crop(int(place_u[0] * (height - h + 1)), int(place_u[1] * (width - w + 1)), h, w)
     h, w = height, width
     if width / height < 3 / 4:
         h = round(w / (3 / 4))
@@ -78,10 +82,16 @@ def cut(pixels: np.ndarray, crop: Crop, size: int, reduction: int, out: np.ndarr
 
 def resize(pixels: np.ndarray, height: int, width: int) -> torch.Tensor:
     """Bilinear resize with antialiasing, in torchvision's uint8 channels-last kernel: uint8 1 x 3 x height x width."""
-    image = torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
+    # the batch axis is added before the permutation: only then does torch see channels-last strides
+    image = torch.from_numpy(_writable(pixels))[None].permute(0, 3, 1, 2)
     if image.shape[2:] == (height, width):
         return image
     return interpolate(image, size=(height, width), mode="bilinear", antialias=True)
+
+
+def _writable(pixels: np.ndarray) -> np.ndarray:
+    """Contiguous pixels that torch accepts without a warning; a copy only where needed."""
+    return np.require(pixels, requirements=("C", "W"))
 
 
 def cut_centre(picture: Picture, resize_to: int, size: int, out: np.ndarray) -> None:

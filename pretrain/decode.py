@@ -55,6 +55,7 @@ class EncodedPicture:
         self.data, self.name = data, name
         self.reductions: tuple[int, ...] = ()
         self._jpeg = False
+        self._image: Image.Image | None = None  # opened by Pillow, not yet read
         if not data:
             raise BadImage(name, "the file is empty")
         if data[:2] == b"\xff\xd8":
@@ -77,10 +78,10 @@ class EncodedPicture:
         self.reductions = REDUCTIONS if self._jpeg else ()
 
     def _read_header(self) -> None:
-        with self._opened() as image:
-            self.width, self.height = image.size
-            if image.format == "JPEG" and image.mode in ("RGB", "L"):
-                self.reductions = REDUCTIONS
+        self._image = self._opened()
+        self.width, self.height = self._image.size
+        if self._image.format == "JPEG" and self._image.mode in ("RGB", "L"):
+            self.reductions = REDUCTIONS
 
     def _opened(self) -> Image.Image:
         try:
@@ -92,19 +93,20 @@ class EncodedPicture:
 
     def pixels(self, reduction: int = 1) -> np.ndarray:
         """Decode: uint8 RGB, ceil(height / reduction) x ceil(width / reduction) x 3."""
+        height, width = math.ceil(self.height / reduction), math.ceil(self.width / reduction)
         if self._jpeg:
-            least = {"min_height": math.ceil(self.height / reduction), "min_width": math.ceil(self.width / reduction)}
             try:
-                return simplejpeg.decode_jpeg(self.data, "RGB", **(least if reduction > 1 else {}))
+                smaller = {"min_height": height, "min_width": width} if reduction > 1 else {}
+                return simplejpeg.decode_jpeg(self.data, "RGB", **smaller)
             except ValueError:
                 pass  # a warning of libjpeg is an error here; Pillow tells harmless ones from a truncated file
-        with self._opened() as image:
-            if reduction > 1:
-                image.draft("RGB", (math.ceil(self.width / reduction), math.ceil(self.height / reduction)))
-            try:
-                return _to_rgb(image)
-            except Exception as error:  # as above: any error of a reader is this file's fault
-                raise BadImage(self.name, describe_bytes(self.data, error)) from error
+        image, self._image = self._image or self._opened(), None  # Pillow reads an opened file once
+        if reduction > 1:
+            image.draft("RGB", (width, height))
+        try:
+            return _to_rgb(image)
+        except Exception as error:  # as above: any error of a reader is this file's fault
+            raise BadImage(self.name, describe_bytes(self.data, error)) from error
 
 
 def _to_rgb(image: Image.Image) -> np.ndarray:

@@ -9,18 +9,19 @@ from __future__ import annotations
 import itertools
 from enum import IntEnum
 
+import numpy as np
 import torch
 from torch.nn.functional import pad
 
 ORDERS = tuple(itertools.permutations(range(4)))  # of brightness, contrast, saturation, hue: ColorJitter shuffles them
 GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL's "L"
-_CHUNK = 1 << 18  # floats augmented at a time on a CPU: what fits the second-level cache with its temporaries
+_CHUNK = 1 << 17  # floats augmented at a time on a CPU: what fits the second-level cache with its temporaries
 _TILE = 32  # rows or columns blurred by one small matrix product
-_RADIUS = 6  # of PIL's blur at sigma 2
+_BLUR_RADIUS = 6  # of PIL's blur for sigma up to 2
 
 
 class Column(IntEnum):
-    """Columns of the parameter table of a view, N x len(Column); the neutral row is 1 1 1 0 0 0 0."""
+    """Columns of the parameter table of a view, N x COLUMNS."""
 
     BRIGHTNESS = 0
     CONTRAST = 1
@@ -28,7 +29,10 @@ class Column(IntEnum):
     HUE = 3  # turn of the colour circle, in turns
     ORDER = 4  # row of ORDERS
     GREY = 5  # 0 or 1
-    SIGMA = 6  # of the blur, in pixels; 0 for none
+    TAPS = 6  # from here on the right half of the blur's taps, centre first; 1 0 0 ... for none
+
+
+COLUMNS = Column.TAPS + _BLUR_RADIUS + 1
 
 
 FACTORS = (Column.BRIGHTNESS, Column.CONTRAST, Column.SATURATION)
@@ -45,25 +49,35 @@ def finish(
 ) -> torch.Tensor:
     """Augment and normalise a batch.
 
-    pixels: uint8 N x 3 x H x W on any device. params: float32 N x len(Column) on the CPU, or None to normalise only.
+    pixels: uint8 N x 3 x H x W on any device. params: float32 N x COLUMNS on the CPU, or None to normalise only.
     mean, std: of the normalisation, for pixels in [0, 1]. Returns N x 3 x H x W of `dtype`, channels_last.
     """
+    scale = [1.0 / (255.0 * s) for s in std]
+    shift = [-m / s for m, s in zip(mean, std, strict=True)]
     out = torch.empty(pixels.shape, dtype=dtype, device=pixels.device, memory_format=torch.channels_last)
-    shape = (1, 3, 1, 1)
-    factor = torch.tensor([1.0 / s for s in std], device=pixels.device).view(shape)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=pixels.device).view(shape)
     chunk = max(1, _CHUNK // pixels[0].numel()) if pixels.device.type == "cpu" else len(pixels)
     for start in range(0, len(pixels), chunk):
         part = slice(start, start + chunk)
+        if params is None:
+            _normalise_rows(pixels[part], scale, shift, out[part])
+            continue
         x = pixels[part].to(torch.float32, memory_format=torch.contiguous_format).mul_(1.0 / 255.0)
-        if params is not None:
-            x = augment(x, params[part], grey_first=grey_first)
-        out[part] = torch.addcmul(shift, x, factor)
+        x = augment(x, params[part], grey_first=grey_first)
+        for channel in range(3):
+            torch.add(x[:, channel] * (255.0 * scale[channel]), shift[channel], out=out[part, channel])
     return out
 
 
+def _normalise_rows(pixels: torch.Tensor, scale: list[float], shift: list[float], out: torch.Tensor) -> None:
+    """out = pixels * scale + shift by channel, over whole rows of interleaved channels so that the work vectorises."""
+    width, device = pixels.shape[3], pixels.device
+    rows = pixels.permute(0, 2, 3, 1).flatten(2).float()  # N x H x 3 W
+    rows = torch.addcmul(torch.tensor(shift * width, device=device), rows, torch.tensor(scale * width, device=device))
+    out.permute(0, 2, 3, 1).copy_(rows.unflatten(2, (width, 3)))
+
+
 def augment(x: torch.Tensor, params: torch.Tensor, *, grey_first: bool = False) -> torch.Tensor:
-    """Colour jitter, grey and blur. x: float32 N x 3 x H x W in [0, 1], overwritten; params: N x len(Column), CPU."""
+    """Colour jitter, grey and blur. x: float32 N x 3 x H x W in [0, 1], overwritten; params: N x COLUMNS, CPU."""
     if grey_first:
         x = _grey(x, params)
     x = _jitter(x, params)
@@ -153,29 +167,31 @@ def shift_hue(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     return out
 
 
-def blur_taps(sigma: torch.Tensor, radius: int = _RADIUS) -> torch.Tensor:
-    """Impulse response of PIL's GaussianBlur(sigma): N -> N x (2 radius + 1), float64.
+def blur_taps(sigma: np.ndarray) -> np.ndarray:
+    """Right half of the impulse response of PIL's GaussianBlur(sigma), centre first: float64, ... x (radius + 1).
 
     PIL blurs by three passes of an "extended box" of variance sigma^2 / 3 (Gwosdek et al., "Theoretical foundations of
     Gaussian convolution by extended box filtering", SSVM 2011): weight 1 up to distance l, weight a at l + 1.
+    Sigma 0 gives 1 0 0 ...; the radius serves sigma up to 2.
     """
-    variance = sigma.double() ** 2 / 3.0
-    whole = torch.floor((torch.sqrt(12.0 * variance + 1.0) - 1.0) / 2.0)
+    variance = np.asarray(sigma, np.float64)[..., None] ** 2 / 3.0
+    whole = np.floor((np.sqrt(12.0 * variance + 1.0) - 1.0) / 2.0)
     a = (2 * whole + 1) * (whole * (whole + 1) - 3.0 * variance) / (6.0 * (variance - (whole + 1) ** 2))
-    distance = torch.arange(-radius, radius + 1).abs().double()
-    box = (distance <= whole[:, None]).double() + a[:, None] * (distance == whole[:, None] + 1)
-    box = box / box.sum(1, keepdim=True)
-    spectrum = torch.fft.rfft(box, n=6 * radius + 1)  # three-fold convolution, long enough not to wrap round
-    return torch.fft.irfft(spectrum**3, n=6 * radius + 1)[:, 2 * radius : 4 * radius + 1].clamp_min(0.0)
+    distance = np.abs(np.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1))
+    box = (distance <= whole) + a * (distance == whole + 1)
+    length = 6 * _BLUR_RADIUS + 1  # of the three-fold convolution
+    spectrum = np.fft.rfft(box / box.sum(-1, keepdims=True), n=length)
+    taps = np.fft.irfft(spectrum**3, n=length)[..., 3 * _BLUR_RADIUS : 4 * _BLUR_RADIUS + 1]
+    return np.where(variance > 0, taps.clip(0.0), distance[_BLUR_RADIUS:] == 0)
 
 
 def _blur(x: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
-    """Blur the images whose sigma is above 0, replicating the border."""
-    sigma = params[:, Column.SIGMA]
-    blurred = sigma > 0
+    """Blur the images whose centre tap is below 1, replicating the border."""
+    blurred = params[:, Column.TAPS] < 1.0
     if not blurred.any():
         return x
-    taps = blur_taps(sigma[blurred]).float().to(x.device, non_blocking=True)
+    half = params[blurred, Column.TAPS :]
+    taps = torch.cat([half[:, 1:].flip(1), half], 1).to(x.device, non_blocking=True)
     rows = _rows(blurred, x)
     x[rows] = separable(x[rows], taps)
     return x

@@ -32,7 +32,7 @@ class Batch:
 
     step, epoch: from 0. indices: int64 B, the images shown (a bad one's substitute, if any). images: per view, uint8
     B x 3 x H x W (channels_last memory). labels: int64 B, -1 without labels. params: per view, float32
-    B x len(device_views.Column), for `Views.on_device`. bad: (index, "name: reason") of images found bad here.
+    B x device_views.COLUMNS, for `Views.on_device`. bad: (index, "name: reason") of images found bad here.
     """
 
     step: int
@@ -62,7 +62,8 @@ class BatchMaker(Dataset):
         size, count = self.views.image_size, self.views.count
         stack = _empty_uint8((count, len(planned), size, size, 3))
         pixels = stack.numpy()
-        shown, bad = planned.copy(), []
+        shown = planned.copy()
+        bad: list[tuple[int, str]] = []
         for row, index in enumerate(planned):
             shown[row] = self._fill(epoch, int(index), u[row], pixels[:, row], bad)
             if self.views.on_cpu:

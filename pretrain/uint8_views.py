@@ -18,15 +18,14 @@ try:
 
     cv2.setNumThreads(0)  # the loader's workers are the parallelism
 except ImportError:  # optional
-    cv2 = None
+    cv2 = None  # type: ignore[assignment]
 
 AVAILABLE = cv2 is not None
-_LEVELS = np.arange(256, dtype=np.float32)
 _WEIGHTS = np.asarray(GREY_WEIGHTS, np.float32)
 
 
 def augment(image: np.ndarray, params: torch.Tensor, *, grey_first: bool = False) -> None:
-    """Colour jitter, grey and blur of one view, in place. image: uint8 H x W x 3, contiguous; params: len(Column)."""
+    """Colour jitter, grey and blur of one view, in place. image: uint8 H x W x 3, contiguous; params: COLUMNS."""
     if cv2 is None:
         x = torch.from_numpy(image).permute(2, 0, 1)[None].float().div_(255.0).contiguous()
         x = device_views.augment(x, params[None], grey_first=grey_first)
@@ -40,8 +39,9 @@ def augment(image: np.ndarray, params: torch.Tensor, *, grey_first: bool = False
             _OPERATIONS[operation](image, row[operation])
     if not grey_first:
         _grey(image, row)
-    if row[Column.SIGMA] > 0:
-        taps = device_views.blur_taps(params[Column.SIGMA : Column.SIGMA + 1])[0].float().numpy()
+    if row[Column.TAPS] < 1.0:
+        half = np.asarray(row[Column.TAPS :], np.float32)
+        taps = np.concatenate([half[:0:-1], half])
         cv2.sepFilter2D(image, -1, taps, taps, dst=image, borderType=cv2.BORDER_REPLICATE)
 
 
@@ -50,17 +50,14 @@ def _grey(image: np.ndarray, row: list[float]) -> None:
         cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB, dst=image)
 
 
-def _table(image: np.ndarray, levels: np.ndarray) -> None:
-    cv2.LUT(image, np.clip(np.rint(levels), 0, 255).astype(np.uint8), dst=image)
-
-
 def _brightness(image: np.ndarray, factor: float) -> None:
-    _table(image, _LEVELS * factor)
+    cv2.addWeighted(image, factor, image, 0.0, 0.0, dst=image)
 
 
 def _contrast(image: np.ndarray, factor: float) -> None:
-    mean = float(np.dot(cv2.mean(image)[:3], _WEIGHTS))  # the mean of a weighted sum is the weighted sum of the means
-    _table(image, _LEVELS * factor + (1.0 - factor) * mean)
+    # the mean of a weighted sum is the weighted sum of the means
+    mean = sum(weight * channel for weight, channel in zip(GREY_WEIGHTS, cv2.mean(image)))
+    cv2.addWeighted(image, factor, image, 0.0, (1.0 - factor) * mean, dst=image)
 
 
 def _saturation(image: np.ndarray, factor: float) -> None:
@@ -70,9 +67,11 @@ def _saturation(image: np.ndarray, factor: float) -> None:
 
 def _hue(image: np.ndarray, turns: float) -> None:
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    levels = (np.arange(256) + round(turns * 256)) % 256
-    table = np.stack([levels, np.arange(256), np.arange(256)], axis=1).astype(np.uint8)
-    cv2.cvtColor(cv2.LUT(hsv, table[None]), cv2.COLOR_HSV2RGB_FULL, dst=image)
+    # 256 hues, so that adding in uint8 goes round the circle by itself; whole rows at once, 0 for the other channels
+    step = np.tile(np.array([round(turns * 256) % 256, 0, 0], np.uint8), image.shape[1])
+    flat = hsv.reshape(len(hsv), -1)
+    np.add(flat, step, out=flat)
+    cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL, dst=image)
 
 
 _OPERATIONS = (_brightness, _contrast, _saturation, _hue)

@@ -121,13 +121,13 @@ class Views:
             crops.cut_centre(picture, round(self.image_size * 256 / 224), self.image_size, out[0])
             out[1:] = out[0]
             return
-        boxes = [self._crop(picture, numbers) for numbers in u]
+        boxes = [self._crop(picture, numbers) for numbers in u.tolist()]
         reduction = crops.reduction_for(picture, boxes, self.image_size)
         pixels = picture.pixels(reduction)
         for view, box in zip(out, boxes, strict=True):
             crops.cut(pixels, box, self.image_size, reduction, view)
 
-    def _crop(self, picture: Picture, u: np.ndarray) -> crops.Crop:
+    def _crop(self, picture: Picture, u: list[float]) -> crops.Crop:
         box = crops.random_resized_crop(
             picture.height,
             picture.width,
@@ -139,8 +139,8 @@ class Views:
         return replace(box, flip=bool(u[Slot.FLIP] < self.kind.flip_p))
 
     def params(self, u: np.ndarray) -> torch.Tensor:
-        """What the second stage needs, float32 count x N x len(Column), from the numbers N x count x slots."""
-        kind, table = self.kind, np.zeros((*u.shape[:2], len(device_views.Column)), np.float32)
+        """What the second stage needs, float32 count x N x COLUMNS, from the numbers N x count x slots."""
+        kind, table = self.kind, np.zeros((*u.shape[:2], device_views.COLUMNS), np.float32)
         jittered = u[..., Slot.JITTER] < kind.jitter_p
         for column in device_views.FACTORS:
             low, high = max(0.0, 1.0 - kind.jitter[column]), 1.0 + kind.jitter[column]
@@ -149,14 +149,14 @@ class Views:
         table[..., device_views.Column.ORDER] = np.floor(u[..., Slot.JITTER_ORDER] * len(device_views.ORDERS))
         table[..., device_views.Column.GREY] = u[..., Slot.GREY] < kind.grey_p
         low, high = kind.sigma
-        blurred = u[..., Slot.BLUR] < kind.blur_p
-        table[..., device_views.Column.SIGMA] = np.where(blurred, low + (high - low) * u[..., Slot.SIGMA], 0.0)
+        sigma = np.where(u[..., Slot.BLUR] < kind.blur_p, low + (high - low) * u[..., Slot.SIGMA], 0.0)
+        table[..., device_views.Column.TAPS :] = device_views.blur_taps(sigma)
         return torch.from_numpy(np.ascontiguousarray(table.transpose(1, 0, 2)))
 
     def finish_on_cpu(self, out: np.ndarray, params: torch.Tensor) -> None:
         """Second stage without the normalisation, in place, for one image in a worker.
 
-        out: uint8 count x size x size x 3; params: float32 count x len(Column).
+        out: uint8 count x size x size x 3; params: float32 count x COLUMNS.
         """
         for view, row in zip(out, params, strict=True):
             uint8_views.augment(view, row, grey_first=self.kind.grey_first)
