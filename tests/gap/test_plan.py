@@ -1,0 +1,99 @@
+"""Plans: what is read, and one line for everything that is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import UserError
+from transfer.plan import load_plan
+from transfer.stages import choose, plan_stages
+
+
+def test_plan_becomes_stages_in_order(plan_file: Path) -> None:
+    plan = load_plan(plan_file)
+    names = [stage.name for stage in plan_stages(plan)]
+    assert names[:5] == ["prepare/1", "pretrain/supervised", "convert/supervised", "pretrain/moco", "convert/moco"]
+    assert names[5:] == [f"toy/{i}/seed{s}" for i in ("random", "supervised", "moco") for s in (0, 1)]
+    assert (plan.supervised, plan.random) == ("supervised", "random")
+
+
+def test_output_and_seed_offset_move_everything(plan_file: Path) -> None:
+    plan = load_plan(plan_file, output="runs/again", seed_offset=10)
+    stages = plan_stages(plan)
+    words = [word for stage in stages for word in stage.command()]
+    assert plan.seeds == (10, 11)
+    assert not [word for word in words if "runs/toy" in word]
+    assert stages[0].argv == ("demo/draw.py", "runs/again/data", "--seed", "10")
+    assert ("SEED", "11") in [pair for s in stages for pair in zip(s.argv, s.argv[1:])]
+
+
+def test_settings_reach_plan_and_config(plan_file: Path) -> None:
+    plan = load_plan(plan_file, settings=["seeds=[5]", "SOLVER.MAX_ITER=7", "inits.moco.lr=0.01"])
+    train = [s for s in plan_stages(plan) if s.kind == "train"]
+    assert {s.seed for s in train} == {5}
+    assert all(s.argv[s.argv.index("SOLVER.MAX_ITER") + 1] == "7" for s in train)
+    assert [s.name for s in train if "SOLVER.BASE_LR" in s.argv] == ["toy-own_lr/moco/seed5"]
+
+
+def test_only_takes_what_it_needs(plan_file: Path) -> None:
+    stages = plan_stages(load_plan(plan_file))
+    assert [s.name for s in choose(stages, ["toy/moco/seed1"])] == [
+        "prepare/1",
+        "pretrain/moco",
+        "convert/moco",
+        "toy/moco/seed1",
+    ]
+    with pytest.raises(UserError, match="matches no stage"):
+        choose(stages, ["nothing"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("configs: [toy.yaml]", "configs: [tay.yaml]", "tay.yaml, which does not exist.*did you mean toy.yaml"),
+        ("seeds: [0, 1]", "seeds: [0, 0]", "different numbers"),
+        ("seeds: [0, 1]", "seeds: [0, x]", "seeds has 'x'"),
+        ("seeds: [0, 1]", "seeds: [true]", "seeds has True"),
+        ("configs:", "confgs:", "unknown key 'confgs'; did you mean configs"),
+        ("random: {random: true}", "random: {random: true, weights: a.pkl}", "exactly one of"),
+        ("random: {random: true}", "random: {}", "exactly one of"),
+        ("random: {random: true}", "'../x': {random: true}", "is no name"),
+        ("name: toy", "name: !!python/object/apply:os.system ['touch owned']", "cannot be read"),
+        ("name: toy", "name: toy\nname: again", "written twice"),
+        ("name: toy", "name: &a toy\nengine: *a", "aliases"),
+        ("demo/draw.py", "/bin/sh", "script of this repository"),
+        ("demo/draw.py", "../outside.py", "script of this repository"),
+        ('"{output}/data", --seed', '"{outptu}/data", --seed', "unknown placeholder {outptu}"),
+        ("seeds: [0, 1]", "seeds: [0, 1]\nsupervised: nobody", "none of the inits"),
+        ("seeds: [0, 1]", "seeds: [0, 1]\nlr: {search: []}", "positive rates"),
+        ("name: toy", "name: [", "cannot be read"),
+    ],
+)
+def test_mistakes_are_one_line(plan_file: Path, old: str, new: str, message: str) -> None:
+    text = plan_file.read_text()
+    assert old in text
+    plan_file.write_text(text.replace(old, new))
+    (plan_file.parent.parent / "outside.py").write_text("")
+    with pytest.raises(UserError, match=message):
+        load_plan(plan_file)
+    assert not (plan_file.parent / "owned").exists()
+
+
+def test_entry_reports_a_missing_config_in_one_line(repo: Path, run_cli, tmp_path: Path) -> None:
+    plan = tmp_path / "p.yaml"
+    plan.write_text("inits: {a: {random: true}}\nconfigs: [nowhere.yaml]\nseeds: [0]\n")
+    done = run_cli(["transfer/measure_gap.py", str(plan)], cwd=tmp_path, check=2)
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "nowhere.yaml" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["p.yaml"]
+
+
+@pytest.mark.parametrize("plan", sorted((Path(__file__).parents[2] / "plans").glob("*.yaml")), ids=lambda p: p.name)
+def test_shipped_plans_are_valid(plan: Path, monkeypatch: pytest.MonkeyPatch, repo: Path) -> None:
+    monkeypatch.chdir(repo)
+    stages = plan_stages(load_plan(plan))
+    assert any(stage.kind == "train" for stage in stages)

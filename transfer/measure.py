@@ -1,0 +1,125 @@
+"""Plan -> stages -> runs -> report: what measure_gap.py does after parsing."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from runtime.errors import UserError
+from runtime.stop import StopSignal
+from transfer.dry_run import dry_run
+from transfer.gap import Table, compare
+from transfer.launchers import make_launcher
+from transfer.lr_search import SEARCHED, grid_record, search_folder
+from transfer.plan import Plan, load_plan
+from transfer.report import Report, write_report
+from transfer.report_tables import records, summary
+from transfer.runner import Outcome, Runner
+from transfer.runs import Run, find_runs, read_run
+from transfer.stage_state import read_json, stage_folder
+from transfer.stages import Stage, choose, plan_stages, trained_inits
+from transfer.terminal import gap_table
+
+
+def run_plan(args: argparse.Namespace, command: str) -> int:
+    """Run every missing stage of a plan and report; the exit code of measure_gap.py."""
+    plan = load_plan(args.plan, settings=args.set, output=args.output, seed_offset=args.seed_offset)
+    launcher = make_launcher(args.launcher, args.nproc, args.slurm_option)
+    every = plan_stages(plan)
+    chosen = choose(every, args.only)
+    if args.dry_run:
+        print(dry_run(plan, chosen, launcher))
+        return 0
+    outcomes: Mapping[str, Outcome] = {}
+    stop = StopSignal()
+    if not args.report_only:
+        with stop:
+            outcomes = Runner(chosen, plan.output, jobs=args.jobs, launcher=launcher, redo=args.redo).run(stop)
+    tables, report = plan_report(plan, every, outcomes, command, [*plan.allow, *args.allow])
+    _finish(plan.output, tables, report)
+    if stop.requested:
+        done = sum(outcome.status == "finished" for outcome in outcomes.values())
+        print(f"stopped: {done} of {len(chosen)} stages are finished; the same command continues")
+        return stop.exit_code
+    failed = {name: o for name, o in outcomes.items() if o.status != "finished"}
+    for name, outcome in failed.items():
+        print(f"{name}: {outcome.status}: {outcome.error}")
+    return 1 if failed else 0
+
+
+def plan_report(
+    plan: Plan, stages: Sequence[Stage], outcomes: Mapping[str, Outcome], command: str, allow: Sequence[str]
+) -> tuple[list[Table], Report]:
+    """Compared tables of a plan, and what its report says besides."""
+    cells = [stage for stage in stages if stage.cell and not stage.cell.table.endswith("search")]
+    runs = _plan_runs(plan, cells)
+    references = {"supervised": plan.supervised, "random": plan.random}
+    tables = []
+    for name in dict.fromkeys(run.table for run in runs):
+        group = [run for run in runs if run.table == name]
+        own_lr = ["SOLVER.BASE_LR"] if name.endswith(SEARCHED) else []
+        tables += compare(group, references, allow=[*allow, *own_lr])
+    searches = {
+        f"{config.name}/{init.name}": grid_record(search_folder(plan.output, config.name, init.name), init.lr.search)
+        for config in plan.configs
+        for init in trained_inits(plan)
+        if init.lr and init.lr.search
+    }
+    return tables, Report(plan.name, command, _errors(plan.output, cells, outcomes), searches)
+
+
+def _plan_runs(plan: Plan, cells: Sequence[Stage]) -> list[Run]:
+    """The runs of every table; in an own-rate table an initialisation without an own rate takes part as it is."""
+    runs = [
+        read_run(c.folder, table=c.table, init=c.init, seed=c.seed) for stage in cells if (c := stage.cell) is not None
+    ]
+    own = {(run.table, run.init) for run in runs if run.table.endswith(SEARCHED)}
+    for table in {table for table, _ in own}:
+        base = table.removesuffix(SEARCHED)
+        for stage in cells:
+            cell = stage.cell
+            if cell is not None and cell.table == base and (table, cell.init) not in own:
+                runs.append(read_run(cell.folder, table=table, init=cell.init, seed=cell.seed))
+    return runs
+
+
+def _errors(output: Path, cells: Sequence[Stage], outcomes: Mapping[str, Outcome]) -> dict[str, str]:
+    """Why a run has no number: what the runner saw now, or recorded when it last tried."""
+    errors = {}
+    for stage in cells:
+        outcome = outcomes.get(stage.name)
+        recorded = read_json(stage_folder(output, stage) / "record.json").get("error")
+        error = (outcome.error if outcome else None) or recorded
+        if error:
+            errors[str(stage.folder)] = f"{outcome.status}: {error}" if outcome else str(error)
+    return errors
+
+
+def report_folder(args: argparse.Namespace, command: str) -> int:
+    """Report on every run found under a folder."""
+    root = Path(args.plan)
+    runs = list(find_runs(root))
+    if not runs:
+        raise UserError(f"{root} holds no result.json; give a plan, or a folder of finished runs")
+    inits = list(dict.fromkeys(run.init for run in runs))
+    references = {
+        "supervised": args.supervised or next((i for i in inits if i.startswith("supervised")), None),
+        "random": args.random or next((i for i in inits if i.startswith("random")), None),
+    }
+    for role in references:
+        wanted = getattr(args, role)
+        if wanted and wanted not in inits:
+            raise UserError(f"--{role} {wanted} is none of the initialisations found: {', '.join(inits)}")
+    tables = compare(runs, references, allow=args.allow)
+    _finish(root if args.output is None else Path(args.output), tables, Report(root.name, command))
+    return 0
+
+
+def _finish(folder: Path, tables: Sequence[Table], report: Report) -> None:
+    files = write_report(folder, tables, report)
+    rows = records(tables)
+    print(gap_table(rows))
+    for sentence in summary(rows):
+        print(sentence)
+    print("wrote " + "  ".join(str(path) for path in files.values()))

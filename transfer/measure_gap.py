@@ -1,0 +1,65 @@
+"""Measures the gap: runs every missing run of a plan and writes the report.
+
+    python transfer/measure_gap.py plans/demo.yaml
+    python transfer/measure_gap.py plans/demo.yaml --dry-run
+    python transfer/measure_gap.py runs/demo                     # report on a folder of finished runs
+
+Exit codes: 0 every run has a number, 1 some run failed (the report says which), 2 the plan or an argument is wrong,
+130 / 138 / 143 stopped by a signal; the same command continues.
+"""
+
+import os
+import sys
+
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from runtime.errors import run_entry
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plan", metavar="PLAN", help="plan YAML, or a folder of finished runs")
+    what = parser.add_argument_group("what to run")
+    what.add_argument("--dry-run", action="store_true", help="print the runs, their state, time and disk; run nothing")
+    what.add_argument("--report-only", action="store_true", help="write the report on what is finished; run nothing")
+    what.add_argument("--only", action="append", default=[], metavar="GLOB", help="stages to run, with what they need")
+    what.add_argument("--redo", action="store_true", help="set stale results aside (renamed) and run again")
+    what.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. seeds=[0,1], SOLVER.MAX_ITER=90"
+    )
+    what.add_argument("--output", metavar="DIR", help="folder instead of the plan's")
+    what.add_argument("--seed-offset", type=int, default=0, metavar="N", help="shift data, pretraining and run seeds")
+    how = parser.add_argument_group("how to run")
+    how.add_argument("--jobs", type=int, default=1, metavar="N", help="stages at a time (default 1)")
+    how.add_argument("--launcher", choices=("local", "torchrun", "slurm"), default="local")
+    how.add_argument("--nproc", type=int, default=1, metavar="N", help="processes of a training (torchrun, slurm)")
+    how.add_argument("--slurm-option", action="append", default=[], metavar="K=V", help="e.g. partition=gpu")
+    report = parser.add_argument_group("the comparison")
+    report.add_argument("--allow", action="append", default=[], metavar="KEY", help="let runs differ in KEY, in red")
+    report.add_argument("--supervised", metavar="INIT", help="the supervised initialisation (for a folder of runs)")
+    report.add_argument("--random", metavar="INIT", help="the random initialisation (for a folder of runs)")
+    report.add_argument("--published", action="store_true", help="put matching published rows beside the results")
+    args = parser.parse_args(argv)
+    if args.jobs < 1:
+        parser.error("--jobs must be at least 1")
+    return args
+
+
+def main() -> int:
+    """Load the plan, run what is missing, report."""
+    args = parse()
+    from transfer import measure
+
+    if Path(args.plan).is_dir():
+        return measure.report_folder(args, command=shlex.join(["python", "transfer/measure_gap.py", *sys.argv[1:]]))
+    return measure.run_plan(args, command=shlex.join(["python", "transfer/measure_gap.py", *sys.argv[1:]]))
+
+
+if __name__ == "__main__":
+    run_entry(main)
