@@ -1,0 +1,192 @@
+"""gap.html: one self-contained page without scripts or requests; every gap in it is a string of gap.csv."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from transfer import plots
+from transfer.report_style import STYLE
+from transfer.report_tables import MAIN, NOT_INDEPENDENT, ROLES, SIZES, Index, Record, span, summary, title
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # the page itself forbids every request
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: an anchor, a heading and finished HTML."""
+
+    anchor: str
+    heading: str
+    body: str
+
+
+def escape(value: object) -> str:
+    """Text for HTML, also inside attributes."""
+    return html.escape(str(value), quote=True)
+
+
+def page(heading: str, lead: str, sections: Sequence[Section]) -> str:
+    """The whole document."""
+    links = "".join(f'<li><a href="#{s.anchor}">{escape(s.heading)}</a></li>' for s in sections)
+    body = "".join(
+        f'<section aria-labelledby="{s.anchor}"><h2 id="{s.anchor}">{escape(s.heading)}</h2>{s.body}</section>'
+        for s in sections
+    )
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1"><link rel="icon" href="data:,">'
+        f"<title>{escape(heading)}</title><style>{STYLE}</style></head><body>"
+        f'<a class="skip" href="#main">Skip to the results</a><header><h1>{escape(heading)}</h1>{lead}</header>'
+        f'<nav aria-label="Contents"><details><summary>Contents</summary><ul>{links}</ul></details></nav>'
+        f'<main id="main">{body}</main></body></html>\n'
+    )
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
+    """A real table with a caption and scoped headers. Cells are finished HTML: ``<td ...>`` or plain inner text."""
+    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    lines = []
+    for row in rows:
+        first = f'<th scope="row">{row[0]}</th>'
+        lines.append(f"<tr>{first}{''.join(c if c.startswith('<td') else f'<td>{c}</td>' for c in row[1:])}</tr>")
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
+        f"<caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def summary_html(rows: Sequence[Record]) -> str:
+    """The sentences that come first."""
+    said = summary(rows) or [
+        "No comparison can be made yet: no two initialisations have a finished run with equal seed."
+    ]
+    first = f'<p class="summary"><strong>{escape(said[0])}</strong></p>'
+    return first + "".join(f"<p>{escape(sentence)}</p>" for sentence in said[1:12])
+
+
+class Numbers:
+    """Cells whose text is a field of gap.csv; each names its line and column there."""
+
+    def __init__(self, rows: Sequence[Record]) -> None:
+        self._line = {id(row): i for i, row in enumerate(rows)}
+
+    def cell(self, record: Record | None, column: str) -> str:
+        """One number of gap.csv, marked with where it stands."""
+        if record is None or not record[column]:
+            return ""
+        return f'<span data-csv="{self._line[id(record)]}.{column}">{escape(record[column])}</span>'
+
+    def value(self, record: Record | None) -> str:
+        """Mean and spread."""
+        if record is None:
+            return ""
+        spread = f" ± {self.cell(record, 'std')}" if record["std"] else ""
+        return self.cell(record, "mean") + spread
+
+    def gap(self, record: Record | None, role: str) -> str:
+        """A coloured difference in brackets; its sign and verdict are also words, so colour is never alone."""
+        if record is None or not record[f"vs_{role}"]:
+            return ""
+        verdict = record[f"vs_{role}_verdict"]
+        hint = f'title="{escape(verdict)}" class="{verdict.replace(" ", "-")}"'
+        return f"<span {hint}>({self.cell(record, f'vs_{role}')})</span>"
+
+
+def values_table(index: Index, numbers: Numbers) -> str:
+    """Mean, spread and difference to supervised (or to random without it), as in the papers."""
+    columns = index.columns(MAIN)
+    role = next((r for r in ROLES if any(row[f"vs_{r}"] for row in index.rows)), ROLES[0])
+    rows = []
+    for init in index.inits:
+        found = [index.get(init, *c) for c in columns]
+        n = next((r["n"] for r in found if r), "0")
+        cells = [f'<td class="num">{numbers.value(r)} {numbers.gap(r, role)}</td>' for r in found]
+        rows.append([escape(init), n, *cells])
+    reference = next((r[f"vs_{role}_init"] for r in index.rows if r[f"vs_{role}_init"]), None)
+    note = f"in brackets the difference to {reference}" if reference else "no reference to compare with"
+    spread = (
+        " ± sample standard deviation over seeds" if any(r["std"] for r in index.rows) else " (one run each: no spread)"
+    )
+    return table(["init", "n", *(title(*c) for c in columns)], rows, f"Mean{spread}; {note}")
+
+
+def differences_table(index: Index, role: str, numbers: Numbers) -> str:
+    """Every difference to one reference with interval and verdict."""
+    rows, reference, methods = [], "", set()
+    for init in index.inits:
+        for column in index.columns((*MAIN, *SIZES)):
+            r = index.get(init, *column)
+            if r is None or not r[f"vs_{role}"]:
+                continue
+            reference = r[f"vs_{role}_init"]
+            methods.add(r[f"vs_{role}_interval"])
+            verdict = r[f"vs_{role}_verdict"]
+            interval = f"[{numbers.cell(r, f'vs_{role}_low')}, {numbers.cell(r, f'vs_{role}_high')}]"
+            cells = [numbers.cell(r, f"vs_{role}"), interval if span(r, role) else "none", r[f"vs_{role}_n"]]
+            colour = f'<td class="left {verdict.replace(" ", "-")}">{verdict}</td>'
+            marked = [f'<td class="num">{cell}</td>' for cell in cells]
+            rows.append([f"{escape(init)}, {title(*column)}", *marked, colour])
+    if not rows:
+        return ""
+    head = ["comparison", "difference", "95 % interval", "n", "verdict"]
+    return table(head, rows, f"Difference to {reference} ({'; '.join(sorted(methods))})")
+
+
+def dots_figure(index: Index, role: str) -> str:
+    """The differences of the main metrics as dots with intervals."""
+    dots, reference = [], ""
+    for column in index.columns(MAIN):
+        for init in index.inits:
+            r = index.get(init, *column)
+            if r is not None and r[f"vs_{role}"]:
+                reference = r[f"vs_{role}_init"]
+                low, high = (float(r[f"vs_{role}_{k}"]) if r[f"vs_{role}_{k}"] else None for k in ("low", "high"))
+                label = f"{init[:12]} {title(*column)}"
+                dots.append(plots.Dot(label, float(r[f"vs_{role}"]), low, high, r[f"vs_{role}_verdict"]))
+    if not dots:
+        return ""
+    name = f"Differences to {reference}"
+    return figure(plots.dot_intervals(dots[:60], name, f"difference to {reference}, AP"), name + " with 95 % intervals")
+
+
+def figure(picture: str, caption: str) -> str:
+    """A picture with a caption."""
+    return f"<figure>{picture}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def class_figure(index: Index, role: str, styles: dict[str, int]) -> str:
+    """Per-class differences, largest first; a long tail is cut in the middle and the csv has all of it."""
+    columns = [(task, metric) for task in ("bbox", "segm") for metric in index.classes(task)][:2000]
+    groups: dict[str, dict[str, float]] = {}
+    for column in columns:
+        if column[0] != columns[0][0]:
+            break
+        found = {i: r for i in index.inits if (r := index.get(i, *column)) and r[f"vs_{role}"]}
+        if found:
+            groups[column[1].removeprefix("AP-")] = {i: float(r[f"vs_{role}"]) for i, r in found.items()}
+    if not groups:
+        return ""
+    order = sorted(groups, key=lambda name: -max(groups[name].values()))
+    kept = order if len(order) <= 24 else order[:12] + order[-12:]
+    reference = next(r[f"vs_{role}_init"] for r in index.rows if r[f"vs_{role}_init"])
+    cut = "" if len(order) == len(kept) else f" (the 12 largest and 12 smallest of {len(order)}; gap.csv has all)"
+    name = f"AP per class, difference to {reference}{cut}"
+    return figure(plots.bars({k: groups[k] for k in kept}, styles, name, f"difference to {reference}, AP"), name)
+
+
+def config_section(rows: Sequence[Record], config: str, number: int, numbers: Numbers, extra: str) -> Section:
+    """Tables and plots of one config."""
+    index = Index(rows, config)
+    styles = {init: i for i, init in enumerate(index.inits)}
+    if not index.rows:
+        return Section(f"config{number}", config, "<p>No finished run.</p>" + extra)
+    body = values_table(index, numbers)
+    for role in ROLES:
+        body += differences_table(index, role, numbers) + dots_figure(index, role)
+    body += f'<p class="soft">{escape(NOT_INDEPENDENT)}</p>' + extra
+    role = next((r for r in ROLES if any(row[f"vs_{r}"] for row in index.rows)), ROLES[0])
+    body += class_figure(index, role, styles)
+    return Section(f"config{number}", config, body)
