@@ -52,28 +52,30 @@ def finish(
     pixels: uint8 N x 3 x H x W on any device. params: float32 N x COLUMNS on the CPU, or None to normalise only.
     mean, std: of the normalisation, for pixels in [0, 1]. Returns N x 3 x H x W of `dtype`, channels_last.
     """
-    scale = [1.0 / (255.0 * s) for s in std]
-    shift = [-m / s for m, s in zip(mean, std, strict=True)]
+    factor = torch.tensor([1.0 / (255.0 * s) for s in std], device=pixels.device)
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=pixels.device)
+    rows = factor.repeat(pixels.shape[3]), shift.repeat(pixels.shape[3])
     out = torch.empty(pixels.shape, dtype=dtype, device=pixels.device, memory_format=torch.channels_last)
     chunk = max(1, _CHUNK // pixels[0].numel()) if pixels.device.type == "cpu" else len(pixels)
     for start in range(0, len(pixels), chunk):
         part = slice(start, start + chunk)
         if params is None:
-            _normalise_rows(pixels[part], scale, shift, out[part])
+            _normalise_rows(pixels[part], *rows, out[part])
             continue
         x = pixels[part].to(torch.float32, memory_format=torch.contiguous_format).mul_(1.0 / 255.0)
         x = augment(x, params[part], grey_first=grey_first)
-        for channel in range(3):
-            torch.add(x[:, channel] * (255.0 * scale[channel]), shift[channel], out=out[part, channel])
+        out[part] = torch.addcmul(shift.view(3, 1, 1), x, factor.view(3, 1, 1), value=255.0)
     return out
 
 
-def _normalise_rows(pixels: torch.Tensor, scale: list[float], shift: list[float], out: torch.Tensor) -> None:
-    """out = pixels * scale + shift by channel, over whole rows of interleaved channels so that the work vectorises."""
-    width, device = pixels.shape[3], pixels.device
+def _normalise_rows(pixels: torch.Tensor, factor: torch.Tensor, shift: torch.Tensor, out: torch.Tensor) -> None:
+    """out = pixels * factor + shift, over whole rows of interleaved channels so that the work vectorises.
+
+    pixels: N x 3 x H x W with channels-last strides; factor, shift: 3 W.
+    """
     rows = pixels.permute(0, 2, 3, 1).flatten(2).float()  # N x H x 3 W
-    rows = torch.addcmul(torch.tensor(shift * width, device=device), rows, torch.tensor(scale * width, device=device))
-    out.permute(0, 2, 3, 1).copy_(rows.unflatten(2, (width, 3)))
+    rows = torch.addcmul(shift, rows, factor)
+    out.permute(0, 2, 3, 1).copy_(rows.unflatten(2, (-1, 3)))
 
 
 def augment(x: torch.Tensor, params: torch.Tensor, *, grey_first: bool = False) -> torch.Tensor:
@@ -146,22 +148,24 @@ def _blend(x: torch.Tensor, factor: torch.Tensor, operation: torch.Tensor) -> to
 def shift_hue(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
     """Turn the hue in HSV. x: float32 N x 3 x H x W in [0, 1]; turns: N, in turns of the circle. Value and chroma stay.
 
-    With h in sixths and c the chroma, channel k of the result is value - c clamp(min(m, 4 - m), 0, 1) where
-    m = (offset_k + h) mod 6 and the offsets are 5, 3, 1.
+    With hue h in turns and chroma c, channel k of the result is value - c clamp(min(m, 4 - m), 0, 1), where
+    m = (offset_k + 6 h) mod 6 and the offsets are 5, 3, 1.
     """
     red, green, blue = x.unbind(1)
     value = torch.maximum(torch.maximum(red, green), blue)
     chroma = value - torch.minimum(torch.minimum(red, green), blue)
-    scale = chroma.clamp_min(1e-8).reciprocal_()
-    sector = torch.where(
+    scale = chroma.clamp_min(1e-8).reciprocal_().div_(6.0)
+    hue = torch.where(
         value == red,
-        (green - blue) * scale,
-        torch.where(value == green, (blue - red).mul_(scale).add_(2.0), (red - green).mul_(scale).add_(4.0)),
+        (green - blue).mul_(scale),
+        torch.where(
+            value == green, (blue - red).mul_(scale).add_(1.0 / 3.0), (red - green).mul_(scale).add_(2.0 / 3.0)
+        ),
     )
-    sector += (turns * 6.0).view(-1, 1, 1)
+    hue += (turns + 3.0).view(-1, 1, 1)  # positive, where the fractional part is the remainder
     out = torch.empty_like(x)
     for channel, offset in enumerate((5.0, 3.0, 1.0)):
-        m = torch.remainder(sector + offset, 6.0)
+        m = torch.frac(hue + offset / 6.0).mul_(6.0)
         m = torch.minimum(m, 4.0 - m).clamp_(0.0, 1.0)
         torch.addcmul(value, chroma, m, value=-1.0, out=out[:, channel])
     return out
