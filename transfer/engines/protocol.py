@@ -52,7 +52,7 @@ class Engine(Protocol):
         stop: StopSignal | None = None,
         after_eval: AfterEval | None = None,
     ) -> TrainSummary:
-        """Train to SOLVER.MAX_ITER; writes metrics.json, model_*.pth, model_final.pth and last_checkpoint in ``folder``.
+        """Train to SOLVER.MAX_ITER; ``folder`` gets metrics.json, model_*.pth, model_final.pth and last_checkpoint.
 
         ``after_eval`` is called with the detections of DATASETS.TEST every TEST.EVAL_PERIOD iterations, except at the
         last iteration: the caller evaluates model_final.pth itself. Call it on every rank of a process group.

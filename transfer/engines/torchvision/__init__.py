@@ -1,1 +1,1 @@
-"""The embedded engine: Detectron2's R-CNN family on torch and torchvision operators, bit for bit, without Detectron2."""
+"""The embedded engine: Detectron2's R-CNN family, bit for bit, on torch and torchvision operators."""

@@ -76,9 +76,7 @@ class FastRCNNOutputLayers(nn.Module):
         x = torch.flatten(x, start_dim=1) if x.dim() > 2 else x
         return self.cls_score(x), self.bbox_pred(x)
 
-    def losses(
-        self, logits: torch.Tensor, deltas: torch.Tensor, regions: Sequence[Regions]
-    ) -> dict[str, torch.Tensor]:
+    def losses(self, logits: torch.Tensor, deltas: torch.Tensor, regions: Sequence[Regions]) -> dict[str, torch.Tensor]:
         """Mean classification loss over all sampled regions; summed box loss of the foreground / all regions."""
         classes = torch.cat([r.classes for r in regions])
         boxes = torch.cat([r.boxes for r in regions])
@@ -88,9 +86,7 @@ class FastRCNNOutputLayers(nn.Module):
             chosen = deltas.view(-1, self.num_classes, 4)[rows, classes[rows]]
         else:
             chosen = deltas[rows]
-        box = box_regression_loss(
-            self.box_loss, self.smooth_l1_beta, self.coder, boxes[rows], chosen, gt_boxes[rows]
-        )
+        box = box_regression_loss(self.box_loss, self.smooth_l1_beta, self.coder, boxes[rows], chosen, gt_boxes[rows])
         box = box / max(classes.numel(), 1.0)
         return {"loss_cls": self._class_loss(logits, classes), "loss_box_reg": box * self.box_loss_weight}
 

@@ -1,4 +1,4 @@
-"""The dilated C5 backbone of the MoCo paper (arXiv:1911.05722, appendix): res5 at stride 16, then 3x3 to 512 channels."""
+"""The dilated C5 backbone of the MoCo paper (arXiv:1911.05722, appendix): res5 at stride 16, reduced to 512."""
 
 from __future__ import annotations
 

@@ -17,7 +17,13 @@ class FPN(nn.Module):
     """Levels ``p2 .. p5`` from ``res2 .. res5`` and ``p6`` by subsampling p5; images are padded to the top stride."""
 
     def __init__(
-        self, bottom_up: ResNet, *, in_features: Sequence[str], out_channels: int = 256, norm: str = "", average: bool = False
+        self,
+        bottom_up: ResNet,
+        *,
+        in_features: Sequence[str],
+        out_channels: int = 256,
+        norm: str = "",
+        average: bool = False,
     ) -> None:
         super().__init__()
         self.in_features, self.average = list(in_features), average

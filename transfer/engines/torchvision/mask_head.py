@@ -35,9 +35,7 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
         init_msra(*convs, self.deconv)
         init_normal(self.predictor, std=0.001)
 
-    def loss(
-        self, x: torch.Tensor, regions: Sequence[Regions], targets: Sequence[Targets]
-    ) -> dict[str, torch.Tensor]:
+    def loss(self, x: torch.Tensor, regions: Sequence[Regions], targets: Sequence[Targets]) -> dict[str, torch.Tensor]:
         """Mean binary cross-entropy of the true classes' masks over the foreground ``regions`` of all images."""
         logits = self(x)  # R x K x M x M
         side = logits.shape[-1]

@@ -54,7 +54,7 @@ class FrozenBatchNorm(nn.Module):
         frozen = cls(norm.num_features, norm.eps)
         for name in ("weight", "bias", "running_mean", "running_var"):
             setattr(frozen, name, getattr(norm, name).detach().clone())
-        frozen.num_batches_tracked = norm.num_batches_tracked
+        frozen.num_batches_tracked = norm.num_batches_tracked  # type: ignore[assignment]
         return frozen
 
 
@@ -96,7 +96,7 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         mean = total[:-1] / elements
         var = SummedOverRanks.apply(((wide - mean.view(1, -1, 1, 1)) ** 2).sum([0, 2, 3])) / elements
         with torch.no_grad():
-            self.num_batches_tracked += 1  # type: ignore[operator]
+            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
             self.running_mean += self.momentum * (mean - self.running_mean)  # type: ignore[operator]
             unbiased = var * elements / (elements - 1).clamp(min=1)
             self.running_var += self.momentum * (unbiased - self.running_var)  # type: ignore[operator]

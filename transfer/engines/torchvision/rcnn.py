@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from transfer.engines.torchvision.dilated_c5 import DilatedC5
 from transfer.engines.torchvision.fpn import FPN
 from transfer.engines.torchvision.instances import Found, Targets
 from transfer.engines.torchvision.postprocess import rescale
@@ -24,7 +25,7 @@ class GeneralizedRCNN(nn.Module):
 
     def __init__(
         self,
-        backbone: ResNet | FPN,
+        backbone: ResNet | FPN | DilatedC5,
         proposal_generator: RPN,
         roi_heads: StandardROIHeads | Res5ROIHeads,
         *,

@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from transfer.engines.torchvision.boxes import match, overlaps, sample
 from transfer.engines.torchvision.box_head import FastRCNNConvFCHead, FastRCNNOutputLayers
+from transfer.engines.torchvision.boxes import match, overlaps, sample
 from transfer.engines.torchvision.instances import Found, Proposals, Regions, Targets
 from transfer.engines.torchvision.mask_head import MaskRCNNConvUpsampleHead
 from transfer.engines.torchvision.poolers import ROIPooler

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -23,10 +24,8 @@ class RPNHead(nn.Module):
 
     def __init__(self, in_channels: int, num_anchors: int, conv_dims: Sequence[int] = (-1,)) -> None:
         super().__init__()
-        widths = [in_channels]
-        for dim in conv_dims:
-            widths.append(in_channels if dim == -1 else dim)
-        convs = [Conv(a, b, 3, padding=1, relu=True) for a, b in zip(widths[:-1], widths[1:])]
+        widths = [in_channels, *(in_channels if dim == -1 else dim for dim in conv_dims)]
+        convs = [Conv(a, b, 3, padding=1, relu=True) for a, b in itertools.pairwise(widths)]
         self.conv: nn.Module = convs[0]
         if len(convs) > 1:
             self.conv = nn.Sequential()

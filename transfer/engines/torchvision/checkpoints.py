@@ -1,0 +1,89 @@
+"""Checkpoints in Detectron2's layout, with what an exact resume needs beside it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from runtime.atomic import write_text
+from runtime.errors import UserError
+from runtime.logs import get_logger
+from runtime.torch_files import load_torch, save_torch
+
+POINTER = "last_checkpoint"
+OWN_KEY = "exact_resume"  # Detectron2 passes over keys that it does not know
+
+
+def checkpoint_name(iteration: int, final: bool = False) -> str:
+    """File name after the 0-based ``iteration``."""
+    return "model_final.pth" if final else f"model_{iteration:07d}.pth"
+
+
+def save_checkpoint(
+    folder: Path,
+    name: str,
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    iteration: int,
+    base_lrs: list[float],
+    exact: dict[str, Any],
+    scaler: dict[str, Any] | None = None,
+) -> None:
+    """Write ``folder/name`` and point ``last_checkpoint`` at it, both atomically.
+
+    ``iteration`` is the last finished one, 0-based. ``exact`` holds random states and stream positions.
+    """
+    trainer: dict[str, Any] = {"iteration": iteration, "optimizer": optimizer.state_dict()}
+    if scaler is not None:
+        trainer["grad_scaler"] = scaler
+    content = {
+        "model": model.state_dict(),
+        "iteration": iteration,
+        "trainer": {
+            "iteration": iteration,
+            "hooks": {"LRScheduler": {"base_lrs": list(base_lrs), "last_epoch": iteration + 1}},
+            "_trainer": trainer,
+        },
+        OWN_KEY: exact,
+    }
+    save_torch(content, folder / name)
+    write_text(folder / POINTER, name)
+
+
+def load_latest(folder: Path) -> tuple[str, dict[str, Any]] | None:
+    """Name and content of the newest checkpoint of ``folder`` that can be read, None where there is no checkpoint.
+
+    A damaged newest one is passed over with a warning for the one before it. Raises UserError when all are damaged.
+    """
+    candidates = _newest_first(folder)
+    for name in candidates:
+        try:
+            content = load_torch(folder / name)
+            if not isinstance(content, dict) or "trainer" not in content or "model" not in content:
+                raise UserError(f"{folder / name}: holds no training state")
+            return name, content
+        except UserError as error:
+            get_logger(__name__).warning("%s; trying the checkpoint before it", error)
+    if candidates:
+        raise UserError(
+            f"{folder}: none of its {len(candidates)} checkpoints can be read; start again without --resume"
+        )
+    return None
+
+
+def _newest_first(folder: Path) -> list[str]:
+    numbered = [path.name for path in folder.glob("model_*.pth") if re.fullmatch(r"model_\d{7}\.pth", path.name)]
+    ordered = sorted(numbered, reverse=True)
+    if (folder / "model_final.pth").exists():
+        ordered.insert(0, "model_final.pth")
+    pointer = folder / POINTER
+    named = pointer.read_text().strip() if pointer.exists() else ""
+    if named in ordered:  # what was written last, also when a shorter run followed a longer one
+        ordered.remove(named)
+        ordered.insert(0, named)
+    return ordered

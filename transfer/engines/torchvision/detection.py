@@ -1,0 +1,61 @@
+"""Running a trained model over a data set."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as rle
+import torch
+from tqdm import tqdm
+
+from transfer.engines.torchvision.instances import Found
+from transfer.engines.torchvision.postprocess import paste_masks
+from transfer.engines.torchvision.ranks import gather_objects, rank
+from transfer.engines.torchvision.rcnn import GeneralizedRCNN
+from transfer.evaluate.detections import Detections, Rle
+
+# image id, boxes, scores, classes, masks
+ImageResult = tuple[Any, np.ndarray, np.ndarray, np.ndarray, "list[Rle] | None"]
+
+
+def encode_masks(found: Found, height: int, width: int) -> list[Rle] | None:
+    """Mask probabilities drawn on a height x width image as COCO run-length masks; None without masks."""
+    if found.masks is None:
+        return None
+    # one mask at a time: a hundred full-size masks of a large image would be gigabytes
+    encoded: list[Rle] = []
+    for mask, box in zip(found.masks.float().cpu(), found.boxes.float().cpu()):
+        pasted = paste_masks(mask[None], box[None], height, width)[0]
+        encoded.append(rle.encode(np.asfortranarray(pasted.numpy().astype(np.uint8))))
+    return encoded
+
+
+@torch.no_grad()
+def detect_images(model: GeneralizedRCNN, batches: Iterable[Sequence[dict[str, Any]]]) -> list[ImageResult]:
+    """Detections of every image of ``batches`` in its original size; the model's mode is restored afterwards."""
+    training = model.training
+    model.eval()
+    results: list[ImageResult] = []
+    try:
+        for batch in batches:
+            found = model(batch)
+            for item, one in zip(batch, found):
+                masks = encode_masks(one, item["height"], item["width"])
+                boxes, scores, classes = one.boxes.float().cpu(), one.scores.float().cpu(), one.classes.cpu()
+                results.append((item["image_id"], boxes.numpy(), scores.numpy(), classes.numpy(), masks))
+    finally:
+        model.train(training)
+    return results
+
+
+def detect_dataset(model: GeneralizedRCNN, loader: Any, name: str, has_masks: bool) -> Detections:
+    """Detections of a whole data set on every rank, from the shares that the ranks' loaders hold."""
+    progress = tqdm(loader, total=len(loader), desc=f"detect {name}"[:48], disable=True if rank() else None)
+    shares = gather_objects(detect_images(model, progress))
+    detections = Detections.from_images(itertools.chain.from_iterable(shares))
+    if has_masks and detections.masks is None:
+        detections.masks = []
+    return detections

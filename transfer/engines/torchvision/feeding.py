@@ -1,0 +1,126 @@
+"""From a config to the batches of training, of precise batch norm, and of testing."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from runtime.errors import UserError
+from runtime.logs import get_logger
+from transfer.data.catalog import get_dataset
+from transfer.data.labels import Record
+from transfer.data.loader import TestLoader, build_test_loader, build_train_loader
+from transfer.data.mapper import DetectionMapper
+from transfer.data.samplers import repeat_factors
+
+Batch = list[dict[str, Any]]
+
+
+class TrainingFeed:
+    """The training images of a config, for one rank of ``world``; batches depend on seeds and position only.
+
+    ``process_seed`` is what this process's generators were seeded with.
+    """
+
+    def __init__(self, cfg: Any, rank: int, world: int, process_seed: int) -> None:
+        if cfg.SOLVER.IMS_PER_BATCH % world:
+            raise UserError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is not a multiple of {world} processes")
+        records = training_records(cfg)
+        self.rank, self.images = rank, len(records)
+        self.process_seed = process_seed
+        self.options: dict[str, Any] = {
+            "records": records,
+            "mapper": build_mapper(cfg, train=True),
+            "batch_size": cfg.SOLVER.IMS_PER_BATCH // world,
+            "seed": cfg.SEED,
+            "rank": rank,
+            "world": world,
+            "aspect_grouping": cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+            "repeat_factors": _factors(cfg, records),
+            "pin_memory": cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available(),
+        }
+        self.num_workers = cfg.DATALOADER.NUM_WORKERS
+
+    def batches(self, worker_seed: int, start: int) -> Iterator[Batch]:
+        """Batches from number ``start`` on; ``worker_seed`` is what ``draw_base_seed`` gave when training began."""
+        seed = worker_seed if self.num_workers else self.process_seed
+        return iter(build_train_loader(**self.options, draw_seed=seed, num_workers=self.num_workers, start=start))
+
+    def precise_bn_batches(self, start: int) -> Iterator[Batch]:
+        """The stream that batch-norm statistics are measured on: the same images, read by this process."""
+        loader = build_train_loader(**self.options, draw_seed=self.process_seed, num_workers=0, start=start)
+        return iter(loader)
+
+
+def training_records(cfg: Any) -> list[Record]:
+    """Records of all DATASETS.TRAIN; images without a usable annotation are dropped if the config says so.
+
+    Raises UserError when there are none, or when a class index does not fit MODEL.ROI_HEADS.NUM_CLASSES.
+    """
+    logger = get_logger(__name__)
+    if not cfg.DATASETS.TRAIN:
+        raise UserError("DATASETS.TRAIN is empty; name at least one training set")
+    records: list[Record] = []
+    for name in cfg.DATASETS.TRAIN:
+        spec = get_dataset(name)
+        if len(spec.class_names) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+            raise UserError(
+                f"data set {name} has {len(spec.class_names)} classes, MODEL.ROI_HEADS.NUM_CLASSES is "
+                f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}; set it to {len(spec.class_names)}"
+            )
+        records += spec.records()
+    if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
+        kept = [r for r in records if any(a.get("iscrowd", 0) == 0 for a in r["annotations"])]
+        if len(kept) < len(records):
+            logger.info("training drops %d of %d images without an annotation", len(records) - len(kept), len(records))
+        records = kept
+    if not records:
+        raise UserError(f"no image of {', '.join(cfg.DATASETS.TRAIN)} has an annotation to train on")
+    return records
+
+
+def build_mapper(cfg: Any, *, train: bool) -> DetectionMapper:
+    """The mapper of INPUT.*; masks are read in training only."""
+    given = cfg.INPUT
+    if not train:
+        return DetectionMapper(
+            train=False, image_format=given.FORMAT, min_sizes=(given.MIN_SIZE_TEST,), max_size=given.MAX_SIZE_TEST
+        )
+    sizes = given.MIN_SIZE_TRAIN
+    return DetectionMapper(
+        train=True,
+        image_format=given.FORMAT,
+        min_sizes=(sizes,) if isinstance(sizes, int) else tuple(sizes),
+        max_size=given.MAX_SIZE_TRAIN,
+        sampling=given.MIN_SIZE_TRAIN_SAMPLING,
+        flip=given.RANDOM_FLIP,
+        masks=given.MASK_FORMAT if cfg.MODEL.MASK_ON else "",
+    )
+
+
+def build_test_feed(cfg: Any, dataset: str, rank: int, world: int) -> TestLoader:
+    """This rank's contiguous share of a data set, one image at a time."""
+    return build_test_loader(
+        records=get_dataset(dataset).records(),
+        mapper=build_mapper(cfg, train=False),
+        rank=rank,
+        world=world,
+        num_workers=cfg.DATALOADER.NUM_WORKERS,
+    )
+
+
+def _factors(cfg: Any, records: list[Record]) -> torch.Tensor | None:
+    loader = cfg.DATALOADER
+    if loader.SAMPLER_TRAIN == "TrainingSampler":
+        return None
+    categories = [{a["category_id"] for a in r["annotations"]} for r in records]
+    return repeat_factors(categories, loader.REPEAT_THRESHOLD, loader.REPEAT_SQRT)
+
+
+def split_batch(batch: Batch, parts: int) -> list[Batch]:
+    """A batch cut into at most ``parts`` pieces of as equal size as can be, in order, none empty."""
+    bounds = [round(k * len(batch) / parts) for k in range(parts + 1)]
+    return [batch[a:b] for a, b in itertools.pairwise(bounds) if b > a]

@@ -1,0 +1,131 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from runtime.distributed import all_reduce_mean
+from runtime.errors import UserError
+from transfer.engines.torchvision.feeding import Batch, split_batch
+from transfer.engines.torchvision.precision import Precision
+from transfer.engines.torchvision.progress import Progress
+from transfer.engines.torchvision.ranks import any_rank, gather_objects
+from transfer.engines.torchvision.solver import Schedule
+
+
+@dataclass
+class Training:
+    """Everything that one iteration changes or needs; ``model`` may be wrapped in DistributedDataParallel."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    precision: Precision
+    clip: Callable[[list[nn.Parameter]], None]
+    accumulate: int = 1
+
+    def step(self, batch: Batch, iteration: int) -> dict[str, float]:
+        """One update on ``batch``: losses by name, the mean over ranks.
+
+        Raises FloatingPointError, naming iteration and images, before the update if a loss is not finite.
+        """
+        self.optimizer.zero_grad()
+        losses = self._forward_backward(batch)
+        check_finite(losses, iteration, batch)
+        self.precision.unscale(self.optimizer)
+        self.clip([p for group in self.optimizer.param_groups for p in group["params"]])
+        self.precision.step(self.optimizer)
+        return losses
+
+    def _forward_backward(self, batch: Batch) -> dict[str, float]:
+        pieces = split_batch(batch, self.accumulate)
+        total: dict[str, torch.Tensor] = {}
+        for index, piece in enumerate(pieces):
+            # gradients of all pieces but the last stay on their rank
+            hold = index + 1 < len(pieces) and hasattr(self.model, "no_sync")
+            with self.model.no_sync() if hold else contextlib.nullcontext():  # type: ignore[operator]
+                with self.precision.autocast():
+                    losses: dict[str, torch.Tensor] = self.model(piece)
+                share = len(piece) / len(batch)
+                loss = sum(losses.values(), torch.zeros((), device=next(iter(losses.values())).device))
+                self.precision.backward(loss if len(pieces) == 1 else loss * share)
+            for name, value in losses.items():
+                total[name] = total.get(name, 0) + value.detach().float() * share  # type: ignore[operator]
+        values = all_reduce_mean(torch.stack(list(total.values()))).tolist()  # one transfer for all
+        return dict(zip(total, values))
+
+
+def check_finite(losses: dict[str, float], iteration: int, batch: Batch) -> None:
+    """Raise FloatingPointError with iteration, images of all ranks and losses if one is not finite."""
+    if math.isfinite(sum(losses.values())):
+        return
+    images = [str(image) for part in gather_objects([item.get("image_id") for item in batch]) for image in part]
+    bad = ", ".join(f"{name} {value}" for name, value in losses.items())
+    raise NonFiniteLoss(
+        f"the loss is not finite at iteration {iteration} on images {', '.join(images)} ({bad}); nothing was updated. "
+        "Lower SOLVER.BASE_LR, lengthen the warm-up, or clip gradients, then resume from the last checkpoint"
+    )
+
+
+class NonFiniteLoss(FloatingPointError, UserError):
+    """Training has diverged: one line for the user, exit code 2, checkpoints intact."""
+
+
+@dataclass
+class Events:
+    """What happens between iterations; the arguments are 0-based iterations."""
+
+    save: Callable[[int, bool], None]
+    evaluate: Callable[[int], None]
+    precise_bn: Callable[[], None] | None
+    checkpoint_period: int
+    eval_period: int
+
+    def after(self, iteration: int, last: bool, stopping: bool) -> None:
+        """Precise batch norm, checkpoint, evaluation, in Detectron2's order."""
+        done = iteration + 1
+        evaluation_due = self.eval_period > 0 and done % self.eval_period == 0
+        if self.precise_bn is not None and (evaluation_due or last):
+            self.precise_bn()
+        if done % self.checkpoint_period == 0 or (stopping and not last):
+            self.save(iteration, False)
+        if last:
+            self.save(iteration, True)
+        elif evaluation_due and not stopping:
+            self.evaluate(iteration)
+
+
+def run(
+    training: Training,
+    batches: Iterator[Batch],
+    events: Events,
+    progress: Progress,
+    *,
+    start: int,
+    max_iter: int,
+    stop_requested: Callable[[], bool],
+    device: torch.device,
+) -> int:
+    """Train iterations ``start`` .. ``max_iter`` - 1; returns the number of finished ones, fewer when stopped."""
+    training.model.train()
+    training.schedule.set(start)
+    for iteration in range(start, max_iter):
+        began = time.perf_counter()
+        batch = next(batches)
+        data_seconds = time.perf_counter() - began
+        lr = training.schedule.current()
+        losses = training.step(batch, iteration)
+        training.schedule.set(iteration + 1)
+        progress.record(iteration, losses, lr, time.perf_counter() - began, data_seconds)
+        stopping = any_rank(stop_requested(), device)
+        events.after(iteration, last=iteration + 1 == max_iter, stopping=stopping)
+        if stopping:
+            return iteration + 1
+    return max_iter

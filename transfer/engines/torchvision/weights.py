@@ -1,0 +1,102 @@
+"""MODEL.WEIGHTS into a model, with an account of every tensor: nothing of the backbone stays random unnoticed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from convert.backbone_file import read_sidecar
+from convert.checkpoint import read_checkpoint
+from runtime.errors import UserError
+from runtime.logs import get_logger
+from transfer.engines.torchvision.weight_names import align, from_caffe2
+
+# what a backbone file must set: the ResNet, and res5 where it is part of the C4 head
+BACKBONE = re.compile(r"^(backbone\.(bottom_up\.)?(stem|res[2-5])\.|roi_heads\.res5\.\d)")
+STATISTICS = (".running_mean", ".running_var")
+CAFFE2_MARKS = re.compile(r"(^|_)(w|b|s)$|_branch\d")
+
+
+@dataclass
+class LoadReport:
+    """What became of the tensors: set in the model, left as they were, of another shape, unused in the file."""
+
+    set: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    wrong_shape: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+
+def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
+    """Load a backbone or detector file (.pkl, .pth, .safetensors) by Detectron2's rules of matching names.
+
+    Nothing in the file is executed. Raises UserError when it would leave a tensor of the backbone as it was.
+    """
+    file, affine_only = read_tensors(path)
+    state = model.state_dict()
+    matched = align(state, file)
+    report = LoadReport(unused=sorted(set(file) - set(matched.values())))
+    chosen: dict[str, torch.Tensor] = {}
+    for name, value in state.items():
+        source = matched.get(name)
+        if source is None:
+            report.missing.append(name)
+        elif file[source].shape != value.shape:
+            report.wrong_shape.append(f"{name} {tuple(file[source].shape)} instead of {tuple(value.shape)}")
+        else:
+            chosen[name] = file[source]
+            report.set.append(name)
+    _refuse_random_backbone(path, report, chosen, affine_only)
+    model.load_state_dict(chosen, strict=False)
+    logger = get_logger(__name__)
+    logger.info("%s: %d of %d tensors of the model set", path, len(report.set), len(state))
+    if report.missing or report.wrong_shape:
+        fresh = sorted({name.rsplit(".", 1)[0] for name in report.missing if "num_batches" not in name})
+        logger.info("new layers: %s", ", ".join([*fresh, *report.wrong_shape]) or "none")
+    return report
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], bool]:
+    """Tensors of a weight file under Detectron2's names, and whether it is a Caffe2 file.
+
+    Caffe2 (MSRA, Detectron1) files may come without batch-norm statistics, folded into weight and bias.
+    """
+    checkpoint = read_checkpoint(path)
+    read_sidecar(Path(path))  # refuses a file that is not the one its sidecar describes
+    prefix = next((mark + "." for mark in ("model", "blobs") if mark in checkpoint.marks), "")
+    tensors: dict[str, torch.Tensor] = {}
+    for name, value in checkpoint.tensors.items():
+        if name.startswith(prefix):
+            array = value.load()
+            tensors[name[len(prefix) :]] = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=True))
+    caffe2 = checkpoint.author == "Caffe2" or (
+        "model" not in checkpoint.marks and any(CAFFE2_MARKS.search(name) for name in tensors)
+    )
+    return (from_caffe2(tensors) if caffe2 else tensors), caffe2
+
+
+def _refuse_random_backbone(
+    path: str | Path, report: LoadReport, chosen: dict[str, torch.Tensor], affine_only: bool
+) -> None:
+    wrong = [text for text in report.wrong_shape if BACKBONE.match(text)]
+    if wrong:
+        raise UserError(
+            f"{path}: its backbone has other shapes than the config asks for ({len(wrong)} tensors, e.g. {wrong[0]}); "
+            "check MODEL.RESNETS.DEPTH and widths against the file"
+        )
+    absent = [
+        name
+        for name in report.missing
+        if BACKBONE.match(name)
+        and not name.endswith(".num_batches_tracked")
+        and not (affine_only and name.endswith(STATISTICS) and name.rsplit(".", 1)[0] + ".weight" in chosen)
+    ]
+    if absent:
+        raise UserError(
+            f"{path}: {len(absent)} tensors of the backbone are not in it and would stay random, e.g. {absent[0]}; "
+            "convert the checkpoint with convert/to_d2.py, or check MODEL.RESNETS"
+        )
