@@ -25,7 +25,7 @@ DEMO = Path("runs/demo/data")
 def draw_demo() -> str:
     """Have the demo images drawn where they are missing; their folder."""
     images = DEMO / "images"
-    if not images.is_dir():
+    if not (DEMO / "demo.json").exists():  # written last: without it the drawing was never finished
         script = Path(sys.path[0]) / "demo" / "draw.py"
         done = subprocess.run([sys.executable, str(script), str(DEMO)])
         if done.returncode or not images.is_dir():
