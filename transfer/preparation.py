@@ -1,0 +1,95 @@
+"""From a loaded config and the command line to a complete config: data sets, classes, batch, initialisation, folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.errors import UserError
+from runtime.logs import get_logger
+from transfer.addresses import local_weights
+from transfer.config import explicit_keys
+from transfer.data.catalog import get_dataset
+from transfer.initialisation import Init, apply_settings, resolve_init
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
+DEFAULT_SEED = 0
+log = get_logger("run")
+
+
+def output_folder(cfg: CfgNode, args: argparse.Namespace) -> Path:
+    """OUTPUT_DIR if it was set, else runs/CONFIG/INIT/seedN; also replaces a negative SEED by ``DEFAULT_SEED``."""
+    if cfg.SEED < 0:
+        log.info("SEED is not set: using %d", DEFAULT_SEED)
+        cfg.SEED = DEFAULT_SEED
+    if "OUTPUT_DIR" in explicit_keys(args.config_file, args.opts):
+        return Path(cfg.OUTPUT_DIR)
+    init = args.init_name or Path(args.init or cfg.MODEL.WEIGHTS or "init").name.split(".")[0]
+    folder = Path("runs") / Path(args.config_file).stem / init / f"seed{cfg.SEED}"
+    cfg.OUTPUT_DIR = str(folder)
+    return folder
+
+
+def prepare(cfg: CfgNode, args: argparse.Namespace, folder: Path) -> Init:
+    """Complete ``cfg`` in place and return the initialisation. Raises UserError for everything that cannot run."""
+    explicit = explicit_keys(args.config_file, args.opts)
+    check_datasets(cfg, explicit, train=not args.eval_only)
+    if args.scale_to_batch:
+        for line in scale_to_batch(cfg, args.scale_to_batch):
+            log.info("%s", line)
+    if args.eval_only and args.init is None:
+        weights = local_weights(cfg.MODEL.WEIGHTS) if "MODEL.WEIGHTS" in explicit and cfg.MODEL.WEIGHTS else None
+        return Init("evaluated", weights)
+    init = resolve_init(args.init, cfg, name=args.init_name, folder=folder)
+    for line in apply_settings(cfg, init, explicit):
+        log.info("from the initialisation: %s", line)
+    cfg.MODEL.WEIGHTS = "" if init.weights is None else str(init.weights)
+    return init
+
+
+def check_datasets(cfg: CfgNode, explicit: dict[str, str], *, train: bool) -> None:
+    """All data sets are there, agree on their classes, and NUM_CLASSES (set here if nobody did) is their number."""
+    names = [*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST]
+    if train and not cfg.DATASETS.TRAIN:
+        raise UserError("DATASETS.TRAIN is empty; name at least one training set")
+    for name in names:
+        get_dataset(name).require()
+    classes: list[str] | None = None
+    for name in names:
+        spec = get_dataset(name)
+        for finding in spec.labels.findings:
+            log.info("data set %s: %s", name, finding)
+        if classes is not None and spec.class_names != classes:
+            raise UserError(f"data sets {names[0]} and {name} have different classes; a detector has one list")
+        classes = spec.class_names
+    if classes is None:
+        return
+    key = "MODEL.ROI_HEADS.NUM_CLASSES"
+    if len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
+        if key in explicit:
+            raise UserError(
+                f"{key} is {cfg.MODEL.ROI_HEADS.NUM_CLASSES} ({explicit[key]}), data set {names[0]} has "
+                f"{len(classes)} classes"
+            )
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
+        log.info("%s = %d, the classes of %s", key, len(classes), names[0])
+
+
+def scale_to_batch(cfg: CfgNode, batch: int) -> list[str]:
+    """Apply the linear rule for ``batch`` images per step in place; returns what changed, line by line.
+
+    Learning rate x k, iterations, steps, warm-up and periods / k, where k = batch / IMS_PER_BATCH: the same number of
+    images is seen (Goyal et al., arXiv:1706.02677).
+    """
+    k = batch / cfg.SOLVER.IMS_PER_BATCH
+    before = {key: cfg.SOLVER[key] for key in ("IMS_PER_BATCH", "BASE_LR", "STEPS", "MAX_ITER", "WARMUP_ITERS")}
+    cfg.SOLVER.IMS_PER_BATCH = batch
+    cfg.SOLVER.BASE_LR = cfg.SOLVER.BASE_LR * k
+    cfg.SOLVER.STEPS = tuple(round(step / k) for step in cfg.SOLVER.STEPS)
+    for key in ("MAX_ITER", "WARMUP_ITERS", "CHECKPOINT_PERIOD"):
+        cfg.SOLVER[key] = max(1, round(cfg.SOLVER[key] / k))
+    cfg.TEST.EVAL_PERIOD = round(cfg.TEST.EVAL_PERIOD / k)
+    return [f"scaled to a batch of {batch}: SOLVER.{key} {old} -> {cfg.SOLVER[key]}" for key, old in before.items()]

@@ -1,0 +1,85 @@
+"""Fine-tune a detector from a backbone, evaluate it, write result.json: Detectron2's flags, two engines.
+
+python transfer/train_net.py --config-file coco_R50_FPN.yaml --init BACKBONE.pkl --num-gpus 8 OUTPUT_DIR runs/x SEED 0
+"""
+
+import os
+import sys
+
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+
+import argparse
+from pathlib import Path
+
+from runtime.errors import UserError, run_entry
+
+
+def parse() -> argparse.Namespace:
+    """The command line: Detectron2's flags and this project's --engine, --init, --evaluator, --scale-to-batch."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="a path, or a name in configs/")
+    parser.add_argument("--init", help="random, supervised, supervised-msra, or a backbone or checkpoint file")
+    parser.add_argument("--init-name", help="what to call the initialisation in results (default: from --init)")
+    parser.add_argument("--engine", default="auto", choices=("auto", "detectron2", "torchvision"))
+    parser.add_argument("--evaluator", default="auto", choices=("auto", "official", "fast"), help="of COCO data")
+    parser.add_argument("--scale-to-batch", type=int, metavar="N", help="batch of N, the schedule by the linear rule")
+    parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS or OUTPUT_DIR/model_final.pth")
+    parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes on this machine")
+    parser.add_argument("--num-machines", type=int, default=1, metavar="N")
+    parser.add_argument("--machine-rank", type=int, default=0, metavar="K")
+    parser.add_argument("--dist-url", default="auto", metavar="tcp://HOST:PORT")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
+    args = parser.parse_args()
+    for name in ("num_gpus", "num_machines", "scale_to_batch"):
+        if (value := getattr(args, name)) is not None and value < 1:
+            parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    if not 0 <= args.machine_rank < args.num_machines:
+        parser.error("--machine-rank must be below --num-machines")
+    return args
+
+
+def main() -> int:
+    """Parse, then run in as many processes as asked for."""
+    args = parse()
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // args.num_gpus)))
+    from transfer.processes import Machines, run_processes
+
+    machines = Machines(args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
+    return run_processes(run, machines, (args,))
+
+
+def run(args: argparse.Namespace) -> int:
+    """What one process does."""
+    from runtime.distributed import close_world, init_world
+    from runtime.logs import get_logger, setup_logging
+    from transfer.config import load_config
+    from transfer.engines import resolve_engine
+    from transfer.fine_tune import Job, evaluate_only, train_and_evaluate
+    from transfer.preparation import output_folder, prepare
+
+    cfg = load_config(args.config_file, args.opts)
+    world = init_world("cpu" if cfg.MODEL.DEVICE == "cpu" else None)
+    try:
+        setup_logging(None, world.rank)
+        log = get_logger("run")
+        engine = resolve_engine(args.engine)
+        log.info("engine: %s (%s)", engine.name, ", ".join(f"{k} {v}" for k, v in engine.versions().items()))
+        folder = output_folder(cfg, args)
+        init = prepare(cfg, args, folder)
+        engine.check(cfg)
+        cfg.freeze()
+        name = Path(args.config_file).stem
+        job = Job(cfg, name, folder, init.record(), engine, args.evaluator, args.resume, world.rank)
+        if not args.eval_only:
+            return train_and_evaluate(job)
+        weights = init.weights or folder / "model_final.pth"
+        if not weights.is_file():
+            raise UserError(f"--eval-only: no {weights}; set MODEL.WEIGHTS or OUTPUT_DIR")
+        return evaluate_only(job, weights)
+    finally:
+        close_world()
+
+
+if __name__ == "__main__":
+    run_entry(main)
