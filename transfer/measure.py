@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from transfer.gap import Table, compare
 from transfer.launchers import make_launcher
 from transfer.lr_search import SEARCHED, grid_record, search_folder
 from transfer.plan import Plan, load_plan
+from transfer.published_html import published_section
 from transfer.report import Report, write_report
 from transfer.report_tables import records, summary
 from transfer.runner import Outcome, Runner
@@ -37,6 +39,8 @@ def run_plan(args: argparse.Namespace, command: str) -> int:
         with stop:
             outcomes = Runner(chosen, plan.output, jobs=args.jobs, launcher=launcher, redo=args.redo).run(stop)
     tables, report = plan_report(plan, every, outcomes, command, [*plan.allow, *args.allow])
+    if args.published or plan.published:
+        report = dataclasses.replace(report, extra=[published_section(tables)])
     _finish(plan.output, tables, report)
     if stop.requested:
         done = sum(outcome.status == "finished" for outcome in outcomes.values())
@@ -112,7 +116,8 @@ def report_folder(args: argparse.Namespace, command: str) -> int:
         if wanted and wanted not in inits:
             raise UserError(f"--{role} {wanted} is none of the initialisations found: {', '.join(inits)}")
     tables = compare(runs, references, allow=args.allow)
-    _finish(root if args.output is None else Path(args.output), tables, Report(root.name, command))
+    extra = [published_section(tables)] if args.published else []
+    _finish(root if args.output is None else Path(args.output), tables, Report(root.name, command, extra=extra))
     return 0
 
 

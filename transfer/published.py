@@ -1,0 +1,103 @@
+"""Prints published transfer results in the papers' layout, gaps to supervised recomputed and in brackets.
+
+    python transfer/published.py --task voc --detector R50-C4
+    python transfer/published.py --paper "MoCo v1" --table 5a
+    python transfer/published.py --list
+
+Rows stand in one table only when data, detector, schedule and protocol are the same.
+"""
+
+import os
+import sys
+
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+
+import argparse
+import collections
+from collections.abc import Sequence
+
+from runtime.errors import UserError, run_entry
+from transfer.published_rows import TASKS, Group, Record, grouped, load, row_name, select, shown_gap
+from transfer.terminal import aligned
+
+# tables of the MoCo paper (arXiv 1911.05722v3) that rows of several sources make up together
+MOCO_TABLES = {  # table -> (words of the detector, initialisations in the paper's order, pretraining data)
+    "2a": ("R50-dilated-C5", ("random", "supervised", "MoCo v1"), (None, "IN-1M", "IG-1B")),
+    "2b": ("Faster R-CNN R50-C4", ("random", "supervised", "MoCo v1"), (None, "IN-1M", "IG-1B")),
+    "3": ("", ("end-to-end", "memory bank", "MoCo v1"), ("IN-1M",)),
+}
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=sorted(TASKS), help="data the detector was fine-tuned on")
+    parser.add_argument("--detector", metavar="TEXT", help="e.g. R50-C4, R50-FPN")
+    parser.add_argument("--schedule", metavar="TEXT", help="e.g. 24k, 1x")
+    parser.add_argument("--init", metavar="TEXT", help='e.g. "MoCo v2"')
+    parser.add_argument("--protocol", metavar="TEXT", help="e.g. moco")
+    parser.add_argument("--paper", metavar="TEXT", help='words of the source, e.g. "MoCo v1"')
+    parser.add_argument("--table", metavar="N", help="table of that paper, e.g. 5a")
+    parser.add_argument("--sources", action="store_true", help="name the source of every row")
+    parser.add_argument("--list", action="store_true", help="list the sources and leave")
+    return parser.parse_args(argv)
+
+
+def chosen(args: argparse.Namespace) -> list[Record]:
+    """Records that the command line asks for."""
+    if args.table and "moco v1" in (args.paper or "MoCo v1").lower() and args.table in ("2", *MOCO_TABLES):
+        return [record for name in MOCO_TABLES if name.startswith(args.table) for record in moco_table(name)]
+    table = f"Table {args.table}" if args.table else None
+    fields = {key: getattr(args, key) for key in ("detector", "schedule", "init", "protocol")}
+    found = select(load(), task=args.task, paper=args.paper or ("MoCo v1" if table else None), source=table, **fields)
+    if args.init:  # a gap needs the supervised row of the same source
+        sources = {record["source"] for record in found}
+        keep = {**fields, "init": None}
+        beside = select(load(), task=args.task, paper=args.paper, **keep)
+        found = [r for r in beside if r in found or (r["init"] == "supervised" and r["source"] in sources)]
+    return found
+
+
+def moco_table(name: str) -> list[Record]:
+    """Rows of one table of the MoCo paper, whichever of its tables the record was copied from."""
+    detector, inits, data = MOCO_TABLES[name]
+    rows = select(load(), task="voc07+12", detector=detector, schedule="24k", paper="MoCo v1, He et al.")
+    rows = [r for r in rows if r["protocol"] == "moco" and r["init"] in inits and r.get("pretrain_data") in data]
+    return sorted(rows, key=lambda row: inits.index(row["init"]))
+
+
+def text_table(group: Group, sources: bool = False) -> str:
+    """One group as aligned text: every number with its gap to supervised in brackets."""
+    head = ["init", *group.metrics, *(["source"] if sources else [])]
+    lines = [head]
+    for row in group.rows:
+        cells = [_cell(group, row, metric) for metric in group.metrics]
+        lines.append([row_name(row), *cells, *(["; ".join(row["sources"])] if sources else [])])
+    trials = {row.get("n_trials") for row in group.rows} - {None}
+    n = f", mean of {trials.pop()} trials" if len(trials) == 1 else ""
+    heading = f"{group.dataset}\n{group.detector}, {group.schedule}{n}; protocol: {group.protocol}"
+    notes = [f"  note: {row_name(row)}: {row['notes']}" for row in group.rows if row.get("notes")]
+    return "\n".join([heading, aligned(lines), *dict.fromkeys(notes)])
+
+
+def _cell(group: Group, row: Record, metric: str) -> str:
+    value = row["metrics"].get(metric)
+    return "" if value is None else f"{value} {shown_gap(group.gap(row, metric))}".rstrip()
+
+
+def main() -> int:
+    """Print the tables."""
+    args = parse()
+    if args.list:
+        for source, count in collections.Counter(record["source"] for record in load()).items():
+            print(f"{count:4d}  {source}")
+        return 0
+    records = chosen(args)
+    if not records:
+        raise UserError("no published record matches; see --list for the sources, --help for the tasks")
+    print("\n\n".join(text_table(group, args.sources) for group in grouped(records)))
+    return 0
+
+
+if __name__ == "__main__":
+    run_entry(main)
