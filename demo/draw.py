@@ -47,7 +47,7 @@ def draw_classification(folder: Path, seed: int, per_class: dict[str, int]) -> N
     for serial, (split, category, index) in enumerate(tqdm(jobs, desc="drawing images", disable=None)):
         rng = generator(seed, "image", split, category, index)
         path = folder / "images" / split / CLASS_NAMES[category] / f"{index:05d}.jpg"
-        write_jpeg(path, draw_scene(96, 96, [category], (22, 46), rng).image)
+        write_jpeg(path, draw_scene(96, 96, [category], (32, 50), rng).image)
         if split == "train":
             link_or_copy(path, folder / "unlabelled" / f"{serial:05d}.jpg")
 

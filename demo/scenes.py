@@ -10,6 +10,7 @@ import numpy as np
 from demo.textures import CLASSES, SILHOUETTES, TEXTURES, background, colour_pair
 
 CLASS_NAMES = list(CLASSES)
+MAX_TURN = 0.5  # radians: objects stand more or less upright, as most do in photographs
 MIN_VISIBLE = 0.5  # a placement that hides more of an object than this is drawn again elsewhere
 
 
@@ -33,7 +34,7 @@ class Scene:
 def _silhouette(
     name: str, radius: float, centre: np.ndarray, rng: np.random.Generator, size: tuple[int, int]
 ) -> np.ndarray:
-    turn, stretch = rng.uniform(0, 2 * np.pi), rng.uniform(0.75, 1.0)
+    turn, stretch = rng.uniform(-MAX_TURN, MAX_TURN), rng.uniform(0.75, 1.0)
     rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     corners = (SILHOUETTES[name] * (1.0, stretch)) @ rotation.T * radius + centre
     mask = np.zeros(size, np.uint8)
@@ -44,7 +45,7 @@ def _silhouette(
 def _surface(
     name: str, radius: float, centre: np.ndarray, rng: np.random.Generator, size: tuple[int, int]
 ) -> np.ndarray:
-    turn = rng.uniform(0, 2 * np.pi)
+    turn = rng.uniform(-MAX_TURN, MAX_TURN)
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
     x, y = x - centre[0], y - centre[1]
     u, v = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
@@ -67,7 +68,8 @@ def draw_scene(
         for _ in range(12):
             # small objects are as frequent as large ones on a log scale, as in photographs
             radius = float(np.exp(rng.uniform(*np.log(radii))))
-            centre = rng.uniform((0.4 * radius, 0.4 * radius), (width - 0.4 * radius, height - 0.4 * radius))
+            margin = np.minimum(0.6 * radius, 0.45 * np.array([width, height]))  # at most a corner is cut off
+            centre = rng.uniform(margin, np.array([width, height]) - margin)
             mask = _silhouette(shape, radius, centre, rng, (height, width))
             left = [v & ~mask for v in visible]
             hidden = any(n.sum() < MIN_VISIBLE * whole.sum() for n, (_, whole) in zip(left, placed))
@@ -79,7 +81,7 @@ def draw_scene(
         canvas = canvas * (1 - soft) + _surface(texture, radius, centre, rng, (height, width)) * soft
         visible = left + [mask]
         placed.append((category, mask))
-    canvas = canvas * rng.uniform(0.7, 1.2) + rng.uniform(-20, 20) + rng.normal(0, rng.uniform(2, 10), canvas.shape)
+    canvas = canvas * rng.uniform(0.7, 1.2) + rng.uniform(-20, 20) + rng.normal(0, rng.uniform(1, 6), canvas.shape)
     objects = [DrawnObject(c, v, float(v.sum() / whole.sum())) for (c, whole), v in zip(placed, visible)]
     return Scene(np.clip(canvas, 0, 255).astype(np.uint8), objects)
 

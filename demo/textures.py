@@ -101,7 +101,7 @@ CLASSES: dict[str, tuple[str, str]] = {
 }
 
 
-def colour_pair(rng: np.random.Generator, contrast: float = 70.0) -> tuple[np.ndarray, np.ndarray]:
+def colour_pair(rng: np.random.Generator, contrast: float = 110.0) -> tuple[np.ndarray, np.ndarray]:
     """Two RGB colours (float, 0-255) at least ``contrast`` apart; colour says nothing about the class."""
     first = rng.uniform(20, 235, 3)
     while True:
@@ -114,10 +114,11 @@ def background(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """Clutter: smooth noise at three scales, plain shapes and lines. H x W x 3 float32, 0-255."""
     image = np.zeros((height, width, 3), np.float32)
     for cells, weight in ((2, 0.5), (6, 0.3), (20, 0.2)):
-        noise = rng.uniform(0, 255, (cells, cells, 3)).astype(np.float32)
+        grey = rng.uniform(40, 215, (cells, cells, 1))  # mostly grey: the objects carry the strong colours
+        noise = (grey + rng.uniform(-40, 40, (cells, cells, 3))).astype(np.float32)
         image += weight * cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
-    for _ in range(int(rng.integers(4, 10))):
-        colour = tuple(float(c) for c in rng.uniform(0, 255, 3))
+    for _ in range(int(rng.integers(2, 7))):
+        colour = tuple(float(c) for c in rng.uniform(40, 215, 3))
         centre = rng.uniform(0, (width, height))
         if rng.random() < 0.5:
             corners = centre + rng.uniform(-0.2, 0.2, (int(rng.integers(3, 6)), 2)) * (width, height)
