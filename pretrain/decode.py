@@ -102,7 +102,8 @@ class EncodedPicture:
                 pass  # a warning of libjpeg is an error here; Pillow tells harmless ones from a truncated file
         image, self._image = self._image or self._opened(), None  # Pillow reads an opened file once
         if reduction > 1:
-            image.draft("RGB", (width, height))
+            # Pillow takes the whole part of size / asked, so the size asked for is rounded down
+            image.draft("RGB", (self.width // reduction, self.height // reduction))
         try:
             return _to_rgb(image)
         except Exception as error:  # as above: any error of a reader is this file's fault
