@@ -36,7 +36,8 @@ class Checkpoint:
     tensors: dict[str, LazyArray] = field(default_factory=dict)
     source_names: dict[str, str] = field(default_factory=dict)  # canonical name -> the path as the file has it
     marks: frozenset[str] = frozenset()  # the keys of the top level
-    author: str = ""  # "__author__" of a Detectron2 file
+    author: str = ""  # "__author__" of a Detectron2 file, which the embedded engine tells Caffe2 files by
+    config_text: str = ""  # the config that OpenMMLab checkpoints carry as text
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -56,6 +57,9 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
         checkpoint.marks = frozenset(k for k in content if isinstance(k, str))
         author = content.get("__author__")
         checkpoint.author = author if isinstance(author, str) else ""
+        meta = content.get("meta")
+        texts = [meta.get(k) for k in ("config", "cfg")] if isinstance(meta, dict) else []
+        checkpoint.config_text = "".join(t for t in texts if isinstance(t, str))
     _collect(checkpoint, content, (), set())
     if not checkpoint.tensors:
         raise UserError(f"cannot read {path}: there is not a single tensor in it")

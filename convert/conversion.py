@@ -10,9 +10,9 @@ import numpy as np
 from convert.architecture import Architecture, infer
 from convert.backbone import Backbone, Coverage
 from convert.checkpoint import Checkpoint, read_checkpoint
-from convert.families import TABLE
 from convert.preprocessing import Preprocessing
 from convert.recognition import Encoder, recognise
+from convert.recorded_preprocessing import how_seen
 from convert.rename import DETECTRON2, Part
 from runtime.atomic import sha256_file
 from runtime.errors import UserError
@@ -23,28 +23,30 @@ def convert(
     *,
     family: str = "auto",
     encoder: str | None = None,
+    prefix: str | None = None,
     preprocessing: Preprocessing | None = None,
     verify: bool = True,
 ) -> Backbone:
     """Convert the ResNet encoder of a checkpoint file to Detectron2's names.
 
-    ``family`` is a row of :data:`convert.families.TABLE` or "auto" (recognised by keys), ``encoder`` one of the row's
-    encoders (default: the row's own), ``preprocessing`` overrides how the row says its images were normalised.
-    ``verify`` runs the source network and the converted one on the same image and refuses any difference.
+    ``family`` is a row of :data:`convert.families.TABLE` or "auto" (recognised by keys); ``encoder`` one of the row's
+    encoders (default: the row's own); ``prefix`` points at a ResNet of no family; ``preprocessing`` overrides how its
+    images were normalised. ``verify`` runs the source network and the converted one on the same image and refuses any
+    difference.
 
     Raises UserError, one line, where the file is no checkpoint, could run code, is of no known family or of two, holds
     no ResNet that Detectron2 can build, misses a tensor, or has NaN or Inf in its weights.
     """
     checkpoint = read_checkpoint(path)
-    found = recognise(checkpoint, family, encoder)
+    found = recognise(checkpoint, family, encoder, prefix)
     try:
         architecture = infer({part: checkpoint.tensors[name].shape for part, name in found.names.items()})
         arrays = _load(checkpoint, found.names, architecture)
         tensors = {DETECTRON2.format(part): array for part, array in arrays.items()}
     except UserError as error:
         raise UserError(f"cannot convert {path}: {error}") from error
-    row = TABLE[found.family]
-    seen = preprocessing or row.preprocessing
+    seen, notes = how_seen(checkpoint, found.family, architecture)
+    seen = preprocessing or seen
     needed = sum(1 for _ in architecture.parts())
     difference = None
     if verify:
@@ -61,6 +63,7 @@ def convert(
         source=Path(path),
         source_sha256=sha256_file(path),
         max_abs_diff=difference,
+        notes=notes,
     )
 
 

@@ -9,10 +9,11 @@ import numpy as np
 
 from convert.checkpoint import Checkpoint
 from convert.families import TABLE, Family, Place
-from convert.lazy_array import LazyArray
-from convert.refusals import explain_no_backbone, strange_parts
+from convert.refusals import explain_no_backbone, refuse_strange_parts
 from convert.rename import LAYOUTS, Layout, Part
 from runtime.errors import UserError
+
+CUSTOM = "custom"  # the family of what --prefix points at
 
 
 @dataclass(frozen=True)
@@ -24,37 +25,42 @@ class Encoder:
     names: Mapping[Part, str]
 
 
-def recognise(checkpoint: Checkpoint, family: str = "auto", encoder: str | None = None) -> Encoder:
+def recognise(
+    checkpoint: Checkpoint, family: str = "auto", encoder: str | None = None, prefix: str | None = None
+) -> Encoder:
     """Find the encoder that ``family`` and ``encoder`` name ("auto": the one family whose keys these are).
 
-    Raises UserError where no family fits, two do, the encoder is not there, or two copies of it differ.
+    ``prefix`` points at a ResNet by hand instead. Raises UserError where no family fits, two do, the encoder is not
+    there, or it is there twice with different content.
     """
-    prefixes = _prefixes(checkpoint.tensors)
+    prefixes = key_prefixes(checkpoint.tensors)
+    if prefix is not None:
+        return _at_prefix(checkpoint, prefix, prefixes)
     if family == "auto":
         family = _only_fit(checkpoint, prefixes)
     row = TABLE[family]
-    name = encoder or row.default
-    if name not in row.encoders:
-        raise UserError(f"family {family} has no encoder {name!r}; it has {', '.join(row.encoders)}")
-    place = row.encoders[name]
-    names = _take(checkpoint, place, prefixes)
+    if row.refused:
+        raise UserError(f"{checkpoint.path} cannot be converted: {row.refused}")
+    if encoder is not None and encoder not in row.encoders:
+        raise UserError(f"family {family} has no encoder {encoder!r}; it has {', '.join(row.encoders)}")
+    name = encoder or row.default or _only_encoder(checkpoint, row, prefixes)
+    names = _take(checkpoint, row.encoders[name], prefixes)
     if names is None:
-        wanted = " or ".join(sorted({_show(r) for r in place.roots}))
+        wanted = " or ".join(dict.fromkeys(_show(r) for r in row.encoders[name].roots[:4]))
         raise UserError(
             f"{checkpoint.path} has no {name} encoder of family {family}: nothing under {wanted}. "
             f"{explain_no_backbone(checkpoint)}"
         )
-    _compare_copies(checkpoint, place, names, prefixes)
     return Encoder(family, name, names)
 
 
 def fits(checkpoint: Checkpoint, family: Family, prefixes: set[str]) -> bool:
     """Whether the keys are those of ``family``; ``prefixes`` are all dotted beginnings of the tensors' names."""
+    known = prefixes | checkpoint.marks
     return (
-        any(_root_layout(r, family.encoders[family.default], prefixes) for r in family.encoders[family.default].roots)
-        and all(any(p in prefixes for p in group) for group in family.has)
-        and not any(p in prefixes or p in checkpoint.marks for p in family.lacks)
-        and (not family.marks or any(m in checkpoint.marks for m in family.marks))
+        bool(_roots(family.main, prefixes))
+        and all(any(p in known for p in group) for group in family.has)
+        and not any(p in known for p in family.lacks)
     )
 
 
@@ -63,14 +69,33 @@ def _only_fit(checkpoint: Checkpoint, prefixes: set[str]) -> str:
     if not found:
         raise UserError(f"{checkpoint.path} is of no known family. {explain_no_backbone(checkpoint)}")
     if len(found) > 1:
-        raise UserError(
-            f"{checkpoint.path} fits {len(found)} families: {' and '.join(found)}; choose with --family {found[0]} "
-            f"or --family {found[1]}"
-        )
+        flags = " or ".join(f"--family {name}" for name in found)
+        raise UserError(f"{checkpoint.path} fits {len(found)} families, {' and '.join(found)}: choose with {flags}")
     return found[0]
 
 
-def _prefixes(names: Iterable[str]) -> set[str]:
+def _only_encoder(checkpoint: Checkpoint, row: Family, prefixes: set[str]) -> str:
+    """The encoder of a row without default: the one that is there, or any of several with equal content."""
+    there = [n for n, place in row.encoders.items() if _roots(place, prefixes)]
+    if len(there) < 2:
+        return there[0] if there else next(iter(row.encoders))
+    first, second = (_take(checkpoint, row.encoders[n], prefixes) or {} for n in there[:2])
+    if _differ(checkpoint, first, second):
+        flags = " or ".join(f"--encoder {n}" for n in there)
+        raise UserError(f"{checkpoint.path} holds two encoders of different content: choose with {flags}")
+    return there[0]
+
+
+def _at_prefix(checkpoint: Checkpoint, prefix: str, prefixes: set[str]) -> Encoder:
+    root = ".".join(p for p in prefix.strip(".").split(".") if p not in ("module", "_orig_mod"))
+    for layout in LAYOUTS:
+        if names := _take(checkpoint, Place((root,), layout), prefixes):
+            return Encoder(CUSTOM, prefix, names)
+    raise UserError(f"{checkpoint.path} has no ResNet under prefix {prefix!r}. {explain_no_backbone(checkpoint)}")
+
+
+def key_prefixes(names: Iterable[str]) -> set[str]:
+    """Every dotted beginning of the names, the names themselves included."""
     found: set[str] = set()
     for name in names:
         parts = name.split(".")
@@ -86,22 +111,30 @@ def _show(root: str) -> str:
     return f"{root}.*" if root else "the top level"
 
 
-def _root_layout(root: str, place: Place, prefixes: set[str]) -> Layout | None:
-    """The layout at ``root`` if a ResNet begins there: its stem, or for want of one its first block."""
+def _roots(place: Place, prefixes: set[str]) -> list[str]:
+    """The roots of ``place`` where a ResNet begins: its stem and its first block's first convolution."""
     layout = LAYOUTS[place.layout]
-    stem, block = layout.format(Part(1, 0, 1, "")), layout.format(Part(2, 0, 1, ""))
-    return layout if _join(root, stem) in prefixes and _join(root, block) in prefixes else None
+    begin = [layout.format(Part(stage, 0, 1, "")) for stage in (1, 2)]
+    return [r for r in dict.fromkeys(place.roots) if all(_join(r, name) in prefixes for name in begin)]
 
 
 def _take(checkpoint: Checkpoint, place: Place, prefixes: set[str]) -> dict[Part, str] | None:
-    for root in place.roots:
-        if layout := _root_layout(root, place, prefixes):
-            names = _under(checkpoint, layout, root)
-            for extra in place.layer4_roots:
-                names |= {p: n for p, n in _under(checkpoint, layout, extra).items() if p.stage == 5}
-            strange_parts(checkpoint, layout, root)
-            return names
-    return None
+    layout, roots = LAYOUTS[place.layout], _roots(place, prefixes)
+    if not roots:
+        return None
+    refuse_strange_parts(checkpoint, layout, roots[0])
+    names = _under(checkpoint, layout, roots[0])
+    for extra in place.layer4_roots:
+        names = {p: n for p, n in _under(checkpoint, layout, extra).items() if p.stage == 5} | names
+    for other in [*roots[1:], *place.copies]:
+        twins = _under(checkpoint, layout, other)
+        if part := _differ(checkpoint, names, twins):
+            first, second = (checkpoint.source_names[n[part]] for n in (names, twins))
+            raise UserError(
+                f"{checkpoint.path} holds two encoders of different content ({first} and {second}): choose with "
+                f"--prefix '{roots[0]}' or --prefix '{other}'"
+            )
+    return names
 
 
 def _under(checkpoint: Checkpoint, layout: Layout, root: str) -> dict[Part, str]:
@@ -113,17 +146,11 @@ def _under(checkpoint: Checkpoint, layout: Layout, root: str) -> dict[Part, str]
     return found
 
 
-def _compare_copies(checkpoint: Checkpoint, place: Place, names: Mapping[Part, str], prefixes: set[str]) -> None:
-    layout = LAYOUTS[place.layout]
-    for copy in place.copies:
-        twins = _under(checkpoint, layout, copy)
-        for part, name in names.items():
-            if part in twins and not _same(checkpoint.tensors[name], checkpoint.tensors[twins[part]]):
-                raise UserError(
-                    f"{checkpoint.path} holds two encoders of different content, {name} and {twins[part]} "
-                    "differ; choose one with --prefix"
-                )
-
-
-def _same(a: LazyArray, b: LazyArray) -> bool:
-    return a.shape == b.shape and (a.storage is b.storage or np.array_equal(a.load(), b.load(), equal_nan=False))
+def _differ(checkpoint: Checkpoint, names: Mapping[Part, str], twins: Mapping[Part, str]) -> Part | None:
+    """The first tensor that both have and that is not the same in both."""
+    for part in names:
+        if part in twins and not part.is_counter:
+            a, b = checkpoint.tensors[names[part]], checkpoint.tensors[twins[part]]
+            if a.shape != b.shape or (a.storage is not b.storage and not np.array_equal(a.load(), b.load())):
+                return part
+    return None

@@ -20,32 +20,41 @@ STRANGERS = {
     "features.0.weight": "a VGG or AlexNet",
     "stages.0.0.gamma": "a ConvNeXt",
     "denseblock1": "a DenseNet",
-    "_blocks.0._depthwise_conv": "an EfficientNet",
+    "mixing_conv": "a SimCLR v2 network with selective kernels (sk1; its sk0 models can be converted)",
+}
+# what a tensor inside a stage says of the block it belongs to
+BLOCKS = {
+    "downsample.2.": "a pooled shortcut (ResNet-D)",
+    ".se.": "squeeze-and-excitation",
+    ".attn.": "attention",
+    ".mixing_conv.": "selective kernels",
+    ".bias": "a convolution with bias (BN folded in, or none)",
 }
 
 
 def explain_no_backbone(checkpoint: Checkpoint) -> str:
-    """One or two sentences: what kind of network the keys are of, or which names a ResNet was looked for under."""
-    names = checkpoint.tensors
-    for name in names:
-        if name.endswith("conv1.0.weight"):
-            return (
-                f"{checkpoint.source_names[name]} is a deep stem (ResNet-C/D/S, resnet50d): Detectron2's ResNet has "
-                "one 7x7 convolution; pretrain a plain resnet50"
-            )
+    """One sentence: what kind of network the keys are of, or where there is a ResNet, or what the keys look like."""
+    names = checkpoint.source_names
+    if deep := next((n for n in names if n.endswith("conv1.0.weight") and ".layer" not in f".{n}"), None):
+        return (
+            f"{names[deep]} is a deep stem (ResNet-C/D/S, resnet50d): Detectron2's ResNet has one 7x7 convolution; "
+            "take a plain resnet50"
+        )
     for piece, kind in STRANGERS.items():
         if hit := next((n for n in names if piece in n), None):
-            return f"Its keys ({checkpoint.source_names[hit]}) are those of {kind}; only ResNets can be converted"
+            return f"Its keys ({names[hit]}) are those of {kind}; only ResNets can be converted"
     if roots := find_roots(checkpoint):
-        where = ", ".join(r or "the top level" for r in roots)
-        return f"There is a ResNet at: {where}; take it with --prefix '{roots[0]}'"
-    begins = Counter(checkpoint.source_names[n].rsplit(".", 2)[0][:40] for n in names)
+        where = " and ".join(f"{r}.*" if r else "the top level" for r in roots[:4])
+        return f"There is a ResNet at {where}: take it with --prefix '{roots[0]}'"
+    if half := next((n for n in names if n.endswith(("layer1.0.conv1.weight", "res2.0.conv1.weight"))), None):
+        return f"{names[half]} has no stem convolution beside it: half a network; convert the whole encoder"
+    begins = Counter(".".join(source.split(".")[:3])[:40] for source in names.values())
     sample = ", ".join(k for k, _ in begins.most_common(3))
-    return f"No ResNet of torchvision's topology in its {len(names)} tensors (keys begin with {sample})"
+    return f"No ResNet of torchvision's topology is among its {len(names)} tensors (keys begin with {sample})"
 
 
 def find_roots(checkpoint: Checkpoint) -> list[str]:
-    """The prefixes under which a ResNet stem and its first block lie, in torchvision's or Detectron2's names."""
+    """The prefixes under which a ResNet's stem and first block lie, in torchvision's or Detectron2's names."""
     found = []
     for layout in (LAYOUTS["torchvision"], LAYOUTS["detectron2"]):
         stem, block = layout.format(Part(1, 0, 1, "")), layout.format(Part(2, 0, 1, ""))
@@ -56,29 +65,24 @@ def find_roots(checkpoint: Checkpoint) -> list[str]:
     return found
 
 
-def strange_parts(checkpoint: Checkpoint, layout: Layout, root: str) -> None:
-    """Refuse tensors inside the stem or the stages that torchvision's ResNet has not (deep stem, SE, biases, ...)."""
+def refuse_strange_parts(checkpoint: Checkpoint, layout: Layout, root: str) -> None:
+    """Refuse tensors inside the stem or the stages that torchvision's ResNet has not (SE, biases, pooled shortcuts)."""
     start = len(root) + 1 if root else 0
-    namespaces = tuple({layout.format(Part(s, 0, 1, "")).split(".")[0] + "." for s in range(2, 6)})
-    if layout.name not in ("torchvision", "detectron2"):
-        return
+    inside = tuple(_namespaces(layout))
     for name in checkpoint.tensors:
         local = name[start:]
-        if (not root or name.startswith(f"{root}.")) and local.startswith(namespaces) and not layout.parse(local):
+        if (not root or name.startswith(f"{root}.")) and local.startswith(inside) and not layout.parse(local):
+            kind = next((k for piece, k in BLOCKS.items() if piece in local), "another kind of block")
             raise UserError(
-                f"{checkpoint.path}: {checkpoint.source_names[name]} is no tensor of torchvision's ResNet "
-                f"({_guess(local)}); Detectron2's ResNet cannot hold it"
+                f"{checkpoint.path} cannot be converted: {checkpoint.source_names[name]} is no tensor of torchvision's "
+                f"ResNet ({kind}), and Detectron2's has no place for it; take a plain resnet50"
             )
 
 
-def _guess(local: str) -> str:
-    for piece, kind in {
-        "downsample.2.": "a pooled shortcut: ResNet-D",
-        ".se.": "squeeze-and-excitation",
-        ".bias": "a convolution with bias: BN is folded in, or there is none",
-        ".attn.": "attention",
-        ".mixing_conv.": "selective kernels",
-    }.items():
-        if piece in local:
-            return kind
-    return "another kind of block"
+def _namespaces(layout: Layout) -> list[str]:
+    """The beginnings of names that only the ResNet itself may use; Caffe2's flat names have none."""
+    stem = [layout.format(Part(1, 0, 1, field)) for field in ("", "weight")]
+    stages = [layout.format(Part(stage, 0, 1, "")) for stage in (2, 3, 4, 5)]
+    if "." not in stages[0]:
+        return []
+    return [n.rsplit(".", 1)[0] + "." for n in stem] + [n.split(".0.")[0] + "." for n in stages]

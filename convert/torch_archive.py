@@ -38,13 +38,16 @@ def read_zip(path: Path) -> Any:
     if f"{root}constants.pkl" in entries:
         raise UserError("it is a TorchScript program, not a checkpoint; save model.state_dict() instead")
     content = _Entries(path, entries)
+    known: dict[str, Storage] = {}
     order = ">" if f"{root}byteorder" in entries and content.read(f"{root}byteorder")[:3] == b"big" else "<"
 
     def storage_of(key: str, dtype: str, numel: int) -> Storage:
         name = f"{root}data/{key}"
         if name not in entries or entries[name].file_size < numel * np.dtype(DTYPES[dtype]).itemsize:
             raise UserError(f"it is damaged: storage {key[:40]} is missing or too short")
-        return Storage(dtype, numel, lambda: content.read(name), order)
+        if key not in known or (known[key].dtype, known[key].numel) != (dtype, numel):
+            known[key] = Storage(dtype, numel, lambda: content.read(name), order)
+        return known[key]
 
     return load_pickle(io.BytesIO(content.read(pickles[0])), storage_of)
 

@@ -1,0 +1,64 @@
+"""How the images were normalised for the weights in a file: the sidecar knows, the family says, or a note is due."""
+
+from __future__ import annotations
+
+import json
+
+from convert.architecture import Architecture
+from convert.checkpoint import Checkpoint
+from convert.families import TABLE
+from convert.preprocessing import IMAGENET, MSRA_BGR, Preprocessing, from_config
+from convert.recognition import CUSTOM
+
+ASSUMED = (
+    "pixel order, mean, std and stride place are assumed as for ImageNet in RGB; say otherwise with --preprocessing"
+)
+
+
+def how_seen(checkpoint: Checkpoint, family: str, architecture: Architecture) -> tuple[Preprocessing, tuple[str, ...]]:
+    """The preprocessing of the weights, and what the user should be told about it.
+
+    A Detectron2 file says nothing itself: its sidecar does, or the config.yaml beside a fine-tuned detector, or the
+    pixel_mean that older ones carry.
+    """
+    if family == CUSTOM:
+        return IMAGENET, (ASSUMED,)
+    row = TABLE[family]
+    notes = (row.note,) if row.note else ()
+    if family.startswith("detectron2"):
+        recorded = _recorded(checkpoint)
+        return recorded or IMAGENET, notes if recorded else (*notes, ASSUMED)
+    if "style='caffe'" in checkpoint.config_text.replace('"', "'").replace(" ", ""):
+        return MSRA_BGR, (*notes, "its config says style='caffe': BGR, no std, stride in the 1x1 convolution")
+    if row.preprocessing_grouped and architecture.groups > 1:
+        return row.preprocessing_grouped, notes
+    return row.preprocessing, notes
+
+
+def _recorded(checkpoint: Checkpoint) -> Preprocessing | None:
+    sidecar = checkpoint.path.with_suffix(".json")
+    if sidecar.exists():
+        try:
+            return from_config(json.loads(sidecar.read_text())["config"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None  # some other program's JSON: it says nothing about these weights
+    beside = checkpoint.path.with_name("config.yaml")
+    return _from_yaml(beside.read_text()) if beside.exists() else None
+
+
+def _from_yaml(text: str) -> Preprocessing | None:
+    import yaml  # only a fine-tuned detector has one beside it
+
+    try:
+        tree = yaml.safe_load(text)
+        model = tree["MODEL"]
+        return from_config(
+            {
+                "INPUT.FORMAT": tree["INPUT"]["FORMAT"],
+                "MODEL.PIXEL_MEAN": model["PIXEL_MEAN"],
+                "MODEL.PIXEL_STD": model["PIXEL_STD"],
+                "MODEL.RESNETS.STRIDE_IN_1X1": model["RESNETS"]["STRIDE_IN_1X1"],
+            }
+        )
+    except (yaml.YAMLError, KeyError, TypeError):
+        return None  # not a whole Detectron2 config: it does not settle the question
