@@ -21,6 +21,7 @@ class TrainSummary:
 
     ``iterations`` is the number of finished iterations in total (resumed ones included); ``seconds`` and
     ``seconds_per_iteration`` cover this process only; ``stopped`` says that a signal ended it early, resumable.
+    ``peak_memory_mb`` is the device's on a GPU, the process's on a CPU.
     """
 
     iterations: int

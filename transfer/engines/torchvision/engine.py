@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import time
 from importlib import metadata
 from pathlib import Path
@@ -221,7 +222,12 @@ class Run:
         set_rng_state(kept)
 
     def _summary(self, done: int, seconds: float) -> TrainSummary:
-        memory = torch.cuda.max_memory_allocated() / 2**20 if self.device.type == "cuda" else 0.0
+        on_gpu = self.device.type == "cuda"
+        memory = (
+            torch.cuda.max_memory_allocated() / 2**20
+            if on_gpu
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        )
         per_iteration = seconds / max(done - self.start, 1)
         return TrainSummary(done, seconds, per_iteration, done < self.cfg.SOLVER.MAX_ITER, memory)
 

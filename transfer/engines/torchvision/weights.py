@@ -18,7 +18,6 @@ from transfer.engines.torchvision.weight_names import align, from_caffe2
 # what a backbone file must set: the ResNet, and res5 where it is part of the C4 head
 BACKBONE = re.compile(r"^(backbone\.(bottom_up\.)?(stem|res[2-5])\.|roi_heads\.res5\.\d)")
 STATISTICS = (".running_mean", ".running_var")
-CAFFE2_MARKS = re.compile(r"(^|_)(w|b|s)$|_branch\d")
 
 
 @dataclass
@@ -73,9 +72,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], bool]:
         if name.startswith(prefix):
             array = value.load()
             tensors[name[len(prefix) :]] = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=True))
-    caffe2 = checkpoint.author == "Caffe2" or (
-        "model" not in checkpoint.marks and any(CAFFE2_MARKS.search(name) for name in tensors)
-    )
+    caffe2 = all("." not in name for name in tensors)  # res2_0_branch2a_w: every other layout has dots
     return (from_caffe2(tensors) if caffe2 else tensors), caffe2
 
 
