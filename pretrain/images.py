@@ -45,18 +45,26 @@ class ImageSource:
 
     classes: class names in label order, or None where there are no labels.
     fingerprint: sha256 (hex) over names, sizes and labels; a resumed run compares it.
+    files_fingerprint: the same without the labels; a cache compares it.
     """
 
     classes: list[str] | None = None
     fingerprint: str = ""
+    files_fingerprint: str = ""
 
-    def __init__(self, names: Sequence[str], labels: Sequence[int] | None, classes: list[str] | None) -> None:
+    def __init__(
+        self, names: Sequence[str], labels: Sequence[int] | np.ndarray | None, classes: list[str] | None
+    ) -> None:
         self._names = Names(names)
         self._labels = None if labels is None else np.asarray(labels, np.int64)
         self.classes = classes
 
     def __len__(self) -> int:
         return len(self._names)
+
+    def _set_fingerprint(self, files_fingerprint: str) -> None:
+        labels, self.files_fingerprint = self.labels(), files_fingerprint
+        self.fingerprint = files_fingerprint if labels is None else fingerprint([files_fingerprint], labels)
 
     def name(self, index: int) -> str:
         """Name of image `index`, relative to the source, with forward slashes."""
@@ -65,6 +73,10 @@ class ImageSource:
     def label(self, index: int) -> int:
         """Class number of image `index`, or -1 where there are no labels."""
         return -1 if self._labels is None else int(self._labels[index])
+
+    def labels(self) -> np.ndarray | None:
+        """Class numbers of all images, int64, or None where there are no labels."""
+        return self._labels
 
     def picture(self, index: int) -> Picture:
         """Image `index` with its size known and its pixels not yet made. Raises BadImage naming file and reason."""
@@ -92,7 +104,7 @@ class ImageFiles(ImageSource):
     ) -> None:
         super().__init__(names, labels, classes)
         self.root = root
-        self.fingerprint = fingerprint(names, sizes, labels)
+        self._set_fingerprint(fingerprint(names, sizes))
 
     def picture(self, index: int) -> Picture:
         """See ImageSource.picture; an unreadable file is a BadImage too."""
@@ -105,12 +117,12 @@ class ImageFiles(ImageSource):
         return EncodedPicture(data, name)
 
 
-def fingerprint(names: Sequence[str], sizes: Sequence[int], labels: Sequence[int] | None) -> str:
-    """sha256 (hex) over the names, sizes and labels of a set of images, in order."""
+def fingerprint(names: Sequence[str], numbers: Sequence[int] | np.ndarray) -> str:
+    """sha256 (hex) over names and numbers (sizes, labels), in order."""
     digest = hashlib.sha256()
-    for index, (name, size) in enumerate(zip(names, sizes, strict=True)):
-        label = "" if labels is None else labels[index]
-        digest.update(os.fsencode(f"{name}\0{size}\0{label}\n"))
+    for name in names:
+        digest.update(os.fsencode(name) + b"\0")
+    digest.update(np.asarray(numbers, np.int64).tobytes())
     return digest.hexdigest()
 
 
@@ -125,27 +137,31 @@ def open_images(
         of their names.
     labels: True asks for class numbers: sub-folders of the folder (sorted), a second tab-separated column of the list,
         or the `.cls` members of the shards. UserError when there are none.
-    cache: folder written by `pretrain/cache_images.py` for the same images; pixels then come from there.
+    cache: folder written by `pretrain/cache_images.py` for the same images; pixels then come from there. Such a folder
+        can also be the source itself, without the files it was made from.
     Raises UserError, with what to do, for a path that is missing, unreadable or holds no image.
     """
-    text, path = str(source), Path(source)
-    if "{" in path.name or path.suffix == ".tar":
-        opened = _open_shards(text, labels)
-    elif path.suffix.lower() == ".txt":
-        opened = _open_list(path, labels)
-    elif path.is_dir():
-        folder = path / split if split and (path / split).is_dir() else path
-        shards = sorted(folder.glob("*.tar"))
-        opened = _open_shards(str(folder), labels) if shards else _open_folder(folder, labels)
-    elif path.exists():
-        raise UserError(f"{path} is not a folder of images, a .txt list of files or a .tar shard")
-    else:
-        raise UserError(f"{path} does not exist; give a folder of images, a .txt list of files or .tar shards")
-    if cache is None:
-        return opened
-    from pretrain.image_cache import CachedImages
+    from pretrain.image_cache import CachedImages, is_cache
 
-    return CachedImages(opened, Path(cache))
+    if is_cache(Path(source)):
+        return CachedImages(Path(source), labels=labels)
+    opened = _open(str(source), labels, split)
+    return opened if cache is None else CachedImages(Path(cache), labels=labels, made_from=opened)
+
+
+def _open(source: str, labels: bool, split: str | None) -> ImageSource:
+    path = Path(source)
+    if "{" in path.name or path.suffix == ".tar":
+        return _open_shards(source, labels)
+    if path.suffix.lower() == ".txt":
+        return _open_list(path, labels)
+    if path.is_dir():
+        folder = path / split if split and (path / split).is_dir() else path
+        has_shards = any(folder.glob("*.tar"))
+        return _open_shards(str(folder), labels) if has_shards else _open_folder(folder, labels)
+    if path.exists():
+        raise UserError(f"{path} is not a folder of images, a .txt list of files or a .tar shard")
+    raise UserError(f"{path} does not exist; give a folder of images, a .txt list of files or .tar shards")
 
 
 def _open_shards(spec: str, labels: bool) -> ImageSource:

@@ -43,7 +43,7 @@ def same(a: Batch, b: Batch) -> bool:
 
 
 @pytest.mark.parametrize("aug_on", ["device", "cpu"])
-@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("workers", [1, 2])
 def test_batches_do_not_depend_on_the_number_of_workers(folder, workers, aug_on):
     alone = batches(folder, aug_on=aug_on)
     many = batches(folder, aug_on=aug_on, workers=workers)
@@ -138,7 +138,12 @@ def damaged(folder, tmp_path) -> tuple[Path, set[str]]:
         target = tmp_path / path.relative_to(folder)
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(path.read_bytes())
-    spoilt = {"class0/04.png": b"", "class0/10.png": b"<html>", "class1/05.png": b"\x89PNG\r\n", "class1/21.png": b"x" * 99}
+    spoilt = {
+        "class0/04.png": b"",
+        "class0/10.png": b"<html>",
+        "class1/05.png": b"\x89PNG\r\n",
+        "class1/21.png": b"x" * 99,
+    }
     for name, data in spoilt.items():
         (tmp_path / name).write_bytes(data)
     return tmp_path, set(spoilt)
@@ -184,12 +189,13 @@ def test_too_many_bad_images_stop_the_run(damaged, limit, workers):
         batches(damaged[0], max_bad=limit, workers=workers, batch_size=48)
 
 
-def test_nothing_but_bad_images_ends_with_a_reason(tmp_path):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_nothing_but_bad_images_ends_with_a_reason(tmp_path, workers):
     for index in range(4):
         (tmp_path / f"{index}.jpg").write_bytes(b"")
     source, views = open_images(tmp_path, labels=False), build_views("eval", image_size=32)
-    with pytest.raises(UserError, match="the file is empty"):
-        list(build_eval_loader(source, views, batch_size=2, max_bad=100))
+    with pytest.raises(UserError, match="33 images in a row cannot be read.*the file is empty$"):
+        list(build_eval_loader(source, views, batch_size=2, max_bad=100, workers=workers))
 
 
 def test_substitutes_are_uniform_over_the_images():

@@ -1,0 +1,175 @@
+"""Decode every image once into a memory-mapped cache: python pretrain/cache_images.py IMAGES CACHE [--shorter-side 256]
+
+Training then reads pixels instead of decoding files: pass `--cache CACHE` to pretrain/main.py, or CACHE itself as the
+images. Run the same command again to continue after an interruption.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime.errors import UserError, run_entry
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pretrain.images import ImageSource
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", help="folder of images, .txt list or .tar shards, as for pretrain/main.py")
+    parser.add_argument("cache", type=Path, help="folder to write")
+    parser.add_argument(
+        "--shorter-side",
+        type=int,
+        default=0,
+        metavar="N",
+        help="shrink images whose shorter side is longer than N pixels to N (default: keep every pixel)",
+    )
+    parser.add_argument("--split", default="train", help="sub-folder to read where there is one (default: train)")
+    parser.add_argument("-j", "--workers", type=int, default=max(1, len(os.sched_getaffinity(0)) - 1))
+    parser.add_argument(
+        "--max-bad", type=float, default=0.01, help="share (below 1) or number of unreadable images tolerated"
+    )
+    return parser.parse_args(argv)
+
+
+class Decoded:
+    """index -> (pixels, "") or (None, reason): what each worker runs."""
+
+    def __init__(self, source: ImageSource, shorter_side: int) -> None:
+        self.source, self.shorter_side = source, shorter_side
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> tuple[Any, str]:
+        from pretrain.decode import BadImage
+
+        try:
+            return shrink(self.source.load(index), self.shorter_side), ""
+        except BadImage as error:
+            return None, error.reason
+
+
+def shrink(pixels: np.ndarray, shorter_side: int) -> np.ndarray:
+    """uint8 H x W x 3 with its shorter side at most `shorter_side` (0: as it is), antialiased."""
+    from pretrain.crops import resize
+
+    height, width = pixels.shape[:2]
+    scale = shorter_side / min(height, width) if shorter_side else 1.0
+    if scale >= 1.0:
+        return pixels
+    small = resize(pixels, round(height * scale), round(width * scale))
+    return small[0].permute(1, 2, 0).contiguous().numpy()
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; see the module docstring."""
+    args = parse_args(argv)
+    from pretrain import image_cache
+    from pretrain.images import open_images
+    from runtime.atomic import write_json
+    from runtime.run_folder import RunLock
+
+    source = open_images(args.images, labels=False, split=args.split)
+    labelled = _labelled(args.images, args.split) or source
+    plan = {"files_fingerprint": source.files_fingerprint, "shorter_side": args.shorter_side}
+    args.cache.mkdir(parents=True, exist_ok=True)
+    with RunLock(args.cache):
+        if image_cache.is_cache(args.cache):
+            _check_same(args.cache, image_cache.read_summary(args.cache), plan)
+            print(f"{args.cache} already holds these {len(source)} images")
+            return 0
+        _check_same(args.cache, _read_plan(args.cache), plan)
+        write_json(args.cache / "plan.json", plan)
+        bad = write_pixels(source, args.cache, args.shorter_side, args.workers, args.max_bad)
+        write_json(
+            args.cache / image_cache.SUMMARY, image_cache.summarise(labelled, args.images, args.shorter_side, bad)
+        )
+        (args.cache / "plan.json").unlink()
+    size = (args.cache / image_cache.PIXELS).stat().st_size
+    print(f"{len(source) - len(bad)} images, {size / 2**30:.2f} GiB in {args.cache}; {len(bad)} unreadable")
+    return 0
+
+
+def write_pixels(source: ImageSource, cache: Path, shorter_side: int, workers: int, max_bad: float) -> dict[int, str]:
+    """Append the pixels of the images that are not there yet; returns {index: reason} of the unreadable ones."""
+    import numpy as np
+    import torch
+    from torch.utils.data import DataLoader
+    from tqdm import tqdm
+
+    from pretrain import image_cache
+
+    sizes = image_cache.usable_sizes(cache)
+    reread = np.flatnonzero(sizes[:, 0] == 0)  # few: only their reasons are needed again
+    decoded = Decoded(source, shorter_side)
+    bad = {int(index): decoded[int(index)][1] for index in reread}
+    limit = int(max_bad * len(source)) if max_bad < 1 else int(max_bad)
+    loader: DataLoader = DataLoader(
+        decoded,  # type: ignore[arg-type]  # it has what a map-style data set needs
+        batch_size=None,
+        sampler=range(len(sizes), len(source)),  # type: ignore[arg-type]
+        num_workers=workers,
+        prefetch_factor=32 if workers else None,
+        generator=torch.Generator(),
+        collate_fn=_as_is,  # type: ignore[arg-type]  # without batches it is given one item
+    )
+    with open(cache / image_cache.PIXELS, "ab") as pixels_file, open(cache / image_cache.SIZES, "ab") as sizes_file:
+        progress = tqdm(loader, desc="cache", unit="img", disable=None, initial=len(sizes), total=len(source))
+        for index, (pixels, reason) in enumerate(progress, start=len(sizes)):
+            if pixels is None:
+                bad[index] = reason
+                tqdm.write(f"unreadable: {source.name(index)}: {reason}", file=sys.stderr)
+                if len(bad) > limit:
+                    raise UserError(f"{len(bad)} of {len(source)} images cannot be read, more than --max-bad allows")
+            else:
+                pixels_file.write(np.ascontiguousarray(pixels).data)
+            shape = (0, 0) if pixels is None else pixels.shape[:2]
+            sizes_file.write(np.array(shape, np.int32).tobytes())
+        for file in (pixels_file, sizes_file):
+            file.flush()
+            os.fsync(file.fileno())
+    return bad
+
+
+def _as_is(item: tuple[Any, str]) -> tuple[Any, str]:
+    return item
+
+
+def _labelled(images: str, split: str) -> ImageSource | None:
+    """The same images with their labels, or None where they have none."""
+    from pretrain.images import open_images
+
+    try:
+        return open_images(images, labels=True, split=split)
+    except UserError:
+        return None
+
+
+def _read_plan(cache: Path) -> dict | None:
+    import json
+
+    path = cache / "plan.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _check_same(cache: Path, found: dict | None, plan: dict) -> None:
+    for key, value in plan.items():
+        if found is not None and found[key] != value:
+            what = "other images" if key == "files_fingerprint" else f"--shorter-side {found[key]}"
+            raise UserError(f"{cache} holds a cache made with {what}; choose another folder or remove that one")
+
+
+if __name__ == "__main__":
+    run_entry(main)
