@@ -10,6 +10,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from pretrain.decode import BadImage
 from pretrain.draws import hash64
 from pretrain.images import ImageSource
-from pretrain.order import Order, Sequential
+from pretrain.order import BlockOrder, Order, Sequential
 from pretrain.views import Views
 from runtime.errors import UserError
 from runtime.logs import get_logger
@@ -55,7 +56,14 @@ class BatchMaker(Dataset):
     def __init__(self, source: ImageSource, views: Views, order: Order | Sequential, seed: int) -> None:
         self.source, self.views, self.order, self.seed = source, views, order, seed
 
-    def __getitem__(self, step: int) -> Batch:
+    def __getitem__(self, step: int) -> Batch | UserError:
+        """The batch of a step; a UserError is handed over, not raised, so that it crosses from a worker as one line."""
+        try:
+            return self._make(step)
+        except UserError as error:
+            return error
+
+    def _make(self, step: int) -> Batch:
         epoch, planned = self.order.epoch(step), self.order.batch(step)
         u = self.views.draw(self.seed, epoch, planned)
         params = self.views.params(u)
@@ -129,6 +137,8 @@ class Loader:
             generator=torch.Generator(),  # its own: the global generators stay as the checkpoint left them
         )
         for batch in loader:
+            if isinstance(batch, UserError):
+                raise batch
             self._note(batch.bad)
             yield batch
 
@@ -176,7 +186,9 @@ def build_loader(
     max_bad: share (below 1) or number (1 or more) of bad images tolerated before a UserError.
     Raises UserError when the batch does not fit the data set or the world.
     """
-    order = Order(
+    blocks = source.block_ends()
+    kind = Order if blocks is None else partial(BlockOrder, block_ends=blocks)
+    order = kind(
         images=len(source), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size, drop_last=drop_last
     )
     if (epochs is None) == (stop_step is None):

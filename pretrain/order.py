@@ -79,7 +79,11 @@ class Order:
         epoch, within = divmod(step, self.steps_per_epoch)
         positions = np.arange(within * self.batch_size, min((within + 1) * self.batch_size, self.images))
         mine = np.array_split(positions, self.world_size)[self.rank]
-        return shuffled(mine, self.images, key=int(hash64(self.seed, epoch)[0]))
+        return self._indices(epoch, mine)
+
+    def _indices(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        """Image index at each position of an epoch."""
+        return shuffled(positions, self.images, key=int(hash64(self.seed, epoch)[0]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,3 +113,38 @@ class Sequential:
         """Image indices of batch `step`: int64, at most batch_size."""
         start, end = self._span
         return np.arange(start + step * self.batch_size, min(start + (step + 1) * self.batch_size, end))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockOrder(Order):
+    """An order that keeps a window of blocks (tar shards) together, so that they can be streamed.
+
+    Each epoch shuffles the blocks, then all images of `window` consecutive blocks among themselves; an epoch's images
+    are those of its first window, then its second, and so on. Still a pure function of the step, and with no more
+    memory than one number per block.
+
+    block_ends: end of each block in the numbering of the images.
+    """
+
+    block_ends: np.ndarray
+    window: int = 8
+
+    def _indices(self, epoch: int, positions: np.ndarray) -> np.ndarray:
+        key = int(hash64(self.seed, epoch)[0])
+        starts = np.concatenate([[0], self.block_ends[:-1]])
+        blocks = shuffled(np.arange(len(starts)), len(starts), key=key)
+        ends = np.cumsum((self.block_ends - starts)[blocks])  # by position in the epoch
+        last = np.minimum(np.arange(self.window, len(blocks) + self.window, self.window), len(blocks)) - 1
+        window_ends = ends[last]
+        out = np.empty_like(positions)
+        which = np.searchsorted(window_ends, positions, side="right")
+        for window in np.unique(which):
+            first = int(window_ends[window - 1]) if window else 0
+            rows = which == window
+            moved = shuffled(
+                positions[rows] - first, int(window_ends[window]) - first, key=int(hash64(key, int(window) + 1)[0])
+            )
+            block = np.searchsorted(ends, moved + first, side="right")
+            before = np.where(block > 0, ends[block - 1], 0)
+            out[rows] = starts[blocks[block]] + (moved + first - before)
+        return out
