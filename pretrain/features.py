@@ -1,0 +1,71 @@
+"""Numbers about a checkpoint's features: kNN accuracy, alignment and uniformity.
+
+    python pretrain/features.py runs/moco/checkpoint_0199.pth.tar DIR      # DIR/train and DIR/val, class folders
+"""
+
+import os
+import sys
+
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+
+import argparse
+import json
+from pathlib import Path
+
+from runtime.errors import run_entry
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="pretrain/features.py", description=__doc__.split("\n")[0])
+    parser.add_argument("checkpoint", help="of pretrain/main.py or of the official code")
+    parser.add_argument("data", metavar="DIR", help="folder with train/CLASS/ and val/CLASS/")
+    parser.add_argument("--layer", choices=["backbone", "head"], default="backbone", help="whose output (backbone)")
+    parser.add_argument("--image-size", type=int, default=None, help="(the checkpoint's, else 224)")
+    parser.add_argument("--images", type=int, default=0, metavar="N", help="of each set at most (0: all)")
+    parser.add_argument("--k", type=int, default=200, help="neighbours (200)")
+    parser.add_argument("--temperature", type=float, default=0.1, help="of their votes (0.1)")
+    parser.add_argument("-j", "--workers", type=int, default=4)
+    parser.add_argument("--output", default=None, metavar="FILE", help="also write the numbers as JSON")
+    return parser.parse_args(argv)
+
+
+def main() -> int:
+    """Print the numbers of one checkpoint."""
+    args = parse()
+    import torch
+
+    from pretrain.frozen import read_encoder
+    from pretrain.images import open_images
+    from pretrain.probes import alignment, encoder_function, extract, knn_accuracy, uniformity
+    from pretrain.views import build_views
+    from runtime.atomic import sha256_file, write_json
+    from runtime.provenance import provenance
+
+    encoder, checkpoint = read_encoder(args.checkpoint)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    encoder.to(device)
+    size = args.image_size or checkpoint.get("settings", {}).get("image_size", 224)
+    train = open_images(args.data, labels=True)
+    val = open_images(Path(args.data) / "val", labels=True, split=None)
+    encode = encoder_function(encoder, args.layer)
+    how = {"device": device, "images": args.images, "workers": min(args.workers, len(os.sched_getaffinity(0)))}
+    (bank,), bank_labels = extract(encode, train, build_views("eval", image_size=size), **how)
+    (queries,), labels = extract(encode, val, build_views("eval", image_size=size), **how)
+    (first, second), _ = extract(encode, val, build_views("v1", image_size=size), **how)
+    numbers = {
+        "knn": knn_accuracy(bank, bank_labels, queries, labels, k=args.k, temperature=args.temperature),
+        "alignment": alignment(first, second),
+        "uniformity": uniformity(queries),
+        "train_images": len(bank),
+        "val_images": len(queries),
+    }
+    print(json.dumps(numbers, indent=1))
+    if args.output:
+        made = {"checkpoint": args.checkpoint, "sha256": sha256_file(args.checkpoint), "image_size": size}
+        write_json(args.output, {**numbers, **made, "layer": args.layer, "provenance": provenance()})
+    return 0
+
+
+if __name__ == "__main__":
+    run_entry(main)

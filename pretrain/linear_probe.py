@@ -1,0 +1,54 @@
+"""Linear classification on frozen features, by MoCo's protocol (1911.05722, section 4.1).
+
+    python pretrain/linear_probe.py DIR --pretrained runs/moco/checkpoint_0199.pth.tar
+
+Defaults are the official main_lincls.py's: lr 30, batch 256, 100 epochs, x0.1 at 60 and 80, no weight decay.
+"""
+
+import os
+import sys
+
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+
+import argparse
+from pathlib import Path
+
+from runtime.errors import UserError, run_entry
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="pretrain/linear_probe.py", description=__doc__.split("\n")[0])
+    parser.add_argument("data", metavar="DIR", help="folder with train/CLASS/ and val/CLASS/")
+    parser.add_argument("--pretrained", required=True, metavar="FILE", help="checkpoint, ours or official")
+    parser.add_argument("-a", "--arch", default=None, help="(the checkpoint's)")
+    parser.add_argument("--lr", "--learning-rate", type=float, default=30.0)
+    parser.add_argument("-b", "--batch-size", type=int, default=256)
+    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--schedule", type=int, nargs="*", default=[60, 80], help="epochs at which lr drops 10x")
+    parser.add_argument("--momentum", type=float, default=0.9)
+    parser.add_argument("--wd", "--weight-decay", dest="weight_decay", type=float, default=0.0)
+    parser.add_argument("--image-size", type=int, default=None, help="(the checkpoint's, else 224)")
+    parser.add_argument("-j", "--workers", type=int, default=32)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", default=None, metavar="DIR", help="run folder (PRETRAINED's name + _linear)")
+    parser.add_argument("--resume", action="store_true", help="continue the probe of the run folder")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default=None)
+    return parser.parse_args(argv)
+
+
+def main() -> int:
+    """Train the classifier and print its top-1 and top-5 after every epoch."""
+    args = parse()
+    for name in ("lr", "batch_size", "epochs"):
+        if not getattr(args, name) > 0:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)} is not positive")
+    from pretrain.linear import probe
+    from runtime.distributed import init_world
+
+    output = args.output or f"{args.pretrained.removesuffix('.pth.tar')}_linear"
+    return probe(args, Path(output), init_world(args.device))
+
+
+if __name__ == "__main__":
+    run_entry(main)
