@@ -1,0 +1,30 @@
+"""Write golden.json from the real Detectron2: python tests/transfer/engines/make_golden.py (needs Detectron2)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+sys.path[:1] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[3])]
+
+import torch
+from engine_cases import CASES, COMMON, draw_inputs, run_detectron2, summary
+
+FILE = Path(__file__).with_name("golden.json")
+
+
+def main() -> None:
+    """Run every case once."""
+    torch.set_num_threads(1)
+    stored = {}
+    for name, settings in CASES.items():
+        classes = {**COMMON, **settings}["MODEL.ROI_HEADS.NUM_CLASSES"]
+        result = run_detectron2(settings, draw_inputs(classes))
+        stored[name] = summary(result["model"], result["losses"], result["found"])
+        print(name, stored[name]["losses"], [d["count"] for d in stored[name]["detections"]])
+    FILE.write_text(json.dumps(stored, indent=0) + "\n")
+
+
+if __name__ == "__main__":
+    main()
