@@ -1,0 +1,213 @@
+"""Names of data sets, what they read, and how broken ones are refused."""
+
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from toy_data import coco_content, write_coco, write_voc
+
+from runtime.errors import UserError
+from transfer.data.catalog import COCO_SETS, LVIS_SETS, VOC_SETS, get_dataset
+from transfer.data.voc import VOC_CLASSES
+
+
+@pytest.fixture
+def toy(tmp_path):
+    return tmp_path, coco_content(tmp_path / "images")
+
+
+def test_coco_records_are_sorted_contiguous_and_float(toy):
+    folder, content = toy
+    content["images"].reverse()
+    content["annotations"][0].update(bbox=[1, 2, 10, 12], segmentation=[[1, 2, 11, 2, 11, 14]])
+    spec = get_dataset(write_coco(folder, content))
+    records = spec.records()
+    assert [r["image_id"] for r in records] == list(range(11, 19))
+    assert spec.class_names == ["dog", "cup", "kite"]
+    assert spec.category_ids == [3, 7, 90]
+    first = records[0]["annotations"][0]
+    assert all(isinstance(v, float) for v in first["bbox"])
+    assert first["segmentation"][0].dtype == float
+    assert spec.labels.findings == ["category ids are not 1..3: mapped in sorted order to 0..2"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["images"].append(dict(c["images"][0])), "1 duplicate ids in images: 11"),
+        (lambda c: c["annotations"].append(dict(c["annotations"][2])), "1 duplicate ids in annotations: 3"),
+        (lambda c: c["annotations"][0].update(category_id=5), "1 annotations name an unknown category_id"),
+        (lambda c: c["annotations"][4].update(image_id=99), r"unknown image_id \(annotation ids 5\)"),
+        (lambda c: c["annotations"][1].update(bbox=[1, 2, 3]), r"annotation 2 has bbox \[1, 2, 3\]"),
+        (lambda c: c["annotations"][1].update(bbox=[1, 2, float("nan"), 4]), "annotation 2 has bbox"),
+        (lambda c: c["images"][3].update(file_name="gone.png"), r"1 of 8 images are missing: .*gone\.png"),
+        (lambda c: c.pop("categories"), 'no list "categories"'),
+        (lambda c: c.update(images=[]), "lists no image"),
+        (lambda c: c["images"][0].pop("width"), "'width'"),
+        (lambda c: c["annotations"][0].update(ignore=1), 'annotation 1 has "ignore"'),
+    ],
+)
+def test_broken_coco_files_are_refused_by_name(toy, change, message):
+    folder, content = toy
+    change(content)
+    name = write_coco(folder, content)
+    with pytest.raises(UserError, match=message) as caught:
+        get_dataset(name).records()
+    assert name in str(caught.value)
+
+
+def test_odd_annotations_are_counted(toy):
+    folder, content = toy
+    first, second, third, fourth = content["annotations"][:4]
+    first["bbox"] = [5, 5, 0, 4]
+    second["bbox"] = [900, 5, 4, 4]
+    third["bbox"] = [30, 5, 500, 4]
+    fourth["segmentation"] = [[1, 2, 3, 4]]
+    labels = get_dataset(write_coco(folder, content)).labels
+    assert labels.findings[:4] == [
+        "1 annotations dropped: no polygon of 3 points or more (annotation ids 4)",
+        "1 boxes of zero area, dropped in training (images 11)",
+        "1 boxes wholly outside their image, dropped in training (images 11)",
+        "1 boxes that stick out of their image, clipped in training (images 11)",
+    ]
+    assert len(labels.records[1]["annotations"]) == 2
+
+
+def test_not_json_is_refused(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "annotations.json").write_text("<html>")
+    with pytest.raises(UserError, match="not readable JSON"):
+        get_dataset(f"coco:{tmp_path / 'annotations.json'}:{tmp_path / 'images'}").records()
+
+
+def test_shares_are_nested_and_repeatable(toy):
+    folder, content = toy
+    name = write_coco(folder, content)
+    ids = {p: {r["image_id"] for r in get_dataset(f"{name}@{p}%").records()} for p in (25, 50)}
+    assert [len(v) for v in ids.values()] == [2, 4]
+    assert ids[25] < ids[50]
+    half = get_dataset(f"{name}@50%")
+    assert {i["id"] for i in half.content()["images"]} == ids[50]
+    assert half.sha256() not in (get_dataset(name).sha256(), get_dataset(f"{name}@50%s1").sha256())
+    with pytest.raises(UserError, match="above 0"):
+        get_dataset(f"{name}@0%")
+
+
+def test_voc_boxes_start_at_zero_and_own_classes_are_sorted(tmp_path):
+    objects = {"b": [("zebra", 1, [1, 1, 100, 80])], "a": [("ant", 0, [11, 12, 20, 30]), ("zebra", 0, [1, 2, 3, 4])]}
+    spec = get_dataset(write_voc(tmp_path, objects))
+    assert spec.class_names == ["ant", "zebra"]
+    assert [r["image_id"] for r in spec.records()] == ["b", "a"]
+    assert spec.records()[0]["annotations"] == [
+        {"bbox": [0.0, 0.0, 100.0, 80.0], "bbox_mode": 0, "category_id": 1, "difficult": 1}
+    ]
+
+
+def test_voc_names_keep_the_official_order(tmp_path):
+    assert get_dataset(write_voc(tmp_path, {"a": [("dog", 0, [1, 1, 9, 9])]})).class_names == list(VOC_CLASSES)
+
+
+def test_broken_voc_folders_are_refused_by_name(tmp_path):
+    name = write_voc(tmp_path, {"a": [("dog", 0, [1, 1, 9, 9])], "b": []})
+    annotations = tmp_path / "VOC2007" / "Annotations"
+    (annotations / "b.xml").unlink()
+    with pytest.raises(UserError, match=r"1 of 2 annotation files are missing .*b\.xml"):
+        get_dataset(name).records()
+    (annotations / "b.xml").write_text("<annotation><size>")
+    with pytest.raises(UserError, match=r"b\.xml: not a VOC annotation"):
+        get_dataset(name).records()
+    (annotations / "b.xml").write_text((annotations / "a.xml").read_text())
+    (tmp_path / "VOC2007" / "JPEGImages" / "b.jpg").unlink()
+    with pytest.raises(UserError, match=r"1 of 2 images are missing: .*b\.jpg"):
+        get_dataset(name).records()
+
+
+def test_a_missing_data_set_says_where_it_looked(monkeypatch, tmp_path):
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    get_dataset.cache_clear()
+    for name in ("coco_2017_train", "voc_2012_trainval", "lvis_v0.5_val"):
+        with pytest.raises(UserError, match="make demo") as caught:
+            get_dataset(name).records()
+        assert str(tmp_path) in str(caught.value)
+    get_dataset.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["coco:x.json", "voc:a:b:c", "tiff:a:b", "coco_2017", "coco::x"])
+def test_unknown_names_are_refused(name):
+    with pytest.raises(UserError, match="data set"):
+        get_dataset(name)
+
+
+def same_annotation(ours: dict, theirs: dict) -> None:
+    assert ours["category_id"] == theirs["category_id"]
+    assert int(ours["bbox_mode"]) == int(theirs["bbox_mode"])
+    assert list(ours["bbox"]) == list(theirs["bbox"])
+    assert ours.get("iscrowd", 0) == theirs.get("iscrowd", 0)
+    mine, yours = ours.get("segmentation"), theirs.get("segmentation")
+    if isinstance(yours, list):
+        assert [list(p) for p in mine] == yours
+    else:
+        assert mine == yours
+
+
+class JsonIndex:
+    """The part of the lvis package that Detectron2's reader uses: an index over the file (lvis may be absent)."""
+
+    def __init__(self, path):
+        content = json.loads(Path(path).read_text())
+        self.imgs = {i["id"]: i for i in content["images"]}
+        self.anns = {a["id"]: a for a in content["annotations"]}
+        self.img_ann_map = {i: [] for i in self.imgs}
+        for annotation in content["annotations"]:
+            self.img_ann_map[annotation["image_id"]].append(annotation)
+
+    def load_imgs(self, ids):
+        return [self.imgs[i] for i in ids]
+
+
+@pytest.mark.detectron2
+def test_records_equal_detectron2s(tmp_path, shared_data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lvis", SimpleNamespace(LVIS=JsonIndex))
+    from detectron2.data.datasets import load_coco_json, load_voc_instances
+    from detectron2.data.datasets.lvis import load_lvis_json
+
+    write_coco(tmp_path)
+    root = shared_data("coco_mini_s320") / "coco_mini_s320"
+    lvis = shared_data("lvis_v05_mini") / "lvis_v05_mini"
+    voc = shared_data("voc2007_s256") / "voc2007_s256" / "VOCdevkit"
+    mini = str(root / "annotations/instances_val2017.json")
+    real = str(lvis / "annotations/lvis_v0.5_val_mini.json")
+    toy = str(tmp_path / "annotations.json")
+    cases = [
+        (f"coco:{toy}:{tmp_path}/images", load_coco_json(toy, str(tmp_path / "images"), "toy_case")),
+        (f"coco:{mini}:{root}/val2017", load_coco_json(mini, str(root / "val2017"), "mini_case")),
+        (f"voc:{voc}:2007:test", load_voc_instances(str(voc / "VOC2007"), "test", VOC_CLASSES)),
+        (f"lvis:{real}:{lvis}", load_lvis_json(real, str(lvis) + "/")),
+    ]
+    for name, theirs in cases:
+        ours = get_dataset(name).records()
+        assert len(ours) == len(theirs)
+        for mine, other in zip(ours, theirs):
+            for key in ("file_name", "height", "width", "image_id"):
+                assert mine[key] == other[key]
+            assert len(mine["annotations"]) == len(other["annotations"])
+            for one, two in zip(mine["annotations"], other["annotations"]):
+                same_annotation(one, two)
+
+
+@pytest.mark.detectron2
+def test_built_in_names_point_where_detectron2_looks():
+    import os
+
+    from detectron2.data import MetadataCatalog
+
+    root = os.environ.get("DETECTRON2_DATASETS", "datasets")
+    for name, (annotations, images) in {**COCO_SETS, **LVIS_SETS}.items():
+        theirs = MetadataCatalog.get(name)
+        assert Path(theirs.json_file) == Path(root) / annotations
+        assert Path(theirs.image_root) == Path(root) / images
+    for name, (year, split) in VOC_SETS.items():
+        theirs = MetadataCatalog.get(name) if (year, split) != (2012, "test") else None
+        assert theirs is None or (theirs.dirname, theirs.year, theirs.split) == (f"{root}/VOC{year}", year, split)
