@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,30 +13,89 @@ import numpy as np
 from convert.backbone import Backbone
 from convert.checkpoint import Checkpoint, read_checkpoint
 from convert.pickle_writer import write_pickle
-from convert.rename import DETECTRON2, LAYOUTS
+from convert.rename import BLOBS, COUNTER, DETECTRON2, MSRA, TORCHVISION, Layout
 from convert.safetensors_file import write_safetensors
-from convert.sidecar import sidecar
-from runtime.atomic import atomic_path, sha256_file, write_json
+from convert.sidecar import config_yaml, sidecar
+from runtime.atomic import atomic_path, sha256_file, write_json, write_text
 from runtime.errors import UserError
 
 AUTHOR = "self-supervised detection transfer"  # Detectron2 prints it when it reads the file
 
 
-def write_backbone(backbone: Backbone, path: str | Path, formats: Iterable[str] = ("pkl",)) -> list[Path]:
-    """Write ``backbone`` beside ``path`` as NAME.<format> for each of ``formats``, then NAME.json, its sidecar.
+def output_stem(source: Path, out: Path | None, formats: Sequence[str], tail: str = "") -> Path:
+    """Where to write, without a format's suffix: ``out``, or beside ``source`` with ``tail`` added to its name.
 
-    Returns the files written, the sidecar last. Each appears whole or not at all; UserError for a full disk.
+    A default name that would be the source itself gets ``_d2``; UserError where ``out`` is the source.
     """
+    stem = out if out is not None else source
+    for suffix in SUFFIXES:
+        stem = stem.with_suffix("") if stem.suffix == suffix else stem
+    if out is None:
+        own = not tail and source.suffix.lstrip(".") in formats
+        return stem.with_name(stem.name + (tail or ("_d2" if own else "")))
+    for target in (_with(stem, name) for name in formats):
+        if target.exists() and source.exists() and target.samefile(source):
+            raise UserError(f"the output {target} would replace its own source; give another name as second argument")
+    return stem
+
+
+def write_backbone(
+    backbone: Backbone, path: str | Path, formats: Iterable[str] = ("pkl",), *, emit_config: bool = False
+) -> list[Path]:
+    """Write ``backbone`` as NAME.<format> for each of ``formats``, its sidecar NAME.json, and NAME.yaml if asked for.
+
+    ``path`` is NAME, with or without a format's suffix. Returns the files written. Each appears whole or not at all;
+    UserError for a full disk.
+    """
+    extra = {"__author__": AUTHOR, "matching_heuristics": True}
+    written = _write(backbone, path, formats, backbone.tensors, extra)
+    if emit_config:
+        target = written[0].with_suffix(".yaml")
+        write_text(target, config_yaml(backbone, str(written[0])))
+        written.append(target)
+    return written
+
+
+def write_torchvision(backbone: Backbone, path: str | Path, formats: Iterable[str] = ("pth",)) -> list[Path]:
+    """Write ``backbone`` as a flat state dict in torchvision's names (no fc), and its sidecar."""
+    return _write(backbone, path, formats, _renamed(backbone, TORCHVISION), None)
+
+
+def write_caffe2(backbone: Backbone, path: str | Path, formats: Iterable[str] = ("pkl",)) -> list[Path]:
+    """Write ``backbone`` as a flat pickle in the names of Detectron2's Caffe2 models, and its sidecar."""
+    tensors = {k: v for k, v in _renamed(backbone, MSRA).items() if not k.endswith(COUNTER)}
+    return _write(backbone, path, formats, tensors, None)
+
+
+def _renamed(backbone: Backbone, layout: Layout) -> dict[str, np.ndarray]:
+    parts = {DETECTRON2.parse(name): array for name, array in backbone.tensors.items()}
+    return {layout.format(part): array for part, array in parts.items() if part}
+
+
+def _with(stem: Path, suffix: str) -> Path:
+    return stem.with_name(f"{stem.name}.{suffix}")
+
+
+def _write(
+    backbone: Backbone,
+    path: str | Path,
+    formats: Iterable[str],
+    tensors: Mapping[str, np.ndarray],
+    extra: Mapping[str, Any] | None,
+) -> list[Path]:
+    """All formats, then the sidecar: ``extra`` None writes the tensors flat, else under "model" beside ``extra``."""
     stem = Path(path)
-    stem = stem.with_suffix("") if stem.suffix.lstrip(".") in (*FORMATS, "json") else stem
+    stem = stem.with_suffix("") if stem.suffix in SUFFIXES else stem
+    record = _with(stem, "json")
+    if record.exists() and b'"max_abs_diff"' not in record.read_bytes():
+        raise UserError(f"{record} exists and is not a backbone's sidecar; give another output name")
     written: dict[Path, str] = {}
     for name in formats:
-        target = stem.with_name(f"{stem.name}.{name}")
+        target = _with(stem, name)
         with atomic_path(target) as partial, open(partial, "wb") as file:
             hashed = _Hashed(file)
-            FORMATS[name](hashed, backbone.tensors)
+            FORMATS[name](hashed, tensors, extra)
         written[target] = hashed.digest.hexdigest()
-    record = stem.with_name(f"{stem.name}.json")
     write_json(record, sidecar(backbone, {p.name: digest for p, digest in written.items()}))
     return [*written, record]
 
@@ -56,26 +115,22 @@ class _Hashed:
         self._file.flush()
 
 
-def _write_pkl(file: Any, tensors: Mapping[str, np.ndarray]) -> None:
-    write_pickle(file, tensors, {"__author__": AUTHOR, "matching_heuristics": True})
+Writer = Callable[[Any, Mapping[str, np.ndarray], "Mapping[str, Any] | None"], None]
 
 
-def _write_pth(file: Any, tensors: Mapping[str, np.ndarray]) -> None:
+def _write_pth(file: Any, tensors: Mapping[str, np.ndarray], extra: Mapping[str, Any] | None) -> None:
     import torch  # only this format needs it
 
     model = {name: torch.from_numpy(np.array(array)) for name, array in tensors.items()}
-    torch.save({"model": model, "__author__": AUTHOR, "matching_heuristics": True}, file)
+    torch.save(model if extra is None else {"model": model, **extra}, file)
 
 
-def _write_safetensors(file: Any, tensors: Mapping[str, np.ndarray]) -> None:
+def _write_safetensors(file: Any, tensors: Mapping[str, np.ndarray], extra: Mapping[str, Any] | None) -> None:
     write_safetensors(file, tensors, {"author": AUTHOR})
 
 
-FORMATS: dict[str, Callable[[Any, Mapping[str, np.ndarray]], None]] = {
-    "pkl": _write_pkl,
-    "pth": _write_pth,
-    "safetensors": _write_safetensors,
-}
+FORMATS: dict[str, Writer] = {"pkl": write_pickle, "pth": _write_pth, "safetensors": _write_safetensors}
+SUFFIXES = (".tar", ".pth", ".pt", ".ckpt", ".pkl", ".safetensors")
 
 
 def read_backbone(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
@@ -120,7 +175,7 @@ def _backbone_names(checkpoint: Checkpoint) -> dict[Any, str]:
     found = {}
     for name in checkpoint.tensors:
         local = name.removeprefix("model.").removeprefix("blobs.")
-        for layout in (DETECTRON2, LAYOUTS["caffe2"], LAYOUTS["caffe2 blobs"]):
+        for layout in (DETECTRON2, MSRA, BLOBS):
             if part := layout.parse(local):
                 found[part] = name
     return found

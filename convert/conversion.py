@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +27,14 @@ def convert(
     prefix: str | None = None,
     preprocessing: Preprocessing | None = None,
     verify: bool = True,
+    against: str | None = None,
 ) -> Backbone:
     """Convert the ResNet encoder of a checkpoint file to Detectron2's names.
 
     ``family`` is a row of :data:`convert.families.TABLE` or "auto" (recognised by keys); ``encoder`` one of the row's
     encoders (default: the row's own); ``prefix`` points at a ResNet of no family; ``preprocessing`` overrides how its
     images were normalised. ``verify`` runs the source network and the converted one on the same image and refuses any
-    difference.
+    difference; ``against`` ("detectron2" or "torchvision") does the same with that package's own model and loader.
 
     Raises UserError, one line, where the file is no checkpoint, could run code, is of no known family or of two, holds
     no ResNet that Detectron2 can build, misses a tensor, or has NaN or Inf in its weights.
@@ -53,7 +55,7 @@ def convert(
         from convert.verify import compare  # torch is not needed to rename
 
         difference = compare(arrays, tensors, architecture, stride_in_1x1=seen.stride_in_1x1)
-    return Backbone(
+    backbone = Backbone(
         tensors=tensors,
         architecture=architecture,
         preprocessing=seen,
@@ -65,6 +67,11 @@ def convert(
         max_abs_diff=difference,
         notes=notes,
     )
+    if against:
+        from convert.reference_models import REFERENCES
+
+        backbone = replace(backbone, notes=(*notes, REFERENCES[against](backbone)))
+    return backbone
 
 
 def _load(checkpoint: Checkpoint, names: Mapping[Part, str], architecture: Architecture) -> dict[Part, np.ndarray]:

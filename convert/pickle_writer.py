@@ -18,25 +18,18 @@ _BYTES8 = pickle.BINBYTES8
 _MEMO = {"reconstruct": 0, "ndarray": 1, "float32": 2, "int64": 3}
 
 
-def write_pickle(file: BinaryIO, model: Mapping[str, np.ndarray], extra: Mapping[str, Any]) -> None:
-    """Pickle ``{"model": {name: array}, **extra}``: float32 and int64 arrays, plain values in ``extra``."""
-    file.write(pickle.PROTO + b"\x04" + pickle.EMPTY_DICT + pickle.MARK + _text("model") + pickle.EMPTY_DICT)
-    file.write(_definitions())
-    file.write(pickle.MARK)
-    for name, array in model.items():
-        _write_array(file, name, array)
-    file.write(pickle.SETITEMS)
-    for key, value in extra.items():
-        file.write(_text(key) + _value(value))
-    file.write(pickle.SETITEMS + pickle.STOP)
-
-
-def write_array_dict(file: BinaryIO, arrays: Mapping[str, np.ndarray]) -> None:
-    """Pickle ``{name: array}``, as the Caffe2 models of Detectron2's zoo are."""
-    file.write(pickle.PROTO + b"\x04" + pickle.EMPTY_DICT + _definitions() + pickle.MARK)
+def write_pickle(file: BinaryIO, arrays: Mapping[str, np.ndarray], extra: Mapping[str, Any] | None) -> None:
+    """Pickle float32 and int64 arrays: ``{"model": {name: array}, **extra}``, or ``{name: array}`` for extra None."""
+    file.write(pickle.PROTO + b"\x04")
+    if extra is not None:
+        file.write(pickle.EMPTY_DICT + pickle.MARK + _text("model"))
+    file.write(pickle.EMPTY_DICT + _definitions() + pickle.MARK)
     for name, array in arrays.items():
         _write_array(file, name, array)
-    file.write(pickle.SETITEMS + pickle.STOP)
+    file.write(pickle.SETITEMS)
+    if extra is not None:
+        file.write(b"".join(_text(key) + _value(value) for key, value in extra.items()) + pickle.SETITEMS)
+    file.write(pickle.STOP)
 
 
 def _definitions() -> bytes:

@@ -18,16 +18,18 @@ ASSUMED = (
 def how_seen(checkpoint: Checkpoint, family: str, architecture: Architecture) -> tuple[Preprocessing, tuple[str, ...]]:
     """The preprocessing of the weights, and what the user should be told about it.
 
-    A Detectron2 file says nothing itself: its sidecar does, or the config.yaml beside a fine-tuned detector, or the
-    pixel_mean that older ones carry.
+    A sidecar of ours settles it. A Detectron2 file says nothing itself; the config.yaml beside a fine-tuned one does.
     """
+    if recorded := _recorded(checkpoint):
+        return recorded, ()
     if family == CUSTOM:
         return IMAGENET, (ASSUMED,)
     row = TABLE[family]
     notes = (row.note,) if row.note else ()
     if family.startswith("detectron2"):
-        recorded = _recorded(checkpoint)
-        return recorded or IMAGENET, notes if recorded else (*notes, ASSUMED)
+        beside = checkpoint.path.with_name("config.yaml")
+        written = _from_yaml(beside.read_text()) if beside.exists() else None
+        return written or IMAGENET, notes if written else (*notes, ASSUMED)
     if "style='caffe'" in checkpoint.config_text.replace('"', "'").replace(" ", ""):
         return MSRA_BGR, (*notes, "its config says style='caffe': BGR, no std, stride in the 1x1 convolution")
     if row.preprocessing_grouped and architecture.groups > 1:
@@ -36,14 +38,15 @@ def how_seen(checkpoint: Checkpoint, family: str, architecture: Architecture) ->
 
 
 def _recorded(checkpoint: Checkpoint) -> Preprocessing | None:
+    """What a sidecar of ours says, if the file is one that it describes."""
     sidecar = checkpoint.path.with_suffix(".json")
-    if sidecar.exists():
-        try:
-            return from_config(json.loads(sidecar.read_text())["config"])
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return None  # some other program's JSON: it says nothing about these weights
-    beside = checkpoint.path.with_name("config.yaml")
-    return _from_yaml(beside.read_text()) if beside.exists() else None
+    if not sidecar.exists():
+        return None
+    try:
+        content = json.loads(sidecar.read_text())
+        return from_config(content["config"]) if checkpoint.path.name in content["files"] else None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None  # some other program's JSON: it says nothing about these weights
 
 
 def _from_yaml(text: str) -> Preprocessing | None:

@@ -32,6 +32,28 @@ def sidecar(backbone: Backbone, files: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+def report(backbone: Backbone) -> str:
+    """The table a user reads: what was recognised, how much is set per stage, the proof, the config it needs."""
+    stages: dict[str, int] = {}
+    for name in backbone.tensors:
+        if not name.endswith("num_batches_tracked"):
+            stages[name.split(".")[0]] = stages.get(name.split(".")[0], 0) + 1
+    coverage, difference = backbone.coverage, backbone.max_abs_diff
+    rows = [f"{s:8}{n:8}   {'not checked' if difference is None else difference[s]}" for s, n in stages.items()]
+    needs = " ".join(f"{key} {str(value).replace(' ', '')}" for key, value in backbone.config.items())
+    arch = backbone.architecture.name
+    return "\n".join(
+        [
+            f"{backbone.source.name}: {arch}, {backbone.family} family, {backbone.encoder} encoder",
+            f"{'stage':8}{'tensors':>8}   max |diff|",
+            *rows,
+            f"{'total':8}{coverage.set:8}   of {coverage.backbone_tensors}; {len(coverage.dropped)} others left behind",
+            f"needs: {needs}",
+            *(f"note: {note}" for note in backbone.notes),
+        ]
+    )
+
+
 def config_yaml(backbone: Backbone, weights: str) -> str:
     """A Detectron2 YAML fragment that sets ``weights`` and every key that must travel with it."""
     tree: dict[str, Any] = {}

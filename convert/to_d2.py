@@ -3,6 +3,7 @@
 
 python convert/to_d2.py checkpoint_0199.pth.tar            # -> checkpoint_0199.pkl and .json beside it
 python convert/to_d2.py ckpt.pth backbones/moco.pkl --format pkl,safetensors --emit-config
+python convert/to_d2.py model_final.pth --reverse          # back to torchvision's names
 """
 
 from __future__ import annotations
@@ -14,29 +15,46 @@ import sys
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from runtime.errors import UserError, run_entry
-
-if TYPE_CHECKING:
-    from convert.backbone import Backbone
+from convert.families import TABLE, list_families
+from convert.preprocessing import PREPROCESSING
+from runtime.errors import run_entry
 
 FORMATS = ("pkl", "pth", "safetensors")
-ENCODERS = ("query", "key", "online", "target", "student", "teacher", "ema", "encoder")
 
 
-def parse_args() -> argparse.Namespace:
-    """The command line; FORMATS and ENCODERS are spelled here so that --help needs no import."""
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="the file to convert (.pth, .pth.tar, .pkl, .ckpt, .safetensors)")
+    parser.add_argument("checkpoint", type=Path, nargs="?", help="the file to convert, in any format of the field")
     parser.add_argument("out", type=Path, nargs="?", help="output (default: beside the checkpoint, as .pkl)")
-    parser.add_argument("--family", default="auto", help="checkpoint family (default: recognised by its keys)")
-    parser.add_argument("--encoder", choices=ENCODERS, help="which encoder, where a checkpoint holds several")
-    parser.add_argument("--format", type=_formats, default=None, help=f"comma list of {', '.join(FORMATS)}")
-    parser.add_argument(
-        "--no-verify", action="store_true", help="skip the forward check (faster; torch is not imported)"
+    source = parser.add_argument_group("what to take")
+    source.add_argument(
+        "--family", choices=["auto", *TABLE], default="auto", metavar="NAME", help="see --list-families"
     )
-    return parser.parse_args()
+    source.add_argument("--encoder", choices=sorted({e for row in TABLE.values() for e in row.encoders}))
+    source.add_argument("--prefix", help="take the ResNet under this prefix, of whatever family")
+    source.add_argument(
+        "--preprocessing", choices=list(PREPROCESSING), help="how its images were normalised, if unusual"
+    )
+    source.add_argument("--list-families", action="store_true", help="print the families and leave")
+    proof = parser.add_argument_group("proof")
+    proof.add_argument("--no-verify", action="store_true", help="skip the forward check (faster: torch stays away)")
+    proof.add_argument(
+        "--against", choices=["detectron2", "torchvision"], help="check against that package's model too"
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--format", type=_formats, help=f"comma list of {', '.join(FORMATS)} (default: as OUT, or pkl)")
+    output.add_argument(
+        "--emit-config", action="store_true", help="write the Detectron2 keys it needs as .yaml beside it"
+    )
+    output.add_argument(
+        "--reverse", action="store_true", help="write torchvision's names (as convert/to_torchvision.py)"
+    )
+    args = parser.parse_args(argv)
+    if args.checkpoint is None and not args.list_families:
+        parser.error("the checkpoint to convert is missing")
+    return args
 
 
 def _formats(text: str) -> tuple[str, ...]:
@@ -46,54 +64,36 @@ def _formats(text: str) -> tuple[str, ...]:
     return names
 
 
-def output_stem(checkpoint: Path, out: Path | None, formats: tuple[str, ...]) -> Path:
-    """Where to write, without a format's suffix; refuses to write over the checkpoint itself."""
-    named = out if out is not None else checkpoint
-    stem = named.with_suffix("") if named.suffix in {f".{f}" for f in (*FORMATS, "tar", "ckpt", "pt")} else named
-    stem = stem.with_suffix("") if out is None and stem.suffix == ".pth" else stem
-    for name in formats:
-        target = stem.with_name(f"{stem.name}.{name}")
-        if target.exists() and target.resolve() == checkpoint.resolve():
-            raise UserError(
-                f"the output {target} would replace the checkpoint itself; name another: to_d2.py {checkpoint} OUT"
-            )
-    return stem
-
-
 def main() -> int:
-    """Read, convert, write, report."""
+    """Read, convert, prove, write, report."""
     args = parse_args()
-    from convert.backbone_file import write_backbone
+    if args.list_families:
+        print(list_families())
+        return 0
+    from convert.backbone_file import output_stem, write_backbone, write_torchvision
     from convert.conversion import convert
+    from convert.sidecar import report
 
-    formats = args.format or ((args.out.suffix[1:],) if args.out and args.out.suffix[1:] in FORMATS else ("pkl",))
-    stem = output_stem(args.checkpoint, args.out, formats)
-    backbone = convert(args.checkpoint, family=args.family, encoder=args.encoder, verify=not args.no_verify)
-    files = write_backbone(backbone, stem, formats)
+    form = args.out.suffix.lstrip(".") if args.out else ""
+    formats = args.format or ((form,) if form in FORMATS else ("pth" if args.reverse else "pkl",))
+    stem = output_stem(args.checkpoint, args.out, formats, tail="_torchvision" if args.reverse else "")
+    backbone = convert(
+        args.checkpoint,
+        family=args.family,
+        encoder=args.encoder,
+        prefix=args.prefix,
+        preprocessing=PREPROCESSING.get(args.preprocessing),
+        verify=not args.no_verify,
+        against=args.against,
+    )
+    if args.reverse:
+        files = write_torchvision(backbone, stem, formats)
+    else:
+        files = write_backbone(backbone, stem, formats, emit_config=args.emit_config)
     print(report(backbone))
     for file in files:
         print(f"wrote {file}")
     return 0
-
-
-def report(backbone: Backbone) -> str:
-    """The table a user reads: what was recognised, how much is set per stage, the proof, the config it needs."""
-    stages: dict[str, int] = {}
-    for name in backbone.tensors:
-        if not name.endswith("num_batches_tracked"):
-            stages[name.split(".")[0]] = stages.get(name.split(".")[0], 0) + 1
-    coverage, difference = backbone.coverage, backbone.max_abs_diff
-    lines = [
-        f"{backbone.source.name}: {backbone.architecture.name}, family {backbone.family}, encoder {backbone.encoder}",
-        f"{'stage':8}{'tensors':>8}   max |diff|",
-    ]
-    lines += [f"{s:8}{n:8}   {'not checked' if difference is None else difference[s]}" for s, n in stages.items()]
-    lines.append(
-        f"{'total':8}{coverage.set:8}   of {coverage.backbone_tensors}; {len(coverage.dropped)} others left behind"
-    )
-    lines.append("needs: " + " ".join(f"{k} {str(v).replace(' ', '')}" for k, v in backbone.config.items()))
-    lines += [f"note: {note}" for note in backbone.notes]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

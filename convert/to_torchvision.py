@@ -1,0 +1,59 @@
+#!/usr/bin/env python
+"""Turn a Detectron2 backbone, also the one inside a fine-tuned model_final.pth, into torchvision's names.
+
+python convert/to_torchvision.py model_final.pth           # -> model_final_torchvision.pth
+python convert/to_torchvision.py backbone.pkl R-50.pkl --names caffe2
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+
+from pathlib import Path
+
+from convert.families import TABLE
+from runtime.errors import run_entry
+
+FORMATS = {"torchvision": ("pth", "safetensors", "pkl"), "caffe2": ("pkl",)}
+
+
+def parse_args() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "backbone", type=Path, help="a Detectron2 backbone or detector, or any checkpoint to_d2.py reads"
+    )
+    parser.add_argument("out", type=Path, nargs="?", help="output (default: NAME_torchvision.pth beside it)")
+    parser.add_argument(
+        "--names", choices=list(FORMATS), default="torchvision", help="caffe2: as the MSRA models have them"
+    )
+    parser.add_argument("--family", choices=["auto", *TABLE], default="auto", metavar="NAME", help="see to_d2.py")
+    parser.add_argument("--no-verify", action="store_true", help="skip the forward check")
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Read, rename, prove, write, report."""
+    args = parse_args()
+    from convert.backbone_file import output_stem, write_caffe2, write_torchvision
+    from convert.conversion import convert
+    from convert.sidecar import report
+
+    form = args.out.suffix.lstrip(".") if args.out else ""
+    formats = (form,) if form in FORMATS[args.names] else FORMATS[args.names][:1]
+    stem = output_stem(args.backbone, args.out, formats, tail=f"_{args.names}")
+    backbone = convert(args.backbone, family=args.family, verify=not args.no_verify)
+    write = write_caffe2 if args.names == "caffe2" else write_torchvision
+    files = write(backbone, stem, formats)
+    print(report(backbone))
+    for file in files:
+        print(f"wrote {file}")
+    return 0
+
+
+if __name__ == "__main__":
+    run_entry(main)
