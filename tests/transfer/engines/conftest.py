@@ -27,7 +27,15 @@ FPN = {
     "MODEL.ROI_MASK_HEAD.NUM_CONV": 1,
     "MODEL.ROI_MASK_HEAD.CONV_DIM": 16,
 }
-R18 = {"MODEL.RESNETS.DEPTH": 18, "MODEL.RESNETS.RES2_OUT_CHANNELS": 64}
+THIN = {  # a ResNet-50 of an eighth of the width
+    "MODEL.RESNETS.DEPTH": 50,
+    "MODEL.RESNETS.STEM_OUT_CHANNELS": 16,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": 32,
+    "MODEL.RESNETS.WIDTH_PER_GROUP": 8,
+    "MODEL.RESNETS.NORM": "BN",
+    "MODEL.BACKBONE.FREEZE_AT": 0,
+    "MODEL.RESNETS.STRIDE_IN_1X1": False,
+}
 SMALL = {
     "MODEL.DEVICE": "cpu",
     "MODEL.ROI_HEADS.NUM_CLASSES": 3,
@@ -91,19 +99,19 @@ def tiny_coco(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"coco:{folder / 'instances.json'}:{folder}"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config(tiny_coco: str) -> Callable[..., Any]:
-    """``tiny_config({key: value}, ...)``: an R18-FPN config on the tiny data set with further settings."""
+    """``tiny_config({key: value}, ...)``: a thin R50-FPN config on the tiny data set with further settings."""
     from transfer.config import default_config
 
     def build(*settings: dict[str, Any]) -> Any:
         data = {"DATASETS.TRAIN": (tiny_coco,), "DATASETS.TEST": (tiny_coco,)}
-        return merge(default_config(), FPN, R18, SMALL, data, *settings)
+        return merge(default_config(), FPN, THIN, SMALL, data, *settings)
 
     return build
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def engine() -> Any:
     """The embedded engine."""
     from transfer.engines import resolve_engine
@@ -111,7 +119,7 @@ def engine() -> Any:
     return resolve_engine("torchvision")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def weights_of() -> Callable[[Path], dict[str, Any]]:
     """``weights_of(folder)``: the tensors of its model_final.pth."""
     from runtime.torch_files import load_torch

@@ -100,7 +100,8 @@ CASES: dict[str, dict[str, Any]] = {
     "fpn_two_rpn_convs": {**R18, **FPN, "MODEL.RPN.CONV_DIMS": [-1, 16], "MODEL.ANCHOR_GENERATOR.OFFSET": 0.5},
     "dc5_mask": {**THIN, **C5, **MASK},
     "dc5_moco": {
-        **THIN, **C5, **TUNED, "MODEL.BACKBONE.NAME": "build_resnet_dilated_c5_backbone", "MODEL.RESNETS.NORM": "SyncBN",
+        **THIN, **C5, **TUNED, "MODEL.RESNETS.NORM": "SyncBN",
+        "MODEL.BACKBONE.NAME": "build_resnet_dilated_c5_backbone",
     },
     "c4_voc": {**THIN, "MODEL.ROI_HEADS.NUM_CLASSES": 20},
     "c4_voc_moco": {**MOCO_C4, "MODEL.ROI_HEADS.NUM_CLASSES": 20},
@@ -195,7 +196,11 @@ def run_embedded(settings: dict[str, Any], inputs: list[dict[str, Any]], bitmask
     items = []
     for given in inputs:
         masks = draw_bitmasks(given) if bitmask else given["polygons"]
-        instances = {"boxes": given["boxes"], "classes": given["classes"], "masks": masks if cfg.MODEL.MASK_ON else None}
+        instances = {
+            "boxes": given["boxes"],
+            "classes": given["classes"],
+            "masks": masks if cfg.MODEL.MASK_ON else None,
+        }
         items.append({**{k: given[k] for k in ("image", "height", "width", "image_id")}, "instances": instances})
     torch.manual_seed(1)
     losses = model.train()(items)

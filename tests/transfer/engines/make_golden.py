@@ -8,8 +8,8 @@ from pathlib import Path
 
 sys.path[:1] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[3])]
 
-import torch
-from engine_cases import CASES, COMMON, draw_inputs, run_detectron2, summary
+import torch  # noqa: E402
+from engine_cases import CASES, COMMON, draw_inputs, run_detectron2, summary  # noqa: E402
 
 FILE = Path(__file__).with_name("golden.json")
 

@@ -12,7 +12,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # the cases are shared with make_golden.py
 
-from engine_cases import CASES, COMMON, draw_inputs, run_detectron2, run_embedded, summary
+from engine_cases import CASES, COMMON, draw_inputs, run_detectron2, run_embedded, summary  # noqa: E402
 
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
 

@@ -99,12 +99,16 @@ class Schedule:
             lengths=[share, 1 - share],
         )
         self.optimizer, self.max_iter = optimizer, max_iter
+        # fvcore's stepwise decay has no value behind the last iteration (Detectron2 ends there with an IndexError)
+        self.open_end = isinstance(decay, StepWithFixedGammaParamScheduler)
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
         self.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
 
     def set(self, iteration: int) -> None:
         """Set the learning rates of the 0-based ``iteration``."""
+        if self.open_end and iteration >= self.max_iter:
+            return
         factor = self.factor(iteration / self.max_iter)
         for group, base in zip(self.optimizer.param_groups, self.base_lrs):
             group["lr"] = base * factor
