@@ -1,6 +1,6 @@
-"""Makes toy_data importable under importlib mode."""
+"""Makes toy_data and random_sets importable under importlib mode."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "evaluate")]

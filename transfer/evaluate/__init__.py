@@ -78,5 +78,24 @@ def _voc(spec: DatasetSpec, detections: Detections, evaluator: str) -> tuple[Met
     return {"bbox": metrics}, _voc_id(spec, evaluator)
 
 
-EVALUATORS: dict[str, Callable[[DatasetSpec, Detections, str], tuple[Metrics, str]]] = {"coco": _coco, "voc": _voc}
-EVALUATOR_IDS: dict[str, Callable[[DatasetSpec, str], str]] = {"coco": _coco_id, "voc": _voc_id}
+def _lvis_id(spec: DatasetSpec, evaluator: str) -> str:
+    return "lvis/federated-300"
+
+
+def _lvis(spec: DatasetSpec, detections: Detections, evaluator: str) -> tuple[Metrics, str]:
+    from transfer.evaluate.coco_ap import coco_results
+    from transfer.evaluate.lvis_ap import lvis_ap
+
+    truth = spec.content()
+    metrics = {
+        task: lvis_ap(truth, coco_results(detections, spec.category_ids, task), task) for task in _tasks(detections)
+    }
+    return metrics, _lvis_id(spec, evaluator)
+
+
+EVALUATORS: dict[str, Callable[[DatasetSpec, Detections, str], tuple[Metrics, str]]] = {
+    "coco": _coco,
+    "voc": _voc,
+    "lvis": _lvis,
+}
+EVALUATOR_IDS: dict[str, Callable[[DatasetSpec, str], str]] = {"coco": _coco_id, "voc": _voc_id, "lvis": _lvis_id}

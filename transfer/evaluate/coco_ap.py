@@ -109,7 +109,10 @@ def coco_precision(
     max_detections: int = MAX_DETECTIONS,
     backend: str = "official",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(precision T x R x K x A x M with -1 where undefined, IoU thresholds T) after evaluate and accumulate."""
+    """(precision T x R x K x A x M with -1 where undefined, IoU thresholds T) after evaluate and accumulate.
+
+    The libraries add fields to ``results`` in place: do not use them again.
+    """
     if backend == "fast":
         from faster_coco_eval import COCOeval_faster as Evaluation
     else:

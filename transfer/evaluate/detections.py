@@ -102,7 +102,7 @@ class Detections:
             return cls(ids, arrays["image_index"], arrays["category"], arrays["boxes"], arrays["scores"], masks)
         except FileNotFoundError as error:
             raise UserError(f"{path}: no detections there; evaluate the run again") from error
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise UserError(f"{path}: not a readable detections file ({error}); evaluate the run again") from error
 
 

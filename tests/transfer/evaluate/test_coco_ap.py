@@ -1,0 +1,92 @@
+"""COCO numbers: the published example, pycocotools on 200 random sets, Detectron2's evaluator."""
+
+import copy
+import json
+import math
+
+import numpy as np
+import pytest
+from random_sets import as_masks, random_problem
+
+from runtime.errors import UserError
+from transfer.evaluate.coco_ap import SUMMARY, choose_backend, coco_ap, coco_precision, coco_truth
+
+BACKENDS = ["official", "fast"]
+
+
+def ap(content, results, task, backend):
+    truth = coco_truth(copy.deepcopy(content), backend)
+    return coco_ap(truth, copy.deepcopy(results), task, class_names=["a", "b", "c", "d"], backend=backend)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("task", ["bbox", "segm"])
+def test_published_example(shared_data, task, backend):
+    folder = shared_data("eval_fixtures") / "coco100"
+    expected = json.loads((folder / "expected.json").read_text())
+    content = json.loads((folder / "instances_val2014_100.json").read_text())
+    results = json.loads((folder / f"instances_val2014_fake{task}100_results.json").read_text())
+    if task == "segm":
+        results = [{k: v for k, v in r.items() if k != "bbox"} for r in results]
+    names = [c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])]
+    found = coco_ap(coco_truth(content, backend), results, task, class_names=names, backend=backend)
+    for key in SUMMARY:
+        assert found[key] / 100 == pytest.approx(expected[task][key], abs=1e-12)
+    for name, value in expected.get(f"{task}_per_category_AP", {}).items():
+        assert found[f"AP-{name}"] / 100 == pytest.approx(value, abs=1e-12)
+
+
+def pycocotools_summary(content, results, task):
+    """The numbers straight from pycocotools, by its own summarize."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    truth = COCO()
+    truth.dataset = copy.deepcopy(content)
+    truth.createIndex()
+    evaluation = COCOeval(truth, truth.loadRes(copy.deepcopy(results)), task)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return evaluation.stats[:6], evaluation.eval["precision"]
+
+
+@pytest.mark.parametrize("seeds", [range(k, k + 25) for k in range(0, 200, 25)], ids=str)
+def test_equal_to_pycocotools_on_random_sets(seeds, capsys):
+    for seed in seeds:
+        content, results = random_problem(seed)
+        task = "segm" if seed % 5 == 4 else "bbox"
+        results = as_masks(results) if task == "segm" else results
+        stats, precision = pycocotools_summary(content, results, task)
+        truth = coco_truth(copy.deepcopy(content), "fast")
+        found, _ = coco_precision(truth, copy.deepcopy(results), task, backend="fast")
+        assert np.abs(found - precision).max() <= 1e-12
+        for backend in BACKENDS:
+            values = [ap(content, results, task, backend)[key] for key in SUMMARY]
+            expected = [s * 100 if s > -1 else math.nan for s in stats]
+            assert np.allclose(values, expected, rtol=0, atol=1e-12 * 100, equal_nan=True)
+
+
+def test_the_random_sets_hold_what_they_promise():
+    problems = [random_problem(seed) for seed in range(40)]
+    assert any(a["iscrowd"] for content, _ in problems for a in content["annotations"])
+    assert all(len({r["score"] for r in results}) < len(results) for _, results in problems if len(results) > 11)
+    assert max(sum(r["image_id"] == 2 for r in results) for _, results in problems) > 100
+    assert all(a["category_id"] != 7 for content, _ in problems for a in content["annotations"])
+
+
+def test_no_detection_is_nan_and_a_class_without_objects_too():
+    content, results = random_problem(1)
+    assert all(math.isnan(v) for v in coco_ap(None, [], "bbox").values())
+    assert math.isnan(ap(content, results, "bbox", "official")["AP-d"])
+
+
+def test_backends_are_checked(monkeypatch):
+    assert choose_backend("official") == "official"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert choose_backend("auto") == "official"
+    with pytest.raises(UserError, match="pip install faster-coco-eval"):
+        choose_backend("fast")
+    with pytest.raises(UserError, match="auto, official or fast"):
+        choose_backend("slow")

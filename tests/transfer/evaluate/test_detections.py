@@ -1,0 +1,90 @@
+"""Detections: joining, storing, refusing what is not theirs."""
+
+import numpy as np
+import pytest
+from toy_data import coco_content, write_coco
+
+from runtime.errors import UserError
+from transfer.data.catalog import get_dataset
+from transfer.evaluate import evaluate
+from transfer.evaluate.coco_ap import coco_results
+from transfer.evaluate.detections import Detections
+
+RLE = {"size": [20, 30], "counts": b"abc\x01"}
+
+
+def some(masks=True, ids=(5, 9)):
+    rows = [
+        (
+            ids[0],
+            [[1, 2, 3, 4], [5, 6, 7, 8.5]],
+            [0.5, 0.25],
+            [1, 0],
+            [RLE, {**RLE, "counts": b"z"}] if masks else None,
+        ),
+        (ids[1], np.zeros((0, 4)), [], [], [] if masks else None),
+    ]
+    return Detections.from_images(rows)
+
+
+@pytest.mark.parametrize("masks", [True, False])
+@pytest.mark.parametrize("ids", [(5, 9), ("a", "b")])
+def test_save_and_load_are_inverse(tmp_path, masks, ids):
+    before = some(masks, ids)
+    before.save(tmp_path / "d.npz")
+    after = Detections.load(tmp_path / "d.npz")
+    assert after.image_ids == before.image_ids
+    assert after.masks == before.masks
+    for name in ("image_index", "category", "boxes", "scores"):
+        mine, other = getattr(before, name), getattr(after, name)
+        assert mine.dtype == other.dtype
+        assert np.array_equal(mine, other)
+
+
+def test_an_empty_set_keeps_its_shapes(tmp_path):
+    Detections.from_images([(1, [], [], [], None)]).save(tmp_path / "d.npz")
+    assert Detections.load(tmp_path / "d.npz").boxes.shape == (0, 4)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"<html>"])
+def test_damaged_files_are_refused(tmp_path, content):
+    (tmp_path / "d.npz").write_bytes(content)
+    with pytest.raises(UserError, match=r"d\.npz"):
+        Detections.load(tmp_path / "d.npz")
+
+
+def test_pickled_arrays_are_never_loaded(tmp_path):
+    np.savez(tmp_path / "d.npz", image_ids=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(UserError, match="not a readable detections file"):
+        Detections.load(tmp_path / "d.npz")
+
+
+def test_lengths_must_agree():
+    with pytest.raises(ValueError, match="different lengths"):
+        Detections([1], [0], [0, 1], [[0, 0, 1, 1]], [0.5])
+
+
+def test_results_use_the_files_category_ids_and_float32_sides():
+    rows = coco_results(some(), [3, 70], "bbox")
+    assert rows[0] == {"image_id": 5, "category_id": 70, "score": 0.5, "bbox": [1.0, 2.0, 2.0, 2.0]}
+    assert "bbox" not in coco_results(some(), [3, 70], "segm")[0]
+
+
+def test_perfect_detections_of_a_toy_set_score_100(tmp_path):
+    content = coco_content(tmp_path / "images")
+    spec = get_dataset(write_coco(tmp_path, content))
+    index = {r["image_id"]: k for k, r in enumerate(spec.records())}
+    kept = [a for a in content["annotations"] if not a["iscrowd"]]
+    boxes = [[a["bbox"][0], a["bbox"][1], a["bbox"][0] + a["bbox"][2], a["bbox"][1] + a["bbox"][3]] for a in kept]
+    found = Detections(
+        list(index),
+        [index[a["image_id"]] for a in kept],
+        [spec.category_ids.index(a["category_id"]) for a in kept],
+        boxes,
+        np.linspace(1, 0.5, len(kept)),
+    )
+    metrics, name = evaluate(spec, found)
+    assert name.startswith("coco/")
+    assert metrics["bbox"]["AP"] == pytest.approx(100)
+    with pytest.raises(UserError, match="1 unknown, 1 missing"):
+        evaluate(spec, Detections([0, *list(index)[1:]], [], [], [], []))
