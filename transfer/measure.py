@@ -9,8 +9,10 @@ from pathlib import Path
 
 from runtime.errors import UserError
 from runtime.stop import StopSignal
+from transfer.detection_sections import detection_sections
 from transfer.dry_run import dry_run
 from transfer.gap import Table, compare
+from transfer.image_bootstrap import ImageBootstrap
 from transfer.launchers import make_launcher
 from transfer.lr_search import SEARCHED, grid_record, search_folder
 from transfer.plan import Plan, load_plan
@@ -39,8 +41,7 @@ def run_plan(args: argparse.Namespace, command: str) -> int:
         with stop:
             outcomes = Runner(chosen, plan.output, jobs=args.jobs, launcher=launcher, redo=args.redo).run(stop)
     tables, report = plan_report(plan, every, outcomes, command, [*plan.allow, *args.allow])
-    if args.published or plan.published:
-        report = dataclasses.replace(report, extra=[published_section(tables)])
+    report = _with_sections(tables, report, args.published or plan.published)
     _finish(plan.output, tables, report)
     if stop.requested:
         done = sum(outcome.status == "finished" for outcome in outcomes.values())
@@ -63,7 +64,7 @@ def plan_report(
     for name in dict.fromkeys(run.table for run in runs):
         group = [run for run in runs if run.table == name]
         own_lr = ["SOLVER.BASE_LR"] if name.endswith(SEARCHED) else []
-        tables += compare(group, references, allow=[*allow, *own_lr])
+        tables += compare(group, references, allow=[*allow, *own_lr], image_interval=ImageBootstrap())
     searches = {
         f"{config.name}/{init.name}": grid_record(search_folder(plan.output, config.name, init.name), init.lr.search)
         for config in plan.configs
@@ -115,10 +116,15 @@ def report_folder(args: argparse.Namespace, command: str) -> int:
         wanted = getattr(args, role)
         if wanted and wanted not in inits:
             raise UserError(f"--{role} {wanted} is none of the initialisations found: {', '.join(inits)}")
-    tables = compare(runs, references, allow=args.allow)
-    extra = [published_section(tables)] if args.published else []
-    _finish(root if args.output is None else Path(args.output), tables, Report(root.name, command, extra=extra))
+    tables = compare(runs, references, allow=args.allow, image_interval=ImageBootstrap())
+    report = _with_sections(tables, Report(root.name, command), args.published)
+    _finish(root if args.output is None else Path(args.output), tables, report)
     return 0
+
+
+def _with_sections(tables: Sequence[Table], report: Report, published: bool) -> Report:
+    extra = [published_section(tables)] if published else []
+    return dataclasses.replace(report, details=detection_sections(tables), extra=extra)
 
 
 def _finish(folder: Path, tables: Sequence[Table], report: Report) -> None:

@@ -25,6 +25,7 @@ class Report:
     errors: Mapping[str, str] = field(default_factory=dict)  # run folder -> what the runner saw
     searches: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # "config/init" -> grid record
     limits: str = ""  # the first paragraph: what these runs can and cannot show
+    details: Mapping[str, str] = field(default_factory=dict)  # table -> HTML from stored detections
     extra: Sequence[Section] = ()  # finished sections, e.g. published rows
 
 
@@ -83,6 +84,7 @@ def _html(tables: Sequence[Table], rows: list[dict[str, str]], failures: Mapping
     sections = []
     for i, one in enumerate(tables):
         extra = _alarms(one) + _failed_table(failures[one.name]) + convergence_html(one)
+        extra += report.details.get(one.name, "")
         sections.append(config_section(rows, one.name, i + 1, numbers, extra))
     if report.searches:
         body = table(
