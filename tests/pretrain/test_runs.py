@@ -1,0 +1,254 @@
+"""Whole runs: exact resume, signals, damaged files, refusals. In this process where a user's process adds nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pretrain.options import parse
+from pretrain.recorder import Recorder
+from pretrain.run import pretrain
+from runtime.distributed import World
+from runtime.errors import UserError
+
+SMALL = ["-a", "resnet18", "--image-size", "32", "--batch-size", "8", "--epochs", "2", "--moco-k", "32", "--moco-dim",
+         "16", "--bn-splits", "2", "--aug-plus", "--mlp", "--cos", "-p", "1", "--knn-every", "0", "--keep", "0",
+         "-j", "0"]  # fmt: skip
+SCRIPT = "pretrain/main.py"
+LAST = "checkpoint_0001.pth.tar"  # 33 images, batches of 8, 2 epochs: 8 steps
+FIRST = "checkpoint_0000.pth.tar"
+
+
+def run(images: Path, folder: Path, *flags: str | Path) -> int:
+    """One process of pretrain/main.py, without starting one."""
+    args = parse([str(images), *SMALL, *map(str, flags)])
+    return pretrain(args, folder, World(0, 1, 0, torch.device("cpu")))
+
+
+def contents(folder: Path, name: str = LAST) -> dict[str, torch.Tensor]:
+    checkpoint = torch.load(folder / name, weights_only=True)
+    assert {"epoch", "arch", "state_dict", "optimizer", "method", "recipe", "step", "rng"} <= checkpoint.keys()
+    momenta = {f"momentum.{i}": s["momentum_buffer"] for i, s in checkpoint["optimizer"]["state"].items()}
+    return checkpoint["state_dict"] | momenta
+
+
+def assert_same(a: Path, b: Path) -> None:
+    torch.testing.assert_close(contents(a), contents(b), rtol=0, atol=0)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run without loader processes."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert run(tiny_images, folder) == 0
+    return folder
+
+
+def start(images: Path, folder: Path, *flags: str) -> subprocess.Popen:
+    command = [sys.executable, SCRIPT, str(images), *SMALL, "--output", str(folder), *flags]
+    return subprocess.Popen(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL, start_new_session=True
+    )
+
+
+def wait_for(process: subprocess.Popen, folder: Path, step: int) -> None:
+    """Until metrics.json shows that step, or the run is over."""
+    end = time.time() + 120
+    while process.poll() is None and time.time() < end:
+        metrics = folder / "metrics.json"
+        if metrics.exists() and f'"iteration": {step},' in metrics.read_text():
+            return
+        time.sleep(0.02)
+
+
+def test_killed_run_resumes_to_the_same_bits_with_other_workers(
+    finished: Path, tiny_images: Path, tmp_path: Path
+) -> None:
+    process = start(tiny_images, tmp_path / "run", "-j", "2", "--save-steps", "3")
+    wait_for(process, tmp_path / "run", 5)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "run" / LAST).exists()
+    run(tiny_images, tmp_path / "run", "-j", "1", "--save-steps", "3", "--resume")
+    assert "resumed" in (tmp_path / "run" / "log.txt").read_text()
+    assert_same(finished, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+def test_signal_saves_the_step_and_the_run_goes_on_exactly(
+    finished: Path, tiny_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int, code: int
+) -> None:
+    line = Recorder.line
+
+    def interrupt(self: Recorder, step: int, *rest: Any) -> None:
+        line(self, step, *rest)
+        if step == 2:
+            os.kill(os.getpid(), signum)
+
+    monkeypatch.setattr(Recorder, "line", interrupt)
+    assert run(tiny_images, tmp_path) == code
+    monkeypatch.undo()
+    assert [f.name for f in tmp_path.glob("checkpoint_*")] == ["checkpoint_step_000000003.pth.tar"]
+    assert (tmp_path / "metrics.json").read_text().endswith("}\n")
+    run(tiny_images, tmp_path, "--resume")
+    assert_same(finished, tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["empty", "torn", "page"])
+def test_damaged_newest_checkpoint_falls_back(finished: Path, tiny_images: Path, tmp_path: Path, damage: str) -> None:
+    whole = (finished / LAST).read_bytes()
+    (tmp_path / FIRST).write_bytes((finished / FIRST).read_bytes())
+    content = {"empty": b"", "torn": whole[: len(whole) // 2], "page": b"<!DOCTYPE html><html>"}[damage]
+    (tmp_path / LAST).write_bytes(content)
+    run(tiny_images, tmp_path, "--resume")
+    assert "passing over a damaged checkpoint" in (tmp_path / "log.txt").read_text()
+    assert_same(finished, tmp_path)
+
+
+def test_only_damaged_checkpoints_are_not_overwritten(tiny_images: Path, tmp_path: Path) -> None:
+    (tmp_path / LAST).write_bytes(b"")
+    with pytest.raises(UserError, match="none of the 1 checkpoints"):
+        run(tiny_images, tmp_path, "--resume")
+
+
+def test_finished_run_is_left_alone_and_never_overwritten(finished: Path, tiny_images: Path) -> None:
+    before = (finished / LAST).stat().st_mtime_ns
+    assert run(tiny_images, finished, "--resume") == 0
+    assert "already finished" in (finished / "log.txt").read_text()
+    with pytest.raises(UserError, match="already holds checkpoints"):
+        run(tiny_images, finished)
+    assert (finished / LAST).stat().st_mtime_ns == before
+
+
+def test_changed_settings_are_refused_by_name(finished: Path, tiny_images: Path) -> None:
+    with pytest.raises(UserError, match=r"lr was 0.03, is 0.1; moco_t was 0.07, is 0.3\. .*--allow-change moco_t"):
+        run(tiny_images, finished, "--resume", "--moco-t", "0.3", "--lr", "0.1")
+    with pytest.raises(UserError, match="data was"):
+        run(tiny_images / "val", finished, "--resume", "--batch-size", "8", "--epochs", "9")
+
+
+def test_allowed_change_is_recorded(finished: Path, tiny_images: Path, tmp_path: Path) -> None:
+    run(tiny_images, tmp_path, "--resume", finished / FIRST, "--lr", "0.1", "--allow-change", "lr")
+    checkpoint = torch.load(tmp_path / LAST, weights_only=True)
+    assert checkpoint["changes"] == [{"step": 4, "changed": {"lr": [0.03, 0.1]}}]
+
+
+def test_official_checkpoint_resumes(finished: Path, tiny_images: Path, tmp_path: Path) -> None:
+    """Only the official keys, and an optimiser that lists the key encoder's parameters too, as main_moco.py writes."""
+    ours = torch.load(finished / FIRST, weights_only=True)
+    names = [k for k in ours["state_dict"] if k.split(".")[-1] in ("weight", "bias")]
+    queries = [k for k in names if ".encoder_q." in k]
+    assert ours["optimizer"]["param_groups"][0]["params"] == list(range(len(names)))
+    assert sorted(ours["optimizer"]["state"]) == list(range(len(queries)))
+    official = {key: ours[key] for key in ("epoch", "arch", "state_dict", "optimizer")}
+    torch.save(official, tmp_path / "official.pth.tar")
+    run(tiny_images, tmp_path, "--resume", tmp_path / "official.pth.tar")
+    assert_same(finished, tmp_path)
+
+
+def test_same_seed_twice_gives_the_same_bits(finished: Path, tiny_images: Path, tmp_path: Path) -> None:
+    run(tiny_images, tmp_path / "again", "-j", "2")
+    assert_same(finished, tmp_path / "again")
+    run(tiny_images, tmp_path / "other", "--seed", "5", "--epochs", "1")
+    a, b = contents(finished, FIRST), contents(tmp_path / "other", FIRST)
+    assert not torch.equal(a["module.encoder_q.conv1.weight"], b["module.encoder_q.conv1.weight"])
+
+
+@pytest.mark.parametrize(("flags", "message"), [
+    (["--batch-size", "64"], "larger than the data set"),
+    (["--moco-k", "12"], "not a multiple"),
+    (["-a", "resnet"], "unknown encoder"),
+])  # fmt: skip
+def test_bad_settings_write_nothing(tiny_images: Path, tmp_path: Path, flags: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run(tiny_images, tmp_path / "run", *flags)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, run_cli: Callable) -> None:
+    (tmp_path / "empty").mkdir()
+    done = run_cli([SCRIPT, tmp_path / "empty", *SMALL, "--output", tmp_path / "x"], check=2)
+    assert done.stderr.startswith("error: no image")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+    assert "invalid choice" in run_cli([SCRIPT, tmp_path, "--method", "simclr"], check=2).stderr
+
+
+def test_wrong_checkpoint_is_named(finished: Path, tiny_images: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        run(tiny_images, tmp_path, "--resume", tmp_path / "missing.pth.tar")
+    torch.save({"state_dict": {"x": torch.zeros(1)}}, tmp_path / "no_arch.pth.tar")
+    with pytest.raises(UserError, match="not a pretraining checkpoint"):
+        run(tiny_images, tmp_path, "--resume", tmp_path / "no_arch.pth.tar")
+    with pytest.raises(UserError, match="holds a resnet18, not the resnet34"):
+        run(tiny_images, tmp_path, "--resume", finished / FIRST, "-a", "resnet34")
+
+
+def test_nonfinite_step_stops_before_the_update(tiny_images: Path, tmp_path: Path) -> None:
+    hot = ["--epochs", "1", "--method", "supervised", "--lr", "1e30", "--save-steps", "1"]
+    with pytest.raises(UserError, match=r"of step \d is not finite .* were not updated"):
+        run(tiny_images, tmp_path / "stops", *hot)
+    (record,) = (tmp_path / "stops").glob("nonfinite_step_*.json")
+    content = json.loads(record.read_text())
+    assert len(content["images"]) == 8
+    newest = tmp_path / "stops" / f"checkpoint_step_{content['step']:09d}.pth.tar"
+    state = torch.load(newest, weights_only=True)["state_dict"]
+    assert all(torch.isfinite(v).all() for k, v in state.items() if k.endswith(("weight", "bias")))
+    assert run(tiny_images, tmp_path / "goes on", *hot, "--skip-nonfinite", "9") == 0
+    assert "skipped" in (tmp_path / "goes on" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize("method", ["supervised", "memory_bank", "end_to_end", "instdisc", "invaspread"])
+def test_other_methods_resume_exactly(tiny_images: Path, tmp_path: Path, method: str) -> None:
+    flags = ["--method", method, "--bn-splits", "1"]
+    run(tiny_images, tmp_path / "a", *flags)
+    run(tiny_images, tmp_path / "b", *flags, "--resume", tmp_path / "a" / FIRST)
+    assert_same(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize("flags", [
+    ["--negatives", "mochi", "--mochi-warmup", "1", "--mochi-hardest", "8"],
+    ["--negatives", "hard", "--symmetric"],
+    ["--accumulate", "2", "--precision", "bf16", "--stem", "cifar"],
+])  # fmt: skip
+def test_variants_resume_exactly(tiny_images: Path, tmp_path: Path, flags: list[str]) -> None:
+    run(tiny_images, tmp_path / "a", *flags)
+    run(tiny_images, tmp_path / "b", *flags, "--resume", tmp_path / "a" / FIRST)
+    assert_same(tmp_path / "a", tmp_path / "b")
+
+
+def test_knn_monitor_writes_its_number(tiny_images: Path, tmp_path: Path) -> None:
+    run(tiny_images, tmp_path, "--epochs", "1", "--knn-every", "1")
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    (knn,) = [line["knn"] for line in lines if "knn" in line]
+    assert 0 <= knn <= 100
+    assert {"loss", "acc1", "lr", "images_per_second", "data_wait"} <= lines[0].keys()
+
+
+@pytest.mark.slow
+def test_25_kills_leave_no_trace(finished: Path, tiny_images: Path, tmp_path: Path) -> None:
+    """kill -9 of the whole process group at random moments, in saves too; each life uses another worker count."""
+    rng, folder, kills = torch.Generator().manual_seed(0), tmp_path / "run", 0
+    while kills < 25:
+        process = start(tiny_images, folder, "-j", str(kills % 3), "--save-steps", "1", "--resume")
+        wait_for(process, folder, 1)
+        time.sleep(float(torch.rand(1, generator=rng)) * 2)
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            kills += 1
+        process.wait()
+        if (folder / LAST).exists():
+            assert_same(finished, folder)
+            folder = tmp_path / f"run{kills}"
+    run(tiny_images, folder, "--save-steps", "1", "--resume")
+    assert_same(finished, folder)
