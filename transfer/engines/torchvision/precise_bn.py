@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from transfer.data.loader import draw_base_seed
 from transfer.engines.torchvision.ranks import rank_count
 
 BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
@@ -66,6 +67,8 @@ class PreciseBatchNorm:
         if not layers:
             return
         if self._batches is None:
+            if self.position == 0:
+                draw_base_seed()  # a new DataLoader iterator draws once, and the heads' samples come after it
             self._batches = self._open(self.position)
         measured = [PopulationStatistics(layer) for layer in layers]
         for _ in range(self.iterations):

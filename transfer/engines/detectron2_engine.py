@@ -1,0 +1,124 @@
+"""The engine around the real Detectron2. Only the files of this folder whose names begin with detectron2 import it."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from runtime.errors import UserError
+from runtime.seeds import seed_everything
+from runtime.stop import StopSignal
+from transfer.config import unsupported_keys
+from transfer.engines.protocol import AfterEval, TrainSummary
+from transfer.engines.torchvision.builder import choose_device
+from transfer.engines.torchvision.ranks import rank, rank_count
+
+if TYPE_CHECKING:
+    from transfer.evaluate.detections import Detections
+
+
+class Detectron2Engine:
+    """Detectron2's models, trainer and checkpointer on the shared data sets."""
+
+    name = "detectron2"
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the libraries that make the numbers."""
+        return {package: metadata.version(package) for package in ("detectron2", "torch", "torchvision", "fvcore")}
+
+    def check(self, cfg: Any) -> None:
+        """Raise UserError for this project's own keys, which Detectron2 does not know, unless they are defaults."""
+        for key, value in unsupported_keys(cfg, "E").items():
+            raise UserError(f"{key} {value!r} is not supported by engine detectron2; use --engine torchvision for it")
+        if rank_count() > 1 and choose_device(cfg.MODEL.DEVICE).type == "cpu":
+            raise UserError(
+                "engine detectron2 trains in several processes on GPUs only; use --engine torchvision on CPUs"
+            )
+
+    def train(
+        self,
+        cfg: Any,
+        folder: Path,
+        *,
+        resume: bool = False,
+        stop: StopSignal | None = None,
+        after_eval: AfterEval | None = None,
+    ) -> TrainSummary:
+        """See ``transfer.engines.protocol.Engine.train``."""
+        import transfer.engines.detectron2_heads  # noqa: F401 (registers this project's heads)
+        from transfer.engines.detectron2_trainer import StoppedEarly, Trainer
+
+        self.check(cfg)
+        began = time.perf_counter()
+        _join_local_group()
+        own = _detectron2_config(cfg, folder)
+        process_seed = cfg.SEED + rank() if cfg.SEED >= 0 else random.SystemRandom().randrange(2**31)
+        seed_everything(process_seed)
+        trainer = Trainer(
+            own,
+            process_seed,
+            lambda: stop is not None and stop.requested,
+            lambda model, done: _evaluate(own, model, done, after_eval),
+        )
+        trainer.begin(Path(folder), resume)
+        start = trainer.start_iter
+        stopped = False
+        try:
+            trainer.train()
+        except StoppedEarly:
+            stopped = True
+        done = trainer.iter + 1 if stopped else own.SOLVER.MAX_ITER
+        seconds = time.perf_counter() - began
+        memory = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
+        return TrainSummary(done, seconds, seconds / max(done - start, 1), stopped, memory)
+
+    def detect(self, cfg: Any, weights: Path, dataset: str) -> Detections:
+        """See ``transfer.engines.protocol.Engine.detect``."""
+        from detectron2.modeling import build_model
+
+        import transfer.engines.detectron2_heads  # noqa: F401 (registers this project's heads)
+        from transfer.engines.detectron2_detection import detect_dataset
+        from transfer.engines.torchvision.weights import load_weights
+
+        self.check(cfg)
+        own = _detectron2_config(cfg, Path(cfg.OUTPUT_DIR))
+        model = build_model(own)
+        load_weights(model, weights)
+        return detect_dataset(own, model, dataset)
+
+
+def _detectron2_config(cfg: Any, folder: Path) -> Any:
+    """``cfg`` on Detectron2's own tree, without this project's keys."""
+    from detectron2.config import get_cfg
+
+    shared = cfg.clone()
+    shared.defrost()
+    shared.pop("ENGINE", None)
+    own = get_cfg()
+    own.merge_from_other_cfg(shared)
+    own.OUTPUT_DIR = str(folder)
+    own.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE).type
+    return own
+
+
+def _join_local_group() -> None:
+    """What Detectron2's launcher does in every process: name the processes of this machine."""
+    from detectron2.utils import comm
+
+    if rank_count() > 1 and comm._LOCAL_PROCESS_GROUP is None:
+        comm.create_local_process_group(int(os.environ.get("LOCAL_WORLD_SIZE", rank_count())))
+
+
+def _evaluate(cfg: Any, model: Any, done: int, after_eval: AfterEval | None) -> Any:
+    if after_eval is None:
+        return None
+    from transfer.engines.detectron2_detection import detect_dataset
+
+    detections = {name: detect_dataset(cfg, model, name) for name in cfg.DATASETS.TEST}
+    return after_eval(done, detections) if rank() == 0 else None
