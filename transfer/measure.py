@@ -116,6 +116,8 @@ def report_folder(args: argparse.Namespace, command: str) -> int:
         wanted = getattr(args, role)
         if wanted and wanted not in inits:
             raise UserError(f"--{role} {wanted} is none of the initialisations found: {', '.join(inits)}")
+    first = [init for init in (references["random"], references["supervised"]) if init]  # the papers' order
+    runs.sort(key=lambda run: first.index(run.init) if run.init in first else len(first))
     tables = compare(runs, references, allow=args.allow, image_interval=ImageBootstrap())
     report = _with_sections(tables, Report(root.name, command), args.published)
     _finish(root if args.output is None else Path(args.output), tables, report)

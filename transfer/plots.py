@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 WIDTH = 480  # user units; text of 13 units stays readable when a phone scales this to its width
-LEFT, RIGHT = 118, 14
+LEFT, RIGHT = 118, 22
 OUTLINES = {  # corners in units of the marker's size
     "square": ((-1, -1), (1, -1), (1, 1), (-1, 1)),
     "diamond": ((0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)),
@@ -162,15 +162,17 @@ def bars(values: Mapping[str, Mapping[str, float]], styles: Mapping[str, int], t
         line(axis(t), 4, axis(t), height, "grid") + text(axis(t), height + 16, _tick_text(t), "middle")
         for t in axis.ticks
     ]
+    paths: dict[str, list[str]] = {name: [] for name in names}  # one shape per initialisation: pages stay small
     for label, group in values.items():
         parts.append(text(LEFT - 6, y + thick * len(names) / 2 + 4, label[:17], "end"))
         for name in names:
             if name in group:
                 start, end = sorted((axis(0), axis(group[name])))
-                place = f'x="{start:.1f}" y="{y:.1f}" width="{max(end - start, 0.5):.1f}" height="{thick - 1}"'
-                parts.append(f'<rect {place} class="bar c{styles[name] % 6}"/>')
+                width = max(end - start, 0.5)
+                paths[name].append(f"M{start:.1f} {y:.0f}h{width:.1f}v{thick - 1}h-{width:.1f}z")
             y += thick
         y += gap
+    parts += [f'<path d="{"".join(path)}" class="bar c{styles[name] % 6}"/>' for name, path in paths.items()]
     parts.append(line(axis(0), 4, axis(0), height, "zero"))
     parts.append(text((LEFT + WIDTH - RIGHT) / 2, height + 34, unit, "middle", "axis"))
     body, used = legend(names, styles, height + 44)

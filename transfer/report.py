@@ -12,7 +12,7 @@ from runtime.atomic import write_text
 from transfer.convergence import convergence_html
 from transfer.gap import Table
 from transfer.report_html import Numbers, Section, config_section, escape, page, summary_html, table
-from transfer.report_tables import NOT_INDEPENDENT, latex, markdown, number, records, summary, to_csv
+from transfer.report_tables import NOT_INDEPENDENT, Index, by_config, latex, markdown, number, records, summary, to_csv
 from transfer.runs import Run
 
 
@@ -82,10 +82,11 @@ def _search_text(record: Mapping[str, Any]) -> str:
 def _html(tables: Sequence[Table], rows: list[dict[str, str]], failures: Mapping[str, Any], report: Report) -> str:
     numbers = Numbers(rows)
     sections = []
+    indices = by_config(rows)
     for i, one in enumerate(tables):
         extra = _alarms(one) + _failed_table(failures[one.name]) + convergence_html(one)
         extra += report.details.get(one.name, "")
-        sections.append(config_section(rows, one.name, i + 1, numbers, extra))
+        sections.append(config_section(indices.get(one.name, Index([])), one.name, i + 1, numbers, extra))
     if report.searches:
         body = table(
             ["config / initialisation", "held-out AP by learning rate"],
@@ -110,8 +111,8 @@ def _alarms(one: Table) -> str:
 def _failed_table(failures: Sequence[tuple[str, str]]) -> str:
     if not failures:
         return ""
-    body = [[escape(name), f'<td class="left">{escape(error)}</td>'] for name, error in failures]
-    return table(["run", "why there is no number"], body, "Runs without a number")
+    body = [[escape(name), escape(error)] for name, error in failures]
+    return table(["run", "why there is no number"], body, "Runs without a number", words=True)
 
 
 def _provenance(tables: Sequence[Table]) -> str:
@@ -132,7 +133,7 @@ def _provenance(tables: Sequence[Table]) -> str:
     for one in tables:
         rows = [_provenance_row(run) for run in one.runs if run.finished]
         if rows:
-            body = table(head, rows, f"Runs of {one.name}")
+            body = table(head, rows, f"Runs of {one.name}", words=True)
             parts.append(f"<details><summary>{escape(one.name)}: {len(rows)} runs</summary>{body}</details>")
     return "".join(parts)
 
@@ -156,4 +157,4 @@ def _provenance_row(run: Run) -> list[str]:
         (git.get("commit") or "unknown")[:12] + (" + changes" if git.get("dirty") else ""),
         shlex.join(map(str, made.get("argv") or [])),
     ]
-    return [escape(cells[0]), *(f'<td class="left">{escape(c)}</td>' for c in cells[1:])]
+    return [escape(cell) for cell in cells]

@@ -45,15 +45,19 @@ def page(heading: str, lead: str, sections: Sequence[Section]) -> str:
     )
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str) -> str:
-    """A real table with a caption and scoped headers. Cells are finished HTML: ``<td ...>`` or plain inner text."""
+def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, words: bool = False) -> str:
+    """A real table with a caption and scoped headers. Cells are finished HTML: ``<td ...>`` or plain inner text.
+
+    ``words``: the cells are text, aligned to the left.
+    """
     top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     lines = []
     for row in rows:
         first = f'<th scope="row">{row[0]}</th>'
         lines.append(f"<tr>{first}{''.join(c if c.startswith('<td') else f'<td>{c}</td>' for c in row[1:])}</tr>")
+    kind = " class=words" if words else ""
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table{kind}>'
         f"<caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 
@@ -113,25 +117,28 @@ def values_table(index: Index, numbers: Numbers) -> str:
     return table(["init", "n", *(title(*c) for c in columns)], rows, f"Mean{spread}; {note}")
 
 
-def differences_table(index: Index, role: str, numbers: Numbers) -> str:
-    """Every difference to one reference with interval and verdict."""
+def differences_table(index: Index, role: str, names: Sequence[str], numbers: Numbers) -> str:
+    """The differences to one reference in the metrics ``names``, with verdict and interval."""
     rows, reference, methods = [], "", set()
     for init in index.inits:
-        for column in index.columns((*MAIN, *SIZES)):
+        for column in index.columns(names):
             r = index.get(init, *column)
             if r is None or not r[f"vs_{role}"]:
                 continue
             reference = r[f"vs_{role}_init"]
             methods.add(r[f"vs_{role}_interval"])
             verdict = r[f"vs_{role}_verdict"]
-            interval = f"[{numbers.cell(r, f'vs_{role}_low')}, {numbers.cell(r, f'vs_{role}_high')}]"
-            cells = [numbers.cell(r, f"vs_{role}"), interval if span(r, role) else "none", r[f"vs_{role}_n"]]
-            colour = f'<td class="left {verdict.replace(" ", "-")}">{verdict}</td>'
-            marked = [f'<td class="num">{cell}</td>' for cell in cells]
-            rows.append([f"{escape(init)}, {title(*column)}", *marked, colour])
+            bounds = f"[{numbers.cell(r, f'vs_{role}_low')}, {numbers.cell(r, f'vs_{role}_high')}]"
+            cells = [
+                f'<td class="num">{numbers.cell(r, f"vs_{role}")}</td>',
+                f'<td class="left nowrap {verdict.replace(" ", "-")}">{verdict}</td>',
+                f'<td class="num">{bounds if span(r, role) else "none"}</td>',
+                r[f"vs_{role}_n"],
+            ]
+            rows.append([f"{escape(init)}, {title(*column)}", *cells])
     if not rows:
         return ""
-    head = ["comparison", "difference", "95 % interval", "n", "verdict"]
+    head = ["comparison", "difference", "verdict", "95 % interval", "n"]
     return table(head, rows, f"Difference to {reference} ({'; '.join(sorted(methods))})")
 
 
@@ -177,15 +184,16 @@ def class_figure(index: Index, role: str, styles: dict[str, int]) -> str:
     return figure(plots.bars({k: groups[k] for k in kept}, styles, name, f"difference to {reference}, AP"), name)
 
 
-def config_section(rows: Sequence[Record], config: str, number: int, numbers: Numbers, extra: str) -> Section:
+def config_section(index: Index, config: str, number: int, numbers: Numbers, extra: str) -> Section:
     """Tables and plots of one config."""
-    index = Index(rows, config)
     styles = {init: i for i, init in enumerate(index.inits)}
     if not index.rows:
         return Section(f"config{number}", config, "<p>No finished run.</p>" + extra)
     body = values_table(index, numbers)
     for role in ROLES:
-        body += differences_table(index, role, numbers) + dots_figure(index, role)
+        body += dots_figure(index, role) + differences_table(index, role, MAIN, numbers)
+        sizes = differences_table(index, role, SIZES, numbers)
+        body += f"<details><summary>By object size and frequency</summary>{sizes}</details>" if sizes else ""
     body += f'<p class="soft">{escape(NOT_INDEPENDENT)}</p>' + extra
     role = next((r for r in ROLES if any(row[f"vs_{r}"] for row in index.rows)), ROLES[0])
     body += class_figure(index, role, styles)

@@ -16,7 +16,7 @@ a{color:var(--c0)}:focus-visible{outline:3px solid var(--c0);outline-offset:2px}
 .scroll{overflow-x:auto;max-width:100%}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.4rem 0;font-size:.92rem}
 th,td{padding:.25rem .6rem;border-bottom:1px solid var(--rule);text-align:right;vertical-align:top}
-th:first-child,td:first-child,.left{text-align:left}thead th{border-bottom:2px solid var(--rule)}
+th:first-child,td:first-child,.left,.words td,.words th{text-align:left}thead th{border-bottom:2px solid var(--rule)}
 .nowrap,td.num{white-space:nowrap}
 .ahead{color:var(--good)}.behind{color:var(--bad)}.within-noise,.no-interval{color:var(--even)}
 .alarm{border-left:4px solid var(--bad);background:var(--panel);padding:.5rem .8rem;color:var(--bad)}

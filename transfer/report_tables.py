@@ -80,11 +80,19 @@ def span(record: Record, role: str) -> str:
     return f"[{low}, {high}]" if low else ""
 
 
+def by_config(rows: Iterable[Record]) -> dict[str, Index]:
+    """The records of every config, in order."""
+    groups: dict[str, list[Record]] = {}
+    for row in rows:
+        groups.setdefault(row["config"], []).append(row)
+    return {config: Index(group) for config, group in groups.items()}
+
+
 class Index:
     """The records of one config by (init, task, metric)."""
 
-    def __init__(self, rows: Sequence[Record], config: str) -> None:
-        self.rows = [row for row in rows if row["config"] == config]
+    def __init__(self, rows: Sequence[Record]) -> None:
+        self.rows = list(rows)
         self._by_name = {(row["init"], row["task"], row["metric"]): row for row in self.rows}
         self.inits = list(dict.fromkeys(row["init"] for row in self.rows))
         self.metrics = list(dict.fromkeys((row["task"], row["metric"]) for row in self.rows))
@@ -128,8 +136,7 @@ def summary(rows: Sequence[Record]) -> list[str]:
     What is no reference itself comes first, since it is what the plan asks about.
     """
     said: list[tuple[bool, str]] = []
-    for config in dict.fromkeys(row["config"] for row in rows):
-        index = Index(rows, config)
+    for index in by_config(rows).values():
         references = {row[f"vs_{role}_init"] for row in index.rows for role in ROLES}
         supervised = {row["vs_supervised_init"] for row in index.rows}
         for task, metric in index.columns(("AP",))[:1]:
@@ -144,8 +151,9 @@ def summary(rows: Sequence[Record]) -> list[str]:
 def markdown(rows: Sequence[Record], failures: Mapping[str, Sequence[tuple[str, str]]]) -> str:
     """gap.md's tables: one per config, then the differences with their intervals."""
     parts = []
-    for config in dict.fromkeys([*(row["config"] for row in rows), *failures]):
-        index = Index(rows, config)
+    indices = by_config(rows)
+    for config in dict.fromkeys([*indices, *failures]):
+        index = indices.get(config, Index([]))
         parts.append(f"## {config}\n")
         parts.append(_markdown_values(index) + _markdown_differences(index))
         if failures.get(config):
@@ -192,8 +200,7 @@ def _markdown_differences(index: Index) -> str:
 def latex(rows: Sequence[Record]) -> str:
     """gap.tex: a booktabs table per config in the papers' layout, differences to supervised in brackets."""
     parts = ["% needs \\usepackage{booktabs}"]
-    for config in dict.fromkeys(row["config"] for row in rows):
-        index = Index(rows, config)
+    for config, index in by_config(rows).items():
         columns = index.columns(MAIN)
         head = " & ".join(["init", "$n$", *(_tex(title(*c)) for c in columns)])
         body = [f"{_tex(init)} & {_tex_row(index, init, columns)} \\\\" for init in index.inits]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -11,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
+from transfer.config import RUN_KEYS
+from transfer.results import RESULT, read_result
 
 SET_ASIDE = re.compile(r"\.old\d+$")
-FREE_KEYS = ("MODEL.WEIGHTS", "SEED", "OUTPUT_DIR")  # what an initialisation and a seed are
 
 
 @dataclass(frozen=True)
@@ -48,14 +48,11 @@ def read_run(folder: Path, *, table: str | None = None, init: str | None = None,
 
     Raises UserError for a result.json of another schema or without the fields that a comparison rests on.
     """
-    path = folder / "result.json"
     names = folder.parent.parent.name, folder.parent.name
-    if not path.is_file():
+    record = read_result(folder)
+    if record is None:
         return Run(folder, table or names[0], init or names[1], -1 if seed is None else seed, "missing", "not run yet")
     try:
-        record = json.loads(path.read_text())
-        if record["schema"] != 1:
-            raise UserError(f"{path} has schema {record['schema']!r}; this version reads schema 1")
         finished = record["status"] == "finished"
         return Run(
             folder,
@@ -68,8 +65,9 @@ def read_run(folder: Path, *, table: str | None = None, init: str | None = None,
             must_agree(record) if finished else {},
             record,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no result of a run ({type(error).__name__}: {error}); move it away") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise UserError(f"{folder / RESULT} lacks what a comparison needs ({problem}); run it again") from error
 
 
 def flat_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], float]:
@@ -84,7 +82,7 @@ def flat_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, st
 
 def must_agree(record: Mapping[str, Any]) -> dict[str, Any]:
     """Everything of a result that has to be equal for two runs to differ only in their initialisation and seed."""
-    agree: dict[str, Any] = {k: v for k, v in record["config"]["flat"].items() if k not in FREE_KEYS}
+    agree: dict[str, Any] = {k: v for k, v in record["config"]["flat"].items() if k not in RUN_KEYS}
     agree["evaluator"] = record["evaluator"]
     agree["iterations"] = record["iterations"]
     agree["engine.name"] = record["engine"]["name"]
@@ -97,7 +95,7 @@ def must_agree(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def find_runs(root: Path) -> Iterator[Run]:
     """Every result.json under ``root``, in order of path; folders that were set aside are not read."""
-    for path in sorted(root.rglob("result.json")):
+    for path in sorted(root.rglob(RESULT)):
         parts = path.relative_to(root).parts
         if not any(SET_ASIDE.search(part) for part in parts) and "lr_search" not in parts:
             yield read_run(path.parent)

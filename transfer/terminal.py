@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from transfer.report_tables import MAIN, Index, Record, shown, title
+from transfer.report_tables import MAIN, Record, by_config, shown, title
 
 
 def gap_table(rows: Sequence[Record]) -> str:
     """Mean, spread, and in brackets the difference to supervised, per config."""
     parts = []
-    for config in dict.fromkeys(row["config"] for row in rows):
-        index = Index(rows, config)
+    for config, index in by_config(rows).items():
         columns = index.columns(MAIN)
         lines = [["init", "n", *(title(*c) for c in columns)]]
         for init in index.inits:

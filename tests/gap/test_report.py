@@ -1,0 +1,202 @@
+"""The report: every number of the page is gap.csv's, nothing is fetched, big stores stay quick and small."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from benchmarks.report import INITS, write_store
+from transfer.convergence import crossings, mean_curve
+from transfer.gap import compare
+from transfer.report import Report, write_report
+from transfer.report_tables import number
+from transfer.runs import find_runs
+
+REFERENCES = {"supervised": "supervised", "random": "random"}
+VOID = {"meta", "link", "img", "br", "line", "circle", "rect", "polygon", "polyline", "path"}
+
+
+class Page(html.parser.HTMLParser):
+    """Checks nesting and collects what the tests ask about."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict]] = []
+        self.csv_cells: list[tuple[str, str]] = []
+        self._cell: str | None = None
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        self._cell = dict(attrs).get("data-csv") or self._cell
+
+    def handle_startendtag(self, tag: str, attrs: list) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._cell:
+            self.csv_cells.append((self._cell, data))
+            self._cell = None
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> dict[str, Path]:
+    write_store(tmp_path / "runs", 2, INITS, 3, classes=30)
+    tables = compare(list(find_runs(tmp_path / "runs")), REFERENCES)
+    return write_report(tmp_path / "out", tables, Report("toy", "python transfer/measure_gap.py plan.yaml"))
+
+
+def test_numbers_of_the_page_are_those_of_the_csv(report: dict[str, Path]) -> None:
+    rows = list(csv.DictReader(report["gap.csv"].open()))
+    page = Page(report["gap.html"].read_text())
+    assert len(page.csv_cells) > 300
+    for place, shown in page.csv_cells:
+        line, column = place.split(".", 1)
+        assert rows[int(line)][column] == shown
+    seen = {place for place, _ in page.csv_cells}
+    main = [i for i, row in enumerate(rows) if row["metric"] in ("AP", "AP50", "AP75")]
+    assert {f"{i}.mean" for i in main} <= seen
+    assert {f"{i}.vs_supervised" for i in main if rows[i]["vs_supervised"]} <= seen
+
+
+def test_csv_is_the_comparison(report: dict[str, Path], tmp_path: Path) -> None:
+    rows = {(r["config"], r["init"], r["task"], r["metric"]): r for r in csv.DictReader(report["gap.csv"].open())}
+    for table in compare(list(find_runs(tmp_path / "runs")), REFERENCES):
+        for row in table.rows:
+            record = rows[table.name, row.init, row.task, row.metric]
+            assert record["mean"] == number(row.mean)
+            for role, difference in row.differences.items():
+                assert record[f"vs_{role}"] == number(difference.mean, signed=True)
+                assert record[f"vs_{role}_verdict"] == difference.verdict
+
+
+def test_other_formats_have_the_same_numbers(report: dict[str, Path]) -> None:
+    rows = [r for r in csv.DictReader(report["gap.csv"].open()) if r["metric"] in ("AP", "AP50", "AP75")]
+    markdown, latex = report["gap.md"].read_text(), report["gap.tex"].read_text()
+    for row in rows:
+        assert f"{row['mean']} ± {row['std']}" in markdown
+        assert f"{row['mean']}\\,$\\pm$\\,{row['std']}" in latex
+        assert row["vs_supervised"] in latex
+    assert latex.count("\\toprule") == latex.count("\\bottomrule") == 2
+    assert "moco\\_v2" in latex
+
+
+def test_page_is_self_contained_and_accessible(report: dict[str, Path]) -> None:
+    text = report["gap.html"].read_text()
+    page = Page(text)
+    assert not re.search(r"(src|href)=.(https?:|//)|url\(|@import|<script|<iframe", text)
+    assert "default-src 'none'" in text
+    for tag, attrs in page.tags:
+        assert tag != "svg" or (attrs["role"] == "img" and attrs["aria-label"])
+        assert tag != "img" or attrs["alt"]
+        assert tag != "th" or attrs["scope"] in ("col", "row")
+        assert tag != "a" or attrs["href"].startswith("#")
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("table") == tags.count("caption") == tags.count("thead")
+    anchors = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    assert all(attrs["href"][1:] in anchors for tag, attrs in page.tags if tag == "a")
+    assert "python transfer/measure_gap.py plan.yaml" in text
+    assert text.index("box AP ahead of supervised") < text.index("<table")
+
+
+def test_one_run_prints_no_plus_minus(store: Callable[..., Path], tmp_path: Path) -> None:
+    store(init="supervised")
+    root = store(init="moco", metrics={"bbox": {"AP": 31.0}})
+    files = write_report(tmp_path / "out", compare(list(find_runs(root)), REFERENCES), Report("toy", "c"))
+    for path in files.values():
+        assert "±" not in path.read_text()
+        assert "\\pm" not in path.read_text()
+    assert "no interval, so no verdict" in files["gap.md"].read_text()
+
+
+def test_allowed_differences_are_shown_in_red(store: Callable[..., Path], tmp_path: Path) -> None:
+    store(init="supervised", flat={"INPUT.FORMAT": "BGR"})
+    root = store(init="moco")
+    tables = compare(list(find_runs(root)), REFERENCES, allow=["INPUT.FORMAT"])
+    files = write_report(tmp_path / "out", tables, Report("toy", "c"))
+    assert 'class="alarm"' in files["gap.html"].read_text()
+    assert "**Not like for like on toy: INPUT.FORMAT** (moco: RGB, supervised: BGR)" in files["gap.md"].read_text()
+
+
+def test_hostile_names_are_text(store: Callable[..., Path], tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    store(init="supervised", metrics={"bbox": {"AP": 1.0, f"AP-{evil}": 2.0}})
+    root = store(init="moco", metrics={"bbox": {"AP": 2.0, f"AP-{evil}": 3.0}})
+    store(init="bank", seed=1, status="failed", error=evil)
+    text = write_report(tmp_path / "out", compare(list(find_runs(root)), REFERENCES), Report(evil, evil))["gap.html"]
+    Page(text.read_text())
+    assert "<script" not in text.read_text()
+
+
+def test_curves_and_crossings(store: Callable[..., Path]) -> None:
+    def history(*values: float) -> list:
+        return [{"iteration": 25 * (i + 1), "metrics": {"bbox": {"AP": v}}} for i, v in enumerate(values)]
+
+    for seed in (0, 1):
+        store(init="random", seed=seed, history=history(0.0, 10.0, 28.0), metrics={"bbox": {"AP": 40.0}})
+        root = store(init="moco", seed=seed, history=history(20.0, 24.0, 26.0), metrics={"bbox": {"AP": 27.0 + seed}})
+    runs = list(find_runs(root))
+    curves = {i: mean_curve([r for r in runs if r.init == i], "bbox", "AP") for i in ("random", "moco")}
+    assert curves["moco"] == [(25.0, 20.0), (50.0, 24.0), (75.0, 26.0), (100.0, 27.5)]
+    (crossing,) = crossings(curves)
+    assert (crossing.winner, crossing.loser) == ("random", "moco")
+    assert crossing.iteration == pytest.approx(50 + 25 * 14 / 16)
+
+
+def test_folder_of_runs_by_command_line(store: Callable[..., Path], run_cli) -> None:
+    store(init="random", metrics={"bbox": {"AP": 20.0}})
+    store(init="supervised")
+    root = store(init="moco", metrics={"bbox": {"AP": 33.0}})
+    done = run_cli(["transfer/measure_gap.py", str(root), "--published"], check=0)
+    assert "33.00 (+3.00)" in done.stdout
+    assert "No published row has this protocol" in (root / "gap.html").read_text()
+    store(init="moco", flat={"SOLVER.MAX_ITER": 5})
+    before = (root / "gap.csv").read_text()
+    failed = run_cli(["transfer/measure_gap.py", str(root)], check=2)
+    assert "SOLVER.MAX_ITER" in failed.stderr
+    assert failed.stderr.count("\n") == 1
+    assert (root / "gap.csv").read_text() == before
+
+
+@pytest.mark.slow
+def test_two_thousand_runs(tmp_path: Path, run_cli) -> None:
+    assert write_store(tmp_path / "runs", 80, INITS, 5) == 2000
+    began = time.perf_counter()
+    run_cli(["transfer/measure_gap.py", str(tmp_path / "runs")], check=0)
+    assert time.perf_counter() - began < 20
+    assert (tmp_path / "runs" / "gap.html").stat().st_size < 5e6
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+@pytest.mark.parametrize("width", [390, 820, 1400])
+def test_browser_says_nothing_and_asks_for_nothing(report: dict[str, Path], tmp_path: Path, width: int) -> None:
+    log = tmp_path / "net.json"
+    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
+    quiet.append("--host-resolver-rules=MAP * ~NOTFOUND")
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", *quiet, "--enable-logging=stderr"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},3000", f"--log-net-log={log}"]
+    picture = tmp_path / "page.png"
+    page = report["gap.html"].resolve().as_uri()
+    done = subprocess.run([*command, f"--screenshot={picture}", page], capture_output=True, text=True, timeout=180)
+    assert picture.stat().st_size > 20_000, done.stderr[-2000:]
+    assert "CONSOLE" not in done.stderr
+    asked = re.findall(r'"url":"(https?://[^"]*)"', log.read_text())
+    browser = re.compile(r"https?://[a-z0-9.]*google(apis)?\.com/")  # what Chromium asks for by itself
+    assert [url for url in asked if not browser.match(url)] == []
