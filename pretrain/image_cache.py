@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pretrain.decode import BadImage
+from pretrain.decode import BadImage, Scratch
 from pretrain.images import ImageSource
 from runtime.errors import UserError
 
@@ -30,8 +30,8 @@ class MappedPicture:
         self._pixels = pixels
         self.height, self.width = pixels.shape[:2]
 
-    def pixels(self, reduction: int = 1) -> np.ndarray:
-        """uint8 height x width x 3, read-only; `reduction` is always 1 here."""
+    def pixels(self, reduction: int = 1, scratch: Scratch | None = None) -> np.ndarray:
+        """uint8 height x width x 3, read-only; `reduction` is always 1 here and `scratch` not needed."""
         return self._pixels
 
 

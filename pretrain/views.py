@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from pretrain import crops, device_views, uint8_views
-from pretrain.decode import Picture
+from pretrain.decode import Picture, Scratch
 from pretrain.draws import uniforms
 from runtime.errors import UserError
 
@@ -110,6 +110,7 @@ class Views:
     def __init__(self, kind: ViewKind, *, image_size: int, on_cpu: bool) -> None:
         self.kind, self.image_size, self.count = kind, image_size, kind.views
         self.on_cpu = on_cpu
+        self._scratch = Scratch()
 
     def draw(self, seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
         """The uniform numbers of N images: float64, N x count x Slot.COUNT."""
@@ -118,12 +119,12 @@ class Views:
     def cut(self, picture: Picture, u: np.ndarray, out: np.ndarray) -> None:
         """CPU stage of one image. u: its numbers, count x Slot.COUNT; out: uint8, count x size x size x 3, written."""
         if self.kind.scale is None:
-            crops.cut_centre(picture, round(self.image_size * 256 / 224), self.image_size, out[0])
+            crops.cut_centre(picture, round(self.image_size * 256 / 224), self.image_size, out[0], self._scratch)
             out[1:] = out[0]
             return
         boxes = [self._crop(picture, numbers) for numbers in u.tolist()]
         reduction = crops.reduction_for(picture, boxes, self.image_size)
-        pixels = picture.pixels(reduction)
+        pixels = picture.pixels(reduction, self._scratch)
         for view, box in zip(out, boxes, strict=True):
             crops.cut(pixels, box, self.image_size, reduction, view)
 

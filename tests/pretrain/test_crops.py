@@ -34,7 +34,7 @@ class Held:
         self.array = pixels
         self.height, self.width = pixels.shape[:2]
 
-    def pixels(self, reduction: int = 1) -> np.ndarray:
+    def pixels(self, reduction: int = 1, scratch=None) -> np.ndarray:
         return self.array
 
 
@@ -149,3 +149,20 @@ def test_views_of_a_scaled_decoding_keep_the_statistics_of_the_full_one(decoder)
         plain.append(np.abs(small.astype(float) - whole).mean())
     assert np.mean(plain) < 3.0, "half a pixel of the smaller image at most"
     assert abs(np.mean(ours) / np.mean(full) - 1) < 0.05, "neither blurred nor aliased"
+
+
+def test_a_scratch_buffer_changes_no_pixel(decoder):
+    scratch = decode.Scratch()
+    for seed, size in enumerate([(40, 60), (100, 120), (30, 30)]):
+        picture = decode.EncodedPicture(jpeg(photo(*size, seed)), "x.jpg")
+        np.testing.assert_array_equal(picture.pixels(1, scratch), picture.pixels())
+        np.testing.assert_array_equal(picture.pixels(2, scratch), picture.pixels(2))
+
+
+def test_flipping_needs_no_opencv(monkeypatch):
+    outs = []
+    for module in (crops.cv2, None):
+        monkeypatch.setattr(crops, "cv2", module)
+        outs.append(np.empty((48, 48, 3), np.uint8))
+        crops.cut(photo(100, 120), Crop(3, 4, 80, 90, True), 48, 1, outs[-1])
+    np.testing.assert_array_equal(*outs)
