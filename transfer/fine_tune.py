@@ -52,7 +52,7 @@ class Job:
 def train_and_evaluate(job: Job) -> int:
     """Train, detect, evaluate and write result.json; returns the exit code (143 and the like when stopped).
 
-    Raises UserError for a folder that holds another run, and passes on what training raises, after noting it in
+    Raises UserError for a folder that holds another run and for a training that cannot go on, after noting why in
     result.json.
     """
     refuse_used_folder(job)
@@ -73,10 +73,10 @@ def train_and_evaluate(job: Job) -> int:
                     stop=stop,
                     after_eval=lambda iteration, found: _in_training(job, history, iteration, found),
                 )
-            except (UserError, ArithmeticError) as error:
+            except (UserError, FloatingPointError) as error:
                 if job.is_main:
                     results.write_failed(job.folder, header, str(error))
-                raise
+                raise error if isinstance(error, UserError) else UserError(str(error)) from error
             history.train_seconds = before + summary.seconds
             if job.is_main:
                 history.save()

@@ -1,0 +1,229 @@
+"""The command itself: result.json, exits, messages, resume, several processes."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from toy_data import write_coco, write_voc
+
+from runtime.errors import UserError
+from runtime.run_folder import RunLock
+from transfer import train_net
+from transfer.config import load_config
+from transfer.evaluate.detections import Detections
+from transfer.expectations import failed_expectations
+from transfer.preparation import scale_to_batch
+
+TINY = {
+    "MODEL.FPN.OUT_CHANNELS": "16",
+    "MODEL.ROI_BOX_HEAD.FC_DIM": "16",
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": "8",
+    "MODEL.ROI_HEADS.NUM_CLASSES": "3",
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": "20",
+    "MODEL.RPN.POST_NMS_TOPK_TEST": "10",
+    "INPUT.MIN_SIZE_TRAIN": "(32,)",
+    "INPUT.MIN_SIZE_TEST": "32",
+    "SOLVER.IMS_PER_BATCH": "2",
+    "SOLVER.MAX_ITER": "2",
+    "SOLVER.STEPS": "()",
+    "TEST.PRECISE_BN.ENABLED": "False",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "0.0",
+}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_coco(tmp_path_factory.mktemp("toy"), count=4)
+
+
+def arguments(data, folder, *flags, **opts):
+    pairs = {**TINY, "DATASETS.TRAIN": f"('{data}',)", "DATASETS.TEST": f"('{data}',)", "OUTPUT_DIR": str(folder)}
+    pairs.update({k.replace("__", "."): v for k, v in opts.items()})
+    if not any(f in flags for f in ("--init", "--eval-only")):
+        flags = (*flags, "--init", "random")
+    head = ["transfer/train_net.py", "--config-file", "demo_R18_FPN.yaml", "--engine", "torchvision", *flags]
+    return [*head, *(x for pair in pairs.items() for x in pair)]
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory, run_cli):
+    folder = tmp_path_factory.mktemp("runs") / "seed0"
+    done = run_cli(arguments(data, folder, SEED="0", TEST__EVAL_PERIOD="1"), check=0)
+    return folder, done, json.loads((folder / "result.json").read_text())
+
+
+def test_result_holds_what_the_gap_compares(finished, data):
+    folder, done, result = finished
+    assert done.stdout.splitlines()[0].split("] ")[1].startswith("engine: torchvision (torch ")
+    assert (result["schema"], result["status"], result["error"], result["seed"]) == (1, "finished", None, 0)
+    assert result["config"]["name"] == "demo_R18_FPN"
+    assert len(result["config"]["sha256"]) == 64
+    assert "SEED" not in result["config"]["flat"]
+    assert result["config"]["flat"]["SOLVER.MAX_ITER"] == 2
+    assert result["init"]["kind"] == "random"
+    assert result["engine"]["name"] == "torchvision"
+    assert result["evaluator"].startswith("coco/")
+    assert result["iterations"] == 2
+    assert [e["iteration"] for e in result["history"]] == [1, 2]
+    assert set(result["metrics"]["bbox"]) >= {"AP", "AP50", "AP75", "APs", "APm", "APl", "AP-dog", "AP-cup", "AP-kite"}
+    for part in ("train", "test"):
+        assert [d["name"] for d in result["datasets"][part]] == [data]
+        assert result["datasets"][part][0]["images"] == 4
+    assert result["seconds"]["train"] > 0
+    assert result["provenance"]["argv"][0].endswith("train_net.py")
+    assert result["peak_memory_mb"] > 50
+    found = Detections.load(folder / result["detections"][0])
+    assert len(found.image_ids) == 4
+
+
+def test_the_folder_holds_the_run(finished):
+    folder, _, _ = finished
+    for name in ("config.yaml", "metrics.json", "log.txt", "model_final.pth", "last_checkpoint", "detections_0.npz"):
+        assert (folder / name).stat().st_size > 0
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    assert any("bbox/AP" in line for line in lines)
+
+
+def test_a_used_folder_is_not_overwritten(finished, data, monkeypatch):
+    folder, _, _ = finished
+    before = (folder / "result.json").read_bytes()
+    monkeypatch.setattr(sys, "argv", arguments(data, folder))
+    with pytest.raises(UserError, match="already holds a run: pass --resume"):
+        train_net.main()
+    assert (folder / "result.json").read_bytes() == before
+
+
+def test_eval_only_repeats_the_numbers_and_leaves_the_result(finished, data, run_cli):
+    folder, _, result = finished
+    before = (folder / "result.json").read_bytes()
+    promise = "[['bbox', 'AP', 150.0, 1.0]]"
+    flags = ("--eval-only", "--evaluator", "official")
+    done = run_cli(arguments(data, folder, *flags, TEST__EXPECTED_RESULTS=promise), check=1)
+    assert "expected bbox/AP 150.0" in done.stdout
+    again = json.loads((folder / "evaluation.json").read_text())["metrics_by_dataset"][data]["bbox"]
+    for key, value in result["metrics"]["bbox"].items():
+        assert again[key] == (None if value is None else pytest.approx(value, abs=1e-9))
+    assert (folder / "result.json").read_bytes() == before
+
+
+def test_expected_results_are_enforced():
+    metrics = {"bbox": {"AP": 27.4, "APs": None}}
+    assert failed_expectations([["bbox", "AP", 27.0, 0.5], ["bbox", "AP", 27.0, 0.2, 2.0]], metrics) == []
+    (line,) = failed_expectations([["bbox", "AP", 27.0, 0.3]], metrics)
+    assert line == "expected bbox/AP 27.0 within 0.3, found 27.4"
+    assert len(failed_expectations([["segm", "AP", 20.0, 9.0], ["bbox", "APs", 5.0, 9.0]], metrics)) == 2
+    with pytest.raises(UserError, match="EXPECTED_RESULTS"):
+        failed_expectations([["bbox", 27.0]], metrics)
+
+
+def test_a_folder_in_use_is_refused(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", arguments(data, tmp_path / "run"))
+    with RunLock(tmp_path / "run"), pytest.raises(UserError, match="in use by"):
+        train_net.main()
+
+
+@pytest.mark.parametrize(
+    ("flags", "opts", "message"),
+    [
+        ((), {"DATASETS.TRAIN": "('voc_2007_trainval',)"}, "run: make demo"),
+        ((), {"DATASETS.TRAIN": "()"}, "DATASETS.TRAIN is empty"),
+        ((), {"MODEL.ROI_HEADS.NUM_CLASSES": "7"}, "NUM_CLASSES is 7 (command line)"),
+        ((), {"SOLVER.BASE_RL": "0.1"}, "did you mean SOLVER.BASE_LR"),
+        ((), {"INPUT.CROP.ENABLED": "True"}, "INPUT.CROP.ENABLED"),
+        ((), {"MODEL.KEYPOINT_ON": "True"}, "MODEL.KEYPOINT_ON"),
+        (("--init", "nowhere.pkl"), {}, "nowhere.pkl: no such file"),
+        (("--init", "random"), {"INPUT.FORMAT": "BGR"}, "INPUT.FORMAT is BGR"),
+        (("--eval-only",), {}, "--eval-only: no"),
+        (("--init", "random", "--dist-url", "file:///x", "--num-machines", "2"), {}, "--dist-url"),
+    ],
+)
+def test_mistakes_are_refused_and_leave_nothing(data, tmp_path, monkeypatch, flags, opts, message):
+    opts = {k.replace(".", "__"): v for k, v in opts.items()}
+    monkeypatch.setattr(sys, "argv", arguments(data, tmp_path / "run", *flags, **opts))
+    with pytest.raises(UserError) as caught:
+        train_net.main()
+    assert message in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_is_one_line(data, tmp_path, run_cli):
+    done = run_cli(arguments(data, tmp_path / "run", DATASETS__TRAIN="('coco_2017_train',)"), check=2)
+    assert [line for line in done.stderr.splitlines() if line.startswith("error: ")] == done.stderr.splitlines()
+    assert "make demo" in done.stderr
+
+
+def test_argument_mistakes_exit_2(run_cli):
+    for flags in (["--engine", "tf"], ["--num-gpus", "0"], ["--machine-rank", "1"], []):
+        config = ["--config-file", "demo_R18_FPN.yaml"] if flags else []
+        assert run_cli(["transfer/train_net.py", *config, *flags]).returncode == 2
+
+
+def test_scale_to_batch_says_what_it_changed():
+    cfg = load_config("voc_R50_C4.yaml")
+    lines = scale_to_batch(cfg, 4)
+    assert "scaled to a batch of 4: SOLVER.BASE_LR 0.02 -> 0.005" in lines
+    assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS) == (4, 96000, 400)
+    assert cfg.SOLVER.STEPS == (72000, 88000)
+
+
+def test_a_voc_folder_needs_no_code(tmp_path, run_cli):
+    objects = {f"im{k}": [("dog", 0, [5, 5, 60, 50]), ("cat", k % 2, [50, 20, 95, 70])] for k in range(3)}
+    name = write_voc(tmp_path, objects)
+    run_cli(arguments(name, tmp_path / "run", MODEL__ROI_HEADS__NUM_CLASSES="20", SOLVER__MAX_ITER="1"), check=0)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["evaluator"] == "voc/2007-11pt"
+
+
+def test_a_training_that_diverges_leaves_a_failed_result(data, tmp_path, run_cli):
+    opts = {"SOLVER__BASE_LR": "1e12", "SOLVER__WARMUP_ITERS": "0", "SOLVER__MAX_ITER": "8"}
+    done = run_cli(arguments(data, tmp_path / "run", **opts), check=2)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["status"] == "failed"
+    assert "not finite" in result["error"]
+    assert "not finite" in done.stderr
+
+
+def weights_of(folder):
+    import torch
+
+    return torch.load(folder / "model_final.pth", weights_only=True)["model"]
+
+
+@pytest.mark.slow
+def test_a_stopped_run_resumes_to_the_same_weights(data, tmp_path, run_cli, repo):
+    import torch
+
+    opts = {"SOLVER__MAX_ITER": "12", "SOLVER__CHECKPOINT_PERIOD": "100", "SEED": "3", "SOLVER__STEPS": "(9,)"}
+    run_cli(arguments(data, tmp_path / "whole", **opts), check=0)
+    command = [sys.executable, *arguments(data, tmp_path / "parts", **opts)]
+    process = subprocess.Popen(command, cwd=repo, stdout=subprocess.DEVNULL)
+    while not (tmp_path / "parts" / "metrics.json").exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(120) in (0, 143)
+    run_cli(arguments(data, tmp_path / "parts", "--resume", **opts), check=0)
+    whole, parts = weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts")
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+    assert json.loads((tmp_path / "parts" / "result.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_run(data, tmp_path, run_cli):
+    flags = ("--init", "random", "--num-gpus", "2")
+    done = run_cli(arguments(data, tmp_path / "two", *flags, SOLVER__IMS_PER_BATCH="4"), check=0)
+
+    assert done.stdout.count("engine: torchvision") == 1
+    result = json.loads((tmp_path / "two" / "result.json").read_text())
+    assert result["iterations"] == 2
+    assert len(Detections.load(tmp_path / "two" / "detections_0.npz").image_ids) == 4
+
+
+@pytest.mark.slow
+def test_a_mistake_in_one_of_two_processes_is_one_line(data, tmp_path, run_cli):
+    flags = ("--init", "random", "--num-gpus", "2")
+    done = run_cli(arguments(data, tmp_path / "two", *flags, SOLVER__IMS_PER_BATCH="3"), check=2)
+    assert done.stderr.count("error: ") == 1
+    assert "SOLVER.IMS_PER_BATCH 3" in done.stderr
