@@ -1,0 +1,108 @@
+"""Splits a config's training sets into a part to fit and a part to choose by: for data fractions and learning rates.
+
+    python transfer/splits.py --config-file coco_R50_FPN.yaml --fit 0.8 --held-out 0.2 --output runs/x/splits
+
+Images are drawn by a fixed shuffle of their ids: the first share is fitted, the last is held out, and smaller shares
+are part of larger ones. The test set takes no part. Writes names.json with the data set names of both parts.
+"""
+
+import os
+import sys
+
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime.errors import UserError, run_entry
+
+if TYPE_CHECKING:
+    from transfer.data.catalog import DatasetSpec
+
+Parts = dict[str, list[Any]]  # "fit" and "held_out" -> image ids
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="whose DATASETS.TRAIN is split")
+    parser.add_argument("--fit", type=float, required=True, metavar="SHARE", help="of the images, to train on")
+    parser.add_argument("--held-out", type=float, default=0.0, metavar="SHARE", help="of the images, to choose by (0)")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
+    args = parser.parse_args()
+    if not (args.fit > 0 <= args.held_out and args.fit + args.held_out <= 1 + 1e-9):
+        parser.error("--fit must be above 0, and --fit and --held-out at most 1 together")
+    return args
+
+
+def parts_of(ids: list[Any], fit: float, held_out: float) -> Parts:
+    """Disjoint parts of ``ids``; nested in ``fit``, at least one image each."""
+    import numpy as np
+
+    order = np.random.RandomState(0).permutation(len(ids))  # the order that NAME@P% shares are drawn in
+    counts = {"fit": max(1, round(len(ids) * fit)), "held_out": max(1, round(len(ids) * held_out)) if held_out else 0}
+    if sum(counts.values()) > len(ids):
+        raise UserError(f"{len(ids)} images are too few to fit on {fit:g} and hold out {held_out:g} of them")
+    kept = len(ids) - counts["held_out"]
+    return {"fit": [ids[i] for i in order[: counts["fit"]]], "held_out": [ids[i] for i in order[kept:]]}
+
+
+def split_json(spec: "DatasetSpec", parts: Parts, folder: Path) -> dict[str, str]:
+    """COCO and LVIS: one annotation file per part, the images stay where they are."""
+    from runtime.atomic import write_json
+
+    content = spec.content()
+    names = {}
+    for part, ids in parts.items():
+        if ids:
+            wanted = set(ids)
+            images = [image for image in content["images"] if image["id"] in wanted]
+            annotations = [a for a in content["annotations"] if a["image_id"] in wanted]
+            path = folder / f"{part}.json"
+            write_json(path, {**content, "images": images, "annotations": annotations})
+            names[part] = f"{spec.kind}:{path}:{spec.images}"
+    return names
+
+
+def split_voc(spec: "DatasetSpec", parts: Parts, folder: Path) -> dict[str, str]:
+    """VOC: image lists in a folder of our own that links to the annotations and images, which stay as they are."""
+    from runtime.atomic import write_text
+
+    year = folder / f"VOC{spec.year}"
+    year.mkdir(parents=True, exist_ok=True)
+    for part, source in (("Annotations", spec.annotations / "Annotations"), ("JPEGImages", spec.images)):
+        if not (year / part).exists():
+            (year / part).symlink_to(source.resolve(), target_is_directory=True)
+    names = {}
+    for part, ids in parts.items():
+        if ids:
+            write_text(year / "ImageSets" / "Main" / f"{part}.txt", "\n".join(map(str, ids)) + "\n")
+            names[part] = f"voc:{folder}:{spec.year}:{part}"
+    return names
+
+
+SPLITTERS = {"coco": split_json, "lvis": split_json, "voc": split_voc}
+
+
+def main() -> int:
+    """Split every training set of the config."""
+    args = parse()
+    from runtime.atomic import write_json
+    from transfer.config import load_config
+    from transfer.data.catalog import get_dataset
+
+    names: dict[str, list[str]] = {"fit": [], "held_out": []}
+    for i, name in enumerate(load_config(args.config_file, args.opts).DATASETS.TRAIN):
+        spec = get_dataset(name)
+        parts = parts_of(sorted(record["image_id"] for record in spec.records()), args.fit, args.held_out)
+        for part, made in SPLITTERS[spec.kind](spec, parts, args.output / f"train{i}").items():
+            names[part].append(made)
+        print(f"{name}: {len(parts['fit'])} images to fit, {len(parts['held_out'])} held out")
+    write_json(args.output / "names.json", names)
+    return 0
+
+
+if __name__ == "__main__":
+    run_entry(main)
