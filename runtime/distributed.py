@@ -41,7 +41,12 @@ def init_world(device: str | None = None) -> World:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if size > 1 and not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo", rank=rank, world_size=size)
+        store, _, _ = next(torch.distributed.rendezvous("env://", rank, size))
+        # torchrun's store outlives a restart of its workers, and with it the addresses of the dead ones
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = torch.distributed.PrefixStore(f"attempt_{attempt}", store)
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     return World(rank, size, local, chosen)
 
 
