@@ -187,7 +187,7 @@ def test_every_row_of_the_table_learns_its_pretext_task(name: str) -> None:
     images, indices, labels = torch.randn(8, 3, 32, 32), torch.arange(8), torch.arange(8) % 4
     optimizer = torch.optim.SGD(method.trained_parameters(), 0.03, momentum=0.9)
     losses = []
-    for step in range(14):
+    for _ in range(14):
         method.begin_step()
         crops = [images + 0.05 * torch.randn_like(images) for _ in range(method.crops)]
         loss = method.loss(crops, indices, labels)

@@ -29,7 +29,7 @@ def test_official_command_lines_parse() -> None:
     v2 = "-a resnet50 --lr 0.03 --batch-size 256 --mlp --moco-t 0.2 --aug-plus --cos --dist-url tcp://localhost:10001 "
     args = parse((v2 + "--multiprocessing-distributed --world-size 1 --rank 0 /imagenet").split())
     assert (args.data, args.moco_t, args.mlp, args.cos, args.world_size) == ("/imagenet", 0.2, True, True, 1)
-    args = parse("-a resnet50 --schedule 10 20 -j 4 -b 64 --wd 0.1 -p 5 --gpu 0 --resume x.pth.tar dir".split()[:-1])
+    args = parse(["--schedule", "10", "20", "-j", "4", "-b", "64", "--wd", "0.1", "-p", "5", "--gpu", "0"])
     assert (args.schedule, args.workers, args.weight_decay, args.gpu) == ([10, 20], 4, 0.1, 0)
 
 
