@@ -192,3 +192,57 @@ def test_help_needs_no_torch(repo):
     done = subprocess.run(command, cwd=repo, capture_output=True)
     assert done.returncode == 0
     assert b"torch" not in done.stderr
+
+
+PROTOCOLS = {
+    # FREEZE_AT, RESNETS.NORM, FPN.NORM, convs and NORM of the box head, mask NORM, steps, MAX_ITER, warm-up, PreciseBN
+    "voc_R50_C4": (0, "naiveSyncBN", "", 0, "", "", (18000, 22000), 24000, 100, True),
+    "voc_R50_DC5": (0, "SyncBN", "", 0, "", "", (18000, 22000), 24000, 100, True),
+    "voc07_R50_C4": (0, "naiveSyncBN", "", 0, "", "", (6750, 8250), 9000, 100, True),
+    "coco_R50_FPN": (0, "SyncBN", "SyncBN", 0, "", "", (60000, 80000), 90000, 1000, True),
+    "coco_R50_FPN_2x": (0, "SyncBN", "SyncBN", 0, "", "", (120000, 160000), 180000, 1000, True),
+    "coco_R50_FPN_4conv1fc": (0, "SyncBN", "SyncBN", 4, "SyncBN", "SyncBN", (60000, 80000), 90000, 1000, True),
+    "coco_R50_C4_2x": (0, "naiveSyncBN", "", 0, "", "", (120000, 160000), 180000, 1000, True),
+    "coco_R50_C4_6x": (0, "naiveSyncBN", "", 0, "", "", (480000, 520000), 540000, 1000, True),
+    "lvis_R50_FPN_2x": (0, "SyncBN", "SyncBN", 0, "", "", (120000, 160000), 180000, 1000, True),
+    "lvis_R50_FPN_2x_frozen": (0, "FrozenBN", "", 0, "", "", (120000, 160000), 180000, 1000, False),
+    "coco_keypoints_R50_FPN_2x": (0, "SyncBN", "SyncBN", 0, "", "", (120000, 160000), 180000, 1000, True),
+}
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_protocols_are_the_published_ones(name):
+    cfg = load_config(name)
+    model, solver = cfg.MODEL, cfg.SOLVER
+    assert PROTOCOLS[name] == (
+        model.BACKBONE.FREEZE_AT,
+        model.RESNETS.NORM,
+        model.FPN.NORM,
+        model.ROI_BOX_HEAD.NUM_CONV,
+        model.ROI_BOX_HEAD.NORM,
+        model.ROI_MASK_HEAD.NORM,
+        solver.STEPS,
+        solver.MAX_ITER,
+        solver.WARMUP_ITERS,
+        cfg.TEST.PRECISE_BN.ENABLED,
+    )
+    assert (solver.IMS_PER_BATCH, solver.BASE_LR, solver.WEIGHT_DECAY) == (16, 0.02, 0.0001)
+    assert cfg.INPUT.MIN_SIZE_TRAIN[0] == (480 if name.startswith("voc") else 640)
+    assert (model.ROI_HEADS.NAME == "Res5ROIHeadsExtraNorm") == ("_C4" in name)
+
+
+@pytest.mark.parametrize("name", sorted(PROTOCOLS))
+def test_configs_leave_the_input_to_the_initialisation(name):
+    switches = {"INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.RESNETS.STRIDE_IN_1X1", "MODEL.WEIGHTS"}
+    assert not switches & set(explicit_keys(name))
+
+
+@pytest.mark.parametrize("name", [c for c in CONFIGS if not c.startswith("Base_")])
+def test_the_embedded_engine_runs_every_config_but_keypoints(name):
+    from transfer.engines.torchvision.support import check_support
+
+    if "keypoints" in name:
+        with pytest.raises(UserError, match="KEYPOINT_ON"):
+            check_support(load_config(name))
+    else:
+        check_support(load_config(name))
