@@ -40,8 +40,8 @@ def dry_run(plan: Plan, stages: Sequence[Stage], launcher: Launcher) -> str:
 def _command(plan: Plan, stage: Stage, launcher: Launcher, resume: bool) -> str:
     try:
         command = stage.command()
-    except UserError as error:
-        return f"# {stage.name}: {error}"
+    except UserError:
+        return f"{shlex.join(['python', *stage.argv])}  # and what {', '.join(stage.needs[-3:])} will have found"
     extra = RESUME.get(stage.kind, ()) if resume else ()
     if launcher.name == "slurm" and stage.kind in ("train", "pretrain"):
         return sbatch_script(launcher, (*command, *extra), stage_folder(plan.output, stage))

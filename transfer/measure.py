@@ -41,7 +41,8 @@ def run_plan(args: argparse.Namespace, command: str) -> int:
         with stop:
             outcomes = Runner(chosen, plan.output, jobs=args.jobs, launcher=launcher, redo=args.redo).run(stop)
     tables, report = plan_report(plan, every, outcomes, command, [*plan.allow, *args.allow])
-    report = _with_sections(tables, report, args.published or plan.published)
+    wanted = [init.published for init in plan.inits if init.kind == "published"]
+    report = _with_sections(tables, report, args.published or plan.published or bool(wanted), wanted)
     _finish(plan.output, tables, report)
     if stop.requested:
         done = sum(outcome.status == "finished" for outcome in outcomes.values())
@@ -124,8 +125,10 @@ def report_folder(args: argparse.Namespace, command: str) -> int:
     return 0
 
 
-def _with_sections(tables: Sequence[Table], report: Report, published: bool) -> Report:
-    extra = [published_section(tables)] if published else []
+def _with_sections(
+    tables: Sequence[Table], report: Report, published: bool, wanted: Sequence[Mapping[str, str]] = ()
+) -> Report:
+    extra = [published_section(tables, wanted)] if published else []
     return dataclasses.replace(report, details=detection_sections(tables), extra=extra)
 
 

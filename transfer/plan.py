@@ -18,6 +18,7 @@ PLACEHOLDER = re.compile(r"\{(\w+)\}")
 INIT_KINDS = ("random", "supervised", "weights", "pretrain", "published")
 INIT_KEYS = (*INIT_KINDS, "family", "encoder", "lr")
 CONFIG_KEYS = ("config", "name", "overrides", "data_fraction", "schedule_factor")
+PUBLISHED_KEYS = ("init", "pretrain_data", "pretrain_epochs", "source")
 LR_KEYS = ("search", "held_out", "schedule_factor")
 PLAN_KEYS = (
     *("name", "output", "seed", "prepare", "inits", "configs", "seeds", "supervised", "random"),
@@ -189,7 +190,8 @@ def _init(name: str, raw: Any, where: str, fill: Mapping[str, str], default_lr: 
         checkpoint = _fill(stage.need("checkpoint", str), fill, stage.where)
         return Init(**common, pretrain=_argv(stage, "argv", fill), checkpoint=checkpoint)
     if kind == "published":
-        return Init(**common, published=fields.get("published", dict))
+        row = Fields(raw["published"], f"{where}: published", PUBLISHED_KEYS)
+        return Init(**common, published={key: str(row.need(key, (str, int))) for key in row.value})
     if fields.get("random", bool) is not True:
         raise UserError(f"{where}: random must be true")
     return Init(**common)

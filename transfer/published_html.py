@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from transfer.gap import Table
-from transfer.published_rows import Group, load, matching, protocol_of, row_name, shown_gap
+from transfer.published_rows import Group, Record, load, matching, protocol_of, row_name, shown_gap
 from transfer.report_html import Section, escape, table
 
 SAME = {"AP": ("AP", "APbb"), "AP50": ("AP50", "APbb50"), "AP75": ("AP75", "APbb75")}  # box metrics by either name
 
 
-def published_section(tables: Sequence[Table]) -> Section:
-    """Own means and published rows; a table holds published rows only when their protocol is that of the runs."""
+def published_section(tables: Sequence[Table], wanted: Sequence[Mapping[str, str]] = ()) -> Section:
+    """Own means and published rows; a table holds published rows only when their protocol is that of the runs.
+
+    ``wanted``: words that a row's fields must contain (a plan's published initialisations); references always stay.
+    """
     parts = []
+    records = [r for r in load() if not wanted or r["init"] in ("supervised", "random") or _is_wanted(r, wanted)]
     for one in tables:
         finished = [run for run in one.runs if run.finished]
         if not finished:
             continue
         own = protocol_of(finished[0].record)
-        exact, nearest = matching(load(), own)
+        exact, nearest = matching(records, own)
         parts.append(f"<h3>{escape(one.name)}</h3>")
         parts.append(f"<p>{escape(f'These runs: {own.detector}, {own.schedule}, {own.dataset}; {own.heads}.')}</p>")
         parts += [_beside(one, group) for group in exact]
@@ -32,6 +36,10 @@ def published_section(tables: Sequence[Table]) -> Section:
                 f"<details><summary>{escape(f'{group.detector}, {group.schedule}')}</summary>{note}{rows}</details>"
             )
     return Section("published", "Published numbers", "".join(parts))
+
+
+def _is_wanted(record: Record, wanted: Sequence[Mapping[str, str]]) -> bool:
+    return any(all(v.lower() in str(record.get(k, "")).lower() for k, v in words.items()) for words in wanted)
 
 
 def _beside(one: Table, group: Group) -> str:

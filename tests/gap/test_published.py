@@ -6,9 +6,11 @@ import json
 
 import pytest
 
+from transfer.gap import compare
 from transfer.published import moco_table, text_table
+from transfer.published_html import published_section
 from transfer.published_rows import FILE, Protocol, grouped, load, matching, protocol_of, select, shown_gap
-from transfer.runs import read_run
+from transfer.runs import find_runs, read_run
 
 # (table, initialisation, pretraining data) -> cells as printed in arXiv 1911.05722v3
 TABLE_2 = {
@@ -133,3 +135,24 @@ def test_command_line(run_cli) -> None:
     assert "55.9 (+2.4)" in done.stdout
     assert "no published record" in run_cli(["transfer/published.py", "--detector", "R7"], check=2).stderr
     assert run_cli(["transfer/published.py", "--task", "nonsense"]).returncode == 2
+
+
+def test_published_initialisations_of_a_plan_choose_the_rows(store) -> None:
+    flat = {
+        "DATASETS.TRAIN": ["coco_2017_train"],
+        "DATASETS.TEST": ["coco_2017_val"],
+        "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
+        "MODEL.BACKBONE.FREEZE_AT": 0,
+        "MODEL.RESNETS.DEPTH": 50,
+        "MODEL.RESNETS.NORM": "SyncBN",
+        "MODEL.MASK_ON": True,
+        "SOLVER.IMS_PER_BATCH": 16,
+        "TEST.PRECISE_BN.ENABLED": True,
+    }
+    root = store(init="moco", flat=flat, iterations=90000)
+    tables = compare(list(find_runs(root)), {})
+    body = published_section(tables, [{"init": "MoCo v1", "pretrain_data": "IG-1B"}]).body
+    assert "MoCo v1 IG-1B" in body
+    assert "38.9 (0.0)" in body
+    assert "MoCo v1 IN-1M" not in body
+    assert "DetCo" in published_section(tables).body
