@@ -1,0 +1,139 @@
+"""Draw ground truth and detections of a finished run side by side.
+
+    python transfer/show.py RUN --images 16
+
+writes RUN/show/index.html and one PNG per image. RUN is a folder with result.json and detections.
+"""
+
+import os
+import sys
+
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+
+import argparse
+import html
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime.errors import UserError, run_entry
+
+if TYPE_CHECKING:
+    from transfer.data.catalog import DatasetSpec
+    from transfer.drawing import Marked
+    from transfer.evaluate.detections import Detections
+
+STYLE = "body{font-family:sans-serif;margin:1rem}img{max-width:100%}figure{margin:0 0 1.5rem}"
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="a run folder with result.json")
+    parser.add_argument("--images", type=int, default=16, metavar="N", help="how many images (default 16)")
+    parser.add_argument("--score", type=float, default=0.5, help="draw detections above this score (default 0.5)")
+    parser.add_argument("--set", type=int, default=0, metavar="K", help="which of DATASETS.TEST (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="which images: another seed draws others")
+    parser.add_argument("--output", type=Path, help="where to write (default RUN/show)")
+    args = parser.parse_args()
+    if args.images < 1:
+        parser.error("--images must be at least 1")
+    return args
+
+
+def main() -> int:
+    """Draw the pictures and the page."""
+    args = parse()
+    import numpy as np
+    from tqdm import tqdm
+
+    from runtime.atomic import write_text
+    from transfer.data.catalog import get_dataset
+    from transfer.evaluate.detections import Detections
+    from transfer.results import read_result
+
+    result = read_result(args.run)
+    if result is None or result["status"] != "finished":
+        raise UserError(f"{args.run}: no finished run there (result.json); train it first")
+    sets = result["datasets"]["test"]
+    if not 0 <= args.set < len(sets):
+        raise UserError(f"--set {args.set}: the run has {len(sets)} test sets, from 0")
+    spec = get_dataset(sets[args.set]["name"])
+    detections = Detections.load(args.run / result["detections"][args.set])
+    chosen = np.random.RandomState(args.seed).permutation(len(detections.image_ids))[: args.images]
+    folder = args.output or args.run / "show"
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [
+        picture(spec, detections, int(i), args.score, folder)
+        for i in tqdm(sorted(chosen), desc="drawing", disable=None)
+    ]
+    write_text(folder / "index.html", page(f"{result['config']['name']}, {result['init']['name']}", names))
+    print(f"wrote {folder / 'index.html'} and {len(names)} pictures")
+    return 0
+
+
+def picture(spec: "DatasetSpec", detections: "Detections", index: int, score: float, folder: Path) -> str:
+    """Draw one image of the data set; returns the name of its PNG in ``folder``."""
+    from PIL import Image
+
+    from transfer.data.mapper import read_image
+    from transfer.drawing import draw, side_by_side
+
+    image_id = detections.image_ids[index]
+    record = {r["image_id"]: r for r in spec.records()}[image_id]
+    image = Image.fromarray(read_image(record["file_name"], "RGB"))
+    left = draw(image, truth_of(record, spec.class_names), f"ground truth, image {image_id}")
+    found = detections_of(detections, index, score, spec.class_names)
+    joined = side_by_side(left, draw(image, found, f"{len(found.labels)} detections above {score:g}"))
+    name = f"{index:05d}.png"
+    joined.save(folder / name)
+    return name
+
+
+def truth_of(record: dict[str, Any], class_names: list[str]) -> "Marked":
+    """The annotations of a record; crowds, difficult objects say so."""
+    import numpy as np
+
+    from transfer.data.labels import XYWH
+    from transfer.drawing import Marked, polygons_to_mask
+
+    marked = Marked(np.zeros((0, 4)), [], [])
+    boxes = []
+    for annotation in record["annotations"]:
+        box = np.array(annotation["bbox"], dtype=float)
+        if annotation["bbox_mode"] == XYWH:
+            box[2:] += box[:2]
+        note = " (crowd)" if annotation.get("iscrowd") else " (difficult)" if annotation.get("difficult") else ""
+        boxes.append(box)
+        marked.labels.append(class_names[annotation["category_id"]] + note)
+        marked.classes.append(annotation["category_id"])
+        shape = annotation.get("segmentation")
+        empty = np.zeros((record["height"], record["width"]), dtype=bool)
+        marked.masks.append(polygons_to_mask(shape, *empty.shape) if shape else empty)
+    marked.boxes = np.array(boxes).reshape(-1, 4)
+    return marked
+
+
+def detections_of(detections: "Detections", index: int, score: float, class_names: list[str]) -> "Marked":
+    """The detections of image number ``index`` above a score, weakest first so that the best lie on top."""
+    import numpy as np
+
+    from transfer.drawing import Marked, polygons_to_mask
+
+    rows = np.flatnonzero((detections.image_index == index) & (detections.scores > score))
+    rows = rows[np.argsort(detections.scores[rows], kind="stable")]
+    classes = detections.category[rows].tolist()
+    labels = [f"{class_names[c]} {s:.2f}" for c, s in zip(classes, detections.scores[rows].tolist())]
+    masks = [] if detections.masks is None else [polygons_to_mask(detections.masks[r], 0, 0) for r in rows.tolist()]
+    return Marked(detections.boxes[rows], labels, classes, masks)
+
+
+def page(title: str, names: list[str]) -> str:
+    """An HTML page of the pictures."""
+    figures = "\n".join(f'<figure><img src="{name}" alt="ground truth and detections"></figure>' for name in names)
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
+    body = f"<h1>{html.escape(title)}</h1>\n{figures}"
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n'
+
+
+if __name__ == "__main__":
+    run_entry(main)
