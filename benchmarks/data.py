@@ -126,7 +126,7 @@ def ours(source: ImageSource, size: int, aug_on: str) -> Candidate:
 
     order = Order(images=len(source), batch_size=BATCH, seed=0)
     maker = BatchMaker(source, build_views("v2", image_size=size, aug_on=aug_on), order, seed=0)
-    return lambda turn: maker[turn]
+    return maker.make
 
 
 def decode_only(source: ImageSource, count: int) -> Candidate:

@@ -8,18 +8,20 @@ for batch in loader:                       # batch.step counts on from start_ste
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, get_worker_info
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from pretrain.decode import BadImage
 from pretrain.draws import hash64
 from pretrain.images import ImageSource
 from pretrain.order import BlockOrder, Order, Sequential
+from pretrain.ring import Ring, Slot
 from pretrain.views import Views
 from runtime.errors import UserError
 from runtime.logs import get_logger
@@ -44,32 +46,68 @@ class Batch:
     params: torch.Tensor  # count x B x columns
     bad: list[tuple[int, str]] = field(default_factory=list)
 
-    def pin_memory(self) -> Batch:
-        """The same batch with its images page-locked, so that copies to a GPU overlap with its work."""
-        self.images = [images.pin_memory() for images in self.images]
-        return self
+
+@dataclass
+class _Parcel:
+    """A batch on its way from a worker: pixels are uint8 count x B x H x W x 3, or where they lie."""
+
+    batch: Batch
+    pixels: torch.Tensor | Slot
+
+    def pin_memory(self) -> _Parcel:
+        """The same with page-locked pixels, so that copies to a GPU overlap with its work; DataLoader calls this."""
+        return _Parcel(self.batch, self._opened().pin_memory())
+
+    def open(self) -> Batch:
+        """The batch, with its images."""
+        self.batch.images = [view.permute(0, 3, 1, 2) for view in self._opened()]
+        return self.batch
+
+    def _opened(self) -> torch.Tensor:
+        return self.pixels.open() if isinstance(self.pixels, Slot) else self.pixels
 
 
 class BatchMaker(Dataset):
-    """step -> Batch, a pure function; what each worker runs."""
+    """step -> Batch, a pure function; what each worker runs. ring: where workers may put pixels."""
 
     def __init__(self, source: ImageSource, views: Views, order: Order | Sequential, seed: int) -> None:
         self.source, self.views, self.order, self.seed = source, views, order, seed
+        self.ring: Ring | None = None
 
-    def __getitem__(self, step: int) -> Batch | UserError:
-        """The batch of a step; a UserError is handed over, not raised, so that it crosses from a worker as one line."""
+    def pixel_shape(self, images: int) -> tuple[int, ...]:
+        """Shape of the pixels of a batch of `images`: views x images x size x size x 3, uint8."""
+        return self.views.count, images, self.views.image_size, self.views.image_size, 3
+
+    def __getitem__(self, key: tuple[int, int]) -> _Parcel | UserError:
+        """The batch of key = (step, slot of the ring or -1).
+
+        A UserError is handed over, not raised, so that it crosses from a worker to the main process as one line.
+        """
+        step, slot = key
+        planned = self.order.batch(step)
+        shape = self.pixel_shape(len(planned))
+        place: torch.Tensor | Slot
+        if self.ring is not None and slot >= 0:
+            place, pixels = Slot(self.ring.number, slot, shape), self.ring.array(slot, shape)
+        else:
+            place = _empty_uint8(shape)
+            pixels = place.numpy()
         try:
-            return self._make(step)
+            return _Parcel(self._fill_batch(step, planned, pixels), place)
         except UserError as error:
             return error
 
-    def _make(self, step: int) -> Batch:
-        epoch, planned = self.order.epoch(step), self.order.batch(step)
+    def make(self, step: int) -> Batch:
+        """The batch of a step, made here and now."""
+        parcel = self[step, -1]
+        if isinstance(parcel, UserError):
+            raise parcel
+        return parcel.open()
+
+    def _fill_batch(self, step: int, planned: np.ndarray, pixels: np.ndarray) -> Batch:
+        epoch = self.order.epoch(step)
         u = self.views.draw(self.seed, epoch, planned)
         params = self.views.params(u)
-        size, count = self.views.image_size, self.views.count
-        stack = _empty_uint8((count, len(planned), size, size, 3))
-        pixels = stack.numpy()
         shown = planned.copy()
         bad: list[tuple[int, str]] = []
         for row, index in enumerate(planned):
@@ -77,8 +115,7 @@ class BatchMaker(Dataset):
             if self.views.on_cpu:
                 self.views.finish_on_cpu(pixels[:, row], params[:, row])
         labels = torch.tensor([self.source.label(int(index)) for index in shown], dtype=torch.int64)
-        images = [view.permute(0, 3, 1, 2) for view in stack]
-        return Batch(step, epoch, torch.from_numpy(shown), images, labels, params, bad)
+        return Batch(step, epoch, torch.from_numpy(shown), [], labels, params, bad)
 
     def _fill(self, epoch: int, index: int, u: np.ndarray, out: np.ndarray, bad: list[tuple[int, str]]) -> int:
         """Write the views of image `index` to out, or of its substitute: a pure function of (seed, epoch, index)."""
@@ -126,21 +163,33 @@ class Loader:
         return max(0, self.stop_step - self.start_step)
 
     def __iter__(self) -> Iterator[Batch]:
-        loader = DataLoader(
+        ring = self._maker.ring = self._new_ring()
+        loader: DataLoader = DataLoader(
             self._maker,
             batch_size=None,
-            sampler=range(self.start_step, self.stop_step),  # type: ignore[arg-type]  # any iterable of keys
+            sampler=_Keys(self.start_step, self.stop_step, ring),
             num_workers=self._workers,
             prefetch_factor=self._prefetch if self._workers else None,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_start_worker,
+            multiprocessing_context="fork" if ring else None,
             generator=torch.Generator(),  # its own: the global generators stay as the checkpoint left them
         )
-        for batch in loader:
-            if isinstance(batch, UserError):
-                raise batch
+        for parcel in loader:
+            if isinstance(parcel, UserError):
+                raise parcel
+            batch = parcel.open()
+            del parcel
             self._note(batch.bad)
             yield batch
+            del batch  # its slot is free before the next one is asked for
+
+    def _new_ring(self) -> Ring | None:
+        """Memory for the batches on their way, and the two or so that the caller holds; None without workers."""
+        if not self._workers or not sys.platform.startswith("linux"):
+            return None
+        size = int(np.prod(self._maker.pixel_shape(self._maker.order.rows)))
+        return Ring(self._workers * self._prefetch + 3, size)
 
     def _note(self, found: list[tuple[int, str]]) -> None:
         for index, message in found:
@@ -153,6 +202,22 @@ class Loader:
                 f"{len(self.bad)} of {total} images cannot be read, more than --max-bad {self._max_bad:g} allows "
                 f"({self._limit}); the last one: {list(self.bad.values())[-1]}"
             )
+
+
+@dataclass(frozen=True)
+class _Keys(Sampler):
+    """The keys of BatchMaker in order; a slot is taken when DataLoader asks for the key, just before it is used."""
+
+    start: int
+    stop: int
+    ring: Ring | None
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        for step in range(self.start, self.stop):
+            yield step, -1 if self.ring is None else self.ring.take()
+
+    def __len__(self) -> int:
+        return max(0, self.stop - self.start)
 
 
 def _start_worker(worker: int) -> None:

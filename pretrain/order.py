@@ -70,6 +70,11 @@ class Order:
         full, rest = divmod(self.images, self.batch_size)
         return full if self.drop_last or not rest else full + 1
 
+    @property
+    def rows(self) -> int:
+        """Images of this rank per step, at most."""
+        return self.batch_size // self.world_size
+
     def epoch(self, step: int) -> int:
         """Epoch (from 0) that global step `step` belongs to."""
         return step // self.steps_per_epoch
@@ -104,6 +109,11 @@ class Sequential:
         """Batches of this rank's part."""
         start, end = self._span
         return -(-(end - start) // self.batch_size)
+
+    @property
+    def rows(self) -> int:
+        """Images of this rank per step, at most."""
+        return self.batch_size
 
     def epoch(self, step: int) -> int:
         """Always 0: there is one pass."""
