@@ -1,4 +1,4 @@
-"""Overall progress of a plan, with an ETA: every stage counts by its estimated seconds, running ones by their share."""
+"""Overall progress of a plan with an ETA: a stage counts by its seconds, measured where one of its kind has ended."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tqdm import tqdm
 
 from transfer.stages import Stage
 
-USUAL_SECONDS = {"prepare": 10.0, "pretrain": 120.0, "convert": 10.0, "split": 5.0, "train": 60.0}
+USUAL_SECONDS = {"prepare": 10.0, "pretrain": 120.0, "convert": 5.0, "split": 5.0, "train": 60.0}
 BAR = "{l_bar}{bar}| {elapsed} elapsed, {remaining} left{postfix}"
+CHECKPOINT = re.compile(r"checkpoint_(\d+)\.pth\.tar")
 
 
 class PlanProgress:
     """``with PlanProgress(stages) as progress:`` a bar on a terminal, plain lines elsewhere."""
 
-    def __init__(self, stages: Sequence[Stage], seconds: Mapping[str, float] | None = None) -> None:
-        seconds = seconds or {}
+    def __init__(self, stages: Sequence[Stage]) -> None:
         self._stages = {stage.name: stage for stage in stages}
-        self._weight = {s.name: max(seconds.get(s.name) or USUAL_SECONDS[s.kind], 0.1) for s in stages}
-        self._bar: Any = tqdm(total=sum(self._weight.values()), bar_format=BAR, disable=None)
-        self._found: set[str] = set()
+        self._seconds = {stage.name: USUAL_SECONDS[stage.kind] for stage in stages}
+        self._seen: set[str] = set()
+        self._bar: Any = tqdm(total=sum(self._seconds.values()), bar_format=BAR, disable=None)
 
     def __enter__(self) -> PlanProgress:
         return self
@@ -43,25 +43,38 @@ class PlanProgress:
 
     def update(self, running: Collection[str], outcomes: Mapping[str, Any]) -> None:
         """Redraw from the stages that run and those that have ended."""
+        for name in outcomes.keys() - self._seen:
+            self._seen.add(name)
+            self._learn(name, outcomes[name].seconds, outcomes)
         if self._bar.disable:
             return
-        done = sum(self._weight[name] for name in outcomes)
-        reused = {name for name, outcome in outcomes.items() if outcome.seconds == 0} - self._found
-        self._found |= reused
-        self._bar.initial += sum(self._weight[name] for name in reused)  # found finished: says nothing about the pace
         shares = {name: share_done(self._stages[name]) for name in running}
-        self._bar.n = done + sum(self._weight[name] * share for name, share in shares.items())
+        self._bar.total = sum(self._seconds.values())
+        self._bar.n = sum(self._seconds[n] for n in outcomes) + sum(self._seconds[n] * s for n, s in shares.items())
         if running:
             shown = ", ".join(f"{name} {share:.0%}" if share else name for name, share in sorted(shares.items()))
             self._bar.set_postfix_str(shown, refresh=False)
         self._bar.refresh()
 
+    def _learn(self, name: str, seconds: float, outcomes: Mapping[str, Any]) -> None:
+        """Take over the seconds a stage took, also for those of its kind that are still to come."""
+        if seconds == 0:  # found finished: it says nothing about the pace
+            self._bar.initial += self._seconds[name]
+            return
+        self._seconds[name] = seconds
+        for other, stage in self._stages.items():
+            if other not in outcomes and stage.kind == self._stages[name].kind:
+                self._seconds[other] = seconds
+
 
 def share_done(stage: Stage) -> float:
-    """How far a running training is: last iteration in its metrics.json over its config's MAX_ITER; 0 when unknown."""
-    last = last_record(stage.folder / "metrics.json")
-    total = last.get("max_iteration") or max_iterations(stage.folder / "config.yaml")
-    iteration = last.get("iteration")
+    """How far a running stage is: iterations of a training, epochs of a pretraining; 0 when unknown."""
+    if stage.kind == "pretrain":
+        last = CHECKPOINT.fullmatch(stage.proof.name)
+        epochs = [int(m[1]) for p in stage.folder.glob("checkpoint_*.pth.tar") if (m := CHECKPOINT.fullmatch(p.name))]
+        return min(1.0, (max(epochs) + 1) / (int(last[1]) + 1)) if last and epochs else 0.0
+    total = max_iterations(stage.folder / "config.yaml")
+    iteration = last_record(stage.folder / "metrics.json").get("iteration")
     return min(1.0, iteration / total) if total and isinstance(iteration, int) else 0.0
 
 
