@@ -12,6 +12,7 @@ OURS = {
     "stem": "imagenet",
     "bn_splits": 1,
     "precision": "fp32",
+    "aug_on": "auto",
     "symmetric": False,
     "negatives": "queue",
     "mochi_hardest": 1024,
@@ -111,6 +112,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     group.add_argument("-j", "--workers", type=int, help="loader processes (32, at most the cores there are)")
     group.add_argument("--cache", metavar="FILE", default=None, help="pre-decoded images (pretrain/cache_images.py)")
+    group.add_argument("--aug-on", choices=["auto", "device", "cpu"], help="where colour and blur are computed (auto)")
     group.add_argument("--max-bad", type=float, default=0.01, metavar="SHARE", help="bad images tolerated (0.01)")
     group.add_argument("--val", metavar="DIR", default=None, help="labelled images for the probe (DIR/val)")
 

@@ -134,7 +134,7 @@ def training_views(args: Namespace) -> Views:
     kind, count = single.get(args.method, ("v2" if args.aug_plus else "v1", 2))
     if args.method in ("memory_bank", "instdisc"):
         count = 1
-    return build_views(kind, image_size=args.image_size, views=count)
+    return build_views(kind, image_size=args.image_size, views=count, aug_on=args.aug_on)
 
 
 def schedule_of(args: Namespace, total: int, per_epoch: int) -> Schedule:
