@@ -219,6 +219,7 @@ def test_other_methods_resume_exactly(tiny_images: Path, tmp_path: Path, method:
 @pytest.mark.parametrize("flags", [
     ["--negatives", "mochi", "--mochi-warmup", "1", "--mochi-hardest", "8"],
     ["--negatives", "hard", "--symmetric"],
+    ["--iterations", "8", "--lr-every", "3", "--lr-gamma", "0.9"],
     ["--accumulate", "2", "--precision", "bf16", "--stem", "cifar"],
 ])  # fmt: skip
 def test_variants_resume_exactly(tiny_images: Path, tmp_path: Path, flags: list[str]) -> None:

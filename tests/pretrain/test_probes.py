@@ -1,0 +1,104 @@
+"""kNN, alignment, uniformity and the linear probe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import pdist
+from torch.nn import functional as F
+
+from pretrain.encoders import build_encoder
+from pretrain.frozen import encoder_weights, read_encoder
+from pretrain.probes import alignment, evenly, knn_accuracy, uniformity
+from runtime.errors import UserError
+
+
+def test_knn_equals_votes_counted_one_by_one() -> None:
+    torch.manual_seed(0)
+    bank, queries = F.normalize(torch.randn(60, 8), dim=1), F.normalize(torch.randn(30, 8), dim=1)
+    bank_labels, labels = torch.randint(4, (60,)), torch.randint(4, (30,))
+    right = 0
+    for query, truth in zip(queries.numpy(), labels.tolist()):
+        similarity = bank.numpy() @ query
+        votes = np.zeros(4)
+        for neighbour in np.argsort(-similarity)[:20]:
+            votes[bank_labels[neighbour]] += np.exp(similarity[neighbour] / 0.1)
+        right += votes.argmax() == truth
+    assert knn_accuracy(bank, bank_labels, queries, labels, k=20) == pytest.approx(100 * right / 30)
+    assert knn_accuracy(bank, bank_labels, bank, bank_labels, k=1) == 100
+
+
+def test_alignment_and_uniformity() -> None:
+    torch.manual_seed(0)
+    x, y = F.normalize(torch.randn(40, 5), dim=1), F.normalize(torch.randn(40, 5), dim=1)
+    assert alignment(x, x) == 0
+    assert alignment(x, y) == pytest.approx(np.mean(np.linalg.norm(x - y, axis=1) ** 2), rel=1e-5)
+    assert uniformity(x) == pytest.approx(np.log(np.exp(-2 * pdist(x.numpy(), "sqeuclidean")).mean()), rel=1e-4)
+
+
+def test_evenly() -> None:
+    assert evenly(5, 0).tolist() == evenly(5, 9).tolist() == [0, 1, 2, 3, 4]
+    assert evenly(101, 3).tolist() == [0, 50, 100]
+
+
+@pytest.mark.parametrize("prefix", ["module.encoder_q.", "module.", ""])
+def test_encoder_is_found_under_every_prefix(tmp_path: Path, prefix: str) -> None:
+    made = build_encoder("resnet18", outputs=16, mlp=prefix.endswith("q."), stem="cifar")
+    state = {prefix + k: v for k, v in made.state_dict().items()}
+    torch.save({"arch": "resnet18", "state_dict": {**state, "module.queue": torch.zeros(2, 2)}}, tmp_path / "c.pth")
+    found, _ = read_encoder(tmp_path / "c.pth")
+    torch.testing.assert_close(found.state_dict(), made.state_dict())
+    del state[prefix + "layer2.0.conv1.weight"]
+    torch.save({"arch": "resnet18", "state_dict": state}, tmp_path / "short.pth")
+    with pytest.raises(UserError, match="lacks 1 tensors of resnet18, the first is layer2.0.conv1.weight"):
+        read_encoder(tmp_path / "short.pth")
+
+
+def test_checkpoint_without_encoder_is_refused() -> None:
+    with pytest.raises(UserError, match="no ResNet encoder"):
+        encoder_weights({"module.fc.weight": torch.zeros(1)})
+
+
+def test_linear_probe_learns_stripes_and_leaves_the_encoder(
+    tiny_images: Path, tmp_path: Path, run_cli: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A random encoder tells three directions of stripes apart; its BatchNorm statistics must not move."""
+    from pretrain import linear
+    from pretrain.linear_probe import parse
+    from runtime.distributed import World
+
+    torch.manual_seed(0)
+    encoder = build_encoder("resnet18", outputs=16)
+    torch.save({"arch": "resnet18", "state_dict": encoder.state_dict()}, tmp_path / "c.pth")
+    flags = [str(tiny_images), "--pretrained", str(tmp_path / "c.pth"), "--lr", "0.01", "-b", "8", "--image-size", "32"]
+    args = parse([*flags, "--epochs", "15", "--schedule", "10", "-j", "0"])
+    held: list[linear.LinearProbe] = []
+    build = linear.LinearProbe.__init__
+    monkeypatch.setattr(linear.LinearProbe, "__init__", lambda self, *a: (held.append(self), build(self, *a))[1])
+    assert linear.probe(args, tmp_path / "run", World(0, 1, 0, torch.device("cpu"))) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["top1"] > 50
+    now = held[0].encoder.state_dict()
+    assert all(torch.equal(now[name], value) for name, value in encoder.state_dict().items())
+    args.resume = True
+    assert linear.probe(args, tmp_path / "run", World(0, 1, 0, torch.device("cpu"))) == 0
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["top1"] == result["top1"]
+    args.lr = 1.0
+    with pytest.raises(UserError, match="other lr"):
+        linear.probe(args, tmp_path / "run", World(0, 1, 0, torch.device("cpu")))
+
+
+def test_features_of_a_checkpoint(tiny_images: Path, tmp_path: Path, run_cli: Callable) -> None:
+    encoder = build_encoder("resnet18", outputs=16)
+    torch.save({"arch": "resnet18", "state_dict": encoder.state_dict()}, tmp_path / "c.pth")
+    out = tmp_path / "numbers.json"
+    run_cli(["pretrain/features.py", tmp_path / "c.pth", tiny_images, "--image-size", "32", "--output", out], check=0)
+    numbers = json.loads(out.read_text())
+    assert (numbers["train_images"], numbers["val_images"]) == (33, 9)
+    assert 0 <= numbers["knn"] <= 100
+    assert numbers["alignment"] > 0 > numbers["uniformity"]
