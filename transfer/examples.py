@@ -16,7 +16,7 @@ from transfer.image_bootstrap import load_detections
 from transfer.report_html import escape
 from transfer.runs import Run
 
-IMAGES, SIDE, QUALITY = 6, 240, 70
+IMAGES, SIDE, QUALITY = 6, 320, 70
 MIN_SCORE, MOST = 0.3, 10  # what is drawn of an image's detections
 PALETTE = ("#0072b2", "#d55e00", "#00805a", "#a2468b", "#8a6d00", "#3a6ea5")
 TRUTH = "#111111"
@@ -58,11 +58,11 @@ def _runs_of_one_seed(one: Table) -> list[Run]:
 
 
 def most_different(records: Mapping[Any, Mapping[str, Any]], found: Mapping[str, Detections]) -> list[Any]:
-    """Image ids by how far apart the shares of found objects are, largest first; ties in the order of the ids."""
+    """Image ids by how far apart the shares of found objects are, largest first; those without a difference are out."""
     shares = np.stack([_found_share(records, detections) for detections in found.values()])
     spread = shares.max(axis=0) - shares.min(axis=0)
     ids = list(records)
-    return [ids[i] for i in np.argsort(-spread, kind="stable")]
+    return [ids[i] for i in np.argsort(-spread, kind="stable") if spread[i] > 0]
 
 
 def _found_share(records: Mapping[Any, Mapping[str, Any]], detections: Detections) -> np.ndarray:
@@ -112,7 +112,7 @@ def _figures(record: Mapping[str, Any], found: Mapping[str, Detections], names: 
 def _figure(image: Any, who: str, boxes: np.ndarray, labels: Sequence[str], colour: str) -> str:
     from PIL import ImageDraw
 
-    scale = min(1.0, SIDE / max(image.size))
+    scale = SIDE / max(image.size)
     small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     pen = ImageDraw.Draw(small)
     for box, label in zip(boxes * scale, labels):

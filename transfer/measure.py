@@ -72,7 +72,9 @@ def plan_report(
         for init in trained_inits(plan)
         if init.lr and init.lr.search
     }
-    return tables, Report(plan.name, command, _errors(plan.output, cells, outcomes), searches)
+    errors = _errors(plan.output, cells, outcomes)
+    text = plan.path.read_text(encoding="utf-8")
+    return tables, Report(plan.name, command, errors, searches, limits=plan.limits, plan=text)
 
 
 def _plan_runs(plan: Plan, cells: Sequence[Stage]) -> list[Run]:

@@ -22,7 +22,7 @@ PUBLISHED_KEYS = ("init", "pretrain_data", "pretrain_epochs", "source")
 LR_KEYS = ("search", "held_out", "schedule_factor")
 PLAN_KEYS = (
     *("name", "output", "seed", "prepare", "inits", "configs", "seeds", "supervised", "random"),
-    *("overrides", "engine", "evaluator", "lr", "allow", "published"),
+    *("overrides", "engine", "evaluator", "lr", "allow", "published", "limits"),
 )
 
 
@@ -86,6 +86,7 @@ class Plan:
     evaluator: str = "auto"
     allow: tuple[str, ...] = ()
     published: bool = False
+    limits: str = ""  # what these runs can and cannot show; the report's first paragraph
 
 
 def load_plan(
@@ -120,6 +121,7 @@ def load_plan(
         evaluator=fields.get("evaluator", str, "auto"),
         allow=tuple(fields.items("allow", str)),
         published=fields.get("published", bool, False),
+        limits=" ".join(fields.get("limits", str, "").split()),
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.atomic import write_text
+from runtime.provenance import provenance
 from transfer.convergence import convergence_html
 from transfer.gap import Table
 from transfer.report_html import Numbers, Section, config_section, escape, page, summary_html, table
@@ -25,6 +26,7 @@ class Report:
     errors: Mapping[str, str] = field(default_factory=dict)  # run folder -> what the runner saw
     searches: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # "config/init" -> grid record
     limits: str = ""  # the first paragraph: what these runs can and cannot show
+    plan: str = ""  # the plan's YAML
     details: Mapping[str, str] = field(default_factory=dict)  # table -> HTML from stored detections
     extra: Sequence[Section] = ()  # finished sections, e.g. published rows
 
@@ -96,9 +98,18 @@ def _html(tables: Sequence[Table], rows: list[dict[str, str]], failures: Mapping
         sections.append(Section("search", "Learning-rate search", body))
     sections += report.extra
     sections.append(Section("provenance", "Provenance", _provenance(tables)))
-    sections.append(Section("command", "Make it again", f"<pre>{escape(report.command)}</pre>"))
+    sections.append(Section("command", "Make it again", _again(report)))
     lead = f'<p class="note">{escape(report.limits)}</p>' if report.limits else ""
     return page(f"{report.name}: the gap", summary_html(rows) + lead, sections)
+
+
+def _again(report: Report) -> str:
+    """The command, the plan it read, and what wrote this page."""
+    made = provenance([])
+    code = f"{(made['git']['commit'] or 'unknown')[:12]}{' + changes' if made['git']['dirty'] else ''}"
+    plan = f"<details><summary>The plan</summary><pre>{escape(report.plan)}</pre></details>" if report.plan else ""
+    by = f"Written {made['time']} by version {made['version']} (code {code}, Python {made['python']})."
+    return f'<pre>{escape(report.command)}</pre>{plan}<p class="soft">{escape(by)}</p>'
 
 
 def _alarms(one: Table) -> str:

@@ -33,7 +33,7 @@ svg text{font:13px system-ui,sans-serif;fill:var(--fg)}svg text.axis{fill:var(--
 .curve.c0,.stroke.c0{stroke:var(--c0)}.curve.c1,.stroke.c1{stroke:var(--c1)}.curve.c2,.stroke.c2{stroke:var(--c2)}
 .curve.c3,.stroke.c3{stroke:var(--c3)}.curve.c4,.stroke.c4{stroke:var(--c4)}.curve.c5,.stroke.c5{stroke:var(--c5)}
 details>summary{cursor:pointer;font-weight:600;margin:.4rem 0}
-.examples{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(15rem,100%),1fr));gap:.6rem}
+.examples{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(11rem,48%),1fr));gap:.6rem}
 .examples figure{margin:0}
 @media print{:root{--bg:#fff;--fg:#000;--panel:#fff}body{max-width:none;font-size:11pt}.scroll{overflow:visible}
 h2,h3{break-after:avoid}figure,tr{break-inside:avoid}details{display:block}pre{white-space:pre-wrap}}

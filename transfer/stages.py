@@ -214,11 +214,9 @@ def schedule_opts(config: Config, factor: float = 1.0) -> tuple[str, ...]:
     from transfer.config import load_config
 
     solver = load_config(config.file, _words(config.overrides)).SOLVER
-    longer = {
-        "SOLVER.MAX_ITER": max(1, round(solver.MAX_ITER * factor)),
-        "SOLVER.STEPS": tuple(round(step * factor) for step in solver.STEPS),
-    }
-    return tuple(_words(longer))
+    length = max(1, round(solver.MAX_ITER * factor))
+    steps = sorted({min(round(step * factor), length - 1) for step in solver.STEPS})  # a step must come before the end
+    return tuple(_words({"SOLVER.MAX_ITER": length, "SOLVER.STEPS": tuple(steps)}))
 
 
 def _words(overrides: Mapping[str, Any]) -> list[str]:

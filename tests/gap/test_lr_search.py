@@ -13,11 +13,11 @@ from runtime.stop import StopSignal
 from transfer.data.catalog import get_dataset
 from transfer.lr_search import chosen_rate, grid_record
 from transfer.measure import plan_report
-from transfer.plan import load_plan
+from transfer.plan import Config, load_plan
 from transfer.report import write_report
 from transfer.runner import Runner
 from transfer.splits import parts_of, split_json
-from transfer.stages import plan_stages
+from transfer.stages import plan_stages, schedule_opts
 
 SPLITS = """
 import json, pathlib, sys
@@ -122,6 +122,14 @@ def test_one_rate_of_its_own_is_allowed_in_its_table_only(plan_file: Path) -> No
     row = own.row("moco", "bbox", "AP")
     assert row is not None
     assert row.differences["supervised"].mean == pytest.approx(2.0)
+
+
+def test_shrunk_steps_stay_before_the_end(plan_file: Path, fake_repo: Path) -> None:
+    path = fake_repo / "configs" / "toy.yaml"
+    path.write_text("SOLVER:\n  MAX_ITER: 8\n  STEPS: [6, 7]\n")
+    words = schedule_opts(Config("toy", str(path)), 0.25)
+    assert words == ("SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)")
+    assert schedule_opts(Config("toy", str(path)), 1.0) == ()
 
 
 def test_fraction_and_schedule_reach_the_command(plan_file: Path, fake_repo: Path) -> None:
