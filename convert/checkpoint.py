@@ -40,14 +40,15 @@ class Checkpoint:
     config_text: str = ""  # the config that OpenMMLab checkpoints carry as text
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(path: str | Path, *, checksums: bool = True) -> Checkpoint:
     """Open ``path`` and list its tensors; no tensor's bytes are read yet.
 
+    ``checksums``: whether a zip file's tensors are held to their CRC-32 when they are read.
     Raises UserError, naming the file, for anything that is no checkpoint, is damaged, or could run code.
     """
     path = Path(path)
     try:
-        content = _read(path)
+        content = _read(path, checksums)
     except UserError as error:
         raise UserError(f"cannot read {path}: {error}") from error
     except OSError as error:
@@ -66,7 +67,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     return checkpoint
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, checksums: bool) -> Any:
     if path.is_dir():
         raise UserError("it is a folder; name the checkpoint file inside it")
     size = path.stat().st_size
@@ -78,7 +79,7 @@ def _read(path: Path) -> Any:
             if head.lstrip().startswith(magic):
                 raise UserError(f"it is {what}")
         if head.startswith(b"PK\x03\x04"):
-            return read_zip(path)
+            return read_zip(path, checksums)
         if is_legacy(head):
             return read_legacy(path)
         if is_safetensors(head, size):

@@ -33,13 +33,14 @@ def convert(
 
     ``family`` is a row of :data:`convert.families.TABLE` or "auto" (recognised by keys); ``encoder`` one of the row's
     encoders (default: the row's own); ``prefix`` points at a ResNet of no family; ``preprocessing`` overrides how its
-    images were normalised. ``verify`` runs the source network and the converted one on the same image and refuses any
-    difference; ``against`` ("detectron2" or "torchvision") does the same with that package's own model and loader.
+    images were normalised. ``verify`` runs the source network and the converted one on the same image, refuses any
+    difference, holds the file to its checksums and hashes it; ``against`` ("detectron2" or "torchvision") compares with
+    that package's own model and loader.
 
     Raises UserError, one line, where the file is no checkpoint, could run code, is of no known family or of two, holds
     no ResNet that Detectron2 can build, misses a tensor, or has NaN or Inf in its weights.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, checksums=verify)
     found = recognise(checkpoint, family, encoder, prefix)
     try:
         architecture = infer({part: checkpoint.tensors[name].shape for part, name in found.names.items()})
@@ -63,7 +64,7 @@ def convert(
         family=found.family,
         encoder=found.encoder,
         source=Path(path),
-        source_sha256=sha256_file(path),
+        source_sha256=sha256_file(path) if verify else None,  # hashing costs more than converting
         max_abs_diff=difference,
         notes=notes,
     )

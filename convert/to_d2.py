@@ -9,6 +9,7 @@ python convert/to_d2.py model_final.pth --reverse          # back to torchvision
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 
@@ -39,7 +40,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     source.add_argument("--list-families", action="store_true", help="print the families and leave")
     proof = parser.add_argument_group("proof")
-    proof.add_argument("--no-verify", action="store_true", help="skip the forward check (faster: torch stays away)")
+    proof.add_argument(
+        "--no-verify", action="store_true", help="skip forward check, checksums and sha256 of the source"
+    )
     proof.add_argument(
         "--against", choices=["detectron2", "torchvision"], help="check against that package's model too"
     )
@@ -67,6 +70,7 @@ def _formats(text: str) -> tuple[str, ...]:
 def main() -> int:
     """Read, convert, prove, write, report."""
     args = parse_args()
+    gc.disable()  # a short process without cycles: the collector would only rescan what importing torch makes
     if args.list_families:
         print(list_families())
         return 0

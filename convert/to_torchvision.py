@@ -8,6 +8,7 @@ python convert/to_torchvision.py backbone.pkl R-50.pkl --names caffe2
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 
@@ -39,6 +40,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     """Read, rename, prove, write, report."""
     args = parse_args()
+    gc.disable()  # a short process without cycles: the collector would only rescan what importing torch makes
     from convert.backbone_file import output_stem, write_caffe2, write_torchvision
     from convert.conversion import convert
     from convert.sidecar import report

@@ -19,7 +19,7 @@ from convert.rename import TORCHVISION, Part
 from runtime.errors import UserError
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
-IMAGE_SIZE = 64  # res5 is then 2 x 2: large enough for stride and padding to show
+IMAGE_SIZE = 48  # res5 is then 2 x 2: large enough for stride and padding to show
 Forward = Callable[[Tensor], dict[str, Tensor]]
 
 
@@ -38,8 +38,11 @@ def compare(
     source = {TORCHVISION.format(part): _tensor(a) for part, a in arrays.items()}
     target = {name: _tensor(a) for name, a in tensors.items()}
     image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # one small image: threads would only wait for each other
     first = torchvision_forward(source, architecture, stride_in_1x1)(image)
     second = detectron2_forward(target, architecture, stride_in_1x1)(image)
+    torch.set_num_threads(threads)
     difference = {stage: float((first[stage] - second[stage]).abs().max()) for stage in STAGES}
     if worst := [s for s in STAGES if not difference[s] == 0.0]:
         raise UserError(f"the converted backbone differs from its source in {worst[0]}: {difference[worst[0]]}")
