@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from runtime.errors import UserError
 from transfer.data.labels import XYWH, Labels, Record, box_findings, check_images_exist, examples
@@ -17,18 +16,25 @@ from transfer.data.labels import XYWH, Labels, Record, box_findings, check_image
 MIN_POLYGON_NUMBERS = 6  # three points
 
 
-def load_json(path: Path, name: str) -> dict[str, Any]:
-    """Parse a COCO-style file; raises UserError unless it holds images, annotations and categories."""
-    # the collector would walk the growing millions of objects again and again; nothing here is garbage
+@contextlib.contextmanager
+def collector_paused() -> Iterator[None]:
+    """Build millions of objects without Python's garbage collector walking them again and again."""
     collecting = gc.isenabled()
     gc.disable()
     try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"data set {name}: {path} is not readable JSON ({error})") from error
+        yield
     finally:
         if collecting:
             gc.enable()
+
+
+def load_json(path: Path, name: str) -> dict[str, Any]:
+    """Parse a COCO-style file; raises UserError unless it holds images, annotations and categories."""
+    try:
+        with collector_paused():
+            content = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"data set {name}: {path} is not readable JSON ({error})") from error
     for key in ("images", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise UserError(f'data set {name}: {path} has no list "{key}"; a COCO instances file is expected')
@@ -84,6 +90,17 @@ def labels_of(
     subset: set[Any] | None = None,
 ) -> Labels:
     """Labels of a parsed file; ``image_fields(image, contiguous ids)`` adds entries to each record."""
+    with collector_paused():
+        return _labels(content, name, file_name, image_fields, subset)
+
+
+def _labels(
+    content: dict[str, Any],
+    name: str,
+    file_name: Callable[[dict[str, Any]], str],
+    image_fields: Callable[[dict[str, Any], dict[Any, int]], dict[str, Any]] | None,
+    subset: set[Any] | None,
+) -> Labels:
     check_ids(content, name)
     categories = sorted(content["categories"], key=lambda c: c["id"])
     contiguous = {c["id"]: i for i, c in enumerate(categories)}
@@ -128,8 +145,7 @@ def _annotation(
         if isinstance(segmentation, dict):
             annotation["segmentation"] = _compressed(segmentation)
         else:
-            polygons = [np.asarray(p, dtype=np.float64) for p in segmentation]
-            polygons = [p for p in polygons if len(p) % 2 == 0 and len(p) >= MIN_POLYGON_NUMBERS]
+            polygons = [list(map(float, p)) for p in segmentation if len(p) % 2 == 0 and len(p) >= MIN_POLYGON_NUMBERS]
             if not polygons:
                 short.append(source["id"])
                 return None
