@@ -1,0 +1,111 @@
+"""Run a table of pretrainings that differ in a few flags, and compare their kNN accuracies.
+
+    python pretrain/sweep.py plans/ablation_pretrain.yaml [--only GROUP ...]
+
+Runs that are there are kept and unfinished ones continued; the table is written to OUTPUT/table.md. A plan has
+`output`, `base` (flags of every run, the folder of images first), `seeds`, and `groups` of named lists of flags.
+"""
+
+import os
+import sys
+
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+
+import argparse
+import statistics
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import UserError, run_entry
+
+KEYS = {"output", "base", "seeds", "groups"}
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("plan", help="YAML file")
+    parser.add_argument("--only", nargs="+", default=[], metavar="GROUP", help="these groups of the plan only")
+    parser.add_argument("--table-only", action="store_true", help="run nothing, compare what is there")
+    return parser.parse_args(argv)
+
+
+def read_plan(path: Path) -> dict[str, Any]:
+    """A checked plan; UserError names what is wrong with it."""
+    import yaml
+
+    try:
+        plan = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read the plan {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(plan, dict) or set(plan) != KEYS:
+        raise UserError(f"{path} needs exactly the keys {', '.join(sorted(KEYS))}")
+    groups = plan["groups"]
+    if not isinstance(groups, dict) or not all(isinstance(runs, dict) for runs in groups.values()):
+        raise UserError(f"groups of {path} are named tables of runs: {{GROUP: {{RUN: [flags]}}}}")
+    lists = [plan["base"], plan["seeds"], *(flags for runs in groups.values() for flags in runs.values())]
+    if not all(isinstance(flags, list) for flags in lists):
+        raise UserError(f"base, seeds and every run of {path} are lists")
+    return plan
+
+
+def last_knn(folder: Path) -> float | None:
+    """kNN accuracy at the end of a finished run, None where there is none yet."""
+    from runtime.metrics import read_metrics
+
+    if not (folder / "finished").exists():
+        return None
+    found = [record["knn"] for record in read_metrics(folder / "metrics.json") if "knn" in record]
+    return found[-1] if found else None
+
+
+def run(flags: list[Any], folder: Path, seed: int) -> None:
+    """One pretraining, continued where it stopped; UserError when it fails."""
+    script = Path(sys.path[0]) / "pretrain" / "main.py"
+    command = [sys.executable, str(script), *map(str, flags), "--seed", str(seed), "--output", str(folder), "--resume"]
+    print(" ".join(command), flush=True)
+    done = subprocess.run(command)
+    if done.returncode:
+        raise UserError(f"{folder} ended with exit code {done.returncode}; the command above shows why")
+    (folder / "finished").touch()
+
+
+def table(plan: dict[str, Any], groups: list[str]) -> str:
+    """Markdown: mean and sample standard deviation of kNN over seeds, and what each run adds to the base."""
+    lines = [f"Base: `{' '.join(map(str, plan['base']))}`; kNN top-1 in %, mean ± sample std over seeds.", ""]
+    for group in groups:
+        lines += [f"**{group}**", "", "| run | flags | kNN | seeds |", "|---|---|---|---|"]
+        for name, flags in plan["groups"][group].items():
+            folders = [Path(plan["output"]) / group / name / f"seed{seed}" for seed in plan["seeds"]]
+            values = [value for value in map(last_knn, folders) if value is not None]
+            spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+            shown = f"{statistics.mean(values):.2f}{spread}" if values else "not run"
+            lines.append(f"| {name} | `{' '.join(map(str, flags))}` | {shown} | {len(values)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run what is missing, then compare."""
+    args = parse()
+    plan = read_plan(Path(args.plan))
+    if unknown := [group for group in args.only if group not in plan["groups"]]:
+        raise UserError(f"{args.plan} has no group {unknown[0]}; it has {', '.join(plan['groups'])}")
+    from runtime.atomic import write_text
+
+    groups = args.only or list(plan["groups"])
+    for group in [] if args.table_only else groups:
+        for name, flags in plan["groups"][group].items():
+            for seed in plan["seeds"]:
+                folder = Path(plan["output"]) / group / name / f"seed{seed}"
+                if last_knn(folder) is None:
+                    run([*plan["base"], *flags], folder, seed)
+    text = table(plan, groups)
+    write_text(Path(plan["output"]) / "table.md", text)
+    print(text)
+    return 0
+
+
+if __name__ == "__main__":
+    run_entry(main)

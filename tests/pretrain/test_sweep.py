@@ -1,0 +1,52 @@
+"""Sweeps of pretrainings, and that every committed plan's flags are ones pretraining accepts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pretrain import sweep
+from pretrain.checks import check_settings, check_sizes
+from pretrain.options import parse
+from runtime.errors import UserError
+
+PLAN = Path("plans/ablation_pretrain.yaml")
+
+
+def test_every_run_of_the_committed_plans_is_accepted() -> None:
+    plan = sweep.read_plan(PLAN)
+    argvs = [[*plan["base"], *flags] for runs in plan["groups"].values() for flags in runs.values()]
+    for file in Path("plans").glob("*.yaml"):
+        inits = yaml.safe_load(file.read_text()).get("inits", {})
+        argvs += [init["pretrain"]["argv"] for init in inits.values() if isinstance(init, dict) and "pretrain" in init]
+    assert len(argvs) > 20
+    for argv in argvs:
+        args = parse([str(part).format(output="runs/x", init="x", seed=0) for part in argv])
+        check_settings(args)
+        check_sizes(args, images=9469, global_batch=args.batch_size, ranks=1)
+
+
+def test_table_gives_mean_and_spread_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = {"output": str(tmp_path), "base": ["DIR"], "seeds": [0, 1, 2], "groups": {"g": {"a": ["--cos"], "b": []}}}
+    values = iter([50.0, 60.0, 70.0])
+
+    def pretend(flags: list, folder: Path, seed: int) -> None:
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps({"iteration": 1, "knn": next(values)}) + "\n")
+        (folder / "finished").touch()
+
+    for seed in plan["seeds"]:
+        pretend([], tmp_path / "g" / "a" / f"seed{seed}", seed)
+    text = sweep.table(plan, ["g"])
+    assert "| a | `--cos` | 60.00 ± 10.00 | 3 |" in text
+    assert "| b | `` | not run | 0 |" in text
+
+
+@pytest.mark.parametrize("content", ["[", "output: x", "!!python/object/apply:os.getcwd []", "output: x\nbase: 1\nseeds: []\ngroups: {a: {b: 1}}"])  # noqa: E501
+def test_bad_plans_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "plan.yaml").write_text(content)
+    with pytest.raises(UserError):
+        sweep.read_plan(tmp_path / "plan.yaml")
