@@ -122,9 +122,8 @@ def main() -> int:
         rows = [{side: measure(code, folder) for side, code in sides.items()} for _ in range(args.repeat)]
     for side in sides:
         seconds, gib = zip(*(row[side] for row in rows))
-        print(
-            f"{side:14s} {statistics.median(seconds):7.1f} s ({min(seconds):.1f} to {max(seconds):.1f})   {max(gib):.2f} GiB"
-        )
+        spread = f"({min(seconds):.1f} to {max(seconds):.1f})"
+        print(f"{side:14s} {statistics.median(seconds):7.1f} s {spread}   {max(gib):.2f} GiB")
     return 0
 
 

@@ -116,7 +116,7 @@ class DatasetSpec:
             )
 
     def content(self) -> dict[str, Any]:
-        """The parsed annotation file (COCO and LVIS), reduced to the images of the share: what evaluators compare to."""
+        """The parsed annotation file (COCO and LVIS), reduced to the images of the share, for evaluators."""
         self.require()
         content = load_json(self.annotations, self.name)
         if self.percent < 100:
