@@ -41,7 +41,8 @@ def _command(plan: Plan, stage: Stage, launcher: Launcher, resume: bool) -> str:
     try:
         command = stage.command()
     except UserError:
-        return f"{shlex.join(['python', *stage.argv])}  # and what {', '.join(stage.needs[-3:])} will have found"
+        sources = ", ".join((stage.needs + stage.after)[-3:])
+        return f"{shlex.join(['python', *stage.argv])}  # and what {sources} will have found"
     extra = RESUME.get(stage.kind, ()) if resume else ()
     if launcher.name == "slurm" and stage.kind in ("train", "pretrain"):
         return sbatch_script(launcher, (*command, *extra), stage_folder(plan.output, stage))

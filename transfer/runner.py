@@ -97,15 +97,22 @@ class Runner:
         for stage in self.stages:
             if stage.name in self.outcomes or stage.name in running:
                 continue
-            failed = [n for n in stage.needs if n in self.outcomes and self.outcomes[n].status != "finished"]
-            if failed:
-                self.outcomes[stage.name] = Outcome("blocked", f"{failed[0]} did not finish")
+            if blocker := self._blocker(stage):
+                self.outcomes[stage.name] = Outcome("blocked", f"{blocker} did not finish")
                 return True
-            if any(name not in self.outcomes for name in stage.needs):
+            if any(name not in self.outcomes for name in (*stage.needs, *stage.after)):
                 continue
             if len(self._children) < self.jobs and self._start(stage, progress):
                 return True
         return False
+
+    def _blocker(self, stage: Stage) -> str | None:
+        """A stage that ended in a way that keeps ``stage`` from running."""
+        for names, fine in ((stage.needs, ("finished",)), (stage.after, ("finished", "failed"))):
+            for name in names:
+                if name in self.outcomes and self.outcomes[name].status not in fine:
+                    return name
+        return None
 
     def _start(self, stage: Stage, progress: PlanProgress) -> bool:
         folder = stage_folder(self.output, stage)

@@ -24,7 +24,8 @@ class Stage:
     argv: tuple[str, ...]  # script of this repository, then its arguments
     folder: Path  # where it writes
     proof: Path  # the file that a finished stage leaves
-    needs: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()  # must have finished
+    after: tuple[str, ...] = ()  # must have ended, a failure is an answer too (a rate that diverges)
     late: Callable[[], tuple[str, ...]] = field(default=tuple, compare=False)
     weights: Path | None = None  # backbone a training starts from
     seed: int | None = None
@@ -129,7 +130,16 @@ class _Train:
     weights: Path | None
     needs: tuple[str, ...]
 
-    def stage(self, folder: Path, table: str, seed: int, needs: tuple[str, ...], late: Any, opts: Mapping) -> Stage:
+    def stage(
+        self,
+        folder: Path,
+        table: str,
+        seed: int,
+        needs: tuple[str, ...],
+        late: Callable[[], tuple[str, ...]],
+        opts: Mapping[str, Any],
+        after: tuple[str, ...] = (),
+    ) -> Stage:
         init = self.init.kind if self.weights is None else str(self.weights)
         argv = [TRAIN_SCRIPT, "--config-file", self.config.file, "--init", init, "--init-name", self.init.name]
         for flag, value in (("--engine", self.plan.engine), ("--evaluator", self.plan.evaluator)):
@@ -138,7 +148,7 @@ class _Train:
         name = str(folder.relative_to(self.plan.output))
         cell = Cell(table, self.config.name, self.init.name, seed, folder)
         proof = folder / "result.json"
-        return Stage(name, "train", tuple(argv), folder, proof, needs, late, self.weights, seed, cell)
+        return Stage(name, "train", tuple(argv), folder, proof, needs, after, late, self.weights, seed, cell)
 
     def seed_stages(self, seed: int) -> list[Stage]:
         """The run at the config's own rate, and the one at this initialisation's rate where it has one."""
@@ -154,16 +164,8 @@ class _Train:
             else:
                 grid = search_folder(self.plan.output, self.config.name, self.init.name)
                 searched = tuple(self._search_name(value) for value in rate.search)
-                stages.append(
-                    self.stage(
-                        folder,
-                        table,
-                        seed,
-                        (*needs, *searched),
-                        lambda: (*late(), "SOLVER.BASE_LR", repr(chosen_rate(grid, rate.search))),
-                        {},
-                    )
-                )
+                with_rate = lambda: (*late(), "SOLVER.BASE_LR", repr(chosen_rate(grid, rate.search)))  # noqa: E731
+                stages.append(self.stage(folder, table, seed, needs, with_rate, {}, after=searched))
         return stages
 
     def _subset(self) -> tuple[Callable[[], tuple[str, ...]], tuple[str, ...]]:
@@ -238,5 +240,5 @@ def choose(stages: Sequence[Stage], patterns: Sequence[str]) -> list[Stage]:
         name = wanted.pop()
         if name not in keep:
             keep.add(name)
-            wanted += by_name[name].needs
+            wanted += (*by_name[name].needs, *by_name[name].after)
     return [stage for stage in stages if stage.name in keep]

@@ -111,6 +111,20 @@ def test_search_runs_before_the_seeds_and_both_tables_are_reported(plan_file: Pa
     assert "toy/moco: held-out AP 0.01 -> 32.00, 0.02 -> 33.00, 0.04 -> 31.00; chosen 0.02" in text
 
 
+def test_rate_that_diverges_is_no_choice(plan_file: Path, fake_repo: Path) -> None:
+    (fake_repo / "transfer" / "splits.py").write_text(SPLITS)
+    plan_file.write_text(plan_file.read_text() + "lr: {search: [0.02, 0.04]}\n")
+    plan = load_plan(plan_file, settings=["seeds=[0]"])
+    diverges = plan.output / "lr_search/toy/random/lr0.02"
+    diverges.mkdir(parents=True)
+    (diverges / "fail_once").touch()
+    stages = [stage for stage in plan_stages(plan) if "moco" not in stage.name and "supervised" not in stage.name]
+    outcomes = Runner(stages, plan.output).run(StopSignal())
+    assert outcomes["lr_search/toy/random/lr0.02"].status == "failed"
+    assert outcomes["toy-own_lr/random/seed0"].status == "finished"
+    assert "SOLVER.BASE_LR 0.04" in (plan.output / "toy-own_lr/random/seed0/calls.txt").read_text()
+
+
 def test_one_rate_of_its_own_is_allowed_in_its_table_only(plan_file: Path) -> None:
     plan = load_plan(plan_file, settings=["inits.moco.lr=0.01"])
     stages = plan_stages(plan)

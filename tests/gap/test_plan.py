@@ -92,7 +92,10 @@ def test_entry_reports_a_missing_config_in_one_line(repo: Path, run_cli, tmp_pat
     assert [p.name for p in tmp_path.iterdir()] == ["p.yaml"]
 
 
-@pytest.mark.parametrize("plan", sorted((Path(__file__).parents[2] / "plans").glob("*.yaml")), ids=lambda p: p.name)
+GAP_PLANS = [p for p in sorted((Path(__file__).parents[2] / "plans").glob("*.yaml")) if "\ninits:" in p.read_text()]
+
+
+@pytest.mark.parametrize("plan", GAP_PLANS, ids=lambda p: p.name)
 def test_shipped_plans_are_valid(plan: Path, monkeypatch: pytest.MonkeyPatch, repo: Path) -> None:
     monkeypatch.chdir(repo)
     stages = plan_stages(load_plan(plan))
