@@ -25,6 +25,7 @@ class PlanProgress:
         self._stages = {stage.name: stage for stage in stages}
         self._seconds = {stage.name: USUAL_SECONDS[stage.kind] for stage in stages}
         self._seen: set[str] = set()
+        self._announced: set[str] = set()
         self._bar: Any = tqdm(total=sum(self._seconds.values()), bar_format=BAR, disable=None)
 
     def __enter__(self) -> PlanProgress:
@@ -38,16 +39,19 @@ class PlanProgress:
         tqdm.write(text.rstrip())
 
     def waiting(self, name: str) -> None:
-        """Show that a stage is being run by another runner."""
+        """Say once, and show, that a stage is being run by another runner."""
+        if name not in self._announced:
+            self._announced.add(name)
+            self.say(f"{name}: another runner is at it, waiting")
         self._bar.set_postfix_str(f"waiting for another runner: {name}", refresh=False)
 
     def update(self, running: Collection[str], outcomes: Mapping[str, Any]) -> None:
         """Redraw from the stages that run and those that have ended."""
+        if self._bar.disable:  # no terminal: tqdm then has no fields to set
+            return
         for name in outcomes.keys() - self._seen:
             self._seen.add(name)
             self._learn(name, outcomes[name].seconds, outcomes)
-        if self._bar.disable:
-            return
         shares = {name: share_done(self._stages[name]) for name in running}
         self._bar.total = sum(self._seconds.values())
         self._bar.n = sum(self._seconds[n] for n in outcomes) + sum(self._seconds[n] * s for n, s in shares.items())

@@ -36,5 +36,5 @@ details>summary{cursor:pointer;font-weight:600;margin:.4rem 0}
 .examples{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(11rem,48%),1fr));gap:.6rem}
 .examples figure{margin:0}
 @media print{:root{--bg:#fff;--fg:#000;--panel:#fff}body{max-width:none;font-size:11pt}.scroll{overflow:visible}
-h2,h3{break-after:avoid}figure,tr{break-inside:avoid}details{display:block}pre{white-space:pre-wrap}}
+h2,h3{break-after:avoid}figure,tr{break-inside:avoid}details::details-content{content-visibility:visible}nav,.skip{display:none}pre{white-space:pre-wrap}}
 """

@@ -48,3 +48,13 @@ class FakeBar:
 
     def refresh(self) -> None: ...
     def set_postfix_str(self, text: str, refresh: bool) -> None: ...
+
+
+def test_no_terminal_is_no_trouble(plan_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stages = plan_stages(load_plan(plan_file))
+    with PlanProgress(stages) as progress:
+        progress.update([], {stages[0].name: Outcome("finished", seconds=0.0)})
+        progress.update([stages[1].name], {stages[0].name: Outcome("finished", seconds=5.0)})
+        progress.waiting("toy/moco/seed0")
+        progress.waiting("toy/moco/seed0")
+    assert capsys.readouterr().out == "toy/moco/seed0: another runner is at it, waiting\n"
