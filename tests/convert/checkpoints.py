@@ -41,7 +41,11 @@ class NarrowResNet(ResNet):
 def random_net(label: str = "q", **arguments: Any) -> ResNet:
     """A narrow ResNet whose content depends on ``label``, no BN at its defaults."""
     torch.manual_seed(sum(map(ord, label)))
-    net = NarrowResNet(**arguments).eval()
+    return randomise(NarrowResNet(**arguments))
+
+
+def randomise(net: ResNet) -> ResNet:
+    """Give every BN statistics, scale, shift and counter that are not its defaults; eval mode."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
@@ -49,7 +53,7 @@ def random_net(label: str = "q", **arguments: Any) -> ResNet:
             nn.init.normal_(module.weight, 1, 0.1)
             nn.init.normal_(module.bias, 0, 0.1)
             module.num_batches_tracked.fill_(7)
-    return net
+    return net.eval()
 
 
 def fixture(name: str) -> dict[str, Any]:

@@ -14,27 +14,22 @@ from convert.backbone_file import read_backbone, write_backbone
 from convert.conversion import convert
 from convert.verify import STAGES
 from runtime.errors import UserError
+from tests.convert.checkpoints import random_net, randomise
 
 
 def random_resnet(arch: str, seed: int = 0, **arguments: object) -> torch.nn.Module:
-    """A torchvision ResNet whose BN statistics and affine parameters are not the defaults."""
+    """A full-size torchvision ResNet whose BN statistics and affine parameters are not the defaults."""
     torch.manual_seed(seed)
-    net = torchvision.models.get_model(arch, **arguments)
-    for module in net.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(0, 0.1)
-            module.running_var.uniform_(0.5, 2)
-            torch.nn.init.normal_(module.weight, 1, 0.1)
-            torch.nn.init.normal_(module.bias, 0, 0.1)
-    return net.eval()
+    return randomise(torchvision.models.get_model(arch, **arguments))
 
 
-def moco_checkpoint(arch: str = "resnet18") -> dict:
+def moco_checkpoint() -> dict:
     """The layout of an official MoCo checkpoint."""
-    state = {f"module.encoder_q.{k}": v for k, v in random_resnet(arch, 0, num_classes=128).state_dict().items()}
-    state |= {f"module.encoder_k.{k}": v for k, v in random_resnet(arch, 1, num_classes=128).state_dict().items()}
+    state = {f"module.encoder_q.{k}": v for k, v in random_net("q").state_dict().items()}
+    state |= {f"module.encoder_k.{k}": v for k, v in random_net("k").state_dict().items()}
+    state |= {f"module.encoder_{e}.fc.{n}": torch.randn(4) for e in "qk" for n in ("0.weight", "0.bias", "2.weight")}
     state |= {"module.queue": torch.randn(128, 64), "module.queue_ptr": torch.zeros(1, dtype=torch.long)}
-    return {"epoch": 200, "arch": arch, "state_dict": state, "optimizer": {"state": {}, "param_groups": []}}
+    return {"epoch": 200, "arch": "resnet50", "state_dict": state, "optimizer": {"state": {}, "param_groups": []}}
 
 
 def official_rule(state: dict) -> dict:
@@ -67,9 +62,9 @@ def test_moco_equals_the_official_rule(moco) -> None:
     for name, array in official.items():
         assert array.dtype == backbone.tensors[name].dtype
         assert np.array_equal(array, backbone.tensors[name]), name
-    assert backbone.coverage.set == backbone.coverage.backbone_tensors == 100
+    assert backbone.coverage.set == backbone.coverage.backbone_tensors == 265
     assert dict(backbone.max_abs_diff) == dict.fromkeys(STAGES, 0.0)
-    assert (backbone.family, backbone.encoder, backbone.architecture.name) == ("moco", "query", "resnet18")
+    assert (backbone.family, backbone.encoder, backbone.architecture.name) == ("moco", "query", "resnet50w0.125")
 
 
 def test_key_encoder_on_request(moco) -> None:
@@ -83,7 +78,7 @@ def test_key_encoder_on_request(moco) -> None:
 def test_command_writes_pickle_and_sidecar(moco, run_cli, tmp_path) -> None:
     path, _ = moco
     done = run_cli(["convert/to_d2.py", path, tmp_path / "out.pkl"], check=0)
-    assert "100   of 100" in done.stdout
+    assert "265   of 265" in done.stdout
     assert "moco family, query encoder" in done.stdout
     with open(tmp_path / "out.pkl", "rb") as file:
         content = pickle.load(file, encoding="latin1")  # as Detectron2 does it
@@ -91,28 +86,28 @@ def test_command_writes_pickle_and_sidecar(moco, run_cli, tmp_path) -> None:
     assert "__author__" in content
     assert not [k for k in content["model"] if ".fc." in k]
     record = json.loads((tmp_path / "out.json").read_text())
-    assert record["coverage"]["set"] == record["coverage"]["backbone_tensors"] == 100
+    assert record["coverage"]["set"] == record["coverage"]["backbone_tensors"] == 265
     assert set(record["max_abs_diff"].values()) == {0.0}
-    assert record["config"]["MODEL.RESNETS.RES2_OUT_CHANNELS"] == 64
+    assert record["config"]["MODEL.RESNETS.RES2_OUT_CHANNELS"] == 32
     tensors, sidecar = read_backbone(tmp_path / "out.pkl")
     assert sidecar == record
     assert all(np.array_equal(tensors[k], v) for k, v in content["model"].items())
 
 
 def test_default_output_is_beside_the_checkpoint(run_cli, tmp_path) -> None:
-    torch.save(random_resnet("resnet18").state_dict(), tmp_path / "ckpt.pth")
+    torch.save(random_net().state_dict(), tmp_path / "ckpt.pth")
     run_cli(["convert/to_d2.py", tmp_path / "ckpt.pth", "--no-verify"], check=0)
     assert {p.name for p in tmp_path.iterdir()} == {"ckpt.pth", "ckpt.pkl", "ckpt.json"}
 
 
 def test_supervised_checkpoint_of_this_project(tmp_path) -> None:
-    net = random_resnet("resnet50", num_classes=10)
+    net = random_resnet("resnet18", num_classes=10)
     state = {f"module.{k}": v for k, v in net.state_dict().items()}
-    torch.save({"epoch": 5, "arch": "resnet50", "state_dict": state, "method": "supervised"}, tmp_path / "s.pth.tar")
+    torch.save({"epoch": 5, "arch": "resnet18", "state_dict": state, "method": "supervised"}, tmp_path / "s.pth.tar")
     backbone = convert(tmp_path / "s.pth.tar")
-    assert backbone.coverage.set == 265
+    assert backbone.coverage.set == 100
     assert set(backbone.max_abs_diff.values()) == {0.0}
-    assert np.array_equal(backbone.tensors["res5.2.conv3.norm.running_var"], net.layer4[2].bn3.running_var)
+    assert np.array_equal(backbone.tensors["res5.1.conv2.norm.running_var"], net.layer4[1].bn2.running_var)
 
 
 def test_a_file_that_is_not_the_sidecars_is_refused(moco, tmp_path) -> None:
