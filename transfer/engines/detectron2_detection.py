@@ -29,7 +29,7 @@ def detect_dataset(cfg: Any, model: torch.nn.Module, dataset: str) -> Detections
     results = []
     for batch in tqdm(loader, desc=f"detect {dataset}"[:48], disable=True if rank() else None):
         for item, output in zip(batch, network(batch)):
-            results.append((item["image_id"], *_arrays(output["instances"].to("cpu"))))
+            results.append((item["image_id"], *arrays(output["instances"].to("cpu"))))
     model.train(training)
     detections = Detections.from_images(itertools.chain.from_iterable(gather_objects(results)))
     if cfg.MODEL.MASK_ON and detections.masks is None:
@@ -37,7 +37,8 @@ def detect_dataset(cfg: Any, model: torch.nn.Module, dataset: str) -> Detections
     return detections
 
 
-def _arrays(found: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[Rle] | None]:
+def arrays(found: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[Rle] | None]:
+    """Boxes, scores, classes and run-length masks of an image's Instances."""
     masks = None
     if found.has("pred_masks"):
         masks = [rle.encode(np.asfortranarray(mask.numpy().astype(np.uint8))) for mask in found.pred_masks]

@@ -57,7 +57,7 @@ class Detectron2Engine:
         self.check(cfg)
         began = time.perf_counter()
         _join_local_group()
-        own = _detectron2_config(cfg, folder)
+        own = detectron2_config(cfg, folder)
         process_seed = cfg.SEED + rank() if cfg.SEED >= 0 else random.SystemRandom().randrange(2**31)
         seed_everything(process_seed)
         trainer = Trainer(
@@ -87,13 +87,13 @@ class Detectron2Engine:
         from transfer.engines.torchvision.weights import load_weights
 
         self.check(cfg)
-        own = _detectron2_config(cfg, Path(cfg.OUTPUT_DIR))
+        own = detectron2_config(cfg, Path(cfg.OUTPUT_DIR))
         model = build_model(own)
         load_weights(model, weights)
         return detect_dataset(own, model, dataset)
 
 
-def _detectron2_config(cfg: Any, folder: Path) -> Any:
+def detectron2_config(cfg: Any, folder: Path) -> Any:
     """``cfg`` on Detectron2's own tree, without this project's keys."""
     from detectron2.config import get_cfg
 

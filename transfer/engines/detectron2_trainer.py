@@ -99,6 +99,7 @@ class Trainer(DefaultTrainer):
         exact = {"rng": gather_objects(own), "precise_bn_position": self.precise_bn.position if self.precise_bn else 0}
         if comm.is_main_process():
             self.checkpointer.save(name.removesuffix(".pth"), iteration=self.iter, **{OWN_KEY: exact})
+        comm.synchronize()  # no rank reads the file before it is there
 
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks in its order, with checkpoints, precise batch norm and evaluation of this project."""

@@ -71,9 +71,9 @@ def train_with_detectron2_alone(cfg: Any, folder: Path) -> dict[str, torch.Tenso
 
     import transfer.engines.detectron2_heads  # noqa: F401
     from transfer.engines.detectron2_data import register_datasets
-    from transfer.engines.detectron2_engine import _detectron2_config
+    from transfer.engines.detectron2_engine import detectron2_config
 
-    own = _detectron2_config(cfg, folder)
+    own = detectron2_config(cfg, folder)
     own.DATASETS.TEST = ()
     register_datasets(own.DATASETS.TRAIN)
     seed_everything(own.SEED)
@@ -164,8 +164,8 @@ def test_heads_are_registered_on_import(tiny_config: Callable[..., Any], tmp_pat
     from detectron2.engine import DefaultPredictor
 
     import transfer.engines.detectron2_heads  # noqa: F401
-    from transfer.engines.detectron2_engine import _detectron2_config
+    from transfer.engines.detectron2_engine import detectron2_config
 
-    own = _detectron2_config(tiny_config(TWENTY, C4), tmp_path)
+    own = detectron2_config(tiny_config(TWENTY, C4), tmp_path)
     found = DefaultPredictor(own)(np.zeros((64, 80, 3), np.uint8))["instances"]
     assert found.image_size == (64, 80)

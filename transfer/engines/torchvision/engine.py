@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import resource
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from runtime.distributed import barrier
 from runtime.errors import UserError
 from runtime.logs import get_logger
 from runtime.seeds import rng_state, seed_everything, set_rng_state
@@ -26,7 +28,7 @@ from transfer.engines.torchvision.feeding import TrainingFeed, build_test_feed
 from transfer.engines.torchvision.precise_bn import PreciseBatchNorm
 from transfer.engines.torchvision.precision import Precision
 from transfer.engines.torchvision.progress import Progress
-from transfer.engines.torchvision.ranks import gather_objects, rank, rank_count
+from transfer.engines.torchvision.ranks import any_rank, gather_objects, rank, rank_count
 from transfer.engines.torchvision.rcnn import GeneralizedRCNN
 from transfer.engines.torchvision.solver import CLIPPERS, Schedule, build_optimizer
 from transfer.engines.torchvision.support import check_support
@@ -144,7 +146,8 @@ class Run:
             )
         finally:
             progress.close()
-        if done == cfg.SOLVER.MAX_ITER and not (self.folder / checkpoint_name(0, final=True)).exists():
+        final = self.folder / checkpoint_name(0, final=True)
+        if self.start >= cfg.SOLVER.MAX_ITER and any_rank(not final.exists(), self.device):
             self._save(done - 1, True)  # a resumed run that had nothing left to train
         return self._summary(done, time.perf_counter() - began)
 
@@ -153,8 +156,12 @@ class Run:
             self.model.backbone.compile()
         if rank_count() == 1:
             return self.model
+        parallel = nn.parallel.DistributedDataParallel
+        # ranks keep their own running statistics between steps, as in Detectron2; newer torch has another word for it
+        names = inspect.signature(parallel.__init__).parameters
+        keep = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
         devices = [self.device] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(self.model, device_ids=devices, broadcast_buffers=False)
+        return parallel(self.model, device_ids=devices, **{keep: False})  # type: ignore[arg-type]
 
     def _precise_bn(self, feed: TrainingFeed) -> PreciseBatchNorm | None:
         given = self.cfg.TEST.PRECISE_BN
@@ -210,6 +217,7 @@ class Run:
                 exact=exact,
                 scaler=self.precision.state_dict(),
             )
+        barrier()  # no rank reads the file before it is there
 
     def _evaluate(self, iteration: int, progress: Progress, after_eval: AfterEval | None) -> None:
         if after_eval is None:

@@ -81,12 +81,12 @@ def _scale_and_shift(
     return x * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
 
 
-class SyncBatchNorm(nn.SyncBatchNorm):
-    """torch's SyncBatchNorm, which runs on CUDA only, and on other devices the same statistics by gloo."""
+class GlobalBatchNorm(nn.BatchNorm2d):
+    """torch's SyncBatchNorm for processes without GPUs, where that class and DistributedDataParallel refuse."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise ``x`` (N x C x H x W) by the mean and variance over the elements of all ranks."""
-        if x.is_cuda or not self.training or rank_count() == 1:
+        if not self.training or rank_count() == 1:
             return super().forward(x)
         wide = x.float()
         count = wide.new_full((1,), float(x.numel() // x.shape[1]))
@@ -123,6 +123,10 @@ class NaiveSyncBatchNorm(nn.BatchNorm2d):
         return _scale_and_shift(self, wide, mean, var).to(x.dtype)
 
 
+def _sync_batch_norm(channels: int) -> nn.Module:
+    return nn.SyncBatchNorm(channels) if torch.cuda.is_available() else GlobalBatchNorm(channels)
+
+
 def _group_norm(channels: int) -> nn.Module:
     return nn.GroupNorm(32, channels)
 
@@ -130,8 +134,8 @@ def _group_norm(channels: int) -> nn.Module:
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "FrozenBN": FrozenBatchNorm,
     "BN": nn.BatchNorm2d,
-    "SyncBN": SyncBatchNorm,
-    "nnSyncBN": SyncBatchNorm,
+    "SyncBN": _sync_batch_norm,
+    "nnSyncBN": _sync_batch_norm,
     "naiveSyncBN": NaiveSyncBatchNorm,
     "GN": _group_norm,
 }

@@ -1,0 +1,175 @@
+"""Seconds per training step and per test image, the embedded engine beside the real Detectron2, turn by turn.
+
+    python benchmarks/detect.py [--case fpn] [--size 320] [--repeat 7] [--channels-last] [--bf16] [--compile]
+
+Both models come from one config and seed and see the same random images; the options concern the embedded one only.
+Wall and CPU seconds are medians, the ratio (Detectron2 / embedded, above 1: embedded is faster) is the median of the
+ratios of neighbouring turns, with their quartiles. Needs Detectron2.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+
+import argparse
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+from runtime.errors import UserError, run_entry
+
+CASES = {"fpn": "coco_R50_FPN.yaml", "c4": "voc_R50_C4.yaml", "r18": "demo_R18_FPN.yaml"}
+Turn = Callable[[], Any]
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", choices=sorted(CASES), default="fpn")
+    parser.add_argument("--size", type=int, default=320, help="side of the images in pixels")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--repeat", type=int, default=7)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--compile", action="store_true")
+    return parser.parse_args()
+
+
+def draw_batch(args: argparse.Namespace, classes: int) -> list[dict[str, Any]]:
+    """Random images with eight polygons each."""
+    import numpy as np
+    import torch
+
+    rng = np.random.RandomState(0)
+    batch = []
+    for index in range(args.batch):
+        corner = rng.uniform(0, args.size * 0.6, (8, 2))
+        boxes = np.concatenate([corner, corner + rng.uniform(8, args.size * 0.4, (8, 2))], 1).astype(np.float32)
+        polygons = [[np.array([a, b, c, b, c, d, a, d], dtype=np.float64)] for a, b, c, d in boxes.tolist()]
+        pixels = torch.from_numpy(rng.randint(0, 255, (3, args.size, args.size)).astype(np.uint8))
+        instances = {
+            "boxes": torch.from_numpy(boxes),
+            "classes": torch.from_numpy(rng.randint(0, classes, 8)),
+            "masks": polygons,
+        }
+        size = {"height": args.size, "width": args.size, "image_id": index}
+        batch.append({"image": pixels, "instances": instances, **size})
+    return batch
+
+
+def embedded_turns(cfg: Any, args: argparse.Namespace, batch: list[dict[str, Any]]) -> dict[str, Turn]:
+    """A training step and the detection of one image by the embedded engine."""
+    import torch
+
+    from transfer.engines.torchvision.builder import build_model, choose_device
+    from transfer.engines.torchvision.detection import detect_images
+    from transfer.engines.torchvision.engine import _build_solver
+    from transfer.engines.torchvision.loop import Training
+    from transfer.engines.torchvision.precision import Precision
+
+    device = choose_device(args.device)
+    torch.manual_seed(0)
+    model = build_model(cfg).to(device).train()
+    if args.channels_last:
+        model.memory_format = torch.channels_last
+        model = model.to(memory_format=torch.channels_last)
+    if args.compile:
+        model.backbone.compile()
+    optimizer, schedule = _build_solver(cfg, model)
+    schedule.set(0)
+    precision = Precision(args.bf16, "bfloat16", device)
+    training = Training(model, optimizer, schedule, precision, lambda parameters: None)
+    return {
+        "training step": lambda: training.step(batch, 0),
+        "test image": lambda: detect_images(model, [batch[:1]]),
+    }
+
+
+def detectron2_turns(cfg: Any, args: argparse.Namespace, batch: list[dict[str, Any]]) -> dict[str, Turn]:
+    """The same by Detectron2."""
+    from pathlib import Path
+
+    import torch
+    from detectron2.engine.train_loop import SimpleTrainer
+    from detectron2.modeling import build_model
+    from detectron2.solver import build_optimizer
+    from detectron2.utils.events import EventStorage
+
+    import transfer.engines.detectron2_heads  # noqa: F401 (registers this project's heads)
+    from transfer.engines.detectron2_data import as_detectron2_items
+    from transfer.engines.detectron2_detection import arrays
+    from transfer.engines.detectron2_engine import detectron2_config
+
+    own = detectron2_config(cfg, Path("unused"))
+    torch.manual_seed(0)
+    model = build_model(own).train()
+    optimizer = build_optimizer(own, model)
+    for group in optimizer.param_groups:
+        group["lr"] *= own.SOLVER.WARMUP_FACTOR
+    items = as_detectron2_items(batch)
+    trainer = SimpleTrainer(model, [items] * 10000, optimizer)
+    trainer.iter = 0
+
+    def step() -> None:
+        model.train()
+        with EventStorage():
+            trainer.run_step()
+
+    @torch.no_grad()
+    def detect() -> None:
+        model.eval()
+        for output in model(items[:1]):
+            arrays(output["instances"].to("cpu"))
+
+    return {"training step": step, "test image": detect}
+
+
+def measure(turn: Turn) -> tuple[float, float]:
+    """Wall and CPU seconds of one turn."""
+    import torch
+
+    wall, cpu = time.perf_counter(), time.process_time()
+    turn()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def main() -> int:
+    """Measure and print."""
+    args = parse()
+    if importlib.util.find_spec("detectron2") is None:
+        raise UserError("this comparison needs Detectron2; install it beside this project")
+    import torch
+
+    from runtime.provenance import provenance
+    from transfer.config import load_config
+
+    cfg = load_config(CASES[args.case], ["MODEL.DEVICE", args.device])
+    batch = draw_batch(args, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    ours, theirs = embedded_turns(cfg, args, batch), detectron2_turns(cfg, args, batch)
+    record = provenance(sys.argv)
+    print(f"{record['hardware']}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    print(f"{CASES[args.case]}, {args.batch} images of {args.size} x {args.size}, {args.repeat} turns each")
+    print(f"{'':16}{'embedded s (CPU s)':>22}{'Detectron2 s (CPU s)':>24}{'ratio':>8}  quartiles")
+    for name in ours:
+        for turn in (ours[name], theirs[name]):
+            turn()  # the first one allocates
+        pairs = [(measure(ours[name]), measure(theirs[name])) for _ in range(args.repeat)]
+        columns = [[statistics.median(p[side][kind] for p in pairs) for kind in (0, 1)] for side in (0, 1)]
+        kind = 0 if args.device == "cuda" else 1
+        ratios = sorted(theirs_[kind] / ours_[kind] for ours_, theirs_ in pairs)
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        cells = [f"{wall:.3f} ({cpu:.3f})" for wall, cpu in columns]
+        print(f"{name:16}{cells[0]:>22}{cells[1]:>24}{middle:8.2f}  {low:.2f} .. {high:.2f}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    run_entry(main)
