@@ -21,7 +21,7 @@ $(READY): setup.py constraints.txt
 install: $(READY)  ## make .venv with the pinned requirements
 
 demo: $(READY)  ## images -> pretraining -> conversion -> fine-tuning -> the measured gap, on any CPU
-	$(RUN) transfer/measure_gap.py plans/demo.yaml
+	OMP_NUM_THREADS=1 $(RUN) transfer/measure_gap.py plans/demo.yaml --jobs 2
 
 test: $(READY)  ## the test suite (what CI runs)
 	$(TESTS) -m "not slow"

@@ -49,7 +49,7 @@ def _surface(
     y, x = np.mgrid[: size[0], : size[1]].astype(np.float32)
     x, y = x - centre[0], y - centre[1]
     u, v = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
-    pattern = TEXTURES[name](u, v, max(5.0, radius * rng.uniform(0.35, 0.55)))
+    pattern = TEXTURES[name](u, v, max(6.0, radius * rng.uniform(0.45, 0.75)))
     dark, light = colour_pair(rng)
     surface = np.where(pattern[..., None], light, dark)
     shade = 1 + 0.3 * (x * np.cos(turn + 1) + y * np.sin(turn + 1)) / max(radius, 1)  # one-sided light
