@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from runtime.errors import UserError
+from transfer.data.coco import collector_paused
 from transfer.evaluate.detections import Detections
 
 SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -117,7 +118,7 @@ def coco_precision(
         from faster_coco_eval import COCOeval_faster as Evaluation
     else:
         from pycocotools.cocoeval import COCOeval as Evaluation
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), collector_paused():
         evaluation = Evaluation(truth, truth.loadRes(results), task)
         if image_ids is not None:
             evaluation.params.imgIds = sorted(image_ids)
