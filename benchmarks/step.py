@@ -124,13 +124,12 @@ class LightlyStep(OfficialStep):
 class OurStep:
     """pretrain.methods.moco as the loop runs it."""
 
-    def __init__(self, encoder: Any, k: int, device: torch.device, bf16: bool, bf16_queue: bool = False) -> None:
+    def __init__(self, encoder: Any, k: int, device: torch.device, bf16: bool) -> None:
         import torch
 
         from pretrain.methods.moco import MoCo
 
-        dtype = torch.bfloat16 if bf16_queue else torch.float32
-        self.moco = MoCo(encoder, queue_size=k, temperature=0.2, bf16=bf16, queue_dtype=dtype).to(device)
+        self.moco = MoCo(encoder, queue_size=k, temperature=0.2, bf16=bf16).to(device)
         self.moco.to(memory_format=torch.channels_last)
         self.update = self.moco.begin_step
         self.optimizer = torch.optim.SGD(
@@ -139,9 +138,7 @@ class OurStep:
 
     def loss(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         """Loss and enqueue."""
-        from pretrain.contrast import info_nce
-
-        loss = info_nce(q, k, self.moco.queue.rows, 0.2)
+        loss = self.moco.negatives(q, k, self.moco.queue.rows, 0.2)
         self.moco.queue.push(k)
         return loss
 
@@ -171,7 +168,6 @@ def build(args: argparse.Namespace, device: torch.device) -> dict[str, Callable[
         "official": lambda: OfficialStep(copy.deepcopy(encoder), args.k, device),
         "ours fp32": lambda: OurStep(copy.deepcopy(encoder), args.k, device, False),
         "ours bf16": lambda: OurStep(copy.deepcopy(encoder), args.k, device, True),
-        "ours bf16, bf16 queue": lambda: OurStep(copy.deepcopy(encoder), args.k, device, True, True),
     }
     if importlib.util.find_spec("lightly"):
         makers["lightly"] = lambda: LightlyStep(copy.deepcopy(encoder), args.k, device)

@@ -18,9 +18,9 @@ class Queue(nn.Module):
 
     rows: torch.Tensor
 
-    def __init__(self, size: int, dim: int, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, size: int, dim: int) -> None:
         super().__init__()
-        self.register_buffer("rows", F.normalize(torch.randn(size, dim), dim=1).to(dtype))
+        self.register_buffer("rows", F.normalize(torch.randn(size, dim), dim=1))
         self.position = 0
 
     @torch.no_grad()

@@ -50,14 +50,24 @@ def test_info_nce_does_not_hold_the_queue() -> None:
     torch.testing.assert_close(q.grad, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_bf16_queue_stays_within_its_rounding() -> None:
+@pytest.mark.parametrize("spread", [1.0, 0.1, 0.01])
+def test_bf16_products_hold_for_features_that_hardly_differ(spread: float) -> None:
+    """Features c + spread * noise: the part of the gradient that the normalisation lets through, against float64."""
     torch.manual_seed(0)
-    q, k, queue = unit(16, 128).requires_grad_(), unit(16, 128), unit(4096, 128)
-    exact = torch.autograd.grad(algorithm_1(q, k, queue, 0.07), q)[0]
-    loss = info_nce(q, k, queue.bfloat16(), 0.07)
-    loss.backward()
-    assert abs(loss.item() - algorithm_1(q, k, queue, 0.07).item()) < 2e-3
-    assert (q.grad - exact).norm() / exact.norm() < 5e-3
+    centre = unit(128)
+    q = F.normalize(centre + spread * unit(32, 128), dim=1)
+    k = F.normalize(q + 0.3 * spread * unit(32, 128), dim=1)
+    queue = F.normalize(centre + spread * unit(4096, 128), dim=1)
+    slopes, losses = [], []
+    for dtype, options in ((torch.float64, {}), (torch.float32, {"bf16": True})):
+        leaf = q.to(dtype, copy=True).requires_grad_()
+        loss = (info_nce if options else algorithm_1)(leaf, k.to(dtype), queue.to(dtype), 0.2, **options)
+        loss.backward()
+        tangent = leaf.grad - (leaf.grad * leaf).sum(1, keepdim=True) * leaf
+        slopes.append(tangent.detach().double())
+        losses.append(loss.item())
+    assert losses[1] == pytest.approx(losses[0], abs=1e-3)
+    assert (slopes[1] - slopes[0]).norm() / slopes[0].norm() < 0.01
 
 
 def test_accuracy_by_rank_equals_topk() -> None:
