@@ -162,6 +162,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = build_parser()
     given = vars(parser.parse_args(argv))
     demo = given["data"] is None
+    if demo and given["resume"] not in (None, "auto"):
+        parser.error(f"--resume took {given['resume']!r}: no folder of images is left, so name it before --resume")
+    if demo:  # the run without arguments goes on where it stopped
+        given["resume"], given["name"] = "auto", given["name"] or "demo_pretrain"
     fallback = "demo" if demo and "method" not in given else METHODS[given.get("method", "moco")].recipe
     recipe = given.get("recipe", fallback)
     merged = {**OURS, **OFFICIAL, **RECIPES[recipe], **given}

@@ -19,7 +19,9 @@ from pretrain.loader import build_loader
 from pretrain.loop import Course, train
 from pretrain.methods import METHODS, Sizes
 from pretrain.methods.base import Method
+from pretrain.options import OURS
 from pretrain.probes import KnnMonitor
+from pretrain.recipes import OFFICIAL
 from pretrain.recorder import Recorder
 from pretrain.schedules import Schedule
 from pretrain.views import Views, build_views
@@ -32,6 +34,7 @@ from runtime.seeds import derive_seed, rng_state, seed_everything
 from runtime.stop import StopSignal
 
 log = get_logger("pretrain")
+DEFAULTS = {**OURS, **OFFICIAL}
 
 
 def pretrain(args: Namespace, folder: Path, world: World) -> int:
@@ -197,8 +200,9 @@ def resume(
     if checkpoint["arch"] != args.arch:
         raise UserError(f"{file} holds a {checkpoint['arch']}, not the {args.arch} of -a")
     changes = list(checkpoint.get("changes", []))
-    changed = refuse_changes(checkpoint["settings"], fixed, args.allow_change, file) if "settings" in checkpoint else {}
-    if changed:
+    # a setting that is younger than the checkpoint had its default then
+    saved = {key: checkpoint.get("settings", fixed).get(key, DEFAULTS.get(key)) for key in fixed}
+    if changed := refuse_changes(saved, fixed, args.allow_change, file):
         changes.append({"step": checkpoint["step"], "changed": changed})
         log.warning("continuing with changed settings: %s", changed)
     restore(method, optimizer, checkpoint, file)

@@ -55,6 +55,14 @@ def test_flags_win_over_recipes_and_recipes_over_defaults() -> None:
     assert stop.value.code == 2
 
 
+def test_resume_does_not_swallow_the_folder() -> None:
+    assert parse(["DIR", "--resume"]).resume == "auto"
+    assert parse(["--resume"]).demo
+    with pytest.raises(SystemExit) as stop:
+        parse(["--resume", "DIR"])
+    assert stop.value.code == 2
+
+
 def test_every_option_either_decides_the_result_or_is_known_not_to() -> None:
     """A new option must be put on one side: a resume compares those that decide."""
     actions = {a.dest for a in build_parser()._actions} - {"help"}

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -135,6 +136,33 @@ def test_changed_settings_are_refused_by_name(finished: Path, tiny_images: Path)
         run(tiny_images, finished, "--resume", "--moco-t", "0.3", "--lr", "0.1")
     with pytest.raises(UserError, match="data was"):
         run(tiny_images / "val", finished, "--resume", "--batch-size", "8", "--epochs", "9")
+
+
+def test_setting_younger_than_the_checkpoint_had_its_default(
+    finished: Path, tiny_images: Path, tmp_path: Path
+) -> None:
+    checkpoint = torch.load(finished / FIRST, weights_only=True)
+    del checkpoint["settings"]["symmetric"]
+    torch.save(checkpoint, tmp_path / "older.pth.tar")
+    with pytest.raises(UserError, match="symmetric was False, is True"):
+        run(tiny_images, tmp_path / "run", "--resume", tmp_path / "older.pth.tar", "--symmetric")
+    run(tiny_images, tmp_path / "run", "--resume", tmp_path / "older.pth.tar")
+    assert_same(finished, tmp_path / "run")
+
+
+def test_weights_and_biases_gets_the_numbers(
+    tiny_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against a stand-in for the package, which is optional; without it, one line says how to get it."""
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    with pytest.raises(UserError, match="pip install wandb"):
+        run(tiny_images, tmp_path / "without", "--wandb")
+    logged: list[tuple[int, dict]] = []
+    session = SimpleNamespace(log=lambda values, step: logged.append((step, values)), finish=lambda: None)
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **settings: session))
+    run(tiny_images, tmp_path / "with", "--wandb", "--epochs", "1")
+    assert [step for step, _ in logged] == [1, 2, 3, 4]
+    assert {"loss", "lr", "acc1"} <= logged[0][1].keys()
 
 
 def test_allowed_change_is_recorded(finished: Path, tiny_images: Path, tmp_path: Path) -> None:
