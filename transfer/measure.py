@@ -11,7 +11,7 @@ from runtime.errors import UserError
 from runtime.stop import StopSignal
 from transfer.detection_sections import detection_sections
 from transfer.dry_run import dry_run
-from transfer.gap import Table, compare
+from transfer.gap import ImageInterval, Table, compare
 from transfer.image_bootstrap import ImageBootstrap
 from transfer.launchers import make_launcher
 from transfer.lr_search import SEARCHED, grid_record, search_folder
@@ -40,9 +40,11 @@ def run_plan(args: argparse.Namespace, command: str) -> int:
     if not args.report_only:
         with stop:
             outcomes = Runner(chosen, plan.output, jobs=args.jobs, launcher=launcher, redo=args.redo).run(stop)
-    tables, report = plan_report(plan, every, outcomes, command, [*plan.allow, *args.allow])
+    bootstrap = None if args.no_detections else ImageBootstrap()
+    tables, report = plan_report(plan, every, outcomes, command, [*plan.allow, *args.allow], bootstrap)
     wanted = [init.published for init in plan.inits if init.kind == "published"]
-    report = _with_sections(tables, report, args.published or plan.published or bool(wanted), wanted)
+    published = args.published or plan.published or bool(wanted)
+    report = _with_sections(tables, report, published, wanted, detections=not args.no_detections)
     _finish(plan.output, tables, report)
     if stop.requested:
         done = sum(outcome.status == "finished" for outcome in outcomes.values())
@@ -55,7 +57,12 @@ def run_plan(args: argparse.Namespace, command: str) -> int:
 
 
 def plan_report(
-    plan: Plan, stages: Sequence[Stage], outcomes: Mapping[str, Outcome], command: str, allow: Sequence[str]
+    plan: Plan,
+    stages: Sequence[Stage],
+    outcomes: Mapping[str, Outcome],
+    command: str,
+    allow: Sequence[str],
+    image_interval: ImageInterval | None = None,
 ) -> tuple[list[Table], Report]:
     """Compared tables of a plan, and what its report says besides."""
     cells = [stage for stage in stages if stage.cell and not stage.cell.table.endswith("search")]
@@ -65,7 +72,7 @@ def plan_report(
     for name in dict.fromkeys(run.table for run in runs):
         group = [run for run in runs if run.table == name]
         own_lr = ["SOLVER.BASE_LR"] if name.endswith(SEARCHED) else []
-        tables += compare(group, references, allow=[*allow, *own_lr], image_interval=ImageBootstrap())
+        tables += compare(group, references, allow=[*allow, *own_lr], image_interval=image_interval)
     searches = {
         f"{config.name}/{init.name}": grid_record(search_folder(plan.output, config.name, init.name), init.lr.search)
         for config in plan.configs
@@ -121,17 +128,23 @@ def report_folder(args: argparse.Namespace, command: str) -> int:
             raise UserError(f"--{role} {wanted} is none of the initialisations found: {', '.join(inits)}")
     first = [init for init in (references["random"], references["supervised"]) if init]  # the papers' order
     runs.sort(key=lambda run: first.index(run.init) if run.init in first else len(first))
-    tables = compare(runs, references, allow=args.allow, image_interval=ImageBootstrap())
-    report = _with_sections(tables, Report(root.name, command), args.published)
+    bootstrap = None if args.no_detections else ImageBootstrap()
+    tables = compare(runs, references, allow=args.allow, image_interval=bootstrap)
+    report = _with_sections(tables, Report(root.name, command), args.published, detections=not args.no_detections)
     _finish(root if args.output is None else Path(args.output), tables, report)
     return 0
 
 
 def _with_sections(
-    tables: Sequence[Table], report: Report, published: bool, wanted: Sequence[Mapping[str, str]] = ()
+    tables: Sequence[Table],
+    report: Report,
+    published: bool,
+    wanted: Sequence[Mapping[str, str]] = (),
+    *,
+    detections: bool,
 ) -> Report:
     extra = [published_section(tables, wanted)] if published else []
-    return dataclasses.replace(report, details=detection_sections(tables), extra=extra)
+    return dataclasses.replace(report, details=detection_sections(tables) if detections else {}, extra=extra)
 
 
 def _finish(folder: Path, tables: Sequence[Table], report: Report) -> None:
