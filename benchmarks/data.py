@@ -11,7 +11,8 @@ per-round ratios to the official pipeline, with quartiles.
 * from the cache: the same with the images of pretrain/cache_images.py.
 
 Without --images the photos are drawn: noise with the spectrum of photos, saved to about as many bytes per pixel as
-ImageNet's (110 KB for 468x401). `--large` uses 2400x1600 photos.
+ImageNet's (110 KB for 468x401), or with --large as 2400x1600 photos of about 1 MB; --quality makes them smaller or
+larger. Most of the time of a large photo goes to reading its bytes, whatever the size it is decoded at.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
 
 import argparse
+import math
 import random
 import tempfile
 import time
@@ -41,6 +43,8 @@ if TYPE_CHECKING:
 
 BATCH = 16
 SMALL, LARGE = (400, 500), (1600, 2400)  # height, width of drawn photos
+DETAIL = {SMALL: 9.0, LARGE: 3.0}  # grey levels of noise from pixel to pixel: the more pixels, the smoother
+QUALITY = {SMALL: 93, LARGE: 86}
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -49,6 +53,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--images", help="folder of JPEG files to use instead of drawn ones")
     parser.add_argument("--large", action="store_true", help="draw photos of 2400x1600 pixels")
     parser.add_argument("--count", type=int, help="images to use (default 96, large 16)")
+    parser.add_argument(
+        "--quality", type=int, help=f"JPEG quality of drawn photos (default {QUALITY[SMALL]}, large {QUALITY[LARGE]})"
+    )
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="candidates whose name holds a WORD")
@@ -56,7 +63,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def draw_photo(height: int, width: int, seed: int) -> np.ndarray:
+def draw_photo(height: int, width: int, detail: float, seed: int) -> np.ndarray:
     """Coloured noise with the spectrum of a photo: uint8 height x width x 3."""
     import cv2
     import numpy as np
@@ -66,17 +73,21 @@ def draw_photo(height: int, width: int, seed: int) -> np.ndarray:
     for octave in range(9):
         small = (max(2, height >> octave), max(2, width >> octave))
         noise = rng.normal(size=(*small, 1)) * 1.0 + rng.normal(size=(*small, 3)) * 0.35
-        image += cv2.resize(noise.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC) * (9 + 5 * octave)
+        image += cv2.resize(noise.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC) * (
+            detail + 5 * octave
+        )
     return image.clip(0, 255).astype(np.uint8)
 
 
-def draw_folder(folder: Path, count: int, size: tuple[int, int]) -> None:
+def draw_folder(folder: Path, count: int, size: tuple[int, int], quality: int) -> None:
     """`count` JPEG files in the layout of ImageFolder."""
     from PIL import Image
 
     (folder / "photos").mkdir()
     for seed in range(count):
-        Image.fromarray(draw_photo(*size, seed)).save(folder / "photos" / f"{seed:04d}.jpg", quality=93)
+        Image.fromarray(draw_photo(*size, DETAIL[size], seed)).save(
+            folder / "photos" / f"{seed:04d}.jpg", quality=quality
+        )
 
 
 def official(folder: Path, count: int, size: int) -> Candidate:
@@ -122,11 +133,13 @@ def ours(source: ImageSource, size: int, aug_on: str) -> Candidate:
     """One batch of this project's loader, as one of its workers makes it."""
     from pretrain.loader import BatchMaker
     from pretrain.order import Order
+    from pretrain.ring import Ring
     from pretrain.views import build_views
 
     order = Order(images=len(source), batch_size=BATCH, seed=0)
     maker = BatchMaker(source, build_views("v2", image_size=size, aug_on=aug_on), order, seed=0)
-    return maker.make
+    maker.ring = Ring(1, math.prod(maker.pixel_shape(BATCH)))  # workers write to memory that is used again
+    return lambda turn: maker[turn, 0]
 
 
 def decode_only(source: ImageSource, count: int) -> Candidate:
@@ -201,7 +214,8 @@ def main(argv: list[str] | None = None) -> int:
         folder = Path(args.images or scratch) / ("" if args.images else "drawn")
         if not args.images:
             folder.mkdir()
-            draw_folder(folder, args.count or (16 if args.large else 96), LARGE if args.large else SMALL)
+            size = LARGE if args.large else SMALL
+            draw_folder(folder, args.count or (16 if args.large else 96), size, args.quality or QUALITY[size])
         files = [path for path in folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg")]
         if len(files) < BATCH:
             raise UserError(f"{len(files)} JPEG files below {folder}; at least {BATCH} are needed")

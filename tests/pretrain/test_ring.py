@@ -57,14 +57,14 @@ def folder(tmp_path):
     return tmp_path
 
 
-@pytest.mark.parametrize("keep", [0, 1, 3, 100])
+@pytest.mark.parametrize("keep", [0, 3, 100])
 def test_batches_stay_what_they_are_for_as_long_as_they_are_kept(folder, keep):
     source, views = open_images(folder, labels=False), build_views("v2", image_size=32, aug_on="device")
-    options = {"batch_size": 4, "seed": 0, "epochs": 10}
+    options = {"batch_size": 4, "seed": 0, "epochs": 5}
     alone = [batch.images[1].clone() for batch in build_loader(source, views, **options)]
     kept: list[tuple[int, torch.Tensor]] = []
     for batch in build_loader(source, views, workers=2, **options):
         assert torch.equal(batch.images[1], alone[batch.step])
         kept = [*kept, (batch.step, batch.images[1][2])][-keep:] if keep else []
         assert all(torch.equal(image, alone[step][2]) for step, image in kept)
-    assert len(alone) == 40
+    assert len(alone) == 20
