@@ -120,15 +120,16 @@ class FastRCNNOutputLayers(nn.Module):
         counts = [len(p) for p in proposals]
         boxes = self.coder.decode(torch.cat(list(proposals)), deltas).split(counts)
         scores = (logits.sigmoid() if self.sigmoid else F.softmax(logits, dim=-1)).split(counts)
-        return [self._detect_one(b, s, size) for b, s, size in zip(boxes, scores, sizes)]
+        return [self.select(b, s, size, self.score_thresh) for b, s, size in zip(boxes, scores, sizes)]
 
-    def _detect_one(self, boxes: torch.Tensor, scores: torch.Tensor, size: tuple[int, int]) -> Found:
+    def select(self, boxes: torch.Tensor, scores: torch.Tensor, size: tuple[int, int], threshold: float) -> Found:
+        """Detections of one image from boxes R x 4K (or R x 4) and scores R x (K + 1)."""
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores).all(dim=1)
         if not finite.all():
             boxes, scores = boxes[finite], scores[finite]
         scores, kinds = scores[:, :-1], boxes.shape[1] // 4
         boxes = clip_to_image(boxes.reshape(-1, 4), size).view(-1, kinds, 4)
-        hit = scores > self.score_thresh
+        hit = scores > threshold
         where = hit.nonzero()  # columns: region, class
         boxes = boxes[where[:, 0], 0] if kinds == 1 else boxes[hit]
         scores, classes = scores[hit], where[:, 1]

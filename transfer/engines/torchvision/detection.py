@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from transfer.engines.torchvision.ranks import gather_objects, rank
 from transfer.engines.torchvision.rcnn import GeneralizedRCNN
 from transfer.evaluate.detections import Detections, Rle
 
+Detector = Callable[[Sequence[dict[str, Any]]], list[Found]]
 # image id, boxes, scores, classes, masks
 ImageResult = tuple[Any, np.ndarray, np.ndarray, np.ndarray, "list[Rle] | None"]
 
@@ -34,14 +35,19 @@ def encode_masks(found: Found, height: int, width: int) -> list[Rle] | None:
 
 
 @torch.no_grad()
-def detect_images(model: GeneralizedRCNN, batches: Iterable[Sequence[dict[str, Any]]]) -> list[ImageResult]:
-    """Detections of every image of ``batches`` in its original size; the model's mode is restored afterwards."""
+def detect_images(
+    model: GeneralizedRCNN, batches: Iterable[Sequence[dict[str, Any]]], detector: Detector | None = None
+) -> list[ImageResult]:
+    """Detections of every image of ``batches`` in its original size, by ``detector`` or the model itself.
+
+    The model's mode is restored afterwards.
+    """
     training = model.training
     model.eval()
     results: list[ImageResult] = []
     try:
         for batch in batches:
-            found = model(batch)
+            found = (detector or model)(batch)
             for item, one in zip(batch, found):
                 masks = encode_masks(one, item["height"], item["width"])
                 boxes, scores, classes = one.boxes.float().cpu(), one.scores.float().cpu(), one.classes.cpu()
@@ -51,10 +57,12 @@ def detect_images(model: GeneralizedRCNN, batches: Iterable[Sequence[dict[str, A
     return results
 
 
-def detect_dataset(model: GeneralizedRCNN, loader: Any, name: str, has_masks: bool) -> Detections:
+def detect_dataset(
+    model: GeneralizedRCNN, loader: Any, name: str, has_masks: bool, detector: Detector | None = None
+) -> Detections:
     """Detections of a whole data set on every rank, from the shares that the ranks' loaders hold."""
     progress = tqdm(loader, total=len(loader), desc=f"detect {name}"[:48], disable=True if rank() else None)
-    shares = gather_objects(detect_images(model, progress))
+    shares = gather_objects(detect_images(model, progress, detector))
     detections = Detections.from_images(itertools.chain.from_iterable(shares))
     if has_masks and detections.masks is None:
         detections.masks = []

@@ -21,6 +21,7 @@ from runtime.stop import StopSignal
 from transfer.data.loader import draw_base_seed
 from transfer.engines.protocol import AfterEval, TrainSummary
 from transfer.engines.torchvision import loop
+from transfer.engines.torchvision.augmented import AugmentedDetector
 from transfer.engines.torchvision.builder import build_model, choose_device
 from transfer.engines.torchvision.checkpoints import OWN_KEY, checkpoint_name, load_latest, save_checkpoint
 from transfer.engines.torchvision.detection import detect_dataset
@@ -69,7 +70,7 @@ class TorchvisionEngine:
         device = _prepare_device(cfg)
         model = build_model(cfg)
         load_weights(model, weights)
-        return _detect(cfg, model.to(device), dataset)
+        return _detect(cfg, _placed(cfg, model, device), dataset)
 
 
 def _prepare_device(cfg: Any) -> torch.device:
@@ -79,9 +80,18 @@ def _prepare_device(cfg: Any) -> torch.device:
     return choose_device(cfg.MODEL.DEVICE)
 
 
+def _placed(cfg: Any, model: GeneralizedRCNN, device: torch.device) -> GeneralizedRCNN:
+    model = model.to(device)
+    if not cfg.ENGINE.CHANNELS_LAST:
+        return model
+    model.memory_format = torch.channels_last
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
 def _detect(cfg: Any, model: GeneralizedRCNN, dataset: str) -> Detections:
-    loader = build_test_feed(cfg, dataset, rank(), rank_count())
-    return detect_dataset(model, loader, dataset, cfg.MODEL.MASK_ON)
+    loader, aug = build_test_feed(cfg, dataset, rank(), rank_count()), cfg.TEST.AUG
+    augmented = AugmentedDetector(model, min_sizes=aug.MIN_SIZES, max_size=aug.MAX_SIZE, flip=aug.FLIP)
+    return detect_dataset(model, loader, dataset, cfg.MODEL.MASK_ON, augmented if aug.ENABLED else None)
 
 
 class Run:
@@ -92,10 +102,7 @@ class Run:
         self.device = _prepare_device(cfg)
         self.process_seed = cfg.SEED + rank() if cfg.SEED >= 0 else random.SystemRandom().randrange(2**31)
         seed_everything(self.process_seed)
-        self.model = build_model(cfg).to(self.device)
-        if cfg.ENGINE.CHANNELS_LAST:
-            self.model.memory_format = torch.channels_last
-            self.model = self.model.to(memory_format=torch.channels_last)
+        self.model = _placed(cfg, build_model(cfg), self.device)
         self.optimizer, self.schedule = _build_solver(cfg, self.model)
         self.precision = Precision(cfg.SOLVER.AMP.ENABLED, cfg.ENGINE.AMP_DTYPE, self.device)
         self.precise_bn_position, self.start, self.worker_seed = 0, 0, -1

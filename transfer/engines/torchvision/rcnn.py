@@ -53,6 +53,11 @@ class GeneralizedRCNN(nn.Module):
             row[:, : image.shape[1], : image.shape[2]].copy_(image)
         return batch.contiguous(memory_format=self.memory_format), sizes
 
+    def detect_boxes(self, features: dict[str, torch.Tensor], sizes: Sequence[tuple[int, int]]) -> list[Found]:
+        """Detections without masks, in the coordinates of the input images of ``sizes``."""
+        proposals, _ = self.proposal_generator(features, sizes)
+        return self.roi_heads.detect(features, proposals, sizes)
+
     def forward(self, items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor] | list[Found]:
         """Losses by name in training mode; detections in each item's original height x width in evaluation mode.
 
@@ -64,8 +69,7 @@ class GeneralizedRCNN(nn.Module):
             targets = [Targets.from_item(item, images.device) for item in items]
             proposals, losses = self.proposal_generator(features, sizes, targets)
             return {**self.roi_heads.losses(features, proposals, targets), **losses}
-        proposals, _ = self.proposal_generator(features, sizes)
-        found = self.roi_heads.detect(features, proposals, sizes)
+        found = self.roi_heads.add_masks(features, self.detect_boxes(features, sizes))
         return [
             rescale(one, size, int(item.get("height", size[0])), int(item.get("width", size[1])))
             for one, size, item in zip(found, sizes, items)

@@ -104,15 +104,18 @@ class StandardROIHeads(nn.Module):
     def detect(
         self, features: dict[str, torch.Tensor], proposals: Sequence[Proposals], sizes: Sequence[tuple[int, int]]
     ) -> list[Found]:
-        """Detections per image of ``sizes`` (height, width), with mask probabilities where there is a mask head."""
+        """Boxes, scores and classes per image of ``sizes`` (height, width); ``add_masks`` completes them."""
         maps = [features[name] for name in self.in_features]
         boxes = [p.boxes for p in proposals]
         logits, deltas = self.box_predictor(self.box_head(self.box_pooler(maps, boxes)))
-        found = self.box_predictor.detect(logits, deltas, boxes, sizes)
+        return self.box_predictor.detect(logits, deltas, boxes, sizes)
+
+    def add_masks(self, features: dict[str, torch.Tensor], found: Sequence[Found]) -> list[Found]:
+        """``found`` with the mask probabilities of their boxes and classes; unchanged without a mask head."""
         if not self.has_masks:
-            return found
+            return list(found)
         assert self.mask_pooler is not None
-        x = self.mask_pooler(maps, [f.boxes for f in found])
+        x = self.mask_pooler([features[name] for name in self.in_features], [f.boxes for f in found])
         return _attach_masks(found, self.mask_head.probabilities(x, torch.cat([f.classes for f in found])))
 
 
@@ -162,11 +165,14 @@ class Res5ROIHeads(nn.Module):
     def detect(
         self, features: dict[str, torch.Tensor], proposals: Sequence[Proposals], sizes: Sequence[tuple[int, int]]
     ) -> list[Found]:
-        """Detections per image of ``sizes`` (height, width), with mask probabilities where there is a mask head."""
+        """Boxes, scores and classes per image of ``sizes`` (height, width); ``add_masks`` completes them."""
         boxes = [p.boxes for p in proposals]
         logits, deltas = self.box_predictor(self._pooled(features, boxes).mean(dim=[2, 3]))
-        found = self.box_predictor.detect(logits, deltas, boxes, sizes)
+        return self.box_predictor.detect(logits, deltas, boxes, sizes)
+
+    def add_masks(self, features: dict[str, torch.Tensor], found: Sequence[Found]) -> list[Found]:
+        """``found`` with the mask probabilities of their boxes and classes; unchanged without a mask head."""
         if not self.has_masks:
-            return found
+            return list(found)
         x = self._pooled(features, [f.boxes for f in found])
         return _attach_masks(found, self.mask_head.probabilities(x, torch.cat([f.classes for f in found])))
