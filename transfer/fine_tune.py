@@ -22,12 +22,12 @@ from transfer.engines.protocol import Engine, TrainSummary
 from transfer.evaluate import evaluate, evaluator_id
 from transfer.evaluate.detections import Detections
 from transfer.expectations import failed_expectations
+from transfer.preparation import FINAL_WEIGHTS
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
 log = get_logger("run")
-FINAL_WEIGHTS = "model_final.pth"
 
 
 @dataclass(frozen=True)

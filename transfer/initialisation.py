@@ -17,6 +17,7 @@ from runtime.atomic import sha256_file
 from runtime.errors import UserError
 from runtime.logs import get_logger
 from transfer.addresses import cached_path, local_weights
+from transfer.config import flatten, load_config
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -136,6 +137,18 @@ def _converted(path: Path, folder: Path) -> Path:
     write_backbone(convert(path), target)
     log.info("converted %s to %s", path, target)
     return target
+
+
+def evaluated_model(weights: Path) -> Init:
+    """A trained detector to evaluate; the input settings it was trained with are in the config.yaml beside it."""
+    if not weights.is_file():
+        raise UserError(f"--eval-only: no {weights}; set MODEL.WEIGHTS or OUTPUT_DIR")
+    beside = weights.parent / "config.yaml"
+    settings = None
+    if beside.is_file():
+        trained = flatten(load_config(beside))
+        settings = {key: trained[key] for key in (*SWITCHES, "MODEL.RESNETS.DEPTH")}
+    return Init("evaluated", weights, settings=settings)
 
 
 def apply_settings(cfg: CfgNode, init: Init, explicit: Mapping[str, str]) -> list[str]:

@@ -11,12 +11,13 @@ from runtime.logs import get_logger
 from transfer.addresses import local_weights
 from transfer.config import explicit_keys
 from transfer.data.catalog import get_dataset
-from transfer.initialisation import Init, apply_settings, resolve_init
+from transfer.initialisation import Init, apply_settings, evaluated_model, resolve_init
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
 DEFAULT_SEED = 0
+FINAL_WEIGHTS = "model_final.pth"
 log = get_logger("run")
 
 
@@ -40,10 +41,11 @@ def prepare(cfg: CfgNode, args: argparse.Namespace, folder: Path) -> Init:
     if args.scale_to_batch:
         for line in scale_to_batch(cfg, args.scale_to_batch):
             log.info("%s", line)
-    if args.eval_only and args.init is None:
-        weights = local_weights(cfg.MODEL.WEIGHTS) if "MODEL.WEIGHTS" in explicit and cfg.MODEL.WEIGHTS else None
-        return Init("evaluated", weights)
-    init = resolve_init(args.init, cfg, name=args.init_name, folder=folder)
+    if args.eval_only:
+        given = "MODEL.WEIGHTS" in args.opts
+        init = evaluated_model(local_weights(cfg.MODEL.WEIGHTS) if given else folder / FINAL_WEIGHTS)
+    else:
+        init = resolve_init(args.init, cfg, name=args.init_name, folder=folder)
     for line in apply_settings(cfg, init, explicit):
         log.info("from the initialisation: %s", line)
     cfg.MODEL.WEIGHTS = "" if init.weights is None else str(init.weights)
@@ -58,7 +60,7 @@ def check_datasets(cfg: CfgNode, explicit: dict[str, str], *, train: bool) -> No
     for name in names:
         get_dataset(name).require()
     classes: list[str] | None = None
-    for name in names:
+    for name in dict.fromkeys(names):
         spec = get_dataset(name)
         for finding in spec.labels.findings:
             log.info("data set %s: %s", name, finding)

@@ -11,7 +11,7 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the
 import argparse
 from pathlib import Path
 
-from runtime.errors import UserError, run_entry
+from runtime.errors import run_entry
 
 
 def parse() -> argparse.Namespace:
@@ -34,6 +34,8 @@ def parse() -> argparse.Namespace:
     for name in ("num_gpus", "num_machines", "scale_to_batch"):
         if (value := getattr(args, name)) is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
+    if args.eval_only and args.init:
+        parser.error("--eval-only evaluates a trained model; --init is where training starts")
     if not 0 <= args.machine_rank < args.num_machines:
         parser.error("--machine-rank must be below --num-machines")
     return args
@@ -71,12 +73,9 @@ def run(args: argparse.Namespace) -> int:
         cfg.freeze()
         name = Path(args.config_file).stem
         job = Job(cfg, name, folder, init.record(), engine, args.evaluator, args.resume, world.rank)
-        if not args.eval_only:
-            return train_and_evaluate(job)
-        weights = init.weights or folder / "model_final.pth"
-        if not weights.is_file():
-            raise UserError(f"--eval-only: no {weights}; set MODEL.WEIGHTS or OUTPUT_DIR")
-        return evaluate_only(job, weights)
+        if args.eval_only and init.weights is not None:
+            return evaluate_only(job, init.weights)
+        return train_and_evaluate(job)
     finally:
         close_world()
 

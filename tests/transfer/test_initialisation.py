@@ -11,8 +11,16 @@ from runtime.atomic import sha256_file
 from runtime.errors import UserError
 from transfer import addresses
 from transfer.addresses import cached_path, local_weights, web_address
-from transfer.config import default_config, merge_opts
-from transfer.initialisation import MSRA_INPUT, TORCHVISION_INPUT, Init, apply_settings, resolve_init, same_value
+from transfer.config import default_config, dump_config, merge_opts
+from transfer.initialisation import (
+    MSRA_INPUT,
+    TORCHVISION_INPUT,
+    Init,
+    apply_settings,
+    evaluated_model,
+    resolve_init,
+    same_value,
+)
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +89,19 @@ def test_a_training_checkpoint_is_converted_on_the_way(checkpoint, tmp_path):
     assert init.name == "moco"
     assert init.weights == tmp_path / "backbone.pkl"
     assert init.sidecar["source"]["file"] == checkpoint.name
+
+
+def test_an_evaluated_model_brings_the_input_it_was_trained_with(tmp_path):
+    with pytest.raises(UserError, match="--eval-only: no"):
+        evaluated_model(tmp_path / "model_final.pth")
+    (tmp_path / "model_final.pth").write_bytes(b"x")
+    (tmp_path / "config.yaml").write_text(dump_config(r18(**TORCHVISION_INPUT)))
+    cfg = r18()
+    init = evaluated_model(tmp_path / "model_final.pth")
+    assert len(apply_settings(cfg, init, {})) == 4
+    assert cfg.INPUT.FORMAT == "RGB"
+    with pytest.raises(UserError, match="DEPTH is 50"):
+        apply_settings(default_config(), init, {})
 
 
 def test_random_takes_the_input_of_torchvision_backbones(tmp_path):
