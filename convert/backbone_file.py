@@ -87,7 +87,7 @@ def _write(
     stem = Path(path)
     stem = stem.with_suffix("") if stem.suffix in SUFFIXES else stem
     record = _with(stem, "json")
-    if record.exists() and b'"max_abs_diff"' not in record.read_bytes():
+    if record.exists() and not _is_sidecar(record):
         raise UserError(f"{record} exists and is not a backbone's sidecar; give another output name")
     written: dict[Path, str] = {}
     for name in formats:
@@ -155,9 +155,12 @@ def read_backbone(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, An
 
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """The sidecar of backbone file ``path`` (NAME.json), or None; UserError where it is damaged or of another file."""
+    """The sidecar of backbone file ``path`` (NAME.json); None where there is none, or a JSON file of something else.
+
+    UserError where it is damaged or describes another file of this name.
+    """
     record = path.with_suffix(".json")
-    if not record.exists():
+    if not _is_sidecar(record):
         return None
     try:
         content = json.loads(record.read_text())
@@ -169,6 +172,10 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
     if expected is not None and expected != sha256_file(path):
         raise UserError(f"{path} is not the file that {record.name} describes (sha256 differs); convert it again")
     return content
+
+
+def _is_sidecar(record: Path) -> bool:
+    return record.is_file() and b'"max_abs_diff"' in record.read_bytes()
 
 
 def _backbone_names(checkpoint: Checkpoint) -> dict[Any, str]:

@@ -254,3 +254,6 @@ def test_an_unrelated_json_is_not_replaced(tmp_path) -> None:
     with pytest.raises(UserError, match="not a backbone's sidecar"):
         write_backbone(convert(path, verify=False), tmp_path / "c")
     assert {p.name for p in tmp_path.iterdir()} == {"c.pth", "c.json"}
+    target = write_backbone(convert(path, verify=False), tmp_path / "out")[0]
+    (tmp_path / "out.json").write_text('{"mine": 1}')
+    assert read_backbone(target)[1] is None
