@@ -58,7 +58,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, word
     kind = " class=words" if words else ""
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table{kind}>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+        f"<caption><span>{escape(caption)}</span></caption><thead><tr>{top}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
     )
 
 

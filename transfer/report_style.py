@@ -11,6 +11,7 @@ font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;overflow-wrap
 h1{font-size:1.5rem;line-height:1.25}h2{font-size:1.2rem;margin-top:2.2rem;border-bottom:1px solid var(--rule)}
 h3{font-size:1rem;margin-bottom:.3rem}
 .summary{font-size:1.1rem}.soft,figcaption,caption{color:var(--soft);font-size:.9rem}caption{text-align:left}
+caption span{display:block;max-width:calc(100vw - 2rem)}
 .skip{position:absolute;left:-999px}.skip:focus{left:1rem;top:0;background:var(--bg);padding:.5rem;z-index:1}
 a{color:var(--c0)}:focus-visible{outline:3px solid var(--c0);outline-offset:2px}
 .scroll{overflow-x:auto;max-width:100%}
@@ -35,6 +36,7 @@ svg text{font:13px system-ui,sans-serif;fill:var(--fg)}svg text.axis{fill:var(--
 details>summary{cursor:pointer;font-weight:600;margin:.4rem 0}
 .examples{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(11rem,48%),1fr));gap:.6rem}
 .examples figure{margin:0}
+@media (max-width:480px){table{font-size:.78rem}th,td{padding:.2rem .3rem}.summary{font-size:1rem}}
 @media print{:root{--bg:#fff;--fg:#000;--panel:#fff}body{max-width:none;font-size:11pt}.scroll{overflow:visible}
 h2,h3{break-after:avoid}figure,tr{break-inside:avoid}details::details-content{content-visibility:visible}nav,.skip{display:none}pre{white-space:pre-wrap}}
 """

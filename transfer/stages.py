@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,11 +212,14 @@ class _Train:
 def schedule_opts(config: Config, factor: float = 1.0) -> tuple[str, ...]:
     """KEY VALUE words that stretch MAX_ITER and STEPS by the schedule factor; warm-up stays, as in 2x configs."""
     factor *= config.schedule_factor
-    if factor == 1:
-        return ()
+    return _stretched(config.file, tuple(_words(config.overrides)), factor) if factor != 1 else ()
+
+
+@functools.cache
+def _stretched(file: str, overrides: tuple[str, ...], factor: float) -> tuple[str, ...]:
     from transfer.config import load_config
 
-    solver = load_config(config.file, _words(config.overrides)).SOLVER
+    solver = load_config(file, overrides).SOLVER
     length = max(1, round(solver.MAX_ITER * factor))
     steps = sorted({min(round(step * factor), length - 1) for step in solver.STEPS})  # a step must come before the end
     return tuple(_words({"SOLVER.MAX_ITER": length, "SOLVER.STEPS": tuple(steps)}))
