@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -59,6 +60,15 @@ def test_moco_steps_as_algorithm_1() -> None:
     assert moco.queue.position == pointer == 4
     for mine, other in ((moco.encoder_q, f_q), (moco.encoder_k, f_k)):
         torch.testing.assert_close(mine.state_dict(), other.state_dict(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_ten_lines_of_the_documentation_train(repo: Path) -> None:
+    code = (repo / "docs" / "pretrain.md").read_text().split("```python\n")[1].split("```")[0]
+    scope = {"loader": [(torch.randn(8, 3, 32, 32), torch.randn(8, 3, 32, 32)) for _ in range(2)]}
+    exec(code, scope)
+    assert torch.isfinite(scope["loss"])  # type: ignore[arg-type]
+    assert scope["moco"].queue.position == 16  # type: ignore[attr-defined]
+    assert len(code.strip().splitlines()) <= 12
 
 
 def test_moco_checkpoint_has_the_official_names_and_layout() -> None:
