@@ -156,7 +156,13 @@ def test_a_mistake_is_one_line(data, tmp_path, run_cli):
 
 
 def test_argument_mistakes_exit_2(run_cli):
-    for flags in (["--engine", "tf"], ["--num-gpus", "0"], ["--machine-rank", "1"], ["--eval-only", "--init", "random"], []):
+    for flags in (
+        ["--engine", "tf"],
+        ["--num-gpus", "0"],
+        ["--machine-rank", "1"],
+        ["--eval-only", "--init", "random"],
+        [],
+    ):
         config = ["--config-file", "demo_R18_FPN.yaml"] if flags else []
         assert run_cli(["transfer/train_net.py", *config, *flags]).returncode == 2
 

@@ -4,7 +4,12 @@ import json
 import math
 
 import pytest
+from pycocotools import mask as coco_mask
+from toy_data import coco_content
 
+from transfer.data.catalog import get_dataset
+from transfer.evaluate import evaluate
+from transfer.evaluate.detections import Detections
 from transfer.evaluate.lvis_ap import SUMMARY, lvis_ap
 
 SQUARE = [10.0, 10.0, 40.0, 40.0]
@@ -84,3 +89,26 @@ def test_only_the_best_of_an_image_count_over_all_classes():
 
 def test_no_detection_is_nan():
     assert all(math.isnan(v) for v in lvis_ap(federated(), [], "bbox").values())
+
+
+def test_a_data_set_of_lvis_layout_is_evaluated_by_this_rule(tmp_path):
+    content = coco_content(tmp_path / "images")
+    for image in content["images"]:
+        image.update(neg_category_ids=[], not_exhaustive_category_ids=[])
+    content["annotations"] = [a for a in content["annotations"] if not a["iscrowd"]]
+    content["categories"] = [
+        {**c, "frequency": f, "synonyms": [c["name"]]} for c, f in zip(content["categories"], "rcf")
+    ]
+    (tmp_path / "lvis.json").write_text(json.dumps(content))
+    spec = get_dataset(f"lvis:{tmp_path / 'lvis.json'}:{tmp_path / 'images'}")
+    index = {r["image_id"]: k for k, r in enumerate(spec.records())}
+    kept = content["annotations"]
+    boxes = [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in kept)]
+    sizes = {i["id"]: (i["height"], i["width"]) for i in content["images"]}
+    masks = [coco_mask.merge(coco_mask.frPyObjects(a["segmentation"], *sizes[a["image_id"]])) for a in kept]
+    labels = [spec.category_ids.index(a["category_id"]) for a in kept]
+    detections = Detections(list(index), [index[a["image_id"]] for a in kept], labels, boxes, [0.9] * len(kept), masks)
+    metrics, name = evaluate(spec, detections)
+    assert name == "lvis/federated-300"
+    for task in ("bbox", "segm"):
+        assert [metrics[task][key] for key in ("AP", "APr", "APc", "APf")] == [pytest.approx(100)] * 4
