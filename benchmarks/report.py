@@ -11,6 +11,7 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the
 
 import argparse
 import json
+import resource
 import statistics
 import subprocess
 import tempfile
@@ -96,14 +97,17 @@ def main() -> int:
         root = Path(folder) / "runs"
         count = write_store(root, max(1, args.runs // (len(INITS) * 5)), INITS, 5)
         command = [sys.executable, "transfer/measure_gap.py", str(root), "--output", folder]
-        seconds = []
+        seconds, before = [], resource.getrusage(resource.RUSAGE_CHILDREN)
         for _ in range(args.repeat):
             began = time.perf_counter()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=sys.path[0])
             seconds.append(time.perf_counter() - began)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        busy = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / args.repeat
         size = (Path(folder) / "gap.html").stat().st_size
     spread = f"{min(seconds):.1f} to {max(seconds):.1f}"
     print(f"report on {count} runs: median {statistics.median(seconds):.1f} s ({spread} in {args.repeat} repetitions)")
+    print(f"processor time per report: {busy:.1f} s (the median above includes waiting for other processes)")
     print(f"gap.html: {size / 1e6:.2f} MB")
     print(f"hardware: {hardware()}")
     return 0

