@@ -58,7 +58,10 @@ class BatchShuffle:
         if self.order is None:
             return images
         mine = self.order[self.rank * self.images : (self.rank + 1) * self.images]
-        return all_gather_rows(images)[mine.to(images.device)]
+        shuffled = all_gather_rows(images)[mine.to(images.device)]
+        # neither the exchange nor the indexing keeps the layout that the convolutions want
+        wanted = images.dim() == 4 and images.is_contiguous(memory_format=torch.channels_last)
+        return shuffled.contiguous(memory_format=torch.channels_last) if wanted else shuffled
 
     def gather(self, keys: torch.Tensor) -> torch.Tensor:
         """Keys of the whole global batch in the original order: B x D per rank -> W*B x D, with gradient."""

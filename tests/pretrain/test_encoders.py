@@ -57,6 +57,11 @@ def test_shuffle_is_undone_and_changes_the_company_of_a_key() -> None:
     assert counts.max() < 112
 
 
+def test_shuffle_keeps_channels_last() -> None:
+    images = torch.randn(4, 3, 6, 6).to(memory_format=torch.channels_last)
+    assert BatchShuffle(4, 2).shuffle(images).is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2"])
 def test_encoder_is_torchvisions_with_another_head(arch: str) -> None:
     encoder = build_encoder(arch, outputs=16, mlp=True, bn_splits=2)
