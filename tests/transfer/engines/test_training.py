@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -140,6 +144,13 @@ def test_non_finite_loss_names_iteration_and_images_and_updates_nothing(
     )
 
 
+def test_diverged_proposals_are_one_line_for_the_user(
+    tmp_path: Path, engine: Any, tiny_config: Callable[..., Any]
+) -> None:
+    with pytest.raises(UserError, match=r"not finite at iteration \d on images \d"):
+        engine.train(tiny_config({"SOLVER.BASE_LR": 1e12, "SOLVER.MAX_ITER": 8, "SOLVER.WARMUP_ITERS": 0}), tmp_path)
+
+
 def test_gradient_accumulation_equals_the_whole_batch(
     tmp_path: Path, engine: Any, tiny_config: Callable[..., Any], weights_of: Callable[[Path], Any]
 ) -> None:
@@ -196,6 +207,51 @@ def test_detections_of_a_checkpoint(whole: tuple[Path, Any], engine: Any, tiny_c
     assert sizes <= {(60, 80), (90, 66)}
     assert (found.boxes[:, 2] <= 80).all()
     assert np.isin(found.category, [0, 1, 2]).all()
+
+
+def test_augmented_detection_with_one_plain_view_is_plain_detection(
+    whole: tuple[Path, Any], engine: Any, tiny_coco: str
+) -> None:
+    folder, cfg = whole
+    aug = cfg.clone()
+    aug.merge_from_list(["TEST.AUG.ENABLED", True, "TEST.AUG.MIN_SIZES", (64,), "TEST.AUG.MAX_SIZE", 96])
+    plain = engine.detect(cfg, folder / "model_final.pth", tiny_coco)
+    mirrored = engine.detect(aug, folder / "model_final.pth", tiny_coco)
+    aug.TEST.AUG.FLIP = False
+    single = engine.detect(aug, folder / "model_final.pth", tiny_coco)
+    assert np.array_equal(single.scores, plain.scores)
+    np.testing.assert_allclose(single.boxes, plain.boxes, atol=1e-3)
+    assert len(single.masks) == len(plain.masks)
+    assert not np.array_equal(mirrored.scores, plain.scores)
+
+
+@pytest.mark.slow
+def test_killed_run_resumes_to_the_same_weights(
+    tmp_path: Path, tiny_config: Callable[..., Any], weights_of: Callable[[Path], Any], repo: Path
+) -> None:
+    from transfer.config import dump_config
+
+    (tmp_path / "c.yaml").write_text(
+        dump_config(tiny_config(LONG, {"SOLVER.MAX_ITER": 30, "SOLVER.STEPS": (), "DATALOADER.NUM_WORKERS": 1}))
+    )
+    base = [sys.executable, "transfer/train_net.py", "--config-file", str(tmp_path / "c.yaml"), "--init", "random"]
+    base += ["--engine", "torchvision"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([*base, "OUTPUT_DIR", str(tmp_path / "whole")], cwd=repo, env=environment, check=True)
+    rng = np.random.RandomState(4)
+    for attempt in range(3):
+        resume = ["--resume"] if attempt else []
+        process = subprocess.Popen([*base, *resume, "OUTPUT_DIR", str(tmp_path / "parts")], cwd=repo, env=environment)
+        wanted = 2 + 9 * attempt + int(rng.randint(6))  # some checkpoint after this iteration
+        while process.poll() is None and not any(
+            int(p.stem[6:]) >= wanted for p in (tmp_path / "parts").glob("model_0*.pth")
+        ):
+            time.sleep(0.05)
+        time.sleep(float(rng.uniform(0, 0.5)))
+        process.kill()
+        process.wait()
+    subprocess.run([*base, "--resume", "OUTPUT_DIR", str(tmp_path / "parts")], cwd=repo, env=environment, check=True)
+    assert_same_weights(weights_of(tmp_path / "parts"), weights_of(tmp_path / "whole"))
 
 
 def test_seed_decides_the_first_loss(tmp_path: Path, engine: Any, tiny_config: Callable[..., Any]) -> None:

@@ -37,7 +37,10 @@ class Training:
         Raises FloatingPointError, naming iteration and images, before the update if a loss is not finite.
         """
         self.optimizer.zero_grad()
-        losses = self._forward_backward(batch)
+        try:
+            losses = self._forward_backward(batch)
+        except FloatingPointError as error:  # the proposals were not finite, before there was a loss
+            raise NonFiniteLoss(_diverged(iteration, _image_ids(batch), str(error))) from error
         check_finite(losses, iteration, batch)
         self.precision.unscale(self.optimizer)
         self.clip([p for group in self.optimizer.param_groups for p in group["params"]])
@@ -66,11 +69,19 @@ def check_finite(losses: dict[str, float], iteration: int, batch: Batch) -> None
     """Raise FloatingPointError with iteration, images of all ranks and losses if one is not finite."""
     if math.isfinite(sum(losses.values())):
         return
-    images = [str(image) for part in gather_objects([item.get("image_id") for item in batch]) for image in part]
+    images = [image for part in gather_objects(_image_ids(batch)) for image in part]
     bad = ", ".join(f"{name} {value}" for name, value in losses.items())
-    raise NonFiniteLoss(
-        f"the loss is not finite at iteration {iteration} on images {', '.join(images)} ({bad}); nothing was updated. "
-        "Lower SOLVER.BASE_LR, lengthen the warm-up, or clip gradients, then resume from the last checkpoint"
+    raise NonFiniteLoss(_diverged(iteration, images, bad))
+
+
+def _image_ids(batch: Batch) -> list[str]:
+    return [str(item.get("image_id")) for item in batch]
+
+
+def _diverged(iteration: int, images: list[str], reason: str) -> str:
+    return (
+        f"the loss is not finite at iteration {iteration} on images {', '.join(images)} ({reason}); nothing was "
+        "updated. Lower SOLVER.BASE_LR, lengthen the warm-up, or clip gradients, then resume from the last checkpoint"
     )
 
 

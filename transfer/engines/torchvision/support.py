@@ -52,6 +52,15 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "ENGINE.AMP_DTYPE": tuple(DTYPES),
 }
 
+# counts that must not be zero
+POSITIVE = (
+    "SOLVER.MAX_ITER",
+    "SOLVER.IMS_PER_BATCH",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "TEST.PRECISE_BN.NUM_ITER",
+    "ENGINE.ACCUMULATE",
+)
+
 # settings that exclude each other: (does the config have it?, what to say)
 CONFLICTS: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (
@@ -82,14 +91,20 @@ def check_support(cfg: Any) -> None:
     for key, value in unsupported_keys(cfg, "D").items():
         raise UserError(f"{key} {value!r} is not supported by engine {ENGINE}; use --engine detectron2 for it")
     for key, allowed in CHOICES.items():
-        value = cfg
-        for part in key.split("."):
-            value = value[part]
+        value = _value(cfg, key)
         if value not in allowed:
             names = ", ".join(repr(a) for a in allowed)
             raise UserError(f"{key} {value!r} is not supported by engine {ENGINE}; it knows {names}")
     for conflicts, message in CONFLICTS:
         if conflicts(cfg.MODEL):
             raise UserError(f"{message} (engine {ENGINE})")
-    if cfg.ENGINE.ACCUMULATE < 1:
-        raise UserError(f"ENGINE.ACCUMULATE {cfg.ENGINE.ACCUMULATE} must be 1 or more (engine {ENGINE})")
+    for key in POSITIVE:
+        value = _value(cfg, key)
+        if value < 1:
+            raise UserError(f"{key} {value} must be 1 or more (engine {ENGINE})")
+
+
+def _value(cfg: Any, key: str) -> Any:
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
