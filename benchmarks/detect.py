@@ -69,9 +69,9 @@ def embedded_turns(cfg: Any, args: argparse.Namespace, batch: list[dict[str, Any
 
     from transfer.engines.torchvision.builder import build_model, choose_device
     from transfer.engines.torchvision.detection import detect_images
-    from transfer.engines.torchvision.engine import _build_solver
     from transfer.engines.torchvision.loop import Training
     from transfer.engines.torchvision.precision import Precision
+    from transfer.engines.torchvision.run import build_solver
 
     device = choose_device(args.device)
     torch.manual_seed(0)
@@ -81,7 +81,7 @@ def embedded_turns(cfg: Any, args: argparse.Namespace, batch: list[dict[str, Any
         model = model.to(memory_format=torch.channels_last)
     if args.compile:
         model.backbone.compile()
-    optimizer, schedule = _build_solver(cfg, model)
+    optimizer, schedule = build_solver(cfg, model)
     schedule.set(0)
     precision = Precision(args.bf16, "bfloat16", device)
     training = Training(model, optimizer, schedule, precision, lambda parameters: None)

@@ -1,0 +1,241 @@
+"""One training run: built from the config, resumed, trained, saved."""
+
+from __future__ import annotations
+
+import inspect
+import random
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from runtime.distributed import barrier
+from runtime.errors import UserError
+from runtime.logs import get_logger
+from runtime.seeds import rng_state, seed_everything, set_rng_state
+from runtime.stop import StopSignal
+from transfer.data.loader import draw_base_seed
+from transfer.engines.protocol import AfterEval, TrainSummary
+from transfer.engines.torchvision import loop
+from transfer.engines.torchvision.augmented import AugmentedDetector
+from transfer.engines.torchvision.builder import build_model, choose_device
+from transfer.engines.torchvision.checkpoints import OWN_KEY, checkpoint_name, load_latest, save_checkpoint
+from transfer.engines.torchvision.detection import detect_dataset
+from transfer.engines.torchvision.feeding import TrainingFeed, build_test_feed
+from transfer.engines.torchvision.precise_bn import PreciseBatchNorm
+from transfer.engines.torchvision.precision import Precision
+from transfer.engines.torchvision.progress import Progress
+from transfer.engines.torchvision.ranks import any_rank, gather_objects, rank, rank_count
+from transfer.engines.torchvision.rcnn import GeneralizedRCNN
+from transfer.engines.torchvision.solver import CLIPPERS, Schedule, build_optimizer
+from transfer.engines.torchvision.weights import load_weights
+from transfer.evaluate.detections import Detections
+
+
+def prepare_device(cfg: Any) -> torch.device:
+    """The device of MODEL.DEVICE, with the config's switches of its arithmetic set."""
+    if cfg.FLOAT32_PRECISION:
+        torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
+    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+    return choose_device(cfg.MODEL.DEVICE)
+
+
+def place(cfg: Any, model: GeneralizedRCNN, device: torch.device) -> GeneralizedRCNN:
+    """``model`` on the device, in the memory format of ENGINE.CHANNELS_LAST."""
+    model = model.to(device)
+    if not cfg.ENGINE.CHANNELS_LAST:
+        return model
+    model.memory_format = torch.channels_last
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def detect_named(cfg: Any, model: GeneralizedRCNN, dataset: str) -> Detections:
+    """Detections of a data set by its name, augmented if TEST.AUG.ENABLED."""
+    loader, aug = build_test_feed(cfg, dataset, rank(), rank_count()), cfg.TEST.AUG
+    augmented = AugmentedDetector(model, min_sizes=aug.MIN_SIZES, max_size=aug.MAX_SIZE, flip=aug.FLIP)
+    return detect_dataset(model, loader, dataset, cfg.MODEL.MASK_ON, augmented if aug.ENABLED else None)
+
+
+class Run:
+    """One training run in a folder. Building draws random numbers in Detectron2's order: seed, model, loader."""
+
+    def __init__(self, cfg: Any, folder: Path) -> None:
+        self.cfg, self.folder = cfg, folder
+        self.device = prepare_device(cfg)
+        self.process_seed = cfg.SEED + rank() if cfg.SEED >= 0 else random.SystemRandom().randrange(2**31)
+        seed_everything(self.process_seed)
+        self.model = place(cfg, build_model(cfg), self.device)
+        self.optimizer, self.schedule = build_solver(cfg, self.model)
+        self.precision = Precision(cfg.SOLVER.AMP.ENABLED, cfg.ENGINE.AMP_DTYPE, self.device)
+        self.precise_bn_position, self.start, self.worker_seed = 0, 0, -1
+
+    def train(self, resume: bool, stop: StopSignal | None, after_eval: AfterEval | None) -> TrainSummary:
+        """Train from the beginning or the newest checkpoint to the end or a stop."""
+        cfg, began = self.cfg, time.perf_counter()
+        exact = self._resume() if resume else None
+        if exact is None and self.start == 0 and cfg.MODEL.WEIGHTS:
+            load_weights(self.model, cfg.MODEL.WEIGHTS)
+        model = self._wrapped()
+        feed = TrainingFeed(cfg, rank(), rank_count(), self.process_seed)
+        if self.worker_seed < 0:  # the draw that a new DataLoader iterator makes
+            self.worker_seed = draw_base_seed()
+        self.precise_bn = self._precise_bn(feed)
+        batches = feed.batches(self.worker_seed, self.start)
+        progress = Progress(self.folder if rank() == 0 else None, cfg.SOLVER.MAX_ITER)
+        clip = cfg.SOLVER.CLIP_GRADIENTS
+        training = loop.Training(
+            model,
+            self.optimizer,
+            self.schedule,
+            self.precision,
+            (lambda parameters: CLIPPERS[clip.CLIP_TYPE](parameters, clip.CLIP_VALUE, clip.NORM_TYPE))
+            if clip.ENABLED
+            else (lambda parameters: None),
+            cfg.ENGINE.ACCUMULATE,
+        )
+        events = loop.Events(
+            save=self._save,
+            evaluate=lambda iteration: self._evaluate(iteration, progress, after_eval),
+            precise_bn=self.precise_bn.update if self.precise_bn else None,
+            checkpoint_period=cfg.SOLVER.CHECKPOINT_PERIOD,
+            eval_period=cfg.TEST.EVAL_PERIOD,
+        )
+        if exact is not None:
+            set_rng_state(exact)  # last: building the parts above drew from the generators
+        try:
+            done = loop.run(
+                training,
+                batches,
+                events,
+                progress,
+                start=self.start,
+                max_iter=cfg.SOLVER.MAX_ITER,
+                stop_requested=lambda: stop is not None and stop.requested,
+                device=self.device,
+            )
+        finally:
+            progress.close()
+        final = self.folder / checkpoint_name(0, final=True)
+        if self.start >= cfg.SOLVER.MAX_ITER and any_rank(not final.exists(), self.device):
+            self._save(done - 1, True)  # a resumed run that had nothing left to train
+        return self._summary(done, time.perf_counter() - began)
+
+    def _wrapped(self) -> nn.Module:
+        if self.cfg.ENGINE.COMPILE:
+            self.model.backbone.compile()
+        if rank_count() == 1:
+            return self.model
+        parallel = nn.parallel.DistributedDataParallel
+        # ranks keep their own running statistics between steps, as in Detectron2; newer torch has another word for it
+        names = inspect.signature(parallel.__init__).parameters
+        keep = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
+        devices = [self.device] if self.device.type == "cuda" else None
+        return parallel(self.model, device_ids=devices, **{keep: False})  # type: ignore[arg-type]
+
+    def _precise_bn(self, feed: TrainingFeed) -> PreciseBatchNorm | None:
+        given = self.cfg.TEST.PRECISE_BN
+        if not given.ENABLED:
+            return None
+        return PreciseBatchNorm(
+            self.model, feed.precise_bn_batches, iterations=given.NUM_ITER, position=self.precise_bn_position
+        )
+
+    def _resume(self) -> dict[str, Any] | None:
+        """Take up the newest checkpoint; returns this rank's random state if the run continues exactly."""
+        latest = load_latest(self.folder)
+        if latest is None:
+            return None
+        name, content = latest
+        trainer = content["trainer"]["_trainer"]
+        try:
+            self.model.load_state_dict(content["model"])
+            self.optimizer.load_state_dict(trainer["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{self.folder / name} is of another config than this one; use another OUTPUT_DIR "
+                f"({' '.join(str(error).split())[:200]})"
+            ) from error
+        self.precision.load_state_dict(trainer.get("grad_scaler"))
+        self.start = int(content["iteration"]) + 1
+        logger = get_logger(__name__)
+        logger.info("resuming from %s at iteration %d", self.folder / name, self.start)
+        exact = content.get(OWN_KEY)
+        if exact is None or len(exact["rng"]) != rank_count():
+            logger.warning("%s has no random state for %d processes: the order of images restarts", name, rank_count())
+            return None
+        own = exact["rng"][rank()]
+        self.process_seed, self.worker_seed = int(own["process_seed"]), int(own["worker_seed"])
+        self.precise_bn_position = int(exact["precise_bn_position"])
+        state: dict[str, Any] = own["state"]
+        return state
+
+    def _save(self, iteration: int, final: bool) -> None:
+        own = {"state": rng_state(), "process_seed": self.process_seed, "worker_seed": self.worker_seed}
+        exact = {
+            "rng": gather_objects(own),
+            "precise_bn_position": self.precise_bn.position if self.precise_bn else 0,
+        }
+        if rank() == 0:
+            save_checkpoint(
+                self.folder,
+                checkpoint_name(iteration, final),
+                model=self.model,
+                optimizer=self.optimizer,
+                iteration=iteration,
+                base_lrs=self.schedule.base_lrs,
+                exact=exact,
+                scaler=self.precision.state_dict(),
+            )
+        barrier()  # no rank reads the file before it is there
+
+    def _evaluate(self, iteration: int, progress: Progress, after_eval: AfterEval | None) -> None:
+        if after_eval is None:
+            return
+        # evaluation must not move the streams that training draws from
+        kept = rng_state()
+        detections = {name: detect_named(self.cfg, self.model, name) for name in self.cfg.DATASETS.TEST}
+        if rank() == 0:
+            progress.evaluation(iteration, after_eval(iteration + 1, detections) or {})
+        set_rng_state(kept)
+
+    def _summary(self, done: int, seconds: float) -> TrainSummary:
+        on_gpu = self.device.type == "cuda"
+        memory = (
+            torch.cuda.max_memory_allocated() / 2**20
+            if on_gpu
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+        )
+        per_iteration = seconds / max(done - self.start, 1)
+        return TrainSummary(done, seconds, per_iteration, done < self.cfg.SOLVER.MAX_ITER, memory)
+
+
+def build_solver(cfg: Any, model: nn.Module) -> tuple[torch.optim.SGD, Schedule]:
+    """Optimiser and learning-rate schedule of SOLVER.*."""
+    given = cfg.SOLVER
+    optimizer = build_optimizer(
+        model,
+        base_lr=given.BASE_LR,
+        momentum=given.MOMENTUM,
+        nesterov=given.NESTEROV,
+        weight_decay=given.WEIGHT_DECAY,
+        weight_decay_norm=given.WEIGHT_DECAY_NORM,
+        bias_lr_factor=given.BIAS_LR_FACTOR,
+        weight_decay_bias=given.WEIGHT_DECAY_BIAS,
+    )
+    schedule = Schedule(
+        optimizer,
+        scheduler=given.LR_SCHEDULER_NAME,
+        max_iter=given.MAX_ITER,
+        steps=given.STEPS,
+        gamma=given.GAMMA,
+        num_decays=given.NUM_DECAYS,
+        end_factor=given.BASE_LR_END / given.BASE_LR,
+        warmup_factor=given.WARMUP_FACTOR,
+        warmup_iters=given.WARMUP_ITERS,
+        warmup_method=given.WARMUP_METHOD,
+        rescale_interval=given.RESCALE_INTERVAL,
+    )
+    return optimizer, schedule
