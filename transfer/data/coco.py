@@ -32,7 +32,7 @@ def load_json(path: Path, name: str) -> dict[str, Any]:
     """Parse a COCO-style file; raises UserError unless it holds images, annotations and categories."""
     try:
         with collector_paused():
-            content = json.loads(path.read_bytes())
+            content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"data set {name}: {path} is not readable JSON ({error})") from error
     for key in ("images", "categories"):
@@ -89,7 +89,10 @@ def labels_of(
     image_fields: Callable[[dict[str, Any], dict[Any, int]], dict[str, Any]] | None = None,
     subset: set[Any] | None = None,
 ) -> Labels:
-    """Labels of a parsed file; ``image_fields(image, contiguous ids)`` adds entries to each record."""
+    """Labels of a parsed file, whose annotations are consumed.
+
+    ``image_fields(image, contiguous ids)`` adds entries to each record.
+    """
     with collector_paused():
         return _labels(content, name, file_name, image_fields, subset)
 
@@ -107,12 +110,13 @@ def _labels(
     of_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for annotation in content["annotations"]:
         of_image[annotation["image_id"]].append(annotation)
+    content["annotations"] = []  # so that each image's part is freed as soon as it is converted
     records: list[Record] = []
     short: list[int] = []
     for image in sorted(content["images"], key=lambda i: i["id"]):
         if subset is not None and image["id"] not in subset:
             continue
-        annotations = [_annotation(a, contiguous, short, name) for a in of_image[image["id"]]]
+        annotations = [_annotation(a, contiguous, short, name) for a in of_image.pop(image["id"], [])]
         record: Record = {"file_name": file_name(image), "height": image["height"], "width": image["width"]}
         record["image_id"] = image["id"]
         if image_fields is not None:
