@@ -1,6 +1,6 @@
 """Numbers about a checkpoint's features: kNN accuracy, alignment and uniformity.
 
-    python pretrain/features.py runs/moco/checkpoint_0199.pth.tar DIR      # DIR/train and DIR/val, class folders
+python pretrain/features.py runs/moco/checkpoint_0199.pth.tar DIR      # DIR/train and DIR/val, class folders
 """
 
 import os

@@ -1,8 +1,8 @@
 """Pretrain an encoder on a folder of images.
 
-    python pretrain/main.py                                     # a small MoCo v2 run on the demo images
-    python pretrain/main.py DIR -a resnet50 --lr 0.03 --batch-size 256 --mlp --moco-t 0.2 --aug-plus --cos
-    torchrun --nproc-per-node 8 pretrain/main.py DIR --recipe moco_v2
+python pretrain/main.py                                     # a small MoCo v2 run on the demo images
+python pretrain/main.py DIR -a resnet50 --lr 0.03 --batch-size 256 --mlp --moco-t 0.2 --aug-plus --cos
+torchrun --nproc-per-node 8 pretrain/main.py DIR --recipe moco_v2
 """
 
 import os

@@ -138,9 +138,7 @@ def test_changed_settings_are_refused_by_name(finished: Path, tiny_images: Path)
         run(tiny_images / "val", finished, "--resume", "--batch-size", "8", "--epochs", "9")
 
 
-def test_setting_younger_than_the_checkpoint_had_its_default(
-    finished: Path, tiny_images: Path, tmp_path: Path
-) -> None:
+def test_setting_younger_than_the_checkpoint_had_its_default(finished: Path, tiny_images: Path, tmp_path: Path) -> None:
     checkpoint = torch.load(finished / FIRST, weights_only=True)
     del checkpoint["settings"]["symmetric"]
     torch.save(checkpoint, tmp_path / "older.pth.tar")

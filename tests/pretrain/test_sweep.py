@@ -45,7 +45,10 @@ def test_table_gives_mean_and_spread_over_seeds(tmp_path: Path, monkeypatch: pyt
     assert "| b | `` | not run | 0 |" in text
 
 
-@pytest.mark.parametrize("content", ["[", "output: x", "!!python/object/apply:os.getcwd []", "output: x\nbase: 1\nseeds: []\ngroups: {a: {b: 1}}"])  # noqa: E501
+@pytest.mark.parametrize(
+    "content",
+    ["[", "output: x", "!!python/object/apply:os.getcwd []", "output: x\nbase: 1\nseeds: []\ngroups: {a: {b: 1}}"],
+)  # noqa: E501
 def test_bad_plans_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "plan.yaml").write_text(content)
     with pytest.raises(UserError):
