@@ -82,10 +82,9 @@ def coco_ap(
     """AP, AP50, AP75, APs, APm, APl in percent and AP-<class> when there is more than one class.
 
     ``truth`` from ``coco_truth``; ``results`` are COCO entries, ``task`` bbox or segm. Undefined values are NaN (a
-    class or size without ground truth; everything when there is no detection, as in Detectron2).
+    class or size without ground truth). No detection at all is 0, not Detectron2's NaN: a mean over seeds that left out
+    the runs which found nothing would flatter them.
     """
-    if not results:
-        return dict.fromkeys(SUMMARY, float("nan"))
     precision, thresholds = coco_precision(
         truth, results, task, image_ids=image_ids, max_detections=max_detections, backend=backend
     )
@@ -119,7 +118,9 @@ def coco_precision(
     else:
         from pycocotools.cocoeval import COCOeval as Evaluation
     with contextlib.redirect_stdout(io.StringIO()), collector_paused():
-        evaluation = Evaluation(truth, truth.loadRes(results), task)
+        # loadRes cannot read an empty list
+        found = truth.loadRes(results) if results else coco_truth({**truth.dataset, "annotations": []}, backend)
+        evaluation = Evaluation(truth, found, task)
         if image_ids is not None:
             evaluation.params.imgIds = sorted(image_ids)
         evaluation.params.maxDets = [1, 10, max_detections]

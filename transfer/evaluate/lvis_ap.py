@@ -34,13 +34,11 @@ class Graded(NamedTuple):
 def lvis_ap(
     truth: Mapping[str, Any], results: Iterable[Mapping[str, Any]], task: str, max_detections: int = MAX_DETECTIONS
 ) -> dict[str, float]:
-    """The nine summary values in percent and AP-<class>; NaN where undefined, everything NaN without detections.
+    """The nine summary values in percent and AP-<class>; NaN where undefined; no detection at all is 0.
 
     ``truth`` is a parsed LVIS file, ``results`` COCO-style entries with its category ids, ``task`` bbox or segm.
     """
     listed = list(results)
-    if not listed:
-        return dict.fromkeys(SUMMARY, float("nan"))
     categories = sorted(truth["categories"], key=lambda c: c["id"])
     precision = lvis_precision(truth, listed, task, max_detections)
     values = {

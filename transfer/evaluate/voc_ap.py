@@ -42,7 +42,7 @@ def voc_ap(
     boxes = written_boxes(detections.boxes)
     scores = np.rint(detections.scores.astype(np.float64) * 1000) / 1000
     table = np.zeros((len(THRESHOLDS), len(class_names)))
-    truth = _truth_by_class(records, len(class_names))
+    truth = truth_by_class(records, len(class_names))
     for c in range(len(class_names)):
         rows = np.flatnonzero(detections.category == c)
         matches = match(boxes[rows], scores[rows], detections.image_index[rows], *truth[c])
@@ -60,7 +60,7 @@ def written_boxes(boxes: np.ndarray) -> np.ndarray:
     return np.rint(shifted.astype(np.float64) * 10) / 10
 
 
-def _truth_by_class(records: Sequence[Record], classes: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def truth_by_class(records: Sequence[Record], classes: int) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Per class: boxes G x 4 with 1-based inclusive pixels, image index G, difficult G."""
     rows: list[list[tuple[list[float], int, bool]]] = [[] for _ in range(classes)]
     for index, record in enumerate(records):

@@ -76,9 +76,12 @@ def test_the_random_sets_hold_what_they_promise():
     assert all(a["category_id"] != 7 for content, _ in problems for a in content["annotations"])
 
 
-def test_no_detection_is_nan_and_a_class_without_objects_too():
+@pytest.mark.parametrize("backend", ["official", "fast"])
+def test_no_detection_is_zero_and_a_class_without_objects_nan(backend):
     content, results = random_problem(1)
-    assert all(math.isnan(v) for v in coco_ap(None, [], "bbox").values())
+    nothing = ap(content, [], "bbox", backend)
+    assert nothing["AP"] == nothing["AP50"] == nothing["AP75"] == 0
+    assert math.isnan(nothing["AP-d"])
     assert math.isnan(ap(content, results, "bbox", "official")["AP-d"])
 
 
