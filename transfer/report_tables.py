@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from transfer.gap import Difference, Row, Table
+if TYPE_CHECKING:
+    from transfer.gap import Difference, Row, Table
 
 ROLES = ("supervised", "random")
 COLUMNS = [

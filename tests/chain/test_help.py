@@ -1,0 +1,50 @@
+"""Every entry script answers --help at once: nothing heavy is imported before the command line is parsed."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "torchvision", "scipy", "detectron2", "cv2", "fvcore", "pycocotools")
+ENTRIES = [
+    "convert/to_d2.py",
+    "convert/to_torchvision.py",
+    "demo/draw.py",
+    "pretrain/cache_images.py",
+    "pretrain/features.py",
+    "pretrain/linear_probe.py",
+    "pretrain/main.py",
+    "pretrain/sweep.py",
+    "transfer/measure_gap.py",
+    "transfer/published.py",
+    "transfer/show.py",
+    "transfer/splits.py",
+    "transfer/train_net.py",
+]
+
+
+def test_the_list_is_complete(repo):
+    found = [
+        str(f.relative_to(repo))
+        for room in ("convert", "demo", "pretrain", "transfer")
+        for f in (repo / room).glob("*.py")
+        if "run_entry(main)" in f.read_text()
+    ]
+    assert sorted(found) == ENTRIES
+
+
+@pytest.mark.parametrize("script", ENTRIES)
+def test_help_imports_nothing_heavy(script, repo):
+    command = [sys.executable, "-X", "importtime", str(repo / script), "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/")
+    assert done.returncode == 0
+    assert "usage:" in done.stdout
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert not imported & set(HEAVY)
+
+
+@pytest.mark.parametrize("script", ENTRIES)
+def test_unknown_flags_exit_with_2(script, repo):
+    done = subprocess.run([sys.executable, str(repo / script), "--no-such-flag"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
