@@ -45,6 +45,11 @@ def pretrain(args: Namespace, folder: Path, world: World) -> int:
     check_settings(args)
     cache = Path(args.cache) if args.cache else None
     source = open_images(args.data, labels=METHODS[args.method].labels, cache=cache)
+    if METHODS[args.method].labels and len(source.classes or []) < 2:
+        raise UserError(
+            f"{args.data} holds one class ({', '.join(source.classes or [])}): --method {args.method} needs DIR/CLASS/*.jpg "
+            "with two classes or more; is the folder of classes one level deeper?"
+        )
     global_batch = args.batch_size * machines(world)
     check_sizes(args, images=len(source), global_batch=global_batch, ranks=world.size)
     sizes = Sizes(len(source), len(source.classes or []), global_batch, len(source) // global_batch)
