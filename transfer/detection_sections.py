@@ -127,7 +127,7 @@ def _localisation(one: Table) -> str:
                 larger = "AP75" if gaps[1] > gaps[0] else "AP50"
                 said.append(
                     f"{init} against {reference}: {number(gaps[0], True)} AP50, {number(gaps[1], True)} AP75; "
-                    f"{larger} gains more."
+                    f"{larger} fares better."
                 )
     if not said:
         return ""

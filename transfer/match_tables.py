@@ -16,7 +16,7 @@ import numpy as np
 
 from transfer.evaluate.coco_ap import MAX_DETECTIONS, coco_results, coco_truth
 from transfer.evaluate.detections import Detections
-from transfer.evaluate.voc_ap import THRESHOLDS, _truth_by_class, match, written_boxes
+from transfer.evaluate.voc_ap import THRESHOLDS, truth_by_class, match, written_boxes
 
 if TYPE_CHECKING:
     from transfer.data.catalog import DatasetSpec
@@ -122,7 +122,7 @@ def _voc(spec: DatasetSpec, detections: Detections, task: str) -> MatchTable:
     from transfer.evaluate.voc_ap import eleven_point_area, envelope_area
 
     by_id = {record["image_id"]: record for record in spec.records()}
-    truth = _truth_by_class([by_id[i] for i in detections.image_ids], len(spec.class_names))
+    truth = truth_by_class([by_id[i] for i in detections.image_ids], len(spec.class_names))
     boxes = written_boxes(detections.boxes)
     scores = np.rint(detections.scores.astype(np.float64) * 1000) / 1000
     classes = []
