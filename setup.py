@@ -34,7 +34,6 @@ setup(
     extras_require={
         "fast": ["simplejpeg>=1.7"],
         "wandb": ["wandb"],
-        "slurm": ["submitit>=1.5"],
         "dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff", "mypy", "types-PyYAML"],
     },
 )
