@@ -210,6 +210,14 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path: Path, run_cli: Callable
     assert "invalid choice" in run_cli([SCRIPT, tmp_path, "--method", "simclr"], check=2).stderr
 
 
+def test_a_folder_one_level_too_high_is_one_class_and_refused(tmp_path: Path, tiny_images: Path) -> None:
+    (tmp_path / "outer").mkdir()
+    (tmp_path / "outer" / "inner").symlink_to(tiny_images)
+    with pytest.raises(UserError, match="holds one class"):
+        run(tmp_path / "outer", tmp_path / "run", "--method", "supervised")
+    assert not (tmp_path / "run").exists()
+
+
 def test_wrong_checkpoint_is_named(finished: Path, tiny_images: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         run(tiny_images, tmp_path, "--resume", tmp_path / "missing.pth.tar")
