@@ -33,7 +33,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         raise disk_full_error(error, target) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where the folder itself is missing, the error above is the one to show
+            partial.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from runtime.errors import UserError
+from runtime.errors import UserError, disk_full_error
 
 
 class RunLock:
@@ -25,8 +25,11 @@ class RunLock:
         self._file: IO[str] | None = None
 
     def __enter__(self) -> RunLock:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file = open(self.folder / ".lock", "a+")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            file = open(self.folder / ".lock", "a+")
+        except OSError as error:
+            raise disk_full_error(error, self.folder) from error
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

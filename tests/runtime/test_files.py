@@ -34,6 +34,12 @@ def test_full_disk_is_one_line_and_the_old_file_stays(tmp_path):
     assert target.read_text() == "old"
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(UserError, match=r"cannot write .*file/runs/a\.txt"):
+        write_text(tmp_path / "file" / "runs" / "a.txt", "new")
+
+
 def test_full_disk_during_torch_save(tmp_path, run_cli):
     # a real limit on the file's size, in a process of its own: the kernel refuses the write half way
     script = f"""
