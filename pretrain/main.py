@@ -53,7 +53,7 @@ def work(args: Namespace) -> int:
 
     if args.gpu is not None:
         os.environ["LOCAL_RANK"] = str(args.gpu)
-    world = init_world(args.device)
+    world = init_world(args.device, args.dist_backend)
     folder = Path(args.output or Path("runs") / (args.name or f"{args.method}_{args.arch}"))
     try:
         return pretrain(args, folder, world)

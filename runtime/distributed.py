@@ -8,6 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from runtime.errors import UserError
+
 if TYPE_CHECKING:
     import torch
 
@@ -27,16 +29,19 @@ class World:
         return self.rank == 0
 
 
-def init_world(device: str | None = None) -> World:
+def init_world(device: str | None = None, backend: str | None = None) -> World:
     """Join the process group of torchrun's environment (gloo on CPU, NCCL on CUDA); alone, a world of one.
 
-    ``device`` is "cpu", "cuda" or None for CUDA where there is one.
+    ``device`` is "cpu", "cuda" or None for CUDA where there is one, ``backend`` "gloo" or "nccl" instead of the usual.
+    Raises UserError for a GPU that is not there.
     """
     import torch
 
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0))
+    if kind == "cuda" and not 0 <= local < torch.cuda.device_count():
+        raise UserError(f"no GPU {local}: this machine has {torch.cuda.device_count()}; use one of them, or the CPU")
     chosen = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
@@ -45,8 +50,8 @@ def init_world(device: str | None = None) -> World:
         # torchrun's store outlives a restart of its workers, and with it the addresses of the dead ones
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = torch.distributed.PrefixStore(f"attempt_{attempt}", store)
-        backend = "nccl" if chosen.type == "cuda" else "gloo"
-        torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
+        usual = "nccl" if chosen.type == "cuda" else "gloo"
+        torch.distributed.init_process_group(backend or usual, store=store, rank=rank, world_size=size)
     return World(rank, size, local, chosen)
 
 
