@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from argparse import Namespace
 from typing import Any
 
@@ -23,8 +24,11 @@ def check_settings(args: Namespace) -> None:
         raise UserError(f"--moco-m {args.moco_m} is not between 0 and 1")
     if not args.moco_t > 0:
         raise UserError(f"--moco-t {args.moco_t} is not positive")
-    if not args.lr > 0:
-        raise UserError(f"--lr {args.lr} is not positive")
+    if not 0 < args.lr < math.inf:
+        raise UserError(f"--lr {args.lr} is not a positive number")
+    for name in ("momentum", "weight_decay", "warmup_epochs", "bank_momentum", "hard_beta", "max_bad"):
+        if not 0 <= getattr(args, name) < math.inf:
+            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)} is not a number from 0 up")
     if args.schedule_factors is not None and len(args.schedule_factors) != len(args.schedule):
         raise UserError("--schedule-factors needs one factor for each epoch of --schedule")
     if not 0 <= args.class_prior < 1:

@@ -80,7 +80,7 @@ def _add_optimisation(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--lr", "--learning-rate", type=float, help="initial learning rate (0.03)")
     group.add_argument("-b", "--batch-size", type=_positive, help="images per step on one machine, all GPUs (256)")
     group.add_argument("--epochs", type=_positive, help="(200)")
-    group.add_argument("--start-epoch", type=int, default=0, help="first epoch when weights are resumed without a step")
+    group.add_argument("--start-epoch", type=_whole, default=0, help="first epoch when a checkpoint has no step")
     group.add_argument("--schedule", type=int, nargs="*", help="epochs at which the rate drops 10x (120 160)")
     group.add_argument("--schedule-factors", type=float, nargs="*", help="factors of the base rate at those epochs")
     group.add_argument("--iterations", type=_positive, help="length in steps instead of epochs")
@@ -100,7 +100,7 @@ def _add_method_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--mochi-hardest", type=_positive, help="mochi: negatives to mix from, per query (1024)")
     group.add_argument("--mochi-pairs", type=_positive, help="mochi: mixtures of two negatives (1024)")
     group.add_argument("--mochi-query", type=_positive, help="mochi: mixtures of the query and a negative (128)")
-    group.add_argument("--mochi-warmup", type=int, metavar="EPOCHS", help="mochi: epochs before mixing (10)")
+    group.add_argument("--mochi-warmup", type=_whole, metavar="EPOCHS", help="mochi: epochs before mixing (10)")
     group.add_argument("--class-prior", type=float, help="debiased, hard: probability of a false negative (0.1)")
     group.add_argument("--hard-beta", type=float, help="hard: concentration (1.0)")
     group.add_argument("--bank-momentum", type=float, help="memory_bank, instdisc: of the representations (0.5)")
@@ -110,7 +110,7 @@ def _add_method_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
-    group.add_argument("-j", "--workers", type=int, help="loader processes (32, at most the cores there are)")
+    group.add_argument("-j", "--workers", type=_whole, help="loader processes (32, at most the cores there are)")
     group.add_argument("--cache", metavar="FILE", default=None, help="pre-decoded images (pretrain/cache_images.py)")
     group.add_argument("--aug-on", choices=["auto", "device", "cpu"], help="where colour and blur are computed (auto)")
     group.add_argument("--max-bad", type=float, default=0.01, metavar="SHARE", help="bad images tolerated (0.01)")
@@ -125,14 +125,14 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
                        "official; without PATH the newest readable one of the run folder")  # fmt: skip
     group.add_argument("--allow-change", action="append", default=[], metavar="KEY", help="accept this on resume")
     group.add_argument("--save-every", type=_positive, default=1, metavar="EPOCHS", help="checkpoint interval (1)")
-    group.add_argument("--save-steps", type=int, default=0, metavar="N", help="also save every N steps (0: no)")
-    group.add_argument("--keep", type=int, default=2, metavar="N", help="newest checkpoints to keep, 0 for all (2)")
+    group.add_argument("--save-steps", type=_whole, default=0, metavar="N", help="also save every N steps (0: no)")
+    group.add_argument("--keep", type=_whole, default=2, metavar="N", help="newest checkpoints to keep, 0 for all (2)")
     group.add_argument("--seed", type=int, help="everything random derives from it (0)")
     group.add_argument("-p", "--print-freq", type=_positive, help="steps between log lines (10)")
-    group.add_argument("--knn-every", type=int, default=1, metavar="EPOCHS", help="kNN monitor interval, 0 for never")
-    group.add_argument("--knn-images", type=int, default=10000, metavar="N", help="of each set at most (10000; 0: all)")
+    group.add_argument("--knn-every", type=_whole, default=1, metavar="EPOCHS", help="kNN monitor interval (1; 0: never)")
+    group.add_argument("--knn-images", type=_whole, default=10000, metavar="N", help="of each set (10000; 0: all)")
     group.add_argument("--knn-layer", choices=["backbone", "head"], default="backbone", help="features it compares")
-    group.add_argument("--skip-nonfinite", type=int, default=0, metavar="N", help="skip up to N bad steps in a row")
+    group.add_argument("--skip-nonfinite", type=_whole, default=0, metavar="N", help="skip up to N bad steps in a row")
     group.add_argument("--wandb", action="store_true", default=False, help="also log to Weights & Biases")
 
 
@@ -147,11 +147,18 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dist-backend", choices=["nccl", "gloo"], default=None, help="(nccl on GPUs, gloo on CPUs)")
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+def _whole(text: str, least: int = 0) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number from {least} up")
     return value
+
+
+def _positive(text: str) -> int:
+    return _whole(text, 1)
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:

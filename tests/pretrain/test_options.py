@@ -95,11 +95,26 @@ def test_sizes_that_do_not_fit_are_refused(sizes: dict, flags: list[str], messag
     (["--moco-t", "0"], "--moco-t"),
     (["--moco-m", "1.5"], "--moco-m"),
     (["--lr", "-1"], "--lr"),
+    (["--lr", "inf"], "--lr"),
+    (["--momentum", "-1"], "--momentum -1.0 is not"),
+    (["--wd", "nan"], "--weight-decay nan is not"),
+    (["--max-bad", "-0.1"], "--max-bad"),
     (["--schedule-factors", "0.1"], "one factor for each"),
 ])  # fmt: skip
 def test_settings_that_cannot_work_are_refused(flags: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_settings(parse(["DIR", *flags]))
+
+
+@pytest.mark.parametrize("flags", [
+    ["--keep", "-1"], ["--knn-images", "-1"], ["--start-epoch", "-1"], ["-j", "-1"], ["-b", "0"], ["-b", "many"],
+])  # fmt: skip
+def test_counts_below_their_least_are_refused(flags: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """``--keep -1``, say, would remove the checkpoint just written."""
+    with pytest.raises(SystemExit) as stop:
+        parse(["DIR", *flags])
+    assert stop.value.code == 2
+    assert f"{flags[1]} is not a whole number from" in capsys.readouterr().err
 
 
 def test_step_and_cosine_schedules_equal_the_official_function() -> None:
