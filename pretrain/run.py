@@ -47,8 +47,8 @@ def pretrain(args: Namespace, folder: Path, world: World) -> int:
     source = open_images(args.data, labels=METHODS[args.method].labels, cache=cache)
     if METHODS[args.method].labels and len(source.classes or []) < 2:
         raise UserError(
-            f"{args.data} holds one class ({', '.join(source.classes or [])}): --method {args.method} needs DIR/CLASS/*.jpg "
-            "with two classes or more; is the folder of classes one level deeper?"
+            f"{args.data} holds one class ({', '.join(source.classes or [])}): --method {args.method} needs "
+            "DIR/CLASS/*.jpg with two classes or more; is the folder of classes one level deeper?"
         )
     global_batch = args.batch_size * machines(world)
     check_sizes(args, images=len(source), global_batch=global_batch, ranks=world.size)
