@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))
-import ranks
+from tests.pretrain import ranks  # by its full name: the spawned ranks import it again
 
 FLAGS = ["-a", "resnet18", "--image-size", "32", "--batch-size", "8", "--epochs", "2", "--moco-k", "32", "--moco-dim",
          "8", "-p", "1", "--knn-every", "0", "--keep", "0", "--save-steps", "1", "-j", "0"]  # fmt: skip
