@@ -129,7 +129,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--keep", type=_whole, default=2, metavar="N", help="newest checkpoints to keep, 0 for all (2)")
     group.add_argument("--seed", type=int, help="everything random derives from it (0)")
     group.add_argument("-p", "--print-freq", type=_positive, help="steps between log lines (10)")
-    group.add_argument("--knn-every", type=_whole, default=1, metavar="EPOCHS", help="kNN monitor interval (1; 0: never)")
+    group.add_argument("--knn-every", type=_whole, default=1, metavar="EPOCHS", help="between kNN probes (1; 0: never)")
     group.add_argument("--knn-images", type=_whole, default=10000, metavar="N", help="of each set (10000; 0: all)")
     group.add_argument("--knn-layer", choices=["backbone", "head"], default="backbone", help="features it compares")
     group.add_argument("--skip-nonfinite", type=_whole, default=0, metavar="N", help="skip up to N bad steps in a row")
