@@ -25,12 +25,14 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def push(self, keys: torch.Tensor) -> None:
-        """Overwrite the oldest rows by ``keys`` (n x D); n must divide the room, as it does when K % batch == 0."""
-        end = self.position + len(keys)
-        if end > len(self.rows):
-            raise ValueError(f"{len(keys)} keys do not fit behind row {self.position} of a queue of {len(self.rows)}")
-        self.rows[self.position : end] = keys
-        self.position = end % len(self.rows)
+        """Overwrite the oldest rows by ``keys`` (n x D, n <= K), from row 0 again behind the last one.
+
+        K is a multiple of the batch, but a run resumed with another batch can start anywhere.
+        """
+        room = len(self.rows) - self.position
+        self.rows[self.position : self.position + len(keys)] = keys[:room]
+        self.rows[: max(0, len(keys) - room)] = keys[room:]
+        self.position = (self.position + len(keys)) % len(self.rows)
 
 
 class MemoryBank(nn.Module):

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pretrain.dictionaries import Queue
 from pretrain.encoders import build_encoder
 from pretrain.methods import METHODS
 from pretrain.methods.in_batch import EndToEnd, InvariantSpreading
@@ -93,6 +94,18 @@ def test_key_encoder_keeps_its_own_batchnorm_statistics() -> None:
     assert not torch.equal(q.running_mean, k.running_mean)
     assert k.training
     assert not any(p.requires_grad for p in moco.encoder_k.parameters())
+
+
+def test_queue_goes_round_from_any_position() -> None:
+    """A run resumed with another batch: 4 keys behind row 6 of 8 fill rows 6, 7, 0, 1."""
+    queue = Queue(8, 2)
+    queue.position, before, keys = 6, queue.rows.clone(), torch.arange(8.0).view(4, 2)
+    queue.push(keys)
+    assert torch.equal(queue.rows, torch.cat([keys[2:], before[2:6], keys[:2]]))
+    assert queue.position == 2
+    queue.push(torch.ones(8, 2))
+    assert torch.equal(queue.rows, torch.ones(8, 2))
+    assert queue.position == 2
 
 
 def test_symmetric_loss_is_both_directions_and_enqueues_both() -> None:
