@@ -53,9 +53,10 @@ class FiniteGuard:
 class HealthWatch:
     """Warns once about each way in which contrastive learning usually goes wrong, with its likely cause."""
 
-    def __init__(self, keys: int, total_steps: int) -> None:
-        """``keys`` is K, 0 for methods without negatives."""
-        self.floor = math.log(keys + 1) if keys else math.inf
+    def __init__(self, keys: int, total_steps: int, directions: int = 1) -> None:
+        """``keys`` is K, 0 for methods without negatives; ``directions`` is how many contrasts the loss sums."""
+        self.floor = directions * math.log(keys + 1) if keys else math.inf
+        self.chance = f"{directions} log(K+1)" if directions > 1 else "log(K+1)"
         self.grace = max(50, total_steps // 20)  # steps before a loss at chance level is worth a word
         self.said: set[str] = set()
         self.high = 0
@@ -66,7 +67,7 @@ class HealthWatch:
         spread, accuracy = readings.get("key_spread"), readings.get("acc1", 0.0)
         if step >= self.grace and readings["loss"] > self.floor - 0.05:
             found["chance"] = (
-                f"the loss {readings['loss']:.3f} stays at log(K+1) = {self.floor:.3f}: nothing is learnt yet. "
+                f"the loss {readings['loss']:.3f} stays at {self.chance} = {self.floor:.3f}: nothing is learnt yet. "
                 "Usual causes: a learning rate too low or too high for the batch, a momentum of the key encoder far "
                 "from 0.999, or views that share nothing"
             )

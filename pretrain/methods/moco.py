@@ -45,6 +45,7 @@ class MoCo(Method):
         self.queue = Queue(queue_size, dim)
         self.keys = queue_size
         self.momentum, self.temperature, self.symmetric = momentum, temperature, symmetric
+        self.directions = 2 if symmetric else 1
         self.bn_splits = bn_splits
         self.plain = partial(info_nce, bf16=bf16)
         self.negatives = self.plain if negatives is info_nce else negatives

@@ -67,6 +67,12 @@ def test_healthy_and_young_runs_are_left_in_peace() -> None:
     assert not HealthWatch(0, 100).look(99, {"loss": 9.0, "acc1": 100.0})
 
 
+def test_a_symmetric_loss_is_held_against_both_directions() -> None:
+    watch = HealthWatch(4096, 1000, directions=2)
+    assert not watch.look(100, HEALTHY | {"loss": 12.0})
+    assert "stays at 2 log(K+1) = 16.6" in watch.look(101, HEALTHY | {"loss": 16.63})[0]
+
+
 def test_checkpoints_are_named_ordered_and_pruned(tmp_path: Path) -> None:
     kept = CheckpointFolder(tmp_path, steps_per_epoch=10, keep=2)
     assert kept.name(2000).name == "checkpoint_0199.pth.tar"
