@@ -49,13 +49,13 @@ class Subset:
 @torch.no_grad()
 def extract(
     encode: Encode, source: ImageSource, views: Views, *, device: torch.device, images: int = 0, workers: int = 0,
-    batch_size: int = 256,
+    batch_size: int = 256, max_bad: float = 0.01,
 ) -> tuple[list[torch.Tensor], torch.Tensor]:  # fmt: skip
     """Unit features (per view n x C, float32) and labels (n) of a source, or of ``images`` of it, evenly spread."""
     part: Any = Subset(source, evenly(len(source), images))
     features: list[list[torch.Tensor]] = [[] for _ in range(views.count)]
     labels = []
-    for batch in build_eval_loader(part, views, batch_size=batch_size, workers=workers):
+    for batch in build_eval_loader(part, views, batch_size=batch_size, workers=workers, max_bad=max_bad):
         for found, pixels in zip(features, views.on_device(batch, device)):
             found.append(F.normalize(encode(pixels).float(), dim=1))
         labels.append(batch.labels.to(device))
@@ -96,13 +96,19 @@ class KnnMonitor:
 
     def __init__(
         self, encoder: nn.Module, train: ImageSource, val: ImageSource, *, image_size: int, device: torch.device,
-        images: int, workers: int, layer: str = "backbone",
+        images: int, workers: int, layer: str = "backbone", max_bad: float = 0.01,
     ) -> None:  # fmt: skip
-        """At most ``images`` of each set are looked at, evenly spread (0: all)."""
+        """At most ``images`` of each set are looked at, evenly spread (0: all); ``max_bad`` as for the training."""
         self.encoder, self.train, self.val = encoder, train, val
         self.encode = encoder_function(encoder, layer)
         views = build_views("eval", image_size=image_size)
-        self.how: dict[str, Any] = {"views": views, "device": device, "images": images, "workers": workers}
+        self.how: dict[str, Any] = {
+            "views": views,
+            "device": device,
+            "images": images,
+            "workers": workers,
+            "max_bad": max_bad,
+        }
 
     def __call__(self) -> dict[str, float]:
         """{"knn": top-1 in percent}; the encoder is in evaluation mode meanwhile."""

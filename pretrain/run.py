@@ -196,7 +196,8 @@ def resume(
         if kept.steps():
             raise UserError(f"{kept.folder} already holds checkpoints; add --resume, or choose another --output")
         return args.start_epoch * kept.steps_per_epoch, []
-    named = args.resume not in (None, "auto")
+    # a restarted run goes on from its own newest checkpoint, not from the one that its first life was given
+    named = args.resume not in (None, "auto") and not (restarted and kept.steps())
     found = (Path(args.resume), load_checkpoint(Path(args.resume))) if named else kept.newest()
     if found is None:
         log.info("nothing to resume in %s: starting from the beginning", kept.folder)
@@ -228,17 +229,23 @@ def knn_monitor(args: Namespace, method: Method, world: World) -> Callable[[], d
     except UserError as error:
         log.info("no kNN monitor: %s", error)
         return None
+    if any(a != b for a, b in zip(train_set.classes or [], val_set.classes or [])):
+        log.info("no kNN monitor: the classes of %s are not those of the training images", val)
+        return None
     return KnnMonitor(
         method.encoder_q, train_set, val_set, image_size=args.image_size, device=world.device, images=args.knn_images,
-        workers=usable_workers(args.workers, world), layer=args.knn_layer,
+        workers=usable_workers(args.workers, world), layer=args.knn_layer, max_bad=args.max_bad,
     )  # fmt: skip
 
 
 def run_probe(monitor: Callable[[], dict[str, float]] | None, world: World) -> dict[str, float]:
-    """The monitor's numbers on the main process while the others wait."""
+    """The monitor's numbers on the main process while the others wait; bad images end the probe, not the run."""
     numbers: dict[str, float] = {}
     if world.is_main and monitor is not None:
-        numbers = monitor()
-        log.info("kNN accuracy %.2f %%", numbers["knn"])
+        try:
+            numbers = monitor()
+            log.info("kNN accuracy %.2f %%", numbers["knn"])
+        except UserError as error:
+            log.warning("no kNN accuracy: %s", error)
     barrier()
     return numbers

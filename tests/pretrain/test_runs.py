@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -268,6 +269,35 @@ def test_knn_monitor_writes_its_number(tiny_images: Path, tmp_path: Path) -> Non
     (knn,) = [line["knn"] for line in lines if "knn" in line]
     assert 0 <= knn <= 100
     assert {"loss", "acc1", "lr", "images_per_second", "data_wait"} <= lines[0].keys()
+
+
+def test_bad_probe_images_end_the_probe_and_not_the_run(tiny_images: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_images / "val", tmp_path / "val")
+    (tmp_path / "val" / "class1" / "0.jpg").write_bytes(b"<html>")
+    flags = ["--epochs", "1", "--knn-every", "1", "--val", tmp_path / "val"]
+    assert run(tiny_images, tmp_path / "strict", *flags) == 0
+    assert "no kNN accuracy: 1 of 9 images cannot be read" in (tmp_path / "strict" / "log.txt").read_text()
+    run(tiny_images, tmp_path / "lenient", *flags, "--max-bad", "2")
+    assert '"knn"' in (tmp_path / "lenient" / "metrics.json").read_text()
+
+
+def test_probe_classes_must_be_those_of_the_training(tiny_images: Path, tmp_path: Path) -> None:
+    """Without class0, class1 of val would be number 0 and the accuracy a number about nothing."""
+    shutil.copytree(tiny_images / "val", tmp_path / "val")
+    shutil.rmtree(tmp_path / "val" / "class0")
+    run(tiny_images, tmp_path / "run", "--epochs", "1", "--knn-every", "1", "--val", tmp_path / "val")
+    assert "are not those of the training images" in (tmp_path / "run" / "log.txt").read_text()
+    assert '"knn"' not in (tmp_path / "run" / "metrics.json").read_text()
+
+
+def test_elastic_restart_goes_on_from_its_own_checkpoint(
+    finished: Path, tiny_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun repeats the whole command, --resume PATH included."""
+    (tmp_path / LAST).write_bytes((finished / LAST).read_bytes())
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert run(tiny_images, tmp_path, "--resume", finished / FIRST) == 0
+    assert "already finished: 8 of 8" in (tmp_path / "log.txt").read_text()
 
 
 @pytest.mark.slow
