@@ -55,6 +55,7 @@ def train(
         torch.manual_seed(derive_seed(course.seed, "step", step))
         rate = optimizer.param_groups[0]["lr"] = schedule.rate(step)
 
+        statistics = _batch_statistics(method) if guard.tolerated else []
         method.begin_step()
         loss = _forward_backward(method, batch, views.on_device(batch, device), course.accumulate)
         average_gradients(parameters)
@@ -63,6 +64,9 @@ def train(
         if guard.allows(loss, parameters, step, batch.indices):
             optimizer.step()
             method.end_step()
+        else:  # the forward pass has already moved the running statistics, to NaN most likely
+            for buffer, before in statistics:
+                buffer.copy_(before)
         optimizer.zero_grad(set_to_none=True)
 
         done = step + 1
@@ -78,6 +82,12 @@ def train(
             recorder.scalars(done, **probe())
             recorder.pause()
     return course.total
+
+
+def _batch_statistics(method: Method) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(buffer, copy) of all BatchNorm statistics."""
+    layers = [m for m in method.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+    return [(buffer, buffer.clone()) for layer in layers for buffer in layer.buffers()]
 
 
 def _forward_backward(method: Method, batch: Any, views: list[torch.Tensor], parts: int) -> torch.Tensor:

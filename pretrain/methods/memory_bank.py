@@ -67,7 +67,7 @@ class BankMethod(Method):
         logit_pos = torch.exp((f * positive).sum(1, keepdim=True) / self.temperature)
         logit_neg = torch.exp(f @ rows.T / self.temperature)  # B x m
         images = len(self.memory.rows)
-        if not self.normaliser:  # estimated on the first mini-batch, constant ever after
+        if not self.normaliser > 0:  # 0, or NaN of a refused step: estimated on one mini-batch, constant ever after
             sample = torch.cat([logit_pos, logit_neg], dim=1).detach()
             self.normaliser.copy_(images * all_gather_rows(sample).mean())
         noise = self.negatives / images
