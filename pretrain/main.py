@@ -27,6 +27,8 @@ def draw_demo() -> str:
     images = DEMO / "images"
     if not (DEMO / "demo.json").exists():  # written last: without it the drawing was never finished
         script = Path(sys.path[0]) / "demo" / "draw.py"
+        if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # each process would draw over the others' images
+            raise UserError(f"the demo images are not drawn yet; run python {script} {DEMO} first")
         done = subprocess.run([sys.executable, str(script), str(DEMO)])
         if done.returncode or not images.is_dir():
             raise UserError(f"the demo images could not be drawn; run python {script} {DEMO} to see why")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -17,9 +18,11 @@ from typing import Any
 import pytest
 import torch
 
+from pretrain.loader import Batch
 from pretrain.options import parse
 from pretrain.recorder import Recorder
 from pretrain.run import pretrain
+from pretrain.views import Views
 from runtime.distributed import World
 from runtime.errors import UserError
 
@@ -219,6 +222,13 @@ def test_a_folder_one_level_too_high_is_one_class_and_refused(tmp_path: Path, ti
     assert not (tmp_path / "run").exists()
 
 
+def test_several_processes_do_not_draw_over_each_other(tmp_path: Path, run_cli: Callable) -> None:
+    done = run_cli([SCRIPT], cwd=tmp_path, env={"WORLD_SIZE": "2", "RANK": "1"}, check=2)
+    assert done.stdout.startswith("no folder of images was named: pretraining on the demo images")
+    assert "demo/draw.py runs/demo/data first" in done.stderr
+    assert not (tmp_path / "runs").exists()
+
+
 def test_wrong_checkpoint_is_named(finished: Path, tiny_images: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         run(tiny_images, tmp_path, "--resume", tmp_path / "missing.pth.tar")
@@ -241,6 +251,23 @@ def test_nonfinite_step_stops_before_the_update(tiny_images: Path, tmp_path: Pat
     assert all(torch.isfinite(v).all() for k, v in state.items() if k.endswith(("weight", "bias")))
     assert run(tiny_images, tmp_path / "goes on", *hot, "--skip-nonfinite", "9") == 0
     assert "skipped" in (tmp_path / "goes on" / "log.txt").read_text()
+
+
+def test_a_skipped_step_leaves_no_trace_in_the_statistics(
+    tiny_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without care the running means stay NaN for ever, for the kNN monitor and for what is converted."""
+    on_device = Views.on_device
+
+    def spoil(self: Views, batch: Batch, *rest: Any) -> list[torch.Tensor]:
+        views = on_device(self, batch, *rest)
+        return [view * math.nan if batch.step == 1 else view for view in views]
+
+    monkeypatch.setattr(Views, "on_device", spoil)
+    assert run(tiny_images, tmp_path, "--epochs", "1", "--skip-nonfinite", "1") == 0
+    state = torch.load(tmp_path / FIRST, weights_only=True)["state_dict"]
+    assert all(torch.isfinite(value).all() for value in state.values())
+    assert state["module.encoder_q.bn1.num_batches_tracked"] == 3
 
 
 @pytest.mark.parametrize("method", ["supervised", "memory_bank", "end_to_end", "instdisc", "invaspread"])
