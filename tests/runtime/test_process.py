@@ -70,6 +70,13 @@ with RunLock({str(tmp_path)!r}):
         assert lock.folder == tmp_path
 
 
+def test_a_run_folder_that_cannot_be_made_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    for folder in ("file", "file/run"):
+        with pytest.raises(UserError, match=f"cannot write .*{folder}"), RunLock(tmp_path / folder):
+            pass
+
+
 def test_metrics_resume_and_torn_line(tmp_path):
     writer = MetricsWriter(tmp_path)
     writer.write(1, loss=2.0)
@@ -114,6 +121,12 @@ def test_a_world_of_one_needs_no_process_group():
     world = init_world("cpu")
     assert (world.rank, world.size, world.is_main) == (0, 1, True)
     assert all_gather_rows(torch.ones(2, 3)).shape == (2, 3)
+
+
+def test_a_gpu_that_is_not_there_is_one_line(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", str(torch.cuda.device_count()))
+    with pytest.raises(UserError, match=f"no GPU {torch.cuda.device_count()}: this machine has"):
+        init_world("cuda")
 
 
 @pytest.mark.parametrize(
