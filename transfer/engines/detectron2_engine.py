@@ -89,7 +89,7 @@ class Detectron2Engine:
         self.check(cfg)
         own = detectron2_config(cfg, Path(cfg.OUTPUT_DIR))
         model = build_model(own)
-        load_weights(model, weights)
+        load_weights(model, weights, trained=True)
         return detect_dataset(own, model, dataset)
 
 

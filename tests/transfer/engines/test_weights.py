@@ -180,3 +180,16 @@ def test_caffe2_names_equal_detectron2s(norm: tuple[str, ...], level: str) -> No
     ours = from_caffe2(blobs)
     assert set(ours) == set(theirs)
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_backbone_file_is_no_trained_detector(tmp_path: Path, tiny_config: Callable[..., Any], engine: Any) -> None:
+    cfg = tiny_config()
+    model = build_model(cfg)
+    path = write_pkl(tmp_path / "backbone.pkl", backbone_arrays(model, "backbone.bottom_up."))
+    with pytest.raises(UserError, match=r"tensors of the detector are not in it .*only a trained detector"):
+        engine.detect(cfg, path, cfg.DATASETS.TEST[0])
+    torch.save({"model": model.state_dict()}, tmp_path / "whole.pth")
+    assert not load_weights(model, tmp_path / "whole.pth", trained=True).missing
+    more_classes = build_model(tiny_config({"MODEL.ROI_HEADS.NUM_CLASSES": 4}))
+    with pytest.raises(UserError, match=r"another shape, e\.g\. roi_heads"):
+        load_weights(more_classes, tmp_path / "whole.pth", trained=True)

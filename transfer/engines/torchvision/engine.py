@@ -48,5 +48,5 @@ class TorchvisionEngine:
         self.check(cfg)
         device = prepare_device(cfg)
         model = build_model(cfg)
-        load_weights(model, weights)
+        load_weights(model, weights, trained=True)
         return detect_named(cfg, place(cfg, model, device), dataset)

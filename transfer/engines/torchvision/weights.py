@@ -30,10 +30,11 @@ class LoadReport:
     unused: list[str] = field(default_factory=list)
 
 
-def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
+def load_weights(model: nn.Module, path: str | Path, *, trained: bool = False) -> LoadReport:
     """Load a backbone or detector file (.pkl, .pth, .safetensors) by Detectron2's rules of matching names.
 
-    Nothing in the file is executed. Raises UserError when it would leave a tensor of the backbone as it was.
+    Nothing in the file is executed. Raises UserError when it would leave a tensor of the backbone as it was, and with
+    ``trained``, for a detector that is to be tested and not trained, when it would leave any tensor so.
     """
     file, affine_only = read_tensors(path)
     state = model.state_dict()
@@ -49,7 +50,15 @@ def load_weights(model: nn.Module, path: str | Path) -> LoadReport:
         else:
             chosen[name] = file[source]
             report.set.append(name)
-    _refuse_random_backbone(path, report, chosen, affine_only)
+    absent = [
+        name
+        for name in report.missing
+        if not name.endswith(".num_batches_tracked")
+        and not (affine_only and name.endswith(STATISTICS) and name.rsplit(".", 1)[0] + ".weight" in chosen)
+    ]
+    _refuse_random_backbone(path, report.wrong_shape, absent)
+    if trained:
+        _refuse_random_detector(path, report.wrong_shape, absent)
     model.load_state_dict(chosen, strict=False)
     logger = get_logger(__name__)
     logger.info("%s: %d of %d tensors of the model set", path, len(report.set), len(state))
@@ -76,24 +85,25 @@ def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], bool]:
     return (from_caffe2(tensors) if caffe2 else tensors), caffe2
 
 
-def _refuse_random_backbone(
-    path: str | Path, report: LoadReport, chosen: dict[str, torch.Tensor], affine_only: bool
-) -> None:
-    wrong = [text for text in report.wrong_shape if BACKBONE.match(text)]
+def _refuse_random_backbone(path: str | Path, wrong_shape: list[str], absent: list[str]) -> None:
+    wrong = [text for text in wrong_shape if BACKBONE.match(text)]
     if wrong:
         raise UserError(
             f"{path}: its backbone has other shapes than the config asks for ({len(wrong)} tensors, e.g. {wrong[0]}); "
             "check MODEL.RESNETS.DEPTH and widths against the file"
         )
-    absent = [
-        name
-        for name in report.missing
-        if BACKBONE.match(name)
-        and not name.endswith(".num_batches_tracked")
-        and not (affine_only and name.endswith(STATISTICS) and name.rsplit(".", 1)[0] + ".weight" in chosen)
-    ]
-    if absent:
+    random = [name for name in absent if BACKBONE.match(name)]
+    if random:
         raise UserError(
-            f"{path}: {len(absent)} tensors of the backbone are not in it and would stay random, e.g. {absent[0]}; "
+            f"{path}: {len(random)} tensors of the backbone are not in it and would stay random, e.g. {random[0]}; "
             "convert the checkpoint with convert/to_d2.py, or check MODEL.RESNETS"
+        )
+
+
+def _refuse_random_detector(path: str | Path, wrong_shape: list[str], absent: list[str]) -> None:
+    random = [*absent, *wrong_shape]
+    if random:
+        raise UserError(
+            f"{path}: {len(random)} tensors of the detector are not in it or have another shape, e.g. {random[0]}; only "
+            "a trained detector of this config can be tested (model_final.pth), a backbone has to be trained first"
         )
