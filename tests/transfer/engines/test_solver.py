@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from runtime.errors import UserError
 from transfer.engines.torchvision.solver import CLIPPERS, Schedule, build_optimizer
 
 BASE = {"scheduler": "WarmupMultiStepLR", "max_iter": 100, "steps": (60, 80), "warmup_iters": 10}
@@ -38,6 +39,12 @@ def test_constant_warm_up_and_steps_beyond_the_end() -> None:
     assert lr[9] == 0.01
     assert lr[11] == 0.02
     assert lr[99] == pytest.approx(0.002)
+
+
+@pytest.mark.parametrize(("max_iter", "steps"), [(1, (1,)), (100, (100,)), (100, (80, 60)), (100, (0, 60))])
+def test_steps_that_make_no_schedule_are_refused(max_iter: int, steps: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match=rf"SOLVER.STEPS .* before SOLVER.MAX_ITER {max_iter}"):
+        rates(max_iter=max_iter, steps=steps)
 
 
 def test_fixed_gamma_decays_at_equal_distances() -> None:

@@ -151,6 +151,14 @@ def test_diverged_proposals_are_one_line_for_the_user(
         engine.train(tiny_config({"SOLVER.BASE_LR": 1e12, "SOLVER.MAX_ITER": 8, "SOLVER.WARMUP_ITERS": 0}), tmp_path)
 
 
+def test_batch_norm_of_one_value_is_one_line_for_the_user(
+    tmp_path: Path, engine: Any, tiny_config: Callable[..., Any]
+) -> None:
+    tiny = {"SOLVER.IMS_PER_BATCH": 1, "INPUT.MIN_SIZE_TRAIN": (20,), "INPUT.MAX_SIZE_TRAIN": 30}
+    with pytest.raises(UserError, match=r"one value per channel at iteration 0, images \d+ .*SOLVER.IMS_PER_BATCH"):
+        engine.train(tiny_config(tiny, {"SOLVER.MAX_ITER": 1}), tmp_path)
+
+
 def test_gradient_accumulation_equals_the_whole_batch(
     tmp_path: Path, engine: Any, tiny_config: Callable[..., Any], weights_of: Callable[[Path], Any]
 ) -> None:

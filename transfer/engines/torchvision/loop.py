@@ -19,6 +19,8 @@ from transfer.engines.torchvision.progress import Progress
 from transfer.engines.torchvision.ranks import any_rank, gather_objects
 from transfer.engines.torchvision.solver import Schedule
 
+ONE_VALUE = "more than 1 value per channel"  # how torch refuses a variance of a single element
+
 
 @dataclass
 class Training:
@@ -34,13 +36,22 @@ class Training:
     def step(self, batch: Batch, iteration: int) -> dict[str, float]:
         """One update on ``batch``: losses by name, the mean over ranks.
 
-        Raises FloatingPointError, naming iteration and images, before the update if a loss is not finite.
+        Raises FloatingPointError, naming iteration and images, before the update if a loss is not finite, and
+        UserError for a batch that a batch norm has no variance of.
         """
         self.optimizer.zero_grad()
         try:
             losses = self._forward_backward(batch)
         except FloatingPointError as error:  # the proposals were not finite, before there was a loss
             raise NonFiniteLoss(_diverged(iteration, _image_ids(batch), str(error))) from error
+        except ValueError as error:
+            if ONE_VALUE not in str(error):
+                raise
+            raise UserError(
+                f"a batch norm sees one value per channel at iteration {iteration}, images "
+                f"{', '.join(_image_ids(batch))} ({error}); raise SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN, or "
+                "choose norms GN or FrozenBN"
+            ) from error
         check_finite(losses, iteration, batch)
         self.precision.unscale(self.optimizer)
         self.clip([p for group in self.optimizer.param_groups for p in group["params"]])

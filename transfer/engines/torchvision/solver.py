@@ -16,6 +16,8 @@ from fvcore.common.param_scheduler import (
 )
 from torch import nn
 
+from runtime.errors import UserError
+
 NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
 
 
@@ -59,7 +61,12 @@ def build_optimizer(
 def _multi_step(steps: Sequence[int], gamma: float, max_iter: int) -> ParamScheduler:
     kept = [step for step in steps if step <= max_iter]
     values = [gamma**k for k in range(len(kept) + 1)]
-    return MultiStepParamScheduler(values=values, milestones=kept, num_updates=max_iter)
+    try:
+        return MultiStepParamScheduler(values=values, milestones=kept, num_updates=max_iter)
+    except ValueError as error:
+        raise UserError(
+            f"SOLVER.STEPS {tuple(steps)} must rise from 1 and end before SOLVER.MAX_ITER {max_iter} (fvcore: {error})"
+        ) from error
 
 
 class Schedule:
