@@ -6,6 +6,7 @@ Pillow, which has the last word on what is readable: the same files are good wit
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import warnings
@@ -115,13 +116,12 @@ class EncodedPicture:
         """Decode: uint8 RGB, ceil(height / reduction) x ceil(width / reduction) x 3; see Picture.pixels."""
         height, width = math.ceil(self.height / reduction), math.ceil(self.width / reduction)
         if self._jpeg:
-            try:
+            # a warning of libjpeg is a ValueError here; Pillow, below, tells harmless ones from a truncated file
+            with contextlib.suppress(ValueError):
                 options: dict = {"min_height": height, "min_width": width} if reduction > 1 else {}
                 if scratch is not None:
                     options["buffer"] = scratch.array(height, width, 3)
                 return simplejpeg.decode_jpeg(self.data, "RGB", **options)
-            except ValueError:
-                pass  # a warning of libjpeg is an error here; Pillow tells harmless ones from a truncated file
         image, self._image = self._image or self._opened(), None  # Pillow reads an opened file once
         if reduction > 1:
             # Pillow takes the whole part of size / asked, so the size asked for is rounded down

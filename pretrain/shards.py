@@ -9,6 +9,7 @@ the step alone says where to continue.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import itertools
@@ -153,15 +154,15 @@ def _alternatives(part: str) -> list[str]:
 def read_index(path: Path) -> ShardIndex:
     """The index of a shard: from the file beside it when that was made from this very tar, otherwise from the tar."""
     kept = path.with_name(path.name + ".index")
-    try:
-        state = path.stat()
-        stamp = np.array([state.st_size, state.st_mtime_ns])
-        with np.load(kept, allow_pickle=False) as arrays:
-            if np.array_equal(arrays["stamp"], stamp):
-                names = Names(bytes(arrays["names"]).decode("utf-8", "surrogateescape").split("\0"))
-                return ShardIndex(names, arrays["offsets"], arrays["sizes"], arrays["labels"])
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-        pass  # none yet, or of another version: it is made again
+    if not path.is_file():
+        return scan(path)  # which says what is wrong with it
+    state = path.stat()
+    stamp = np.array([state.st_size, state.st_mtime_ns])
+    # none yet, or a damaged one, or of another version of the shard: it is made again
+    with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(kept) as arrays:
+        if np.array_equal(arrays["stamp"], stamp):
+            names = Names(bytes(arrays["names"]).decode("utf-8", "surrogateescape").split("\0"))
+            return ShardIndex(names, arrays["offsets"], arrays["sizes"], arrays["labels"])
     index = scan(path)
     if len(index.offsets):
         _keep(kept, index, stamp)
