@@ -40,7 +40,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--max-bad", type=float, default=0.01, help="share (below 1) or number of unreadable images tolerated"
     )
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for name in ("shorter_side", "workers", "max_bad"):
+        if not getattr(args, name) >= 0:
+            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)} is below 0")
+    return args
 
 
 class Decoded:
@@ -84,7 +88,6 @@ def main(argv: list[str] | None = None) -> int:
     source = open_images(args.images, labels=False, split=args.split)
     labelled = _labelled(args.images, args.split) or source
     plan = {"files_fingerprint": source.files_fingerprint, "shorter_side": args.shorter_side}
-    args.cache.mkdir(parents=True, exist_ok=True)
     with RunLock(args.cache):
         if image_cache.is_cache(args.cache):
             _check_same(args.cache, image_cache.read_summary(args.cache), plan)

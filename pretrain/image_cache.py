@@ -58,11 +58,12 @@ class CachedImages(ImageSource):
         super().__init__(summary["names"], numbers, classes)
         self._set_fingerprint(summary["files_fingerprint"])
         self._folder, self._reasons = folder, summary["bad"]
-        self._sizes = np.fromfile(folder / SIZES, np.int32).reshape(-1, 2)
+        whole = _size_of(folder / SIZES) == 8 * len(self)
+        self._sizes = np.fromfile(folder / SIZES, np.int32).reshape(-1, 2) if whole else np.zeros((0, 2), np.int32)
         self._ends = np.cumsum(self._sizes.astype(np.int64).prod(1) * 3)
         self._mapped: np.ndarray | None = None
         total = int(self._ends[-1]) if len(self._ends) else 0
-        if len(self._sizes) != len(self) or _size_of(folder / PIXELS) != total:
+        if not whole or _size_of(folder / PIXELS) != total:
             raise UserError(f"the cache {folder} is damaged: its files do not fit together; make it again")
 
     def picture(self, index: int) -> MappedPicture:

@@ -135,6 +135,24 @@ def test_a_damaged_cache_is_refused(folder):
             open_images(cache, labels=False)
 
 
+@pytest.mark.parametrize("size", [0, 7, None])
+def test_a_cache_with_torn_or_missing_sizes_is_refused(folder, size):
+    cache = make(folder)
+    (cache / image_cache.SIZES).unlink()
+    if size is not None:
+        (cache / image_cache.SIZES).write_bytes(b"\1" * size)
+    with pytest.raises(UserError, match="damaged"):
+        open_images(cache, labels=False)
+
+
+@pytest.mark.parametrize("flags", [["--shorter-side", "-5"], ["--workers", "-1"], ["--max-bad", "-1"]])
+def test_negative_options_are_refused(folder, flags):
+    with pytest.raises(SystemExit) as stop:
+        cache_images.main([str(folder), str(folder.parent / "cache"), *flags])
+    assert stop.value.code == 2
+    assert not (folder.parent / "cache").exists()
+
+
 def test_labels_must_be_in_the_cache(folder):
     (folder / "loose.png").write_bytes((folder / "class1" / "01.png").read_bytes())
     with pytest.raises(UserError, match="made without any"):
