@@ -19,6 +19,7 @@ from fvcore.common.config import CfgNode
 
 from runtime.errors import UserError
 from transfer.config_defaults import KEYS, OWN_PREFIX
+from transfer.strict_yaml import YAML_ERRORS, StrictLoader
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "configs"
 BASE_KEY = "_BASE_"
@@ -158,19 +159,6 @@ def _first_line(error: BaseException) -> str:
     return text
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice: the later one would silently erase the earlier block."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key}", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
 def _read_yaml_with_bases(file: Path, below: tuple[Path, ...]) -> dict[str, Any]:
     if file.resolve() in below:
         raise UserError(f"config {file}: its {BASE_KEY} chain comes back to itself")
@@ -190,11 +178,11 @@ def _read_yaml_with_bases(file: Path, below: tuple[Path, ...]) -> dict[str, Any]
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     try:
-        written = yaml.load(file.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        written = yaml.load(file.read_text(encoding="utf-8"), Loader=StrictLoader)  # noqa: S506 (a SafeLoader)
     except yaml.constructor.ConstructorError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise UserError(f"config {file}, line {line}: {error.problem}; only plain YAML is read") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except YAML_ERRORS as error:
         raise UserError(f"config {file}: not YAML ({' '.join(str(error).split())})") from error
     if written is None:
         return {}

@@ -10,12 +10,13 @@ from typing import Any
 import yaml
 
 from runtime.errors import UserError
+from transfer.strict_yaml import YAML_ERRORS, StrictLoader
 
 MAX_BYTES = 1 << 20  # a plan is a page; a megabyte of YAML is some other file
 
 
-class PlanLoader(yaml.SafeLoader):
-    """SafeLoader that also refuses repeated keys (YAML keeps the last one silently) and aliases (they can explode)."""
+class PlanLoader(StrictLoader):
+    """Strict YAML that also refuses aliases: they can explode. Dumped configs have them, plans do not."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Compose one node; an alias is an error."""
@@ -23,17 +24,6 @@ class PlanLoader(yaml.SafeLoader):
             event = self.peek_event()
             raise yaml.constructor.ConstructorError(None, None, "aliases are not used in plans", event.start_mark)
         return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a dict; a key written twice is an error that names it."""
-        seen = set()
-        for key_node, _ in node.value:
-            key = key_node.value
-            if key in seen:
-                problem = f"key {key!r} is written twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -45,7 +35,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"plan {path} has {path.stat().st_size} bytes: not a plan")
     try:
         value = yaml.load(path.read_text(encoding="utf-8"), Loader=PlanLoader)  # noqa: S506 (a SafeLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except YAML_ERRORS as error:
         raise UserError(f"plan {path} cannot be read: {' '.join(str(error).split())}") from error
     if not isinstance(value, dict):
         raise UserError(f"plan {path} must be a mapping with name, inits, configs and seeds")
@@ -113,7 +103,7 @@ def apply_settings(plan: dict[str, Any], settings: Collection[str]) -> None:
             raise UserError(f"--set {setting}: expected KEY=VALUE")
         try:
             value = yaml.load(text, Loader=PlanLoader)  # noqa: S506 (a SafeLoader)
-        except yaml.YAMLError as error:
+        except YAML_ERRORS as error:
             raise UserError(f"--set {setting}: the value is not YAML") from error
         path = ["overrides", key] if key.split(".")[0].isupper() else key.split(".")
         node = plan

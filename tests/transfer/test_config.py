@@ -72,6 +72,8 @@ def test_bases_merge_in_order_and_relative(tmp_path):
         ("SEED: 1\nSEED: 2", "duplicate key SEED"),
         ("- 1", "expected keys and values"),
         ("SEED: [", "not YAML"),
+        ("? [SEED]\n: 1", "a key must be a plain word"),
+        ("SEED: 2024-13-45", "not YAML"),
         ("VERSION: 1", "older schema"),
         ("SOLVER: {BASE_LR: high}", "SOLVER.BASE_LR"),
         ("SOLVER: 3", "SOLVER is a section"),
