@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from runtime.atomic import atomic_path
 from runtime.errors import UserError
 
 Rle = dict[str, Any]  # COCO run-length mask: {"size": [height, width], "counts": bytes}
+# what reading a damaged .npz raises (RuntimeError: bits that claim encryption or an unknown compression)
+DAMAGED = (EOFError, ValueError, TypeError, LookupError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass
@@ -102,7 +105,7 @@ class Detections:
             return cls(ids, arrays["image_index"], arrays["category"], arrays["boxes"], arrays["scores"], masks)
         except FileNotFoundError as error:
             raise UserError(f"{path}: no detections there; evaluate the run again") from error
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        except (OSError, *DAMAGED) as error:
             raise UserError(f"{path}: not a readable detections file ({error}); evaluate the run again") from error
 
 

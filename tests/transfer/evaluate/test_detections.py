@@ -1,5 +1,7 @@
 """Detections: joining, storing, refusing what is not theirs."""
 
+import contextlib
+
 import numpy as np
 import pytest
 from toy_data import coco_content, write_coco
@@ -88,3 +90,15 @@ def test_perfect_detections_of_a_toy_set_score_100(tmp_path):
     assert metrics["bbox"]["AP"] == pytest.approx(100)
     with pytest.raises(UserError, match="1 unknown, 1 missing"):
         evaluate(spec, Detections([0, *list(index)[1:]], [], [], [], []))
+
+
+def test_every_torn_or_foreign_file_is_one_error(tmp_path):
+    some().save(tmp_path / "d.npz")
+    whole = (tmp_path / "d.npz").read_bytes()
+    for position in range(30, len(whole), 37):
+        (tmp_path / "d.npz").write_bytes(whole[:position] + b"\xff\xff\xff" + whole[position + 3 :])
+        with contextlib.suppress(UserError):  # bytes that no reader looks at may differ; nothing else may be raised
+            Detections.load(tmp_path / "d.npz")
+    np.save(tmp_path / "d.npy", np.zeros(3))
+    with pytest.raises(UserError, match=r"d\.npy"):
+        Detections.load(tmp_path / "d.npy")
