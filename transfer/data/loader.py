@@ -26,6 +26,7 @@ class PackedRecords:
         blobs = [pickle.dumps(r, protocol=pickle.HIGHEST_PROTOCOL) for r in records]
         self._ends = np.cumsum([len(b) for b in blobs], dtype=np.int64)
         self._bytes = np.frombuffer(b"".join(blobs), dtype=np.uint8)
+        self.landscape = np.array([r["width"] > r["height"] for r in records])
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -121,7 +122,7 @@ class TestLoader(TrainLoader):
 
 def build_train_loader(
     *,
-    records: Sequence[Record],
+    records: Sequence[Record] | PackedRecords,
     mapper: DetectionMapper,
     batch_size: int,
     seed: int,
@@ -142,8 +143,8 @@ def build_train_loader(
     ``repeat_factors`` (one per record) replaces plain epochs by repeat-factor sampling. Draws nothing from the global
     generators.
     """
-    packed = PackedRecords(records)
-    landscape = np.array([r["width"] > r["height"] for r in records]) if aspect_grouping else None
+    packed = records if isinstance(records, PackedRecords) else PackedRecords(records)
+    landscape = packed.landscape if aspect_grouping else None
 
     def plan() -> Iterator[list[samplers.Key]]:
         if repeat_factors is None:

@@ -12,7 +12,7 @@ from runtime.errors import UserError
 from runtime.logs import get_logger
 from transfer.data.catalog import get_dataset
 from transfer.data.labels import Record
-from transfer.data.loader import TestLoader, build_test_loader, build_train_loader
+from transfer.data.loader import PackedRecords, TestLoader, build_test_loader, build_train_loader
 from transfer.data.mapper import DetectionMapper
 from transfer.data.samplers import repeat_factors
 
@@ -32,7 +32,7 @@ class TrainingFeed:
         self.rank, self.images = rank, len(records)
         self.process_seed = process_seed
         self.options: dict[str, Any] = {
-            "records": records,
+            "records": PackedRecords(records),  # once for all loaders; the list itself is not kept
             "mapper": build_mapper(cfg, train=True),
             "batch_size": cfg.SOLVER.IMS_PER_BATCH // world,
             "seed": cfg.SEED,
