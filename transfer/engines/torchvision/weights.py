@@ -104,6 +104,6 @@ def _refuse_random_detector(path: str | Path, wrong_shape: list[str], absent: li
     random = [*absent, *wrong_shape]
     if random:
         raise UserError(
-            f"{path}: {len(random)} tensors of the detector are not in it or have another shape, e.g. {random[0]}; only "
-            "a trained detector of this config can be tested (model_final.pth), a backbone has to be trained first"
+            f"{path}: {len(random)} tensors of the detector are not in it or have another shape, e.g. {random[0]}; "
+            "only a trained detector of this config can be tested (model_final.pth), a backbone has to be trained first"
         )
