@@ -14,6 +14,14 @@ def get_logger(name: str = "") -> logging.Logger:
     return logging.getLogger(f"{ROOT}.{name}" if name else ROOT)
 
 
+class _LogFile(logging.FileHandler):
+    """A log file that cannot be written is the run's error (a full disk), not a traceback beside each line."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Called inside the handling of the write's exception: let it pass."""
+        raise
+
+
 def setup_logging(folder: str | Path | None = None, rank: int = 0) -> logging.Logger:
     """Send messages to stdout (rank 0) and append them to ``folder/log.txt`` (``log_rankN.txt`` on other ranks)."""
     logger = logging.getLogger(ROOT)
@@ -29,7 +37,7 @@ def setup_logging(folder: str | Path | None = None, rank: int = 0) -> logging.Lo
         logger.addHandler(console)
     if folder is not None:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        file = logging.FileHandler(Path(folder) / ("log.txt" if rank == 0 else f"log_rank{rank}.txt"))
+        file = _LogFile(Path(folder) / ("log.txt" if rank == 0 else f"log_rank{rank}.txt"))
         file.setFormatter(form)
         logger.addHandler(file)
     if not logger.handlers:

@@ -12,6 +12,7 @@ import torch
 
 from runtime.distributed import all_gather_rows, all_reduce_mean, close_world, init_world, launch
 from runtime.errors import UserError
+from runtime.logs import setup_logging
 from runtime.metrics import MetricsWriter, read_metrics
 from runtime.provenance import provenance
 from runtime.run_folder import RunLock
@@ -121,6 +122,16 @@ def test_a_world_of_one_needs_no_process_group():
     world = init_world("cpu")
     assert (world.rank, world.size, world.is_main) == (0, 1, True)
     assert all_gather_rows(torch.ones(2, 3)).shape == (2, 3)
+
+
+def test_full_disk_under_the_log_file_is_the_runs_error(tmp_path, capsys):
+    (tmp_path / "log_rank2.txt").symlink_to("/dev/full")
+    logger = setup_logging(tmp_path, rank=2)
+    with pytest.raises(OSError, match="No space left"):
+        logger.info("a line")
+    assert "Logging error" not in capsys.readouterr().err
+    logger.handlers[0].stream = None  # its unwritten line would fail again on closing
+    setup_logging()
 
 
 def test_a_gpu_that_is_not_there_is_one_line(monkeypatch):
