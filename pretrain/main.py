@@ -43,9 +43,12 @@ def join_official_world(args: Namespace) -> None:
         raise UserError("several machines with one process per GPU: use torchrun --nnodes N --nproc-per-node G")
     if not 0 <= args.rank < args.world_size:
         raise UserError(f"--rank {args.rank} is not one of the {args.world_size} processes of --world-size")
-    url = urlparse(args.dist_url)
+    try:
+        host, port = urlparse(args.dist_url).hostname or "127.0.0.1", urlparse(args.dist_url).port or 10001
+    except ValueError as error:
+        raise UserError(f"--dist-url {args.dist_url} is not tcp://HOST:PORT: {error}") from error
     os.environ.update(RANK=str(args.rank), WORLD_SIZE=str(args.world_size), LOCAL_WORLD_SIZE="1",
-                      MASTER_ADDR=url.hostname or "127.0.0.1", MASTER_PORT=str(url.port or 10001))  # fmt: skip
+                      MASTER_ADDR=host, MASTER_PORT=str(port))  # fmt: skip
 
 
 def work(args: Namespace) -> int:

@@ -229,6 +229,11 @@ def test_several_processes_do_not_draw_over_each_other(tmp_path: Path, run_cli: 
     assert not (tmp_path / "runs").exists()
 
 
+def test_an_address_that_is_none_is_one_line(tiny_images: Path, tmp_path: Path, run_cli: Callable) -> None:
+    flags = ["--world-size", "2", "--rank", "0", "--dist-url", "tcp://localhost:port"]
+    assert "is not tcp://HOST:PORT" in run_cli([SCRIPT, tiny_images, *flags], cwd=tmp_path, check=2).stderr
+
+
 def test_wrong_checkpoint_is_named(finished: Path, tiny_images: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         run(tiny_images, tmp_path, "--resume", tmp_path / "missing.pth.tar")
