@@ -12,7 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
-from runtime.errors import run_entry
+from runtime.errors import UserError, run_entry
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -27,7 +27,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--temperature", type=float, default=0.1, help="of their votes (0.1)")
     parser.add_argument("-j", "--workers", type=int, default=4)
     parser.add_argument("--output", default=None, metavar="FILE", help="also write the numbers as JSON")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    for name, least in (("k", 1), ("images", 0), ("workers", 0)):
+        if getattr(args, name) < least:
+            parser.error(f"--{name} must be at least {least}")
+    if not args.temperature > 0:
+        parser.error("--temperature must be positive")
+    return args
 
 
 def main() -> int:
@@ -48,6 +54,8 @@ def main() -> int:
     size = args.image_size or checkpoint.get("settings", {}).get("image_size", 224)
     train = open_images(args.data, labels=True)
     val = open_images(Path(args.data) / "val", labels=True, split=None)
+    if any(a != b for a, b in zip(train.classes or [], val.classes or [])):
+        raise UserError(f"the class folders of {args.data}/train and {args.data}/val differ")
     encode = encoder_function(encoder, args.layer)
     how = {"device": device, "images": args.images, "workers": min(args.workers, len(os.sched_getaffinity(0)))}
     (bank,), bank_labels = extract(encode, train, build_views("eval", image_size=size), **how)

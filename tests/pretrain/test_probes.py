@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,3 +103,8 @@ def test_features_of_a_checkpoint(tiny_images: Path, tmp_path: Path, run_cli: Ca
     assert (numbers["train_images"], numbers["val_images"]) == (33, 9)
     assert 0 <= numbers["knn"] <= 100
     assert numbers["alignment"] > 0 > numbers["uniformity"]
+    (tmp_path / "data").mkdir()
+    shutil.copytree(tiny_images / "val", tmp_path / "data" / "val")
+    shutil.copytree(tiny_images / "train" / "class1", tmp_path / "data" / "train" / "other")
+    done = run_cli(["pretrain/features.py", tmp_path / "c.pth", tmp_path / "data", "--image-size", "32"], check=2)
+    assert "val differ" in done.stderr
