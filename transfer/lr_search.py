@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
+from transfer.results import read_result
 
 SEARCHED = "-own_lr"  # suffix of the table whose runs use each initialisation's own rate
 
@@ -43,7 +44,7 @@ def grid_scores(folder: Path, rates: Sequence[float]) -> dict[float, float]:
     for rate in rates:
         path = folder / f"lr{rate:g}" / "result.json"
         if path.is_file():
-            result = json.loads(path.read_text())
+            result = read_result(path.parent) or {}
             value = result.get("metrics", {}).get("bbox", {}).get("AP") if result.get("status") == "finished" else None
             scores[rate] = math.nan if value is None else float(value)
     return scores

@@ -76,7 +76,9 @@ def write_grid(folder: Path, scores: dict[float, float | None]) -> None:
         run = folder / f"lr{rate:g}"
         run.mkdir(parents=True)
         status = "failed" if score is None else "finished"
-        (run / "result.json").write_text(json.dumps({"status": status, "metrics": {"bbox": {"AP": score}}}))
+        (run / "result.json").write_text(
+            json.dumps({"schema": 1, "status": status, "metrics": {"bbox": {"AP": score}}})
+        )
 
 
 def test_best_held_out_rate_is_chosen(tmp_path: Path) -> None:
@@ -159,3 +161,10 @@ def test_fraction_and_schedule_reach_the_command(plan_file: Path, fake_repo: Pat
     command = (plan.output / "toy-0.1-2x/random/seed0/calls.txt").read_text()
     assert "SOLVER.MAX_ITER 40 SOLVER.STEPS (20, 30)" in command
     assert "DATASETS.TRAIN ('coco:fit.json:images',)" in command
+
+
+def test_a_damaged_search_result_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "lr0.01").mkdir()
+    (tmp_path / "lr0.01" / "result.json").write_text('{"schema": 1, "sta')
+    with pytest.raises(UserError, match=r"lr0\.01/result\.json is not a result"):
+        chosen_rate(tmp_path, [0.01])
