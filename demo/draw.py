@@ -16,9 +16,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from runtime.atomic import write_json, write_text
 from runtime.errors import UserError, run_entry
 
 DRAWING = 1  # raise it when the drawing changes, so that old folders are drawn again
+RECORD = "demo.json"  # written last: what the folder was drawn with
+UNFINISHED = ".drawing"
 
 
 def parse() -> argparse.Namespace:
@@ -78,6 +81,32 @@ def generator(seed: int, *parts: Any) -> Any:
     return np.random.Generator(np.random.PCG64(derive_seed(seed, *parts)))
 
 
+def already_drawn(folder: Path, made_with: dict[str, int]) -> bool:
+    """Whether the folder holds the finished drawing of these settings."""
+    try:
+        return bool(json.loads((folder / RECORD).read_text()) == made_with)
+    except (OSError, ValueError):
+        return False
+
+
+def clear(folder: Path) -> None:
+    """Empty a folder that is ours; the mark of an unfinished drawing stays, so that a kill in between does no harm.
+
+    Raises UserError for a file, and for a folder that holds anything else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; name a folder for the demo data")
+    ours = any((folder / name).exists() for name in (RECORD, UNFINISHED))
+    if folder.exists() and any(folder.iterdir()) and not ours:
+        raise UserError(f"{folder} holds other files; name an empty or new folder for the demo data")
+    write_text(folder / UNFINISHED, "an unfinished drawing; run demo/draw.py again\n")
+    for child in folder.iterdir():
+        if child.is_dir():
+            shutil.rmtree(child)
+        elif child.name != UNFINISHED:
+            child.unlink()
+
+
 def main() -> None:
     """Draw what is missing; a folder already drawn with these settings is left alone."""
     args = parse()
@@ -88,26 +117,14 @@ def main() -> None:
         "train_scenes": args.train_scenes,
         "val_scenes": args.val_scenes,
     }
-    record = args.folder / "demo.json"
-    if record.exists() and json.loads(record.read_text()) == made_with:
+    if already_drawn(args.folder, made_with):
         print(f"{args.folder} is already drawn with seed {args.seed}")
         return
-    if (
-        args.folder.exists()
-        and any(args.folder.iterdir())
-        and not record.exists()
-        and not (args.folder / ".drawing").exists()
-    ):
-        raise UserError(f"{args.folder} holds other files; name an empty or new folder for the demo data")
-    from runtime.atomic import write_json, write_text
-
-    if args.folder.exists():
-        shutil.rmtree(args.folder)
-    write_text(args.folder / ".drawing", "an unfinished drawing; run demo/draw.py again\n")
+    clear(args.folder)
     draw_classification(args.folder, args.seed, {"train": args.per_class, "val": max(1, args.per_class // 5)})
     draw_detection(args.folder, args.seed, {"train": args.train_scenes, "val": args.val_scenes})
-    (args.folder / ".drawing").unlink()
-    write_json(record, made_with)
+    write_json(args.folder / RECORD, made_with)
+    (args.folder / UNFINISHED).unlink()
     print(f"drew {args.folder}: images/, unlabelled/, coco/, VOCdevkit/ (seed {args.seed})")
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.errors import UserError, run_entry
+from runtime.provenance import usable_cores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +37,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help="shrink images whose shorter side is longer than N pixels to N (default: keep every pixel)",
     )
     parser.add_argument("--split", default="train", help="sub-folder to read where there is one (default: train)")
-    parser.add_argument("-j", "--workers", type=int, default=max(1, len(os.sched_getaffinity(0)) - 1))
+    parser.add_argument("-j", "--workers", type=int, default=max(1, usable_cores() - 1))
     parser.add_argument(
         "--max-bad", type=float, default=0.01, help="share (below 1) or number of unreadable images tolerated"
     )

@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 from runtime.errors import UserError, run_entry
+from runtime.provenance import usable_cores
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -57,7 +58,7 @@ def main() -> int:
     if any(a != b for a, b in zip(train.classes or [], val.classes or [])):
         raise UserError(f"the class folders of {args.data}/train and {args.data}/val differ")
     encode = encoder_function(encoder, args.layer)
-    how = {"device": device, "images": args.images, "workers": min(args.workers, len(os.sched_getaffinity(0)))}
+    how = {"device": device, "images": args.images, "workers": min(args.workers, usable_cores())}
     (bank,), bank_labels = extract(encode, train, build_views("eval", image_size=size), **how)
     (queries,), labels = extract(encode, val, build_views("eval", image_size=size), **how)
     (first, second), _ = extract(encode, val, build_views("v1", image_size=size), **how)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from runtime.atomic import sha256_file, write_json
 from runtime.distributed import World
 from runtime.errors import UserError
 from runtime.logs import get_logger, setup_logging
-from runtime.provenance import provenance
+from runtime.provenance import provenance, usable_cores
 from runtime.run_folder import RunLock
 from runtime.seeds import derive_seed
 from runtime.stop import StopSignal
@@ -108,7 +107,7 @@ def _fit(
 ) -> tuple[float, float]:  # fmt: skip
     file = folder / "linear.pth.tar"
     start = _resume(file, learner, made) if args.resume else 0
-    workers = min(args.workers, len(os.sched_getaffinity(0)))
+    workers = min(args.workers, usable_cores())
     views = build_views("supervised", image_size=made["size"])
     batches = build_loader(
         train, views, batch_size=args.batch_size, epochs=args.epochs, seed=args.seed, start_step=start, workers=workers

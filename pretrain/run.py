@@ -28,7 +28,7 @@ from pretrain.views import Views, build_views
 from runtime.distributed import World, barrier
 from runtime.errors import UserError
 from runtime.logs import get_logger, setup_logging
-from runtime.provenance import provenance
+from runtime.provenance import provenance, usable_cores
 from runtime.run_folder import RunLock
 from runtime.seeds import derive_seed, rng_state, seed_everything
 from runtime.stop import StopSignal
@@ -131,7 +131,7 @@ def machines(world: World) -> int:
 
 def usable_workers(wanted: int, world: World) -> int:
     """Loader processes of this rank: the machine's, shared by its ranks, never more than its cores."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     local = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
     return max(0 if wanted == 0 else 1, min(wanted, cores) // local)
 

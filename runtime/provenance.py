@@ -56,6 +56,11 @@ def package_versions() -> dict[str, str]:
     return found
 
 
+def usable_cores() -> int:
+    """Cores this process may run on; all of the machine's where the system cannot say (macOS)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @functools.cache
 def hardware() -> dict[str, Any]:
     """CPU model, usable cores, memory in GiB, and the GPU's name and count where there is one."""
@@ -63,9 +68,8 @@ def hardware() -> dict[str, Any]:
     gpus = []
     if torch is not None and torch.cuda.is_available():
         gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return {"cpu": _cpu_model(), "cores": cores, "memory_gib": round(memory, 1), "gpus": gpus}
+    return {"cpu": _cpu_model(), "cores": usable_cores(), "memory_gib": round(memory, 1), "gpus": gpus}
 
 
 def _cpu_model() -> str:

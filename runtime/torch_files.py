@@ -55,8 +55,11 @@ def _refuse_foreign(file: Path) -> None:
         raise UserError(f"{file}: no such file; check the path")
     if file.is_dir():
         raise UserError(f"{file}: is a folder; name a checkpoint file")
-    with open(file, "rb") as stream:
-        head = stream.read(512)
+    try:
+        with open(file, "rb") as stream:
+            head = stream.read(512)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); check its permissions") from error
     if not head:
         raise UserError(f"{file}: empty file (0 bytes); fetch or write it again")
     if re.match(rb"\s*<(!doctype|html|\?xml|head)", head, re.IGNORECASE):

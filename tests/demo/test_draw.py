@@ -53,6 +53,17 @@ def test_unfinished_folder_is_drawn_again_and_a_foreign_one_refused(drawn, tmp_p
     done = run_cli(["demo/draw.py", tmp_path / "mine", *SMALL], check=2)
     assert "holds other files" in done.stderr
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+    done = run_cli(["demo/draw.py", tmp_path / "mine" / "thesis.txt", *SMALL], check=2)
+    assert "is a file" in done.stderr
+
+
+def test_damaged_record_is_drawn_again(drawn, tmp_path, run_cli):
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "demo.json").write_text('{"drawing"')
+    (tmp_path / "torn" / "images").mkdir()
+    (tmp_path / "torn" / "images" / "old.jpg").write_text("")
+    run_cli(["demo/draw.py", tmp_path / "torn", *SMALL], check=0)
+    assert digest(tmp_path / "torn") == digest(drawn)
 
 
 def test_imagefolder_reads_it(drawn):
