@@ -16,7 +16,7 @@ import numpy as np
 
 from transfer.evaluate.coco_ap import MAX_DETECTIONS, coco_results, coco_truth
 from transfer.evaluate.detections import Detections
-from transfer.evaluate.voc_ap import THRESHOLDS, truth_by_class, match, written_boxes
+from transfer.evaluate.voc_ap import THRESHOLDS, match, truth_by_class, written_boxes
 
 if TYPE_CHECKING:
     from transfer.data.catalog import DatasetSpec
