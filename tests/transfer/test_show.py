@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from toy_data import coco_content, write_coco
 
+from tests.transfer.toy_data import coco_content, write_coco
 from transfer.data.catalog import get_dataset
 from transfer.drawing import Marked, class_color, draw
 from transfer.evaluate.detections import Detections

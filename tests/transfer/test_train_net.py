@@ -7,10 +7,10 @@ import sys
 import time
 
 import pytest
-from toy_data import write_coco, write_voc
 
 from runtime.errors import UserError
 from runtime.run_folder import RunLock
+from tests.transfer.toy_data import write_coco, write_voc
 from transfer import train_net
 from transfer.config import load_config
 from transfer.evaluate.detections import Detections

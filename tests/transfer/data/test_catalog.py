@@ -6,9 +6,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from toy_data import coco_content, write_coco, write_voc
 
 from runtime.errors import UserError
+from tests.transfer.toy_data import coco_content, write_coco, write_voc
 from transfer.data.catalog import COCO_SETS, LVIS_SETS, VOC_SETS, get_dataset
 from transfer.data.voc import VOC_CLASSES
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_data import write_coco
 
 from runtime.errors import UserError
+from tests.transfer.toy_data import write_coco
 from transfer.data.catalog import get_dataset
 from transfer.data.loader import PackedRecords, build_test_loader, build_train_loader, draw_base_seed
 from transfer.data.mapper import DetectionMapper

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parent))  # the cases are shared with make_golden.py
-
-from engine_cases import CASES, COMMON, draw_inputs, run_detectron2, run_embedded, summary  # noqa: E402
+from tests.transfer.engines.engine_cases import CASES, COMMON, draw_inputs, run_detectron2, run_embedded, summary
 
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
 

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 import pytest
-from random_sets import as_masks, random_problem
 
 from runtime.errors import UserError
+from tests.transfer.evaluate.random_sets import as_masks, random_problem
 from transfer.evaluate.coco_ap import SUMMARY, choose_backend, coco_ap, coco_precision, coco_truth
 
 BACKENDS = ["official", "fast"]

@@ -4,9 +4,9 @@ import contextlib
 
 import numpy as np
 import pytest
-from toy_data import coco_content, write_coco
 
 from runtime.errors import UserError
+from tests.transfer.toy_data import coco_content, write_coco
 from transfer.data.catalog import get_dataset
 from transfer.evaluate import evaluate
 from transfer.evaluate.coco_ap import coco_results

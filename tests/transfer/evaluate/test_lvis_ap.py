@@ -5,8 +5,8 @@ import math
 
 import pytest
 from pycocotools import mask as coco_mask
-from toy_data import coco_content
 
+from tests.transfer.toy_data import coco_content
 from transfer.data.catalog import get_dataset
 from transfer.evaluate import evaluate
 from transfer.evaluate.detections import Detections

@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 import pytest
-from toy_data import write_voc
 
+from tests.transfer.toy_data import write_voc
 from transfer.data.catalog import get_dataset
 from transfer.data.voc import VOC_CLASSES
 from transfer.evaluate import evaluate
