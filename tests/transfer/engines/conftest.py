@@ -11,27 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.transfer.engines import engine_cases
+
 FPN = {
-    "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
-    "MODEL.RESNETS.OUT_FEATURES": ["res2", "res3", "res4", "res5"],
-    "MODEL.FPN.IN_FEATURES": ["res2", "res3", "res4", "res5"],
-    "MODEL.FPN.OUT_CHANNELS": 32,
-    "MODEL.ANCHOR_GENERATOR.SIZES": [[16], [32], [64], [128], [256]],
-    "MODEL.RPN.IN_FEATURES": ["p2", "p3", "p4", "p5", "p6"],
-    "MODEL.ROI_HEADS.NAME": "StandardROIHeads",
-    "MODEL.ROI_HEADS.IN_FEATURES": ["p2", "p3", "p4", "p5"],
-    "MODEL.ROI_BOX_HEAD.NAME": "FastRCNNConvFCHead",
-    "MODEL.ROI_BOX_HEAD.NUM_FC": 2,
+    **engine_cases.FPN,
     "MODEL.ROI_BOX_HEAD.FC_DIM": 32,
-    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION": 7,
     "MODEL.ROI_MASK_HEAD.NUM_CONV": 1,
     "MODEL.ROI_MASK_HEAD.CONV_DIM": 16,
 }
-THIN = {  # a ResNet-50 of an eighth of the width
-    "MODEL.RESNETS.DEPTH": 50,
-    "MODEL.RESNETS.STEM_OUT_CHANNELS": 16,
-    "MODEL.RESNETS.RES2_OUT_CHANNELS": 32,
-    "MODEL.RESNETS.WIDTH_PER_GROUP": 8,
+THIN = {
+    **engine_cases.THIN,
     "MODEL.RESNETS.NORM": "BN",
     "MODEL.BACKBONE.FREEZE_AT": 0,
     "MODEL.RESNETS.STRIDE_IN_1X1": False,
