@@ -175,7 +175,9 @@ def test_unequal_runs_are_refused_by_name(store: Callable[..., Path], change: di
 def test_free_keys_may_differ(store: Callable[..., Path]) -> None:
     store(init="supervised", flat={"MODEL.WEIGHTS": "a.pkl", "OUTPUT_DIR": "x", "SEED": 1})
     root = store(init="moco", flat={"MODEL.WEIGHTS": "b.pkl", "OUTPUT_DIR": "y", "SEED": 2})
-    compare(list(find_runs(root)), {"supervised": "supervised"})
+    (table,) = compare(list(find_runs(root)), {"supervised": "supervised"})
+    assert table.allowed == ()
+    assert "supervised" in table.row("moco", "bbox", "AP").differences
 
 
 def test_undefined_metrics_are_not_numbers(store: Callable[..., Path]) -> None:
