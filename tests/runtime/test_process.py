@@ -1,5 +1,6 @@
 """Seeds, signals, locks, logs and metrics."""
 
+import errno
 import os
 import random
 import signal
@@ -69,6 +70,40 @@ with RunLock({str(tmp_path)!r}):
     holder.wait()
     with RunLock(tmp_path) as lock:
         assert lock.folder == tmp_path
+
+
+def test_a_worker_that_outlives_a_killed_run_does_not_hold_its_folder(tmp_path):
+    program = f"""
+import os, sys, time
+sys.path.insert(0, {os.getcwd()!r})
+from runtime.run_folder import RunLock
+with RunLock({str(tmp_path)!r}):
+    worker = os.fork()  # as a loader's workers are
+    if not worker:
+        print(os.getpid(), flush=True)
+    time.sleep(60)
+"""
+    holder = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    worker = int(holder.stdout.readline())
+    try:
+        with pytest.raises(UserError, match=str(holder.pid)), RunLock(tmp_path):
+            pass  # the worker's closed copy has not released its parent's lock
+        holder.kill()
+        holder.wait()
+        os.kill(worker, 0)  # still there
+        with RunLock(tmp_path):
+            pass
+    finally:
+        os.kill(worker, signal.SIGKILL)
+
+
+def test_a_folder_that_cannot_be_locked_is_not_called_in_use(tmp_path, monkeypatch):
+    def refuse(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("runtime.run_folder.fcntl.flock", refuse)
+    with pytest.raises(UserError, match="cannot lock .*No locks available"), RunLock(tmp_path):
+        pass
 
 
 def test_a_run_folder_that_cannot_be_made_is_one_line(tmp_path):
