@@ -49,7 +49,10 @@ class Cell:
 
 
 def plan_stages(plan: Plan) -> list[Stage]:
-    """Every stage of the plan in an order that respects their dependencies."""
+    """Every stage of the plan in an order that respects their dependencies.
+
+    One seed of every initialisation comes before the next seed, so that a plan stopped early still compares like with like.
+    """
     stages = [
         Stage(f"prepare/{i + 1}", "prepare", step.argv, Path(step.done).parent, Path(step.done))
         for i, step in enumerate(plan.prepare)
@@ -59,14 +62,15 @@ def plan_stages(plan: Plan) -> list[Stage]:
     for init in plan.inits:
         made, backbones[init.name] = _backbone_stages(plan, init, prepared)
         stages += made
+    trainings = []
     for config in plan.configs:
         stages += _subset_stages(plan, config, prepared)
         for init in trained_inits(plan):
             weights, needs = backbones[init.name]
-            common = _Train(plan, config, init, weights, (*prepared, *needs))
-            stages += common.search_stages()
-            stages += [stage for seed in plan.seeds for stage in common.seed_stages(seed)]
-    return stages
+            training = _Train(plan, config, init, weights, (*prepared, *needs))
+            stages += training.search_stages()
+            trainings.append(training)
+    return stages + [stage for seed in plan.seeds for training in trainings for stage in training.seed_stages(seed)]
 
 
 def trained_inits(plan: Plan) -> list[Init]:

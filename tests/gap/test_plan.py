@@ -15,7 +15,7 @@ def test_plan_becomes_stages_in_order(plan_file: Path) -> None:
     plan = load_plan(plan_file)
     names = [stage.name for stage in plan_stages(plan)]
     assert names[:5] == ["prepare/1", "pretrain/supervised", "convert/supervised", "pretrain/moco", "convert/moco"]
-    assert names[5:] == [f"toy/{i}/seed{s}" for i in ("random", "supervised", "moco") for s in (0, 1)]
+    assert names[5:] == [f"toy/{i}/seed{s}" for s in (0, 1) for i in ("random", "supervised", "moco")]
     assert (plan.supervised, plan.random) == ("supervised", "random")
 
 
