@@ -51,7 +51,7 @@ class Cell:
 def plan_stages(plan: Plan) -> list[Stage]:
     """Every stage of the plan in an order that respects their dependencies.
 
-    One seed of every initialisation comes before the next seed, so that a plan stopped early still compares like with like.
+    One seed of every initialisation comes before the next seed, so a plan stopped early still compares like with like.
     """
     stages = [
         Stage(f"prepare/{i + 1}", "prepare", step.argv, Path(step.done).parent, Path(step.done))

@@ -24,7 +24,8 @@ def test_every_run_of_the_committed_plans_is_accepted() -> None:
     for file in Path("plans").glob("*.yaml"):
         inits = yaml.safe_load(file.read_text()).get("inits", {})
         argvs += [init["pretrain"]["argv"] for init in inits.values() if isinstance(init, dict) and "pretrain" in init]
-    assert len(PLANS) == 2 and len(argvs) > 50
+    assert len(PLANS) == 2
+    assert len(argvs) > 50
     for argv in argvs:
         args = parse([str(part).format(output="runs/x", init="x", seed=0) for part in argv])
         check_settings(args)
