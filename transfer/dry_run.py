@@ -11,7 +11,7 @@ from transfer.launchers import Launcher, sbatch_script
 from transfer.plan import Plan
 from transfer.progress import last_record, max_iterations
 from transfer.runner import RESUME
-from transfer.stage_state import BROKEN, FINISHED, read_json, stage_folder, stage_state
+from transfer.stage_state import BROKEN, FINISHED, read_json, stage_folder, stage_state, stored_result
 from transfer.stages import Stage
 from transfer.terminal import aligned
 
@@ -58,7 +58,7 @@ class Measured:
         self._iterations: dict[str, int] = {}
         self._bytes: dict[str, int] = {}
         for path in sorted(output.glob("*/*/seed*/result.json")):
-            result = read_json(path)
+            result = stored_result(path)
             if result.get("status") == "finished":
                 table = path.parent.parent.parent.name
                 self._pace[table] = float(result.get("seconds_per_iteration") or 0)

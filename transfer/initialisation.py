@@ -18,6 +18,7 @@ from runtime.errors import UserError
 from runtime.logs import get_logger
 from transfer.addresses import cached_path, local_weights
 from transfer.config import flatten, load_config
+from transfer.config_defaults import KEYS
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -158,13 +159,17 @@ def apply_settings(cfg: CfgNode, init: Init, explicit: Mapping[str, str]) -> lis
     UserError when one of those, or the architecture, contradicts the backbone.
     """
     changed = []
+    if not isinstance(init.settings, Mapping | None):
+        raise UserError(f"sidecar of {init.weights}: config is not a mapping of keys; convert the checkpoint again")
     for key, wanted in (init.settings or {}).items():
+        if key not in KEYS:
+            raise UserError(f"sidecar of {init.weights}: {key} is not a key of the config; convert it again")
+        if not _same_form(KEYS[key].default, wanted):
+            raise UserError(f"sidecar of {init.weights}: {key} cannot be {wanted!r}; convert the checkpoint again")
         *parents, leaf = key.split(".")
         node = cfg
         for parent in parents:
             node = node[parent]
-        if leaf not in node:
-            raise UserError(f"sidecar of {init.weights}: {key} is not a key of the config")
         if same_value(node[leaf], wanted):
             continue
         if key in explicit or key not in SWITCHES:
@@ -176,6 +181,14 @@ def apply_settings(cfg: CfgNode, init: Init, explicit: Mapping[str, str]) -> lis
         node[leaf] = wanted
         changed.append(f"{key} = {wanted}")
     return changed
+
+
+def _same_form(default: Any, value: Any) -> bool:
+    if isinstance(default, list | tuple):
+        return isinstance(value, list | tuple) and all(_same_form(default[0], v) for v in value if default)
+    if isinstance(default, float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is type(default)
 
 
 def same_value(a: Any, b: Any) -> bool:

@@ -55,6 +55,8 @@ def prepare(cfg: CfgNode, args: argparse.Namespace, folder: Path) -> Init:
 def check_datasets(cfg: CfgNode, explicit: dict[str, str], *, train: bool) -> None:
     """All data sets are there, agree on their classes, and NUM_CLASSES (set here if nobody did) is their number."""
     names = [*(cfg.DATASETS.TRAIN if train else ()), *cfg.DATASETS.TEST]
+    if odd := [name for name in names if not isinstance(name, str)]:
+        raise UserError(f"DATASETS: {odd[0]!r} is not the name of a data set; write ('NAME',)")
     if train and not cfg.DATASETS.TRAIN:
         raise UserError("DATASETS.TRAIN is empty; name at least one training set")
     for name in names:

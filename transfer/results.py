@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from runtime.errors import UserError
 from runtime.provenance import hardware, provenance
 from transfer.config import config_sha256, recipe
 from transfer.data.catalog import get_dataset
+from transfer.result_fields import is_history, result_problem
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -41,8 +42,10 @@ class History:
             return cls(path)
         try:
             content = json.loads(path.read_text())
-            return cls(path, list(content["history"]), float(content["train_seconds"]))
-        except (ValueError, KeyError, TypeError) as error:
+            if not is_history(content["history"]):
+                raise ValueError("history is not a list of evaluations")
+            return cls(path, content["history"], float(content["train_seconds"]))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{path} is damaged ({error}); remove it, the run itself can be resumed") from error
 
     def add(self, iteration: int, metrics: Mapping[str, Any]) -> None:
@@ -112,8 +115,8 @@ def write_failed(folder: Path, header: Mapping[str, Any], error: str) -> None:
     write_json(folder / RESULT, {**header, "status": "failed", "error": error, "hardware": hardware()})
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
-    """The result.json of a run folder, or None; UserError if it is damaged."""
+def read_result(folder: Path, needs: Iterable[str] = ()) -> dict[str, Any] | None:
+    """The result.json of a run folder, or None; UserError if it is damaged, of another form, or without ``needs``."""
     path = folder / RESULT
     if not path.exists():
         return None
@@ -121,8 +124,10 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         content: dict[str, Any] = json.loads(path.read_text())
         if content["schema"] != SCHEMA:
             raise UserError(f"{path} has schema {content['schema']}, this version reads {SCHEMA}")
+        if problem := result_problem(content, needs):
+            raise ValueError(problem)
         return content
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is not a result ({error}); remove it and run again") from error
 
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from transfer.drawing import Marked
     from transfer.evaluate.detections import Detections
 
+# what of result.json a page is made from
+NEEDS = ("status", "config.name", "init.name", "datasets.test", "detections")
 STYLE = "body{font-family:sans-serif;margin:1rem}img{max-width:100%}figure{margin:0 0 1.5rem}"
 
 
@@ -37,6 +39,10 @@ def parse() -> argparse.Namespace:
     args = parser.parse_args()
     if args.images < 1:
         parser.error("--images must be at least 1")
+    if not 0 <= args.seed < 2**32:
+        parser.error("--seed must be between 0 and 2**32 - 1")
+    if not 0 <= args.score <= 1:
+        parser.error("--score must be between 0 and 1")
     return args
 
 
@@ -48,20 +54,20 @@ def main() -> int:
 
     from runtime.atomic import write_text
     from transfer.data.catalog import get_dataset
-    from transfer.evaluate.detections import Detections
     from transfer.results import read_result
 
     result = read_result(args.run)
-    if result is None or result["status"] != "finished":
+    if result is None or result.get("status") == "failed":
         raise UserError(f"{args.run}: no finished run there (result.json); train it first")
+    result = read_result(args.run, NEEDS) or result
     sets = result["datasets"]["test"]
-    if not 0 <= args.set < len(sets):
-        raise UserError(f"--set {args.set}: the run has {len(sets)} test sets, from 0")
+    if not 0 <= args.set < min(len(sets), len(result["detections"])):
+        raise UserError(f"--set {args.set}: the run has detections of {len(result['detections'])} test sets, from 0")
     spec = get_dataset(sets[args.set]["name"])
-    detections = Detections.load(args.run / result["detections"][args.set])
+    detections = stored_detections(args.run / result["detections"][args.set], spec)
     chosen = np.random.RandomState(args.seed).permutation(len(detections.image_ids))[: args.images]
     folder = args.output or args.run / "show"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     names = [
         picture(spec, detections, int(i), args.score, folder)
         for i in tqdm(sorted(chosen), desc="drawing", disable=None)
@@ -69,6 +75,25 @@ def main() -> int:
     write_text(folder / "index.html", page(f"{result['config']['name']}, {result['init']['name']}", names))
     print(f"wrote {folder / 'index.html'} and {len(names)} pictures")
     return 0
+
+
+def stored_detections(path: Path, spec: "DatasetSpec") -> "Detections":
+    """The detections in ``path``; raises UserError unless they are of this data set's images and classes."""
+    from transfer.evaluate.detections import Detections
+
+    detections = Detections.load(path)
+    strangers = set(detections.image_ids) - {record["image_id"] for record in spec.records()}
+    if strangers or any(not 0 <= c < len(spec.class_names) for c in set(detections.category.tolist())):
+        raise UserError(f"{path}: not detections of data set {spec.name} as it is now; evaluate the run again")
+    return detections
+
+
+def make_folder(folder: Path) -> None:
+    """Create the output folder; raises UserError where something else is in its place."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write into {folder} ({error.strerror}); choose another --output") from error
 
 
 def picture(spec: "DatasetSpec", detections: "Detections", index: int, score: float, folder: Path) -> str:

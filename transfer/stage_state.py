@@ -11,6 +11,7 @@ from typing import Any
 
 from runtime.atomic import sha256_file, write_json
 from runtime.errors import UserError
+from transfer.result_fields import result_problem
 from transfer.stages import Stage
 
 FINISHED, BROKEN, TO_DO, STALE = "finished", "broken", "to do", "stale"
@@ -28,9 +29,15 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in ``path``, or {} when it is absent, torn or no object: such a file proves nothing."""
     try:
         value = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def stored_result(path: Path) -> dict[str, Any]:
+    """A result.json, or {} when it is absent, torn or has not a result's form."""
+    content = read_json(path)
+    return {} if result_problem(content) else content
 
 
 _DIGESTS: dict[tuple[str, int, int], str] = {}
@@ -93,15 +100,16 @@ def _convert_state(stage: Stage) -> State:
     source = stage.weights
     if not stage.proof.is_file() or not sidecar:
         return State(TO_DO)
-    if sidecar.get("files", {}).get(stage.proof.name) != digest(stage.proof):
+    files, made_from = (found if isinstance(found := sidecar.get(k), dict) else {} for k in ("files", "source"))
+    if files.get(stage.proof.name) != digest(stage.proof):
         return State(TO_DO, "the backbone is not the one its sidecar describes")
-    if source is not None and source.is_file() and sidecar.get("source", {}).get("sha256") != digest(source):
+    if source is not None and source.is_file() and made_from.get("sha256") != digest(source):
         return State(TO_DO, "the checkpoint has changed since")
     return State(FINISHED)
 
 
 def _train_state(stage: Stage) -> State:
-    result = read_json(stage.proof)
+    result = stored_result(stage.proof)
     if result.get("status") != "finished":
         begun = (stage.folder / "last_checkpoint").is_file()
         return State(BROKEN, str(result.get("error") or "interrupted")) if begun or result else State(TO_DO)

@@ -1,12 +1,15 @@
 """Pictures of a run: what is drawn, where, and what is refused."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from runtime.errors import UserError
 from tests.transfer.toy_data import coco_content, write_coco
+from transfer import show
 from transfer.data.catalog import get_dataset
 from transfer.drawing import Marked, class_color, draw
 from transfer.evaluate.detections import Detections
@@ -49,6 +52,49 @@ def test_a_page_and_one_picture_per_image(run_folder, run_cli):
 
 def test_a_folder_without_a_run_is_refused(tmp_path, run_cli):
     assert "no finished run" in run_cli(["transfer/show.py", tmp_path], check=2).stderr
+
+
+def change(folder, **fields):
+    record = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(json.dumps({**record, **fields}))
+
+
+def of_other_images(folder):
+    Detections([1, 2], [0], [0], [[1, 1, 5, 5]], [0.9]).save(folder / "detections_0.npz")
+
+
+def of_another_class(folder):
+    found = Detections.load(folder / "detections_0.npz")
+    Detections(found.image_ids, [0], [7], [[1, 1, 5, 5]], [0.9]).save(folder / "detections_0.npz")
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (lambda f: (f / "result.json").write_text('{"schema": 1}'), "has no status"),
+        (lambda f: (f / "result.json").write_text('{"schema": 1, "status": "finished"}'), "has no config.name"),
+        (lambda f: change(f, config="toy"), "config is not a mapping"),
+        (lambda f: change(f, datasets={"test": ["x"]}), "datasets.test is not a list of data sets"),
+        (lambda f: change(f, detections=[]), "--set 0: the run has detections of 0 test sets"),
+        (lambda f: change(f, detections=5), "detections is not a list of file names"),
+        (lambda f: change(f, status="failed"), "no finished run"),
+        (of_other_images, "not detections of data set"),
+        (of_another_class, "not detections of data set"),
+        (lambda f: (f / "show").write_text("a file"), "choose another --output"),
+    ],
+)
+def test_what_is_no_run_is_refused_in_one_line(run_folder, mistake, message, monkeypatch):
+    mistake(run_folder)
+    monkeypatch.setattr(sys, "argv", ["transfer/show.py", str(run_folder)])
+    with pytest.raises(UserError, match=message):
+        show.main()
+
+
+@pytest.mark.parametrize("flags", [["--seed", "-1"], ["--score", "nan"], ["--images", "0"]])
+def test_argument_mistakes_exit_2(run_folder, flags, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["transfer/show.py", str(run_folder), *flags])
+    with pytest.raises(SystemExit, match="2"):
+        show.main()
 
 
 def test_boxes_are_drawn_in_the_color_of_their_class():

@@ -33,7 +33,7 @@ def load_json(path: Path, name: str) -> dict[str, Any]:
     try:
         with collector_paused():
             content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"data set {name}: {path} is not readable JSON ({error})") from error
     for key in ("images", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
@@ -73,7 +73,7 @@ def read_coco(path: Path, images: Path, *, name: str = "", subset: set[Any] | No
     content = load_json(path, name)
     try:
         labels = labels_of(content, name, file_name=lambda image: str(images / image["file_name"]), subset=subset)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"data set {name}: {path} is not a COCO instances file (missing or odd {error})") from error
     if labels.category_ids != list(range(1, len(labels.category_ids) + 1)):
         last = len(labels.category_ids)
@@ -137,6 +137,10 @@ def _annotation(
     """Detectron2's form of one annotation, or None (and its id in ``short``) if no polygon of it is usable."""
     if source.get("ignore", 0):
         raise UserError(f'data set {name}: annotation {source["id"]} has "ignore" set, which COCO files do not define')
+    if source.get("iscrowd", 0) not in (0, 1):
+        raise UserError(
+            f"data set {name}: annotation {source['id']} has iscrowd {source['iscrowd']!r}; 0 or 1 is expected"
+        )
     box = source["bbox"]
     if len(box) != 4 or not all(-1e7 < v < 1e7 for v in box):
         raise UserError(f"data set {name}: annotation {source['id']} has bbox {box}; 4 numbers x y w h are expected")
@@ -147,7 +151,7 @@ def _annotation(
     segmentation = source.get("segmentation")
     if segmentation:
         if isinstance(segmentation, dict):
-            annotation["segmentation"] = _compressed(segmentation)
+            annotation["segmentation"] = _compressed(segmentation, f"data set {name}: annotation {source['id']}")
         else:
             polygons = [list(map(float, p)) for p in segmentation if len(p) % 2 == 0 and len(p) >= MIN_POLYGON_NUMBERS]
             if not polygons:
@@ -159,10 +163,13 @@ def _annotation(
     return annotation
 
 
-def _compressed(mask: dict[str, Any]) -> dict[str, Any]:
+def _compressed(mask: dict[str, Any], where: str) -> dict[str, Any]:
     """A run-length mask with its counts as bytes or text; lists of numbers are packed."""
     if not isinstance(mask["counts"], list):
         return mask
+    height, width = mask["size"]
+    if sum(mask["counts"]) != height * width:
+        raise UserError(f"{where} has run lengths of {sum(mask['counts'])} pixels in a mask of {height} x {width}")
     from pycocotools import mask as coco_mask
 
     return dict(coco_mask.frPyObjects(mask, *mask["size"]))

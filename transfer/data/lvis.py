@@ -18,9 +18,9 @@ def read_lvis(path: Path, root: Path, *, name: str = "", subset: set[Any] | None
     """
     name = name or str(path)
     content = load_json(path, name)
-    for category in content["categories"]:
-        category["name"] = (category.get("synonyms") or [category.get("name")])[0]
     try:
+        for category in content["categories"]:
+            category["name"] = (category.get("synonyms") or [category.get("name")])[0]
         return labels_of(
             content,
             name,
@@ -28,7 +28,7 @@ def read_lvis(path: Path, root: Path, *, name: str = "", subset: set[Any] | None
             image_fields=_federated_fields,
             subset=subset,
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"data set {name}: {path} is not an LVIS file (missing or odd {error})") from error
 
 

@@ -12,6 +12,8 @@ from tests.transfer.toy_data import coco_content, write_coco, write_voc
 from transfer.data.catalog import COCO_SETS, LVIS_SETS, VOC_SETS, get_dataset
 from transfer.data.voc import VOC_CLASSES
 
+RLE = {"size": [48, 64], "counts": [1, 2]}
+
 
 @pytest.fixture
 def toy(tmp_path):
@@ -46,6 +48,12 @@ def test_coco_records_are_sorted_contiguous_and_float(toy):
         (lambda c: c.pop("categories"), 'no list "categories"'),
         (lambda c: c.update(images=[]), "lists no image"),
         (lambda c: c["images"][0].pop("width"), "'width'"),
+        (lambda c: c["images"][0].update(width="x"), "is not a COCO instances file"),
+        (lambda c: c["annotations"][0].update(iscrowd="no"), "annotation 1 has iscrowd 'no'"),
+        (lambda c: c["annotations"][0].update(segmentation=[["a"] * 6]), "is not a COCO instances file"),
+        (lambda c: c["annotations"][0].update(segmentation=RLE), "run lengths of 3 pixels in a mask of 48 x 64"),
+        (lambda c: c.update(annotations={"a": 1}), "is not a COCO instances file"),
+        (lambda c: c.update(categories=["a"]), "is not a COCO instances file"),
         (lambda c: c["annotations"][0].update(ignore=1), 'annotation 1 has "ignore"'),
     ],
 )

@@ -1,0 +1,89 @@
+"""The shape of a result.json: which fields have which form, so that a file of something else is named and refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+STATUSES = ("finished", "failed")
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _mapping(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _names(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_text, value))
+
+
+def _data_sets(value: Any) -> bool:
+    return isinstance(value, list) and all(_mapping(one) and _text(one.get("name")) for one in value)
+
+
+def _metrics(value: Any) -> bool:
+    tasks = value.values() if _mapping(value) else [None]
+    return all(_mapping(task) and all(v is None or _number(v) for v in task.values()) for task in tasks)
+
+
+def is_history(value: Any) -> bool:
+    """Whether ``value`` is a list of {"iteration": int, "metrics": {task: {metric: number or null}}}."""
+    return isinstance(value, list) and all(
+        _mapping(entry) and _whole(entry.get("iteration")) and _metrics(entry.get("metrics", {})) for entry in value
+    )
+
+
+# dotted path -> (is the value of this form?, the form in words)
+FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "status": (lambda value: value in STATUSES, "finished or failed"),
+    "config": (_mapping, "a mapping"),
+    "config.name": (_text, "a string"),
+    "config.flat": (_mapping, "a mapping"),
+    "init": (_mapping, "a mapping"),
+    "init.name": (_text, "a string"),
+    "seed": (_whole, "a whole number"),
+    "engine": (_mapping, "a mapping"),
+    "engine.name": (_text, "a string"),
+    "engine.versions": (_mapping, "a mapping"),
+    "datasets": (_mapping, "a mapping"),
+    "datasets.train": (_data_sets, "a list of data sets"),
+    "datasets.test": (_data_sets, "a list of data sets"),
+    "iterations": (_whole, "a whole number"),
+    "seconds_per_iteration": (_number, "a number"),
+    "metrics": (_metrics, "numbers by task and metric"),
+    "history": (is_history, "a list of evaluations"),
+    "detections": (_names, "a list of file names"),
+}
+
+
+def result_problem(content: Any, needs: Iterable[str] = ()) -> str | None:
+    """What is wrong with the form of a parsed result.json, or None; the fields ``needs`` must be there."""
+    if not _mapping(content):
+        return f"it is a {type(content).__name__}, not a mapping"
+    for path, (fits, form) in FORMS.items():
+        found, value = _look_up(content, path)
+        if found and not fits(value):
+            return f"{path} is not {form}"
+    for path in needs:
+        if not _look_up(content, path)[0]:
+            return f"it has no {path}"
+    return None
+
+
+def _look_up(content: Any, path: str) -> tuple[bool, Any]:
+    for key in path.split("."):
+        if not _mapping(content) or key not in content:
+            return False, None
+        content = content[key]
+    return True, content
