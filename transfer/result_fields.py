@@ -33,7 +33,7 @@ def _data_sets(value: Any) -> bool:
 
 
 def _metrics(value: Any) -> bool:
-    tasks = value.values() if _mapping(value) else [None]
+    tasks = value.values() if isinstance(value, dict) else [None]
     return all(_mapping(task) and all(v is None or _number(v) for v in task.values()) for task in tasks)
 
 
