@@ -94,8 +94,9 @@ class Fields:
 def apply_settings(plan: dict[str, Any], settings: Collection[str]) -> None:
     """Apply ``KEY=VALUE`` overrides in place.
 
-    A key whose first part is upper case (``SOLVER.MAX_ITER``) goes to the plan's ``overrides``; any other is a dotted
-    path in the plan (``seeds=[0,1,2]``, ``inits.moco.lr=0.02``). Values are YAML.
+    A key whose first part is upper case (``SOLVER.MAX_ITER``) goes to the plan's ``overrides``, and no config of the
+    plan overrides it any more: the command line has the last word. Any other is a dotted path in the plan
+    (``seeds=[0,1,2]``, ``inits.moco.lr=0.02``). Values are YAML.
     """
     for setting in settings:
         key, equals, text = setting.partition("=")
@@ -105,10 +106,22 @@ def apply_settings(plan: dict[str, Any], settings: Collection[str]) -> None:
             value = yaml.load(text, Loader=PlanLoader)  # noqa: S506 (a SafeLoader)
         except YAML_ERRORS as error:
             raise UserError(f"--set {setting}: the value is not YAML") from error
-        path = ["overrides", key] if key.split(".")[0].isupper() else key.split(".")
+        is_config_key = key.split(".")[0].isupper()
+        for config in _configs(plan) if is_config_key else []:
+            config.pop(key, None)
+        path = ["overrides", key] if is_config_key else key.split(".")
         node = plan
         for part in path[:-1]:
             node = node.setdefault(part, {})
             if not isinstance(node, dict):
                 raise UserError(f"--set {setting}: {part} is not a mapping in the plan")
         node[path[-1]] = value
+
+
+def _configs(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """The overrides of the plan's configs; what is malformed is left for the checks that name it."""
+    configs = plan.get("configs")
+    entries = (
+        [entry.get("overrides") for entry in configs if isinstance(entry, dict)] if isinstance(configs, list) else []
+    )
+    return [overrides for overrides in entries if isinstance(overrides, dict)]

@@ -37,6 +37,17 @@ def test_settings_reach_plan_and_config(plan_file: Path) -> None:
     assert [s.name for s in train if "SOLVER.BASE_LR" in s.argv] == ["toy-own_lr/moco/seed5"]
 
 
+def test_the_command_line_wins_over_a_config_of_the_plan(plan_file: Path) -> None:
+    text = plan_file.read_text()
+    own = "configs: [{config: toy.yaml, overrides: {SOLVER.MAX_ITER: 3}}]"
+    assert "configs: [toy.yaml]" in text
+    plan_file.write_text(text.replace("configs: [toy.yaml]", own))
+    for settings, iterations in (([], "3"), (["SOLVER.MAX_ITER=7"], "7")):
+        train = [s for s in plan_stages(load_plan(plan_file, settings=settings)) if s.kind == "train"]
+        given = [b for s in train for a, b in zip(s.argv, s.argv[1:]) if a == "SOLVER.MAX_ITER"]
+        assert given[-1] == iterations
+
+
 def test_only_takes_what_it_needs(plan_file: Path) -> None:
     stages = plan_stages(load_plan(plan_file))
     assert [s.name for s in choose(stages, ["toy/moco/seed1"])] == [
