@@ -1,0 +1,47 @@
+"""Compares two folders of the same runs: two engines, two machines, two versions.
+
+    python transfer/compare_runs.py runs/engines/torchvision runs/engines/detectron2 [--output NAME]
+
+Runs are matched by config, initialisation and seed. Printed, and with --output written as NAME.md and NAME.csv: every
+metric of both, what else they differ in, the largest difference between their final weights and between their
+detections, and whether the mean difference of a metric is within the spread over seeds. Exit code 1 when it is not.
+"""
+
+import os
+import sys
+
+sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+
+import argparse
+from collections.abc import Sequence
+
+from runtime.errors import run_entry
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("first", metavar="FIRST", help="folder of finished runs")
+    parser.add_argument("second", metavar="SECOND", help="folder of finished runs with the same names")
+    parser.add_argument("--output", metavar="NAME", help="write NAME.md and NAME.csv too")
+    return parser.parse_args(argv)
+
+
+def main() -> int:
+    """Match, compare, print."""
+    args = parse()
+    from transfer.run_pairs import match, report
+
+    pairs = match(args.first, args.second)
+    text, rows, agree = report(pairs)
+    print(text)
+    if args.output:
+        from runtime.atomic import write_text
+
+        write_text(f"{args.output}.md", text + "\n")
+        write_text(f"{args.output}.csv", rows)
+    return 0 if agree else 1
+
+
+if __name__ == "__main__":
+    run_entry(main)
