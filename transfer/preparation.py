@@ -12,6 +12,7 @@ from transfer.addresses import local_weights
 from transfer.config import explicit_keys
 from transfer.data.catalog import get_dataset
 from transfer.initialisation import Init, apply_settings, evaluated_model, resolve_init
+from transfer.value_checks import check_values
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -34,13 +35,14 @@ def output_folder(cfg: CfgNode, args: argparse.Namespace) -> Path:
     return folder
 
 
-def prepare(cfg: CfgNode, args: argparse.Namespace, folder: Path) -> Init:
+def prepare(cfg: CfgNode, args: argparse.Namespace, folder: Path, processes: int = 1) -> Init:
     """Complete ``cfg`` in place and return the initialisation. Raises UserError for everything that cannot run."""
     explicit = explicit_keys(args.config_file, args.opts)
-    check_datasets(cfg, explicit, train=not args.eval_only)
     if args.scale_to_batch:
         for line in scale_to_batch(cfg, args.scale_to_batch):
             log.info("%s", line)
+    check_values(cfg, processes, train=not args.eval_only)
+    check_datasets(cfg, explicit, train=not args.eval_only)
     if args.eval_only:
         given = "MODEL.WEIGHTS" in args.opts
         init = evaluated_model(local_weights(cfg.MODEL.WEIGHTS) if given else folder / FINAL_WEIGHTS)
@@ -88,6 +90,8 @@ def scale_to_batch(cfg: CfgNode, batch: int) -> list[str]:
     Learning rate x k, iterations, steps, warm-up and periods / k, where k = batch / IMS_PER_BATCH: the same number of
     images is seen (Goyal et al., arXiv:1706.02677).
     """
+    if cfg.SOLVER.IMS_PER_BATCH < 1:
+        raise UserError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} must be 1 or more")
     k = batch / cfg.SOLVER.IMS_PER_BATCH
     before = {key: cfg.SOLVER[key] for key in ("IMS_PER_BATCH", "BASE_LR", "STEPS", "MAX_ITER", "WARMUP_ITERS")}
     cfg.SOLVER.IMS_PER_BATCH = batch

@@ -33,8 +33,10 @@ def _data_sets(value: Any) -> bool:
 
 
 def _metrics(value: Any) -> bool:
-    tasks = value.values() if isinstance(value, dict) else [None]
-    return all(_mapping(task) and all(v is None or _number(v) for v in task.values()) for task in tasks)
+    if not isinstance(value, dict):
+        return False
+    tasks = value.values()
+    return all(isinstance(task, dict) and all(v is None or _number(v) for v in task.values()) for task in tasks)
 
 
 def is_history(value: Any) -> bool:

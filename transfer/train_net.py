@@ -67,9 +67,9 @@ def run(args: argparse.Namespace) -> int:
         log = get_logger("run")
         engine = resolve_engine(args.engine)
         log.info("engine: %s (%s)", engine.name, ", ".join(f"{k} {v}" for k, v in engine.versions().items()))
-        folder = output_folder(cfg, args)
-        init = prepare(cfg, args, folder)
         engine.check(cfg)
+        folder = output_folder(cfg, args)
+        init = prepare(cfg, args, folder, world.size)
         cfg.freeze()
         name = Path(args.config_file).stem
         job = Job(cfg, name, folder, init.record(), engine, args.evaluator, args.resume, world.rank)

@@ -18,6 +18,8 @@ from transfer.config import unsupported_keys
 from transfer.engines.protocol import AfterEval, TrainSummary
 from transfer.engines.torchvision.builder import choose_device
 from transfer.engines.torchvision.ranks import rank, rank_count
+from transfer.engines.torchvision.world_size import scale_to_processes
+from transfer.value_checks import check_schedule
 
 if TYPE_CHECKING:
     from transfer.evaluate.detections import Detections
@@ -57,7 +59,9 @@ class Detectron2Engine:
         self.check(cfg)
         began = time.perf_counter()
         _join_local_group()
-        own = detectron2_config(cfg, folder)
+        # Detectron2's trainer scales on its own, but only after the batches have been made
+        own = detectron2_config(scale_to_processes(cfg, rank_count()), folder)
+        check_schedule(own, rank_count())
         process_seed = cfg.SEED + rank() if cfg.SEED >= 0 else random.SystemRandom().randrange(2**31)
         seed_everything(process_seed)
         trainer = Trainer(

@@ -11,13 +11,14 @@ from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
+from runtime.errors import UserError
 from runtime.logs import get_logger
 from runtime.seeds import rng_state, set_rng_state
 from transfer.data.loader import draw_base_seed
 from transfer.engines.detectron2_data import ResumableBatches, as_detectron2_items, needs_own_loader, own_train_loader
 from transfer.engines.torchvision.checkpoints import OWN_KEY, checkpoint_name, load_latest
 from transfer.engines.torchvision.feeding import TrainingFeed
-from transfer.engines.torchvision.loop import NonFiniteLoss
+from transfer.engines.torchvision.loop import ONE_VALUE, NonFiniteLoss
 from transfer.engines.torchvision.precise_bn import PreciseBatchNorm
 from transfer.engines.torchvision.ranks import any_rank, gather_objects
 from transfer.engines.torchvision.weights import load_weights
@@ -55,14 +56,30 @@ class Trainer(DefaultTrainer):
             self.batches.worker_seed = draw_base_seed()
 
     def _take_up(self, model: torch.nn.Module, name: str, content: dict[str, Any]) -> None:
-        model.load_state_dict(content["model"])
-        self.load_state_dict(content["trainer"])
-        self.start_iter = self.iter + 1
+        folder = Path(self.cfg.OUTPUT_DIR)
+        try:
+            model.load_state_dict(content["model"])
+            self.load_state_dict(content["trainer"])
+            self.start_iter = int(self.iter) + 1
+            exactly = self._take_up_stream(content.get(OWN_KEY))
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+            raise UserError(
+                f"{folder / name} is of another config than this one; use another OUTPUT_DIR "
+                f"({' '.join(str(error).split())[:200]})"
+            ) from error
+        if self.start_iter > self.max_iter:
+            raise UserError(
+                f"{folder / name} has {self.start_iter} iterations, SOLVER.MAX_ITER is {self.max_iter}; raise it, or "
+                "use another OUTPUT_DIR"
+            )
         get_logger(__name__).info("resuming from %s at iteration %d", name, self.start_iter)
-        exact = content.get(OWN_KEY)
-        if exact is None or self.batches is None or len(exact["rng"]) != comm.get_world_size():
+        if not exactly:
             get_logger(__name__).warning("%s: the order of images restarts", name)
-            return
+
+    def _take_up_stream(self, exact: dict[str, Any] | None) -> bool:
+        """Random states and position in the stream of images; False when the checkpoint has none for these ranks."""
+        if exact is None or self.batches is None or len(exact["rng"]) != comm.get_world_size():
+            return False
         own = exact["rng"][comm.get_rank()]
         self.random_state = own["state"]
         self.batches.start, self.batches.worker_seed = self.start_iter, own["worker_seed"]
@@ -70,6 +87,7 @@ class Trainer(DefaultTrainer):
             self.precise_bn.position = exact["precise_bn_position"]
         assert self.feed is not None
         self.feed.process_seed = own["process_seed"]
+        return True
 
     def before_train(self) -> None:
         """Restore the random state last: building the trainer drew from it."""
@@ -82,12 +100,21 @@ class Trainer(DefaultTrainer):
         try:
             super().run_step()
         except FloatingPointError as error:
-            images = [str(i.get("image_id")) for i in self.batches.last] if self.batches is not None else ["unknown"]
             reason = " ".join(str(error).split())
             raise NonFiniteLoss(
-                f"the loss is not finite at iteration {self.iter} on images {', '.join(images)} ({reason}); nothing "
+                f"the loss is not finite at iteration {self.iter} on images {self._images()} ({reason}); nothing "
                 "was updated. Lower SOLVER.BASE_LR, lengthen the warm-up, or clip gradients, then resume"
             ) from error
+        except ValueError as error:
+            if ONE_VALUE not in str(error):
+                raise
+            raise UserError(
+                f"a batch norm sees one value per channel at iteration {self.iter}, images {self._images()} ({error}); "
+                "raise SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN, or choose norms GN or FrozenBN"
+            ) from error
+
+    def _images(self) -> str:
+        return ", ".join(str(i.get("image_id")) for i in self.batches.last) if self.batches is not None else "unknown"
 
     def save(self, name: str) -> None:
         """Write a checkpoint with the random state of all ranks; call it on every rank."""

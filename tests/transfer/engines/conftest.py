@@ -112,6 +112,14 @@ def engine() -> Any:
 
 
 @pytest.fixture(scope="session")
+def detectron2_engine() -> Any:
+    """The engine around Detectron2, for tests with its marker."""
+    from transfer.engines import resolve_engine
+
+    return resolve_engine("detectron2")
+
+
+@pytest.fixture(scope="session")
 def weights_of() -> Callable[[Path], dict[str, Any]]:
     """``weights_of(folder)``: the tensors of its model_final.pth."""
     from runtime.torch_files import load_torch

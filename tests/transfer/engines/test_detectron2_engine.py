@@ -46,13 +46,6 @@ C4 = {
 }
 
 
-@pytest.fixture(scope="module")
-def detectron2_engine() -> Any:
-    from transfer.engines import resolve_engine
-
-    return resolve_engine("detectron2")
-
-
 def write_backbone(path: Path, cfg: Any) -> str:
     """A random backbone under bare names, as the converter writes it."""
     from transfer.engines.torchvision.builder import build_backbone

@@ -1,0 +1,96 @@
+"""Mistakes behind Detectron2: the same line as the embedded engine's, and checkpoints of something else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from runtime.errors import UserError
+from runtime.torch_files import load_torch
+
+pytestmark = pytest.mark.detectron2
+
+ONE_PIXEL = {  # a batch norm behind a stride of 32 sees one value per channel of one image of this size
+    "INPUT.MIN_SIZE_TRAIN": (16,),
+    "INPUT.MAX_SIZE_TRAIN": 32,
+    "SOLVER.IMS_PER_BATCH": 1,
+    "SOLVER.MAX_ITER": 1,
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"SOLVER.MAX_ITER": 5, "SOLVER.STEPS": (5,)}, r"SOLVER.STEPS \(5,\) must rise from 1 and end before"),
+        (ONE_PIXEL, "a batch norm sees one value per channel at iteration 0, images"),
+        ({"SOLVER.BASE_LR": 1e12, "SOLVER.MAX_ITER": 6, "SOLVER.WARMUP_ITERS": 0}, "the loss is not finite"),
+        ({"SOLVER.IMS_PER_BATCH": 3, "SOLVER.REFERENCE_WORLD_SIZE": 2}, "not a multiple of REFERENCE_WORLD_SIZE 2"),
+    ],
+)
+def test_both_engines_end_with_the_same_message(
+    settings: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+    tiny_config: Callable[..., Any],
+    engine: Any,
+    detectron2_engine: Any,
+) -> None:
+    said = []
+    for one in (engine, detectron2_engine):
+        with pytest.raises(UserError, match=message) as caught:
+            one.train(tiny_config(settings), tmp_path / one.name)
+        said.append(str(caught.value).split(" (")[0])
+        assert not (tmp_path / one.name / "model_final.pth").exists()
+    assert said[0] == said[1]
+
+
+def test_a_reference_world_size_scales_batch_and_schedule_alike(
+    tmp_path: Path, tiny_config: Callable[..., Any], engine: Any, detectron2_engine: Any, weights_of: Callable
+) -> None:
+    cfg = tiny_config({"SOLVER.IMS_PER_BATCH": 4, "SOLVER.MAX_ITER": 1, "SOLVER.REFERENCE_WORLD_SIZE": 2})
+    done = [one.train(cfg, tmp_path / one.name).iterations for one in (engine, detectron2_engine)]
+    assert done == [2, 2]
+    ours, theirs = weights_of(tmp_path / "torchvision"), weights_of(tmp_path / "detectron2")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize(
+    ("damage", "settings", "message"),
+    [
+        (lambda c: c["trainer"].pop("_trainer"), {}, "of another config"),
+        (lambda c: c.update(model=[]), {}, "of another config"),
+        (lambda c: c["trainer"].update(iteration="x"), {}, "of another config"),
+        (lambda c: c["trainer"]["_trainer"].update(optimizer={"a": 1}), {}, "of another config"),
+        (lambda c: c.update(exact_resume=5), {"SOLVER.MAX_ITER": 3}, "of another config"),
+        (lambda c: None, {"MODEL.FPN.OUT_CHANNELS": 16}, "of another config"),
+        (lambda c: None, {"SOLVER.MAX_ITER": 1}, "has 2 iterations, SOLVER.MAX_ITER is 1"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused(
+    damage: Callable[[dict[str, Any]], Any],
+    settings: dict[str, Any],
+    message: str,
+    tmp_path: Path,
+    short_run: Path,
+    tiny_config: Callable[..., Any],
+    detectron2_engine: Any,
+) -> None:
+    content = load_torch(short_run / "model_final.pth")
+    damage(content)
+    torch.save(content, tmp_path / "model_final.pth")
+    with pytest.raises(UserError, match=message):
+        detectron2_engine.train(tiny_config({"SOLVER.MAX_ITER": 2}, settings), tmp_path, resume=True)
+
+
+@pytest.fixture(scope="module")
+def short_run(
+    tmp_path_factory: pytest.TempPathFactory, tiny_config: Callable[..., Any], detectron2_engine: Any
+) -> Path:
+    """The folder of two iterations."""
+    folder = tmp_path_factory.mktemp("short")
+    detectron2_engine.train(tiny_config({"SOLVER.MAX_ITER": 2}), folder)
+    return folder
