@@ -17,7 +17,7 @@ Metrics = dict[str, dict[str, float]]  # {"bbox": {"AP": 27.1, ...}, "segm": {..
 def evaluate(spec: DatasetSpec, detections: Detections, *, evaluator: str = "auto") -> tuple[Metrics, str]:
     """Metrics of one data set's detections, and the id of the evaluator that made them.
 
-    ``evaluator``: ``official`` (pycocotools), ``fast`` (faster-coco-eval) or ``auto``, the fast one if installed; it
+    ``evaluator``: ``official`` (pycocotools), ``fast`` (this project's, equal to it) or ``auto``, the fast one; it
     matters for COCO data only. Raises UserError for detections of other images and a data set without annotations.
     """
     expected = {record["image_id"] for record in spec.records()}

@@ -1,10 +1,9 @@
-"""COCO box and mask AP with Detectron2's keys, by pycocotools or by faster-coco-eval where it gives equal numbers."""
+"""COCO box and mask AP with Detectron2's keys, by pycocotools or by this project's own, faster arithmetic."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import importlib.util
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -14,37 +13,36 @@ import numpy as np
 from runtime.errors import UserError
 from transfer.data.coco import collector_paused
 from transfer.evaluate.detections import Detections
+from transfer.evaluate.entries import Numbering, box_areas, boxes, result_shapes, scores, truth_shapes
+from transfer.evaluate.matching import IOUS, Objects, Scored, mean_percent, precision_table
 
 SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-AREAS = {"AP": 0, "AP50": 0, "AP75": 0, "APs": 1, "APm": 2, "APl": 3}
+AREA_INDEX = {"AP": 0, "AP50": 0, "AP75": 0, "APs": 1, "APm": 2, "APl": 3}
 MAX_DETECTIONS = 100  # per image and class
-BACKENDS = {"official": ("pycocotools", "pycocotools"), "fast": ("faster_coco_eval", "faster-coco-eval")}
+BACKENDS = ("official", "fast")
 
 
 def choose_backend(evaluator: str) -> str:
-    """``official`` or ``fast`` for the command line's auto, official or fast; UserError if it is not installed."""
-    if evaluator == "auto":
-        return "fast" if importlib.util.find_spec("faster_coco_eval") else "official"
-    if evaluator not in BACKENDS:
+    """``official`` (pycocotools) or ``fast`` for the command line's auto, official or fast."""
+    backend = "fast" if evaluator == "auto" else evaluator
+    if backend not in BACKENDS:
         raise UserError(f"evaluator {evaluator!r}: choose auto, official or fast")
-    module, package = BACKENDS[evaluator]
-    if importlib.util.find_spec(module) is None:
-        raise UserError(f"evaluator {evaluator} needs the package {package}: pip install {package}")
-    return evaluator
+    return backend
 
 
 def backend_id(backend: str) -> str:
-    """What result.json records: ``coco/pycocotools-2.0.11``."""
-    package = BACKENDS[backend][1]
-    return f"coco/{package}-{importlib.metadata.version(package)}"
+    """What result.json records: ``coco/pycocotools-2.0.11``, or the rule, ``coco/101pt-100``."""
+    if backend == "official":
+        return f"coco/pycocotools-{importlib.metadata.version('pycocotools')}"
+    return f"coco/101pt-{MAX_DETECTIONS}"
 
 
 def coco_truth(content: dict[str, Any], backend: str) -> Any:
-    """The backend's COCO object for a parsed annotation file, nothing printed."""
+    """What the backend takes as ground truth for a parsed annotation file: pycocotools' COCO, or the file as it is."""
     if backend == "fast":
-        from faster_coco_eval import COCO
-    else:
-        from pycocotools.coco import COCO
+        return content
+    from pycocotools.coco import COCO
+
     truth = COCO()
     truth.dataset = content
     with contextlib.redirect_stdout(io.StringIO()):
@@ -75,7 +73,6 @@ def coco_ap(
     task: str,
     *,
     class_names: Sequence[str] = (),
-    image_ids: Sequence[Any] | None = None,
     max_detections: int = MAX_DETECTIONS,
     backend: str = "official",
 ) -> dict[str, float]:
@@ -85,18 +82,16 @@ def coco_ap(
     class or size without ground truth). No detection at all is 0, not Detectron2's NaN: a mean over seeds that left out
     the runs which found nothing would flatter them.
     """
-    precision, thresholds = coco_precision(
-        truth, results, task, image_ids=image_ids, max_detections=max_detections, backend=backend
-    )
+    precision = coco_precision(truth, results, task, max_detections=max_detections, backend=backend)
     values = {}
     for key in SUMMARY:
-        part = precision[..., AREAS[key], -1]
+        part = precision[..., AREA_INDEX[key]]
         if key[2:].isdigit():
-            part = part[np.isclose(thresholds, int(key[2:]) / 100)]
-        values[key] = _mean(part)
+            part = part[np.isclose(IOUS, int(key[2:]) / 100)]
+        values[key] = mean_percent(part)
     if len(class_names) > 1:
         for index, name in enumerate(class_names):
-            values[f"AP-{name}"] = _mean(precision[:, :, index, 0, -1])
+            values[f"AP-{name}"] = mean_percent(precision[:, :, index, 0])
     return values
 
 
@@ -105,30 +100,45 @@ def coco_precision(
     results: list[dict[str, Any]],
     task: str,
     *,
-    image_ids: Sequence[Any] | None = None,
     max_detections: int = MAX_DETECTIONS,
     backend: str = "official",
-) -> tuple[np.ndarray, np.ndarray]:
-    """(precision T x R x K x A x M with -1 where undefined, IoU thresholds T) after evaluate and accumulate.
+) -> np.ndarray:
+    """Precision T x R x K x A at the IoU thresholds, recalls, classes and area ranges; -1 where undefined.
 
-    The libraries add fields to ``results`` in place: do not use them again.
+    Both backends count ``max_detections`` per image and class; pycocotools adds fields to ``results`` in place.
     """
-    if backend == "fast":
-        from faster_coco_eval import COCOeval_faster as Evaluation
-    else:
-        from pycocotools.cocoeval import COCOeval as Evaluation
+    compute = _official_precision if backend == "official" else _fast_precision
+    return compute(truth, results, task, max_detections)
+
+
+def _official_precision(truth: Any, results: list[dict[str, Any]], task: str, max_detections: int) -> np.ndarray:
+    from pycocotools.cocoeval import COCOeval
+
     with contextlib.redirect_stdout(io.StringIO()), collector_paused():
         # loadRes cannot read an empty list
-        found = truth.loadRes(results) if results else coco_truth({**truth.dataset, "annotations": []}, backend)
-        evaluation = Evaluation(truth, found, task)
-        if image_ids is not None:
-            evaluation.params.imgIds = sorted(image_ids)
-        evaluation.params.maxDets = [1, 10, max_detections]
+        found = truth.loadRes(results) if results else coco_truth({**truth.dataset, "annotations": []}, "official")
+        evaluation = COCOeval(truth, found, task)
+        evaluation.params.maxDets = [max_detections]
         evaluation.evaluate()
         evaluation.accumulate()
-    return evaluation.eval["precision"], evaluation.params.iouThrs
+    precision: np.ndarray = evaluation.eval["precision"][..., 0]
+    return precision
 
 
-def _mean(part: np.ndarray) -> float:
-    defined = part[part > -1]
-    return float(np.mean(defined) * 100) if defined.size else float("nan")
+def _fast_precision(truth: dict[str, Any], results: list[dict[str, Any]], task: str, max_detections: int) -> np.ndarray:
+    numbering, marked = Numbering(truth), truth["annotations"]
+    crowd = np.array([bool(a.get("iscrowd", 0)) for a in marked], dtype=bool)
+    objects = Objects(
+        pair=numbering.pairs(marked),
+        area=np.array([a["area"] for a in marked], dtype=np.float64),
+        shapes=truth_shapes(truth, marked, task),
+        ignored=crowd,
+        crowd=crowd,
+        # pycocotools notes a match by the id of the object and reads 0 as none
+        nameless=np.array([a["id"] == 0 for a in marked], dtype=bool),
+    )
+    shapes, area = result_shapes(results, task)
+    if results and results[0].get("bbox"):  # then pycocotools takes the areas of masks from the boxes, too
+        area = box_areas(boxes(results))
+    found = Scored(numbering.pairs(results), area, shapes, scores(results), np.zeros(len(results), dtype=bool))
+    return precision_table(objects, found, len(numbering.classes), max_detections)

@@ -37,8 +37,8 @@ def test_published_example(shared_data, task, backend):
         assert found[f"AP-{name}"] / 100 == pytest.approx(value, abs=1e-12)
 
 
-def pycocotools_summary(content, results, task):
-    """The numbers straight from pycocotools, by its own summarize."""
+def pycocotools_numbers(content, results, task):
+    """Summary and precision array straight from pycocotools, with its own limits of 1, 10 and 100 detections."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -52,28 +52,52 @@ def pycocotools_summary(content, results, task):
     return evaluation.stats[:6], evaluation.eval["precision"]
 
 
+def precision(content, results, task, backend, **options):
+    truth = coco_truth(copy.deepcopy(content), backend)
+    return coco_precision(truth, copy.deepcopy(results), task, backend=backend, **options)
+
+
+@pytest.mark.parametrize("task", ["bbox", "segm"])
 @pytest.mark.parametrize("seeds", [range(k, k + 25) for k in range(0, 200, 25)], ids=str)
-def test_equal_to_pycocotools_on_random_sets(seeds, capsys):
+def test_equal_to_pycocotools_on_random_sets(seeds, task, capsys):
     for seed in seeds:
         content, results = random_problem(seed)
-        task = "segm" if seed % 5 == 4 else "bbox"
-        results = as_masks(results) if task == "segm" else results
-        stats, precision = pycocotools_summary(content, results, task)
-        truth = coco_truth(copy.deepcopy(content), "fast")
-        found, _ = coco_precision(truth, copy.deepcopy(results), task, backend="fast")
-        assert np.abs(found - precision).max() <= 1e-12
-        for backend in BACKENDS:
-            values = [ap(content, results, task, backend)[key] for key in SUMMARY]
-            expected = [s * 100 if s > -1 else math.nan for s in stats]
-            assert np.allclose(values, expected, rtol=0, atol=1e-12 * 100, equal_nan=True)
+        results = as_masks(results, seed) if task == "segm" else results
+        stats, expected = pycocotools_numbers(content, results, task)
+        for backend in BACKENDS if seed % 25 == 0 else ["fast"]:
+            assert np.abs(precision(content, results, task, backend) - expected[..., 2]).max() <= 1e-12
+        limited = precision(content, results, task, "fast", max_detections=10)
+        assert np.abs(limited - expected[..., 1]).max() <= 1e-12
+        values = [ap(content, results, task, "fast")[key] for key in SUMMARY]
+        wanted = [s * 100 if s > -1 else math.nan for s in stats]
+        assert np.allclose(values, wanted, rtol=0, atol=1e-12 * 100, equal_nan=True)
+
+
+def test_areas_of_masks_come_from_boxes_where_results_have_both(capsys):
+    content, results = random_problem(3)
+    both = [{**m, "bbox": r["bbox"]} for m, r in zip(as_masks(results), results)]
+    expected = pycocotools_numbers(content, both, "segm")[1][..., 2]
+    assert np.abs(precision(content, both, "segm", "fast") - expected).max() <= 1e-12
+    assert (precision(content, as_masks(results), "segm", "fast") != expected).any()
+
+
+def test_the_evaluation_leaves_its_input_alone():
+    content, results = random_problem(5)
+    before = copy.deepcopy((content, results))
+    coco_precision(coco_truth(content, "fast"), results, "bbox", backend="fast")
+    assert (content, results) == before
 
 
 def test_the_random_sets_hold_what_they_promise():
     problems = [random_problem(seed) for seed in range(40)]
-    assert any(a["iscrowd"] for content, _ in problems for a in content["annotations"])
+    annotations = [a for content, _ in problems for a in content["annotations"]]
+    assert {type(a["segmentation"]) for a in annotations if a["iscrowd"]} == {list, dict}
     assert all(len({r["score"] for r in results}) < len(results) for _, results in problems if len(results) > 11)
     assert max(sum(r["image_id"] == 2 for r in results) for _, results in problems) > 100
-    assert all(a["category_id"] != 7 for content, _ in problems for a in content["annotations"])
+    assert all(a["category_id"] != 7 for a in annotations)
+    assert any(a["id"] == 0 for a in annotations)
+    assert any(r["category_id"] == 9 for _, results in problems for r in results)
+    assert any(content["images"][0]["id"] != 1 for content, _ in problems)
 
 
 @pytest.mark.parametrize("backend", ["official", "fast"])
@@ -85,11 +109,17 @@ def test_no_detection_is_zero_and_a_class_without_objects_nan(backend):
     assert math.isnan(ap(content, results, "bbox", "official")["AP-d"])
 
 
-def test_backends_are_checked(monkeypatch):
+@pytest.mark.parametrize("task", ["bbox", "segm"])
+def test_classes_without_detections_are_zero_for_both_backends(task):
+    content, results = random_problem(1)
+    some = [r for r in as_masks(results) if r["category_id"] == 1] if task == "segm" else []
+    fast, official = (precision(content, some, task, backend) for backend in ("fast", "official"))
+    assert np.array_equal(fast, official)
+    assert (fast == 0).any()
+
+
+def test_backends_are_checked():
     assert choose_backend("official") == "official"
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert choose_backend("auto") == "official"
-    with pytest.raises(UserError, match="pip install faster-coco-eval"):
-        choose_backend("fast")
+    assert choose_backend("auto") == choose_backend("fast") == "fast"
     with pytest.raises(UserError, match="auto, official or fast"):
         choose_backend("slow")
