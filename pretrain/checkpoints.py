@@ -84,7 +84,8 @@ def optimizer_state(optimizer: torch.optim.Optimizer, method: Method) -> dict[st
     """
     state = optimizer.state_dict()
     everything = len(list(method.parameters()))
-    state["param_groups"] = [{**state["param_groups"][0], "params": list(range(everything))}]
+    group = {**state["param_groups"][0], "fused": None}  # which kernel we use is no business of the file's reader
+    state["param_groups"] = [{**group, "params": list(range(everything))}]
     return state
 
 

@@ -8,31 +8,36 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from pretrain.host_copies import send
+
 
 class Queue(nn.Module):
     """First in, first out: the K newest keys as unit rows, K x D (MoCo, section 3.2).
 
-    Rows are kept K x D, so that a batch of keys is one contiguous write; files hold the official D x K. The write
-    position is a Python number, so that no step waits for the device.
+    Rows are kept K x D, so that keys are whole rows; files hold the official D x K. The write position (0-dim int64)
+    lives on the device: whether a step moves it may be known there alone.
     """
 
     rows: torch.Tensor
+    position: torch.Tensor
 
     def __init__(self, size: int, dim: int) -> None:
         super().__init__()
         self.register_buffer("rows", F.normalize(torch.randn(size, dim), dim=1))
-        self.position = 0
+        self.register_buffer("position", torch.zeros((), dtype=torch.int64), persistent=False)
 
     @torch.no_grad()
-    def push(self, keys: torch.Tensor) -> None:
+    def push(self, keys: torch.Tensor, refused: torch.Tensor | None = None) -> None:
         """Overwrite the oldest rows by ``keys`` (n x D, n <= K), from row 0 again behind the last one.
 
-        K is a multiple of the batch, but a run resumed with another batch can start anywhere.
+        K is a multiple of the batch, but a run resumed with another batch can start anywhere. Where ``refused`` (0-dim
+        bool on the device) is set, nothing changes.
         """
-        room = len(self.rows) - self.position
-        self.rows[self.position : self.position + len(keys)] = keys[:room]
-        self.rows[: max(0, len(keys) - room)] = keys[room:]
-        self.position = (self.position + len(keys)) % len(self.rows)
+        places = (self.position + torch.arange(len(keys), device=keys.device)) % len(self.rows)
+        if refused is None:
+            refused = torch.zeros((), dtype=torch.bool, device=keys.device)
+        self.rows.index_copy_(0, places, torch.where(refused, self.rows[places], keys))
+        self.position.add_(len(keys) * ~refused).remainder_(len(self.rows))
 
 
 class MemoryBank(nn.Module):
@@ -59,11 +64,11 @@ class MemoryBank(nn.Module):
         Lemniscate draws anew for each image; one draw per batch has the same distribution for each of them and turns
         B gathers of K rows into one.
         """
-        chosen = torch.randint(len(self.rows), (count,))
-        return self.rows[chosen.to(self.rows.device)]
+        return self.rows[send(torch.randint(len(self.rows), (count,)), self.rows.device)]
 
     @torch.no_grad()
-    def update(self, indices: torch.Tensor, features: torch.Tensor) -> None:
-        """Move the rows of these images (B) towards their new features (B x D)."""
-        moved = self.momentum * self.rows[indices] + (1 - self.momentum) * features
-        self.rows[indices] = F.normalize(moved, dim=1)
+    def update(self, indices: torch.Tensor, features: torch.Tensor, refused: torch.Tensor | None = None) -> None:
+        """Move the rows of these images (B) towards their new features (B x D), unless ``refused`` (see Queue.push)."""
+        before = self.rows[indices]
+        moved = F.normalize(self.momentum * before + (1 - self.momentum) * features, dim=1)
+        self.rows[indices] = moved if refused is None else torch.where(refused, before, moved)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import distributed
 
+from pretrain.host_copies import send
 from runtime.distributed import all_gather_rows
 
 
@@ -58,7 +59,7 @@ class BatchShuffle:
         if self.order is None:
             return images
         mine = self.order[self.rank * self.images : (self.rank + 1) * self.images]
-        shuffled = all_gather_rows(images)[mine.to(images.device)]
+        shuffled = all_gather_rows(images)[send(mine, images.device)]
         # neither the exchange nor the indexing keeps the layout that the convolutions want
         wanted = images.dim() == 4 and images.is_contiguous(memory_format=torch.channels_last)
         return shuffled.contiguous(memory_format=torch.channels_last) if wanted else shuffled
@@ -66,7 +67,7 @@ class BatchShuffle:
     def gather(self, keys: torch.Tensor) -> torch.Tensor:
         """Keys of the whole global batch in the original order: B x D per rank -> W*B x D, with gradient."""
         everyone = gather_with_gradient(keys)
-        return everyone if self.order is None else everyone[self.order.argsort().to(keys.device)]
+        return everyone if self.order is None else everyone[send(self.order.argsort(), keys.device)]
 
     def mine(self, everyone: torch.Tensor) -> torch.Tensor:
         """This rank's rows of a gathered batch."""
@@ -90,12 +91,3 @@ def average_gradients(parameters: Iterable[torch.Tensor]) -> None:
     for gradient in gradients:
         gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
         start += gradient.numel()
-
-
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether ``flag`` is set on any rank: ranks that see a signal at different steps still stop at the same one."""
-    if rank_and_size()[1] == 1:
-        return flag
-    votes = torch.tensor(float(flag), device=device)
-    distributed.all_reduce(votes)
-    return bool(votes > 0)

@@ -1,13 +1,16 @@
-"""What stops a run before it is spoilt, and what warns of one that learns nothing."""
+"""What stops a run before it is spoilt: a check of each step; the device obeys, the host reads late."""
 
 from __future__ import annotations
 
-import math
+from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import distributed
 
 from pretrain.exchange import rank_and_size
+from pretrain.host_copies import fetch
 from runtime.atomic import write_json
 from runtime.distributed import all_gather_rows
 from runtime.errors import UserError
@@ -16,72 +19,99 @@ from runtime.logs import get_logger
 log = get_logger("pretrain")
 
 
-class FiniteGuard:
-    """Refuses an update whose loss or gradient is not finite, on every rank alike."""
+@dataclass(frozen=True)
+class Verdict:
+    """What the ranks found about a step.
+
+    votes: on the host, valid once ``arrived``: how many ranks had a bad loss, a bad gradient, a signal to stop.
+    images: indices of this rank's batch (B). loss: 0-dim, on the device.
+    """
+
+    step: int
+    images: torch.Tensor
+    loss: torch.Tensor
+    votes: torch.Tensor
+    arrived: torch.cuda.Event | None
+
+
+class StepGuard:
+    """Refuses an update whose loss or gradient is not finite, and agrees on when to stop, on every rank alike.
+
+    The check, the agreement and the refusal happen on the device. The host reads a verdict one step later, when it has
+    long arrived, so that no step waits for the device.
+    """
 
     def __init__(self, folder: Path, tolerated: int = 0) -> None:
-        """``tolerated`` such steps in a row are skipped; the next one stops the run."""
+        """``tolerated`` bad steps in a row are skipped; the next one stops the run."""
         self.folder, self.tolerated, self.in_a_row = folder, tolerated, 0
+        self.stop_agreed = False  # whether a verdict read so far says that a rank has been told to stop
+        self._unread: deque[Verdict] = deque()
 
-    def allows(self, loss: torch.Tensor, parameters: list[torch.Tensor], step: int, images: torch.Tensor) -> bool:
-        """Whether the update of ``step`` may be made. ``images`` are the indices of this rank's batch (B).
+    def judge(
+        self, loss: torch.Tensor, parameters: list[torch.Tensor], step: int, images: torch.Tensor, *,
+        stopping: bool = False,
+    ) -> torch.Tensor:  # fmt: skip
+        """Whether the update of ``step`` is refused: a 0-dim bool on the device of ``loss``.
 
-        Otherwise writes nonfinite_step_N.json; raises UserError after more than the tolerated number in a row.
+        ``images`` are the indices of this rank's batch (B), ``stopping`` says that this rank has been told to stop.
         """
-        # one number per tensor and one product: inf and NaN survive both, and the device is asked once
+        loss = loss.detach()
+        # one number per tensor and one sum: inf and NaN survive both
         norms = torch.stack(torch._foreach_norm([p.grad for p in parameters if p.grad is not None]))
-        healthy = (torch.isfinite(norms.sum()) & torch.isfinite(loss.detach())).float()
-        if bool((all_gather_rows(healthy[None]) > 0).all()):
-            self.in_a_row = 0
-            return True
-        self.in_a_row += 1
-        what = "loss" if not bool(torch.isfinite(loss)) else "gradient"
-        everyone = all_gather_rows(images.to(loss.device)).tolist()
-        file = self.folder / f"nonfinite_step_{step}.json"
+        stops = torch.full((), stopping, dtype=torch.bool, device=loss.device)
+        votes = torch.stack([~torch.isfinite(loss), ~torch.isfinite(norms.sum()), stops]).float()
+        if rank_and_size()[1] > 1:
+            distributed.all_reduce(votes)
+        self._unread.append(Verdict(step, images, loss, *fetch(votes)))
+        return votes[:2].sum() > 0
+
+    def read(self, late: int = 0) -> None:
+        """Act on all verdicts but the ``late`` newest; all ranks must call this at the same steps.
+
+        A refused step is written to nonfinite_step_N.json. Raises UserError after more than the tolerated number in a
+        row.
+        """
+        while len(self._unread) > late:
+            verdict = self._unread.popleft()
+            if verdict.arrived is not None:
+                verdict.arrived.synchronize()
+            bad_loss, bad_gradient, stops = verdict.votes.tolist()
+            self.stop_agreed |= stops > 0
+            self.in_a_row = self.in_a_row + 1 if bad_loss or bad_gradient else 0
+            if self.in_a_row:
+                self._report(verdict, "loss" if bad_loss else "gradient")
+
+    def _report(self, verdict: Verdict, what: str) -> None:
+        everyone = all_gather_rows(verdict.images.to(verdict.loss.device)).tolist()
+        file = self.folder / f"nonfinite_step_{verdict.step}.json"
         if rank_and_size()[0] == 0:
-            write_json(file, {"step": step, "what": what, "loss": float(loss), "images": everyone})
+            record = {"step": verdict.step, "what": what, "loss": float(verdict.loss), "images": everyone}
+            write_json(file, record)
         named = ", ".join(map(str, everyone[:8])) + (", ..." if len(everyone) > 8 else "")
         if self.in_a_row > self.tolerated:
             raise UserError(
-                f"the {what} of step {step} is not finite (images {named}; all in {file}); the weights were not "
-                "updated. Lower --lr, use --precision fp32, or tolerate single steps with --skip-nonfinite N"
+                f"the {what} of step {verdict.step} is not finite (images {named}; all in {file}); the weights were "
+                "not updated. Lower --lr, use --precision fp32, or tolerate single steps with --skip-nonfinite N"
             )
-        log.warning("step %d skipped: the %s is not finite (images %s; all in %s)", step, what, named, file)
-        return False
+        log.warning("step %d skipped: the %s is not finite (images %s; all in %s)", verdict.step, what, named, file)
 
 
-class HealthWatch:
-    """Warns once about each way in which contrastive learning usually goes wrong, with its likely cause."""
+class BatchStatistics:
+    """BatchNorm's running statistics, which the forward pass of a refused step has already moved, perhaps to NaN."""
 
-    def __init__(self, keys: int, total_steps: int, directions: int = 1) -> None:
-        """``keys`` is K, 0 for methods without negatives; ``directions`` is how many contrasts the loss sums."""
-        self.floor = directions * math.log(keys + 1) if keys else math.inf
-        self.chance = f"{directions} log(K+1)" if directions > 1 else "log(K+1)"
-        self.grace = max(50, total_steps // 20)  # steps before a loss at chance level is worth a word
-        self.said: set[str] = set()
-        self.high = 0
+    def __init__(self, method: torch.nn.Module) -> None:
+        layers = [m for m in method.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+        self.buffers: dict[torch.dtype, list[torch.Tensor]] = {}
+        for buffer in (buffer for layer in layers for buffer in layer.buffers()):
+            self.buffers.setdefault(buffer.dtype, []).append(buffer.view(-1))
+        self.before: dict[torch.dtype, torch.Tensor] = {}
 
-    def look(self, step: int, readings: dict[str, float]) -> list[str]:
-        """New warnings for the readings (loss, acc1, key_spread) of a step."""
-        found = {}
-        spread, accuracy = readings.get("key_spread"), readings.get("acc1", 0.0)
-        if step >= self.grace and readings["loss"] > self.floor - 0.05:
-            found["chance"] = (
-                f"the loss {readings['loss']:.3f} stays at {self.chance} = {self.floor:.3f}: nothing is learnt yet. "
-                "Usual causes: a learning rate too low or too high for the batch, a momentum of the key encoder far "
-                "from 0.999, or views that share nothing"
-            )
-        if spread is not None and spread < 0.05:
-            found["collapse"] = (
-                f"the keys have collapsed (spread {spread:.4f}, healthy is near 1): all images look alike to the "
-                "encoder. Usual causes: --moco-m too small (0 fails), a learning rate too high"
-            )
-        self.high = self.high + 1 if accuracy > 99.5 and math.isfinite(self.floor) else 0
-        if self.high >= 3 and step >= self.grace:
-            found["leak"] = (
-                f"the positive is found {accuracy:.1f} % of the time: BatchNorm may give it away (MoCo, section 3.3). "
-                "On one device use --bn-splits 4 or 8, or a larger --moco-k if the task is simply too easy"
-            )
-        fresh = [text for name, text in found.items() if name not in self.said]
-        self.said |= found.keys()
-        return fresh
+    def remember(self) -> None:
+        """Keep a copy of what they are now."""
+        self.before = {dtype: torch.cat(buffers) for dtype, buffers in self.buffers.items()}
+
+    def put_back(self, refused: torch.Tensor) -> None:
+        """Restore the copy where ``refused`` (0-dim bool on their device); nothing waits for it."""
+        for dtype, buffers in self.buffers.items():
+            chosen = torch.where(refused, self.before[dtype], torch.cat(buffers))
+            torch._foreach_copy_(buffers, list(chosen.split([len(buffer) for buffer in buffers])))

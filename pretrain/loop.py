@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
-from pretrain.exchange import any_rank, average_gradients
-from pretrain.guards import FiniteGuard
+from pretrain.exchange import average_gradients, rank_and_size
+from pretrain.guards import BatchStatistics, StepGuard
+from pretrain.host_copies import send
 from pretrain.methods.base import Method
+from pretrain.optimiser import RefusableSGD
 from pretrain.recorder import Recorder
 from pretrain.schedules import Schedule
 from runtime.seeds import derive_seed
@@ -31,14 +33,14 @@ class Course:
 
 def train(
     method: Method,
-    optimizer: torch.optim.Optimizer,
+    optimizer: RefusableSGD,
     batches: Any,
     views: Any,
     *,
     device: torch.device,
     course: Course,
     schedule: Schedule,
-    guard: FiniteGuard,
+    guard: StepGuard,
     recorder: Recorder,
     save: Callable[[int], None],
     probe: Callable[[], dict[str, float]],
@@ -49,51 +51,65 @@ def train(
     Everything random in a step comes from generators seeded by (seed, step): a resumed run needs no generator state.
     """
     method.train()
-    parameters: list[torch.Tensor] = list(method.trained_parameters())
+    step_of = Stepper(method, optimizer, guard, course.accumulate)
+    alone = rank_and_size()[1] == 1
     for batch in recorder.timed(batches):
-        step = method.step = batch.step
-        torch.manual_seed(derive_seed(course.seed, "step", step))
-        rate = optimizer.param_groups[0]["lr"] = schedule.rate(step)
+        torch.manual_seed(derive_seed(course.seed, "step", batch.step))
+        rate = optimizer.param_groups[0]["lr"] = schedule.rate(batch.step)
+        done = batch.step + 1
+        due, saving, probing = recorder.due(batch.step), course.save_at(done), course.probe_at(done)
+        loss, readings = step_of(batch, views.on_device(batch, device), stopping=stop.requested, look=due)
 
-        statistics = _batch_statistics(method) if guard.tolerated else []
-        method.begin_step()
-        loss = _forward_backward(method, batch, views.on_device(batch, device), course.accumulate)
-        average_gradients(parameters)
-        due = recorder.due(step)
-        readings = method.readings() if due else {}
-        if guard.allows(loss, parameters, step, batch.indices):
-            optimizer.step()
-            method.end_step()
-        else:  # the forward pass has already moved the running statistics, to NaN most likely
-            for buffer, before in statistics:
-                buffer.copy_(before)
-        optimizer.zero_grad(set_to_none=True)
-
-        done = step + 1
+        guard.read(late=0 if due or saving or probing else 1)
         if due:
-            recorder.line(step, rate, {"loss": float(loss), **readings})
-        stopping = any_rank(stop.requested, device)
-        if stopping or course.save_at(done):
+            recorder.line(batch.step, rate, {"loss": float(loss), **readings})
+        stopping = guard.stop_agreed or (alone and stop.requested)
+        if stopping or saving:
+            guard.read()  # nothing is saved that was not looked at
             save(done)
             recorder.pause()
         if stopping:
             return done
-        if course.probe_at(done):
+        if probing:
             recorder.scalars(done, **probe())
             recorder.pause()
     return course.total
 
 
-def _batch_statistics(method: Method) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """(buffer, copy) of all BatchNorm statistics."""
-    layers = [m for m in method.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
-    return [(buffer, buffer.clone()) for layer in layers for buffer in layer.buffers()]
+class Stepper:
+    """One training step. The host hands the device its work and waits for none of it, unless it is asked to look."""
+
+    def __init__(self, method: Method, optimizer: RefusableSGD, guard: StepGuard, parts: int = 1) -> None:
+        """``parts`` is the number of parts over which gradients are accumulated."""
+        self.method, self.optimizer, self.guard, self.parts = method, optimizer, guard, parts
+        self.parameters: list[torch.Tensor] = list(method.trained_parameters())
+        self.statistics = BatchStatistics(method) if guard.tolerated else None  # else a refused step is the last one
+
+    def __call__(
+        self, batch: Any, views: list[torch.Tensor], *, stopping: bool = False, look: bool = False
+    ) -> tuple[torch.Tensor, dict[str, float]]:
+        """Loss (0-dim, on the device) and, where the caller wants to ``look``, the readings of the step."""
+        method = self.method
+        method.step = batch.step
+        if self.statistics:
+            self.statistics.remember()
+        method.begin_step()
+        loss = _forward_backward(method, batch, views, self.parts)
+        average_gradients(self.parameters)
+        readings = method.readings() if look else {}  # before the dictionary moves on
+        refused = self.guard.judge(loss, self.parameters, batch.step, batch.indices, stopping=stopping)
+        self.optimizer.update(refused)
+        method.end_step(refused)
+        if self.statistics:
+            self.statistics.put_back(refused)
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss, readings
 
 
 def _forward_backward(method: Method, batch: Any, views: list[torch.Tensor], parts: int) -> torch.Tensor:
     """Mean loss of the batch, gradients accumulated over ``parts`` equal parts, each with BN statistics of its own."""
     device = views[0].device
-    indices, labels = batch.indices.to(device, non_blocking=True), batch.labels.to(device, non_blocking=True)
+    indices, labels = send(batch.indices, device), send(batch.labels, device)
     total = torch.zeros((), device=device)
     for chunk in zip(*(view.chunk(parts) for view in views), indices.chunk(parts), labels.chunk(parts)):
         loss = method.loss(list(chunk[:-2]), chunk[-2], chunk[-1]) / parts

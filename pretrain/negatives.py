@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from pretrain.contrast import info_nce
+from pretrain.host_copies import send
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]  # (q, k, rows, temperature) -> scalar
 
@@ -51,12 +52,12 @@ class MixedHard:
 
 def _uniform(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
     # drawn on the CPU, whose generator the loop seeds per step: the same numbers on every device
-    return torch.rand(shape).to(like)
+    return send(torch.rand(shape), like.device)
 
 
 def _pick(hard: torch.Tensor, count: int) -> torch.Tensor:
     """Rows of each query's own hard set, with replacement: B x N x D -> B x count x D."""
-    choice = torch.randint(hard.shape[1], (len(hard), count)).to(hard.device)
+    choice = send(torch.randint(hard.shape[1], (len(hard), count)), hard.device)
     return hard.gather(1, choice[:, :, None].expand(-1, -1, hard.shape[2]))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pretrain.guards import HealthWatch
+from pretrain.health import HealthWatch
 from runtime.errors import UserError
 from runtime.logs import get_logger
 from runtime.metrics import MetricsWriter

@@ -13,12 +13,14 @@ import torch
 
 from pretrain.checkpoints import CheckpointFolder, load_checkpoint, optimizer_state, refuse_changes, restore
 from pretrain.checks import check_settings, check_sizes, deciding
-from pretrain.guards import FiniteGuard, HealthWatch
+from pretrain.guards import StepGuard
+from pretrain.health import HealthWatch
 from pretrain.images import ImageSource, open_images
 from pretrain.loader import build_loader
 from pretrain.loop import Course, train
 from pretrain.methods import METHODS, Sizes
 from pretrain.methods.base import Method
+from pretrain.optimiser import RefusableSGD
 from pretrain.options import OURS
 from pretrain.probes import KnnMonitor
 from pretrain.recipes import OFFICIAL
@@ -63,8 +65,8 @@ def _run(args: Namespace, folder: Path, world: World, source: ImageSource, sizes
     seed_everything(derive_seed(args.seed, "weights"))
     method = METHODS[args.method].build(args, sizes).to(world.device)
     method.to(memory_format=torch.channels_last)  # BatchNorm 3x, bf16 convolutions faster still
-    optimizer = torch.optim.SGD(
-        method.trained_parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay, foreach=True
+    optimizer = RefusableSGD(
+        method.trained_parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay
     )
     kept = CheckpointFolder(folder, sizes.steps_per_epoch, args.keep)
     fixed = deciding(args, fingerprint=source.fingerprint, ranks=world.size)
@@ -95,7 +97,7 @@ def _run(args: Namespace, folder: Path, world: World, source: ImageSource, sizes
 
 def _train(
     args: Namespace, folder: Path, world: World, source: ImageSource, sizes: Sizes, method: Method,
-    optimizer: torch.optim.Optimizer, fixed: dict[str, Any], start: int, total: int, save: Callable[[int], None],
+    optimizer: RefusableSGD, fixed: dict[str, Any], start: int, total: int, save: Callable[[int], None],
     stop: StopSignal,
 ) -> int:  # fmt: skip
     """Build what the loop needs and hand over to it."""
@@ -117,7 +119,7 @@ def _train(
         return train(
             method, optimizer, batches, views, device=world.device, schedule=schedule_of(args, total, per_epoch),
             course=course(args, start, total, per_epoch, monitor is not None),
-            guard=FiniteGuard(folder, args.skip_nonfinite), recorder=recorder, save=save,
+            guard=StepGuard(folder, args.skip_nonfinite), recorder=recorder, save=save,
             probe=lambda: run_probe(monitor, world), stop=stop,
         )  # fmt: skip
     finally:

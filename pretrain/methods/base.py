@@ -33,8 +33,8 @@ class Method(nn.Module):
         """Mean loss of ``views`` (each B x 3 x H x W, normalised) of the images ``indices`` (B), ``labels`` (B)."""
         raise TypeError(f"{type(self).__name__} has no loss")
 
-    def end_step(self) -> None:
-        """After the optimiser's update: commit the new keys."""
+    def end_step(self, refused: torch.Tensor | None = None) -> None:
+        """After the optimiser's update: commit the new keys, unless ``refused`` (0-dim bool on the device)."""
 
     def readings(self) -> dict[str, float]:
         """Numbers about the last ``loss`` for the log; they wait for the device, so they are asked for rarely."""

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from pretrain.contrast import info_nce, rank_accuracy
 from pretrain.dictionaries import MemoryBank
 from pretrain.methods.base import Method, spread
-from runtime.distributed import all_gather_rows
+from runtime.distributed import all_gather_rows, all_reduce_mean
 
 NCE_EPSILON = 1e-7
 
@@ -67,19 +67,20 @@ class BankMethod(Method):
         logit_pos = torch.exp((f * positive).sum(1, keepdim=True) / self.temperature)
         logit_neg = torch.exp(f @ rows.T / self.temperature)  # B x m
         images = len(self.memory.rows)
-        if not self.normaliser > 0:  # 0, or NaN of a refused step: estimated on one mini-batch, constant ever after
-            sample = torch.cat([logit_pos, logit_neg], dim=1).detach()
-            self.normaliser.copy_(images * all_gather_rows(sample).mean())
+        # Z is estimated on the first mini-batch and constant ever after. Whether it is known (neither 0 nor a refused
+        # step's NaN) the device alone can tell, so the mean is always taken.
+        estimate = images * all_reduce_mean(torch.cat([logit_pos, logit_neg], dim=1).detach().mean())
+        self.normaliser.copy_(torch.where(self.normaliser > 0, self.normaliser, estimate))
         noise = self.negatives / images
         probability_pos, probability_neg = logit_pos / self.normaliser, logit_neg / self.normaliser
         attract = (probability_pos / (probability_pos + noise + NCE_EPSILON)).log().sum(1)
         repel = (noise / (probability_neg + noise + NCE_EPSILON)).log().sum(1)
         return -(attract + repel).mean()
 
-    def end_step(self) -> None:
+    def end_step(self, refused: torch.Tensor | None = None) -> None:
         """Move the bank's rows of the step's images."""
         for indices, features in self._new:
-            self.memory.update(indices, features)
+            self.memory.update(indices, features, refused)
         self._new.clear()
 
     def readings(self) -> dict[str, float]:

@@ -83,10 +83,10 @@ class MoCo(Method):
             return self._one_way(first, second)
         return self._one_way(first, second) + self._one_way(second, first)
 
-    def end_step(self) -> None:
+    def end_step(self, refused: torch.Tensor | None = None) -> None:
         """Enqueue the keys of all ranks and of all parts of the step, dequeue as many of the oldest."""
         for keys in self._new:
-            self.queue.push(keys)
+            self.queue.push(keys, refused)
         self._new.clear()
 
     def forward(self, q_view: torch.Tensor, k_view: torch.Tensor) -> torch.Tensor:
@@ -114,7 +114,7 @@ class MoCo(Method):
         state = super().export_state()
         rows = state.pop("module.queue.rows")
         state["module.queue"] = rows.float().T.contiguous()
-        state["module.queue_ptr"] = torch.tensor([self.queue.position])
+        state["module.queue_ptr"] = self.queue.position.reshape(1).clone()
         return state
 
     def import_state(self, state: dict[str, torch.Tensor]) -> None:
@@ -122,4 +122,4 @@ class MoCo(Method):
         rest = dict(state)
         rows, position = rest.pop("module.queue").T, int(rest.pop("module.queue_ptr"))
         super().import_state({**rest, "module.queue.rows": rows})
-        self.queue.position = position
+        self.queue.position.fill_(position)

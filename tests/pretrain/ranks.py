@@ -38,8 +38,24 @@ def step_methods(rank: int, port: int, folder: str) -> None:
     results: dict[str, Any] = {}
     for name, method in build_methods(bn_splits=1).items():
         results[name] = run(method, mine, average_gradients)
+    results["guard"] = judge(rank, Path(folder))
     torch.save(results, Path(folder) / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+def judge(rank: int, folder: Path) -> dict[str, torch.Tensor]:
+    """What this rank's guard says of two steps: rank 1 has a bad loss in the first, rank 0 is told to stop there."""
+    from pretrain.guards import StepGuard
+
+    guard, weight = StepGuard(folder, tolerated=1), nn.Parameter(torch.zeros(2))
+    weight.grad = torch.ones(2)
+    said = []
+    for step, loss in enumerate([torch.tensor(float("nan") if rank else 1.0), torch.tensor(1.0)]):
+        images = torch.tensor([10 * step, 10 * step + 1]) + 2 * rank
+        said.append(guard.judge(loss, [weight], step, images, stopping=rank == step == 0))
+        guard.read(late=1)
+        said.append(torch.tensor(guard.stop_agreed))
+    return {"said": torch.stack(said)}
 
 
 def build_methods(bn_splits: int) -> dict[str, Any]:

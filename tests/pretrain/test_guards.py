@@ -1,7 +1,8 @@
-"""The finite guard, the warnings about runs that learn nothing, and checkpoint folders."""
+"""The guard of each step, the warnings about runs that learn nothing, and checkpoint folders."""
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 import torch
 
 from pretrain.checkpoints import CheckpointFolder
-from pretrain.guards import FiniteGuard, HealthWatch
+from pretrain.guards import BatchStatistics, StepGuard
+from pretrain.health import HealthWatch
+from pretrain.optimiser import RefusableSGD
 from runtime.errors import UserError
 
 
@@ -24,25 +27,110 @@ def parameter(gradient: float) -> torch.nn.Parameter:
     (math.nan, 0.0, "loss"), (math.inf, 0.0, "loss"), (1.0, math.nan, "gradient"), (1.0, -math.inf, "gradient"),
 ])  # fmt: skip
 def test_guard_names_step_images_and_cause(tmp_path: Path, loss: float, gradient: float, what: str) -> None:
-    guard = FiniteGuard(tmp_path)
+    guard = StepGuard(tmp_path)
+    assert guard.judge(torch.tensor(loss), [parameter(gradient)], 7, torch.tensor([3, 5]))
     with pytest.raises(UserError, match=f"the {what} of step 7 is not finite .images 3, 5;"):
-        guard.allows(torch.tensor(loss), [parameter(gradient)], 7, torch.tensor([3, 5]))
+        guard.read()
     record = json.loads((tmp_path / "nonfinite_step_7.json").read_text())
     assert (record["what"], record["images"]) == (what, [3, 5])
 
 
 def test_guard_tolerates_so_many_in_a_row(tmp_path: Path) -> None:
-    guard, bad, good = FiniteGuard(tmp_path, 2), torch.tensor(math.nan), torch.tensor(1.0)
+    guard, bad, good = StepGuard(tmp_path, 2), torch.tensor(math.nan), torch.tensor(1.0)
     images = torch.arange(2)
-    for step, loss, allowed in [(0, bad, False), (1, bad, False), (2, good, True), (3, bad, False), (4, bad, False)]:
-        assert guard.allows(loss, [parameter(0.0)], step, images) is allowed
-    with pytest.raises(UserError):
-        guard.allows(bad, [parameter(0.0)], 5, images)
+    for step, loss in enumerate([bad, bad, good, bad, bad, bad]):
+        assert bool(guard.judge(loss, [parameter(0.0)], step, images)) is (loss is bad)
+        guard.read(late=1)
+    with pytest.raises(UserError, match="of step 5"):
+        guard.read()
+    assert sorted(f.name[-6] for f in tmp_path.iterdir()) == ["0", "1", "3", "4", "5"]
+
+
+def test_verdicts_are_read_as_late_as_asked(tmp_path: Path) -> None:
+    guard = StepGuard(tmp_path)
+    guard.judge(torch.tensor(math.nan), [parameter(0.0)], 0, torch.arange(2), stopping=True)
+    guard.read(late=1)
+    assert not guard.stop_agreed
+    guard.judge(torch.tensor(1.0), [parameter(0.0)], 1, torch.arange(2))
+    with pytest.raises(UserError, match="of step 0"):
+        guard.read(late=1)
+    assert guard.stop_agreed
 
 
 def test_large_finite_gradients_pass(tmp_path: Path) -> None:
     """A sum of norms that overflows float32 would be refused; a single large gradient is not."""
-    assert FiniteGuard(tmp_path).allows(torch.tensor(1.0), [parameter(1e15)], 0, torch.arange(1))
+    assert not StepGuard(tmp_path).judge(torch.tensor(1.0), [parameter(1e15)], 0, torch.arange(1))
+
+
+def optimisers(momentum: float) -> tuple[RefusableSGD, torch.optim.SGD, list[torch.nn.Parameter]]:
+    """Ours and torch's over equal weights, which are returned: ours, then torch's."""
+    torch.manual_seed(0)
+    shapes = [(4, 3, 3, 3), (7,), (5, 4, 1, 1)]
+    weights = [torch.randn(shape) for shape in shapes] * 2
+    parameters = [torch.nn.Parameter(_channels_last(w)) for w in weights]
+    ours = RefusableSGD(parameters[:3], 0.1, momentum=momentum, weight_decay=1e-2)
+    return ours, torch.optim.SGD(parameters[3:], 0.1, momentum=momentum, weight_decay=1e-2), parameters
+
+
+def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
+    tensor = tensor.clone()
+    return tensor.to(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor
+
+
+def give_gradients(parameters: list[torch.nn.Parameter]) -> None:
+    for ours, theirs in zip(parameters[:3], parameters[3:]):
+        ours.grad = _channels_last(torch.randn(ours.shape))
+        theirs.grad = ours.grad.clone()
+
+
+@pytest.mark.parametrize("momentum", [0.9, 0.0])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_refused_update_leaves_weights_and_momentum(momentum: float, first: bool) -> None:
+    """Also the very first one, for which torch's fused kernel keeps uninitialised momentum."""
+    ours, theirs, parameters = optimisers(momentum)
+    for step in range(6):
+        give_gradients(parameters)
+        if step == (0 if first else 3):
+            for p in parameters[:3]:
+                p.grad[0] = math.nan
+            ours.update(torch.tensor(True))
+            continue
+        ours.update(torch.tensor(False))
+        theirs.step()
+    torch.testing.assert_close(parameters[:3], parameters[3:], rtol=1e-6, atol=1e-7)
+
+
+def test_a_momentum_in_another_memory_order_is_taken_over() -> None:
+    """An official file's is contiguous, its settings name another kernel, which knows nothing of refusals."""
+    ours, theirs, parameters = optimisers(0.9)
+    give_gradients(parameters)
+    theirs.step()
+    state = theirs.state_dict()
+    state["state"] = {i: {"momentum_buffer": s["momentum_buffer"].contiguous()} for i, s in state["state"].items()}
+    state["param_groups"][0] |= {"foreach": True, "fused": None}
+    for p, q in zip(parameters[:3], parameters[3:]):
+        p.data.copy_(q.data)
+    ours.load_state_dict(state)
+    give_gradients(parameters)
+    ours.update(torch.tensor(True))
+    torch.testing.assert_close(parameters[:3], [p.detach() for p in ours.param_groups[0]["params"]])
+    ours.update(torch.tensor(False))
+    theirs.step()
+    torch.testing.assert_close(parameters[:3], parameters[3:], rtol=1e-6, atol=1e-7)
+
+
+def test_batch_statistics_are_put_back_only_where_refused() -> None:
+    network = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.BatchNorm1d(3))
+    statistics = BatchStatistics(network)
+    for refused in (True, False):
+        statistics.remember()
+        before = copy.deepcopy(network.state_dict())
+        network(torch.randn(4, 3) * math.nan)
+        moved = copy.deepcopy(network.state_dict())
+        statistics.put_back(torch.tensor(refused))
+        expected = before if refused else moved
+        torch.testing.assert_close(network.state_dict(), expected, rtol=0, atol=0, equal_nan=True)
+    assert network[0].num_batches_tracked == 1
 
 
 HEALTHY = {"loss": 5.0, "acc1": 40.0, "key_spread": 0.9}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -31,12 +32,21 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """The states of both ranks after three steps of every method."""
     folder = tmp_path_factory.mktemp("ranks")
     torch.multiprocessing.spawn(ranks.step_methods, (free_port(), str(folder)), nprocs=2)
-    return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    states = [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    states[0]["report"] = json.loads((folder / "nonfinite_step_0.json").read_text())
+    return states
 
 
 @pytest.mark.parametrize("name", ["moco", "end_to_end", "invaspread", "memory_bank"])
 def test_ranks_hold_the_same_state(two_ranks: list[dict], name: str) -> None:
     torch.testing.assert_close(two_ranks[0][name], two_ranks[1][name], rtol=0, atol=0)
+
+
+def test_ranks_refuse_and_stop_together(two_ranks: list[dict]) -> None:
+    """The bad loss is one rank's, the signal the other's: both refuse the step, and both hear of it one step later."""
+    for rank in two_ranks:
+        assert rank["guard"]["said"].tolist() == [True, False, False, True]
+    assert (two_ranks[0]["report"]["what"], two_ranks[0]["report"]["images"]) == ("loss", [0, 1, 2, 3])
 
 
 @pytest.mark.parametrize("name", ["moco", "end_to_end", "memory_bank"])

@@ -273,6 +273,13 @@ def test_a_skipped_step_leaves_no_trace_in_the_statistics(
     state = torch.load(tmp_path / FIRST, weights_only=True)["state_dict"]
     assert all(torch.isfinite(value).all() for value in state.values())
     assert state["module.encoder_q.bn1.num_batches_tracked"] == 3
+    assert state["module.queue_ptr"] == 24  # 8 keys from each of 3 steps
+    late = ["--epochs", "1", "-p", "4"]  # here no line, and so no look at the device, comes before the fourth step
+    assert run(tiny_images, tmp_path / "late", *late, "--skip-nonfinite", "1") == 0
+    torch.testing.assert_close(contents(tmp_path / "late", FIRST), contents(tmp_path, FIRST), rtol=0, atol=0)
+    with pytest.raises(UserError, match=r"loss of step 1 is not finite .* were not updated"):
+        run(tiny_images, tmp_path / "stops", *late)
+    assert not list((tmp_path / "stops").glob("checkpoint_*"))
 
 
 @pytest.mark.parametrize("method", ["supervised", "memory_bank", "end_to_end", "instdisc", "invaspread"])

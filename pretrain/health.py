@@ -1,0 +1,42 @@
+"""What warns of a run that learns nothing."""
+
+from __future__ import annotations
+
+import math
+
+
+class HealthWatch:
+    """Warns once about each way in which contrastive learning usually goes wrong, with its likely cause."""
+
+    def __init__(self, keys: int, total_steps: int, directions: int = 1) -> None:
+        """``keys`` is K, 0 for methods without negatives; ``directions`` is how many contrasts the loss sums."""
+        self.floor = directions * math.log(keys + 1) if keys else math.inf
+        self.chance = f"{directions} log(K+1)" if directions > 1 else "log(K+1)"
+        self.grace = max(50, total_steps // 20)  # steps before a loss at chance level is worth a word
+        self.said: set[str] = set()
+        self.high = 0
+
+    def look(self, step: int, readings: dict[str, float]) -> list[str]:
+        """New warnings for the readings (loss, acc1, key_spread) of a step."""
+        found = {}
+        spread, accuracy = readings.get("key_spread"), readings.get("acc1", 0.0)
+        if step >= self.grace and readings["loss"] > self.floor - 0.05:
+            found["chance"] = (
+                f"the loss {readings['loss']:.3f} stays at {self.chance} = {self.floor:.3f}: nothing is learnt yet. "
+                "Usual causes: a learning rate too low or too high for the batch, a momentum of the key encoder far "
+                "from 0.999, or views that share nothing"
+            )
+        if spread is not None and spread < 0.05:
+            found["collapse"] = (
+                f"the keys have collapsed (spread {spread:.4f}, healthy is near 1): all images look alike to the "
+                "encoder. Usual causes: --moco-m too small (0 fails), a learning rate too high"
+            )
+        self.high = self.high + 1 if accuracy > 99.5 and math.isfinite(self.floor) else 0
+        if self.high >= 3 and step >= self.grace:
+            found["leak"] = (
+                f"the positive is found {accuracy:.1f} % of the time: BatchNorm may give it away (MoCo, section 3.3). "
+                "On one device use --bn-splits 4 or 8, or a larger --moco-k if the task is simply too easy"
+            )
+        fresh = [text for name, text in found.items() if name not in self.said]
+        self.said |= found.keys()
+        return fresh
