@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,18 @@ def load_checkpoint(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not {"arch", "state_dict"} <= content.keys():
         raise UserError(f"{file}: not a pretraining checkpoint (needs the keys epoch, arch, state_dict, optimizer)")
     return content
+
+
+def weights_sha256(state: dict[str, torch.Tensor]) -> str:
+    """Hex sha256 over a state dict: name without ``module.``, type, shape and bytes of each tensor, in its order.
+
+    Equal for equal weights, whereas the files of two equal runs differ in their provenance.
+    """
+    digest = hashlib.sha256()
+    for name, value in state.items():
+        digest.update(f"{name.removeprefix('module.')} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, method: Method) -> dict[str, Any]:

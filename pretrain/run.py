@@ -11,7 +11,14 @@ from typing import Any
 
 import torch
 
-from pretrain.checkpoints import CheckpointFolder, load_checkpoint, optimizer_state, refuse_changes, restore
+from pretrain.checkpoints import (
+    CheckpointFolder,
+    load_checkpoint,
+    optimizer_state,
+    refuse_changes,
+    restore,
+    weights_sha256,
+)
 from pretrain.checks import check_settings, check_sizes, deciding
 from pretrain.guards import StepGuard
 from pretrain.health import HealthWatch
@@ -27,6 +34,7 @@ from pretrain.recipes import OFFICIAL
 from pretrain.recorder import Recorder
 from pretrain.schedules import Schedule
 from pretrain.views import Views, build_views
+from runtime.atomic import write_text
 from runtime.distributed import World, barrier
 from runtime.errors import UserError
 from runtime.logs import get_logger, setup_logging
@@ -77,8 +85,11 @@ def _run(args: Namespace, folder: Path, world: World, source: ImageSource, sizes
 
     def save(done: int) -> None:
         if world.is_main:  # the ranks hold the same weights; the BatchNorm buffers saved are rank 0's
-            file = kept.save(snapshot(args, method, optimizer, done, sizes.steps_per_epoch, fixed, changes))
-            log.info("saved %s", file)
+            state = snapshot(args, method, optimizer, done, sizes.steps_per_epoch, fixed, changes)
+            file = kept.save(state)
+            log.info("saved %s, weights %s", file, state["weights_sha256"])
+            if done == total:
+                write_text(folder / "weights.sha256", f"{state['weights_sha256']}  {file.name}\n")
         barrier()
 
     log.info(
@@ -174,10 +185,11 @@ def snapshot(
     changes: list[dict[str, Any]],
 ) -> dict[str, Any]:  # fmt: skip
     """A checkpoint: the official keys, and what an exact resume and an honest record need."""
+    weights = method.export_state()
     return {
         "epoch": done // per_epoch,
         "arch": args.arch,
-        "state_dict": method.export_state(),
+        "state_dict": weights,
         "optimizer": optimizer_state(optimizer, method),
         "method": args.method,
         "recipe": args.recipe,
@@ -185,6 +197,7 @@ def snapshot(
         "settings": fixed,
         "changes": changes,
         "rng": rng_state(),
+        "weights_sha256": weights_sha256(weights),
         "provenance": provenance(),
     }
 

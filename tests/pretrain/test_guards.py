@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.checkpoints import CheckpointFolder
+from pretrain.checkpoints import CheckpointFolder, weights_sha256
 from pretrain.guards import BatchStatistics, StepGuard
 from pretrain.health import HealthWatch
 from pretrain.optimiser import RefusableSGD
@@ -184,6 +184,26 @@ def test_every_truncation_of_a_checkpoint_falls_back(tmp_path: Path) -> None:
         found = kept.newest()
         assert found is not None
         assert found[1]["step"] == 10
+
+
+def test_weights_hash_tells_bits_names_types_and_shapes() -> None:
+    state = {
+        "module.a": torch.arange(6.0).view(2, 3),
+        "module.n": torch.tensor(3),
+        "module.b": torch.ones(2).bfloat16(),
+    }
+    expected = weights_sha256(state)
+    plain = {name.removeprefix("module."): value for name, value in state.items()}
+    strided = {**plain, "a": plain["a"].T.contiguous().T}
+    assert weights_sha256(plain) == weights_sha256(strided) == expected
+    (bit := plain["a"].clone())[0, 0] = -0.0
+    others = [
+        {"a": bit},
+        {"a": plain["a"].view(3, 2)},
+        {"n": torch.tensor(3, dtype=torch.uint64)},
+        {"c": torch.ones(1)},
+    ]
+    assert len({expected, *(weights_sha256(plain | other) for other in others)}) == 5
 
 
 @pytest.mark.parametrize("moment", ["write", "fsync", "replace", "prune"])

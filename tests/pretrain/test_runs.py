@@ -189,9 +189,13 @@ def test_official_checkpoint_resumes(finished: Path, tiny_images: Path, tmp_path
 def test_same_seed_twice_gives_the_same_bits(finished: Path, tiny_images: Path, tmp_path: Path) -> None:
     run(tiny_images, tmp_path / "again", "-j", "2")
     assert_same(finished, tmp_path / "again")
+    written = (finished / "weights.sha256").read_bytes()
+    assert (tmp_path / "again" / "weights.sha256").read_bytes() == written
+    assert written.decode().split()[0] in (finished / "log.txt").read_text().splitlines()[-2]
     run(tiny_images, tmp_path / "other", "--seed", "5", "--epochs", "1")
     a, b = contents(finished, FIRST), contents(tmp_path / "other", FIRST)
     assert not torch.equal(a["module.encoder_q.conv1.weight"], b["module.encoder_q.conv1.weight"])
+    assert (tmp_path / "other" / "weights.sha256").read_bytes() != written
 
 
 @pytest.mark.parametrize(("flags", "message"), [
