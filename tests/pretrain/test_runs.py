@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -117,6 +118,26 @@ def test_damaged_newest_checkpoint_falls_back(finished: Path, tiny_images: Path,
     (tmp_path / LAST).write_bytes(content)
     run(tiny_images, tmp_path, "--resume")
     assert "passing over a damaged checkpoint" in (tmp_path / "log.txt").read_text()
+    assert_same(finished, tmp_path)
+
+
+def test_a_full_disk_ends_a_save_in_one_line(finished: Path, tiny_images: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk: no write may pass half of a checkpoint."""
+    first = tmp_path / FIRST
+    shutil.copy(finished / FIRST, first)
+    before = first.read_bytes()
+    limit = (len(before) // 2, resource.RLIM_INFINITY)
+    done = subprocess.run(
+        [sys.executable, SCRIPT, str(tiny_images), *SMALL, "--output", str(tmp_path), "--resume", "--save-steps", "1"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    name = tmp_path / "checkpoint_step_000000005.pth.tar"
+    assert done.stderr == f"error: disk full: cannot write {name}; free some space and run the same command again\n"
+    assert first.read_bytes() == before
+    assert {f.name for f in tmp_path.glob("*.tar*")} | {f.name for f in tmp_path.glob(".*.partial")} == {FIRST}
+    run(tiny_images, tmp_path, "--resume")
     assert_same(finished, tmp_path)
 
 
