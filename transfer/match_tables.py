@@ -6,16 +6,17 @@ bootstrap sample needs no new matching, and equals that of evaluating the sample
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from transfer.evaluate.coco_ap import MAX_DETECTIONS, coco_results, coco_truth
+from transfer.evaluate.coco_ap import MAX_DETECTIONS, coco_entries, coco_results
 from transfer.evaluate.detections import Detections
+from transfer.evaluate.entries import Numbering
+from transfer.evaluate.lvis_ap import lvis_entries
+from transfer.evaluate.matching import Matches, match_all
 from transfer.evaluate.voc_ap import THRESHOLDS, match, truth_by_class, written_boxes
 
 if TYPE_CHECKING:
@@ -81,41 +82,45 @@ def envelope_101(recall: np.ndarray, precision: np.ndarray) -> float:
 
 
 def match_table(spec: DatasetSpec, detections: Detections, task: str) -> MatchTable | None:
-    """The matches of COCO or VOC detections; None for an evaluator that weights images in other ways (LVIS)."""
-    maker = {"coco": _coco, "voc": _voc}.get(spec.evaluator)
-    return maker(spec, detections, task) if maker else None
+    """The matches of boxes or masks by the data set's rule (COCO, LVIS, VOC); None for another task."""
+    return MAKERS[spec.evaluator](spec, detections, task) if task in ("bbox", "segm") else None
 
 
 def _coco(spec: DatasetSpec, detections: Detections, task: str) -> MatchTable:
-    from pycocotools.cocoeval import COCOeval
+    truth = spec.content()
+    numbering = Numbering(truth)
+    results = coco_results(detections, spec.category_ids, task)
+    made = match_all(*coco_entries(truth, results, task, numbering), MAX_DETECTIONS)
+    return _table(made, numbering, detections)
 
-    truth = coco_truth(spec.content(), "official")
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(truth, truth.loadRes(coco_results(detections, spec.category_ids, task)), task)
-        evaluation.params.maxDets = [MAX_DETECTIONS]
-        evaluation.params.areaRng, evaluation.params.areaRngLbl = [[0, 1e10]], ["all"]
-        evaluation.evaluate()
+
+def _lvis(spec: DatasetSpec, detections: Detections, task: str) -> MatchTable:
+    truth = spec.content()
+    numbering = Numbering(truth)
+    results = coco_results(detections, spec.category_ids, task)
+    return _table(match_all(*lvis_entries(truth, results, task, numbering)), numbering, detections)
+
+
+def _table(made: Matches, numbering: Numbering, detections: Detections) -> MatchTable:
+    """Matches of objects of all sizes, class by class, with images in the detections' order."""
     position = {image_id: i for i, image_id in enumerate(detections.image_ids)}
-    by_class: dict[int, list[dict]] = {}
-    for found in evaluation.evalImgs:
-        if found is not None:
-            by_class.setdefault(found["category_id"], []).append(found)
-    classes = [_coco_class(by_class.get(c, []), position) for c in evaluation.params.catIds]
-    return MatchTable(classes, len(position), envelope_101, float("nan"))
-
-
-def _coco_class(found: Sequence[dict], position: dict) -> ClassMatches:
-    positives = np.zeros(len(position), dtype=np.int64)
-    for one in found:
-        positives[position[one["image_id"]]] = int((np.asarray(one["gtIgnore"]) == 0).sum())
-    scores = np.concatenate([np.asarray(one["dtScores"], dtype=np.float64) for one in found] or [np.zeros(0)])
-    images = [np.full(len(one["dtScores"]), position[one["image_id"]]) for one in found]
-    image = np.concatenate(images or [np.zeros(0)]).astype(np.int64)
-    shape = (len(THRESHOLDS), 0)
-    matched = np.concatenate([one["dtMatches"].reshape(10, -1) for one in found] or [np.zeros(shape)], axis=1) != 0
-    ignored = np.concatenate([one["dtIgnore"].reshape(10, -1) for one in found] or [np.zeros(shape)], axis=1) != 0
-    order = np.argsort(-scores, kind="mergesort")
-    return ClassMatches(image[order], (matched & ~ignored)[:, order], (~matched & ~ignored)[:, order], positives)
+    places = np.array([position[image_id] for image_id in numbering.images], dtype=np.int64)
+    count = len(numbering.classes)
+    object_image, object_class = np.divmod(made.objects.pair, count)
+    found_image, found_class = np.divmod(made.found.pair, count)
+    matched, ignored = made.matched[:, 0].T, made.ignored[:, 0].T  # T x D
+    counts = ~made.skipped[:, 0]
+    order = np.lexsort((-made.found.score, found_class))
+    bounds = np.searchsorted(found_class[order], np.arange(count + 1))
+    classes = []
+    for k in range(count):
+        rows = order[bounds[k] : bounds[k + 1]]
+        right, wrong = (side[:, rows] & ~ignored[:, rows] for side in (matched, ~matched))
+        of_class = places[object_image[counts & (object_class == k)]]
+        classes.append(
+            ClassMatches(places[found_image[rows]], right, wrong, np.bincount(of_class, minlength=len(places)))
+        )
+    return MatchTable(classes, len(places), envelope_101, float("nan"))
 
 
 def _voc(spec: DatasetSpec, detections: Detections, task: str) -> MatchTable:
@@ -139,3 +144,6 @@ def _voc(spec: DatasetSpec, detections: Detections, task: str) -> MatchTable:
         classes.append(ClassMatches(image, right, ~right & ~(hit & found.difficult), positives))
     eleven = spec.year == 2007
     return MatchTable(classes, len(by_id), eleven_point_area if eleven else envelope_area, 0.0)
+
+
+MAKERS: dict[str, Callable[[DatasetSpec, Detections, str], MatchTable]] = {"coco": _coco, "lvis": _lvis, "voc": _voc}

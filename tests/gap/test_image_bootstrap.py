@@ -52,6 +52,21 @@ def random_detections(rng: np.random.Generator, boxes: list, noise: float, ids: 
     return Detections(ids, index, category, np.array(found), scores)
 
 
+def as_lvis(path: Path, rng: np.random.Generator) -> None:
+    """Turns a COCO file into an LVIS one: classes looked for in vain, not exhaustively annotated ones, frequencies."""
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        present = {a["category_id"] for a in content["annotations"] if a["image_id"] == image["id"]}
+        absent = sorted(set(range(1, CLASSES + 1)) - present)
+        image["neg_category_ids"] = [c for c in absent if rng.random() < 0.5]
+        image["not_exhaustive_category_ids"] = [c for c in sorted(present) if rng.random() < 0.3]
+    for annotation in content["annotations"]:
+        del annotation["iscrowd"]
+    for category, frequency in zip(content["categories"], "rcf"):
+        category.update(frequency=frequency, synonyms=[category["name"]], image_count=5)
+    path.write_text(json.dumps(content))
+
+
 @pytest.fixture
 def coco(tmp_path: Path) -> tuple[str, list, np.random.Generator]:
     rng = np.random.default_rng(4)
@@ -59,8 +74,17 @@ def coco(tmp_path: Path) -> tuple[str, list, np.random.Generator]:
     return f"coco:{path}:{path.parent}", boxes, rng
 
 
-def test_unit_weights_give_the_evaluators_numbers(coco) -> None:
+@pytest.fixture(params=["coco", "lvis"])
+def matched_by_class(request, coco) -> tuple[str, list, np.random.Generator]:
+    """A COCO and an LVIS data set."""
     name, boxes, rng = coco
+    if request.param == "lvis":
+        as_lvis(Path(name.split(":")[1]), rng)
+    return name.replace("coco:", f"{request.param}:"), boxes, rng
+
+
+def test_unit_weights_give_the_evaluators_numbers(matched_by_class) -> None:
+    name, boxes, rng = matched_by_class
     spec = get_dataset(name)
     detections = random_detections(rng, boxes, 4.0, list(range(1, IMAGES + 1)))
     expected = evaluate(spec, detections, evaluator="official")[0]["bbox"]
@@ -69,8 +93,8 @@ def test_unit_weights_give_the_evaluators_numbers(coco) -> None:
     assert table.ap(np.ones(IMAGES)) == pytest.approx({k: expected[k] for k in ("AP", "AP50", "AP75")}, abs=1e-9)
 
 
-def test_weights_equal_a_resampled_data_set(coco, tmp_path: Path) -> None:
-    name, boxes, rng = coco
+def test_weights_equal_a_resampled_data_set(matched_by_class) -> None:
+    name, boxes, rng = matched_by_class
     spec = get_dataset(name)
     # without ties: the order of equal scores in different images is nobody's to say
     detections = random_detections(rng, boxes, 4.0, list(range(1, IMAGES + 1)), digits=9)
@@ -99,7 +123,7 @@ def test_weights_equal_a_resampled_data_set(coco, tmp_path: Path) -> None:
             detections.boxes[of],
             detections.scores[of],
         )
-        sample = get_dataset(f"coco:{path}:{path.parent}")
+        sample = get_dataset(f"{name.split(':')[0]}:{path}:{path.parent}")
         expected = evaluate(sample, copied, evaluator="official")[0]["bbox"]
         found = table.ap(np.bincount(draw, minlength=IMAGES))
         assert found == pytest.approx({k: expected[k] for k in found}, abs=1e-9)

@@ -126,7 +126,15 @@ def _official_precision(truth: Any, results: list[dict[str, Any]], task: str, ma
 
 
 def _fast_precision(truth: dict[str, Any], results: list[dict[str, Any]], task: str, max_detections: int) -> np.ndarray:
-    numbering, marked = Numbering(truth), truth["annotations"]
+    numbering = Numbering(truth)
+    return precision_table(*coco_entries(truth, results, task, numbering), len(numbering.classes), max_detections)
+
+
+def coco_entries(
+    truth: dict[str, Any], results: list[dict[str, Any]], task: str, numbering: Numbering
+) -> tuple[Objects, Scored]:
+    """What is to be matched: all objects and all results."""
+    marked = truth["annotations"]
     crowd = np.array([bool(a.get("iscrowd", 0)) for a in marked], dtype=bool)
     objects = Objects(
         pair=numbering.pairs(marked),
@@ -140,5 +148,4 @@ def _fast_precision(truth: dict[str, Any], results: list[dict[str, Any]], task: 
     shapes, area = result_shapes(results, task)
     if results and results[0].get("bbox"):  # then pycocotools takes the areas of masks from the boxes, too
         area = box_areas(boxes(results))
-    found = Scored(numbering.pairs(results), area, shapes, scores(results), np.zeros(len(results), dtype=bool))
-    return precision_table(objects, found, len(numbering.classes), max_detections)
+    return objects, Scored(numbering.pairs(results), area, shapes, scores(results), np.zeros(len(results), dtype=bool))

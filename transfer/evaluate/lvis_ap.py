@@ -51,6 +51,17 @@ def lvis_precision(
 ) -> np.ndarray:
     """Precision T x R x K x A at IOUS, RECALLS, categories in order of id and AREAS; -1 where nothing counts."""
     numbering = Numbering(truth)
+    return precision_table(*lvis_entries(truth, results, task, numbering, max_detections), len(numbering.classes))
+
+
+def lvis_entries(
+    truth: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    task: str,
+    numbering: Numbering,
+    max_detections: int = MAX_DETECTIONS,
+) -> tuple[Objects, Scored]:
+    """What is to be matched: all objects, and the best detections of each image of the classes looked for in it."""
     # objects without area do not exist, as in the LVIS API
     marked = [a for a in truth["annotations"] if 0 < a["area"] < np.inf]
     nowhere = np.zeros(len(marked), dtype=bool)
@@ -70,7 +81,7 @@ def lvis_precision(
     shapes, area = result_shapes(kept, task)
     forgiven = np.isin(pair, _listed_pairs(truth, numbering, "not_exhaustive_category_ids"))
     found = Scored(pair, area, shapes, scores(kept), forgiven)
-    return precision_table(objects, found[np.flatnonzero(area > 0)], len(numbering.classes))
+    return objects, found[np.flatnonzero(area > 0)]
 
 
 def _listed_pairs(truth: Mapping[str, Any], numbering: Numbering, key: str) -> np.ndarray:

@@ -58,8 +58,22 @@ def _take(shapes: Shapes, rows: np.ndarray) -> Shapes:
     return shapes[rows] if isinstance(shapes, np.ndarray) else [shapes[i] for i in rows.tolist()]
 
 
-def precision_table(objects: Objects, found: Scored, classes: int, limit: int | None = None) -> np.ndarray:
-    """Precision T x R x K x A at IOUS, RECALLS, the K classes and AREAS; -1 where no object counts.
+@dataclass
+class Matches:
+    """Who found what: ``found`` best first within each pair, ``objects`` by pair.
+
+    ``matched``, ``ignored`` bool D x A x T. ``skipped`` bool G x A: objects that do not count in an area range.
+    """
+
+    objects: Objects
+    found: Scored
+    matched: np.ndarray
+    ignored: np.ndarray
+    skipped: np.ndarray
+
+
+def match_all(objects: Objects, found: Scored, limit: int | None = None) -> Matches:
+    """Match every detection in every area range at every threshold.
 
     Objects and detections with pair -1 (of no class) are left out.
     ``limit``: that many best detections of a pair take part. Where scores or overlaps are equal, the order of the
@@ -75,14 +89,23 @@ def precision_table(objects: Objects, found: Scored, classes: int, limit: int | 
     skipped = objects.ignored[:, None] | _outside(objects.area)
     matched, ignored = match(*overlapping(objects, found), objects, skipped, len(found.score))
     ignored |= ~matched & (_outside(found.area) | found.forgiven[:, None])[:, :, None]
-    object_class, found_class = objects.pair % classes, found.pair % classes
-    order = np.lexsort((-found.score, found_class))
+    return Matches(objects, found, matched, ignored, skipped)
+
+
+def precision_table(objects: Objects, found: Scored, classes: int, limit: int | None = None) -> np.ndarray:
+    """Precision T x R x K x A at IOUS, RECALLS, the K classes and AREAS; -1 where no object counts.
+
+    ``limit`` and ties as in ``match_all``.
+    """
+    made = match_all(objects, found, limit)
+    object_class, found_class = made.objects.pair % classes, made.found.pair % classes
+    order = np.lexsort((-made.found.score, found_class))
     bounds = np.searchsorted(found_class[order], np.arange(classes + 1))
     table = np.full((len(IOUS), len(RECALLS), classes, len(AREAS)), -1.0)
-    positives = np.stack([np.bincount(object_class, ~s, minlength=classes) for s in skipped.T], axis=1)
+    positives = np.stack([np.bincount(object_class, ~s, minlength=classes) for s in made.skipped.T], axis=1)
     for k in np.flatnonzero(positives.any(axis=1)):
         rows = order[bounds[k] : bounds[k + 1]]
-        table[:, :, k] = interpolated_precision(matched[rows], ignored[rows], positives[k])
+        table[:, :, k] = interpolated_precision(made.matched[rows], made.ignored[rows], positives[k])
     return table
 
 
