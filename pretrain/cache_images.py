@@ -12,6 +12,7 @@ import sys
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
 
 import argparse
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +128,7 @@ def write_pixels(source: ImageSource, cache: Path, shorter_side: int, workers: i
         num_workers=workers,
         prefetch_factor=32 if workers else None,
         generator=torch.Generator(),
+        worker_init_fn=_leave_interrupts_to_the_parent,
         collate_fn=_as_is,  # type: ignore[arg-type]  # without batches it is given one item
     )
     with open(cache / image_cache.PIXELS, "ab") as pixels_file, open(cache / image_cache.SIZES, "ab") as sizes_file:
@@ -145,6 +147,10 @@ def write_pixels(source: ImageSource, cache: Path, shorter_side: int, workers: i
             file.flush()
             os.fsync(file.fileno())
     return bad
+
+
+def _leave_interrupts_to_the_parent(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; one process says so
 
 
 def _as_is(item: tuple[Any, str]) -> tuple[Any, str]:

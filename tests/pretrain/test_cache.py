@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -176,3 +182,27 @@ def test_the_command_line(folder, run_cli):
     assert done.stderr.startswith("error: ")
     assert "Traceback" not in done.stderr
     assert "--shorter-side" in run_cli(["pretrain/cache_images.py", "--help"], check=0).stdout
+
+
+def test_ctrl_c_is_one_line(tmp_path: Path, repo: Path) -> None:
+    """The signal reaches the whole group, workers included, as from a terminal."""
+    (tmp_path / "set").mkdir()
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 256, (1500, 1500, 3), np.uint8)).save(tmp_path / "first.jpg")
+    for number in range(400):  # a dozen seconds of decoding
+        (tmp_path / "set" / f"{number:03d}.jpg").symlink_to(tmp_path / "first.jpg")
+    command = [sys.executable, "pretrain/cache_images.py", str(tmp_path / "set"), str(tmp_path / "cache"), "-j", "2",
+               "--shorter-side", "100"]  # fmt: skip
+    process = subprocess.Popen(command, cwd=repo, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    pixels, end = tmp_path / "cache" / image_cache.PIXELS, time.time() + 240
+    while process.poll() is None and not (pixels.exists() and pixels.stat().st_size) and time.time() < end:
+        time.sleep(0.02)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ignored = [re.search(r"SigIgn:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())[1] for pid in workers]
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=240)
+    assert len(ignored) == 2
+    assert all(int(mask, 16) >> (signal.SIGINT - 1) & 1 for mask in ignored)  # else each may show where it was
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1] == "interrupted: run the same command again to continue"
