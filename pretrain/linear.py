@@ -133,6 +133,8 @@ def _resume(file: Path, learner: LinearProbe, made: dict[str, Any]) -> int:
     if not file.exists():
         return 0
     saved = load_torch(file)
+    if not isinstance(saved, dict) or not {"classifier", "optimizer", "step", "made"} <= saved.keys():
+        raise UserError(f"{file}: not the checkpoint of a linear probe; move it away or name another --output")
     if changed := [key for key in made if saved["made"].get(key) != made[key]]:
         raise UserError(f"{file} was made with other {', '.join(changed)}; restore them or name another --output")
     learner.classifier.load_state_dict(saved["classifier"])

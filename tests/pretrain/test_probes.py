@@ -92,6 +92,9 @@ def test_linear_probe_learns_stripes_and_leaves_the_encoder(
     args.lr = 1.0
     with pytest.raises(UserError, match="other lr"):
         linear.probe(args, tmp_path / "run", World(0, 1, 0, torch.device("cpu")))
+    shutil.copy(tmp_path / "c.pth", tmp_path / "run" / "linear.pth.tar")
+    with pytest.raises(UserError, match=r"linear.pth.tar: not the checkpoint of a linear probe"):
+        linear.probe(args, tmp_path / "run", World(0, 1, 0, torch.device("cpu")))
 
 
 def test_features_of_a_checkpoint(tiny_images: Path, tmp_path: Path, run_cli: Callable) -> None:
