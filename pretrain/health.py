@@ -8,10 +8,9 @@ import math
 class HealthWatch:
     """Warns once about each way in which contrastive learning usually goes wrong, with its likely cause."""
 
-    def __init__(self, keys: int, total_steps: int, directions: int = 1) -> None:
-        """``keys`` is K, 0 for methods without negatives; ``directions`` is how many contrasts the loss sums."""
-        self.floor = directions * math.log(keys + 1) if keys else math.inf
-        self.chance = f"{directions} log(K+1)" if directions > 1 else "log(K+1)"
+    def __init__(self, chance: float, total_steps: int) -> None:
+        """``chance`` is the loss of a method that learns nothing, infinite where there is none (see Method)."""
+        self.chance = chance
         self.grace = max(50, total_steps // 20)  # steps before a loss at chance level is worth a word
         self.said: set[str] = set()
         self.high = 0
@@ -20,18 +19,18 @@ class HealthWatch:
         """New warnings for the readings (loss, acc1, key_spread) of a step."""
         found = {}
         spread, accuracy = readings.get("key_spread"), readings.get("acc1", 0.0)
-        if step >= self.grace and readings["loss"] > self.floor - 0.05:
+        if step >= self.grace and readings["loss"] > self.chance - 0.05:
             found["chance"] = (
-                f"the loss {readings['loss']:.3f} stays at {self.chance} = {self.floor:.3f}: nothing is learnt yet. "
-                "Usual causes: a learning rate too low or too high for the batch, a momentum of the key encoder far "
-                "from 0.999, or views that share nothing"
+                f"the loss {readings['loss']:.3f} stays at {self.chance:.3f}, where nothing is told apart (log(K+1) "
+                "for InfoNCE): nothing is learnt yet. Usual causes: a learning rate too low or too high for the batch, "
+                "a momentum of the key encoder far from 0.999, or views that share nothing"
             )
         if spread is not None and spread < 0.05:
             found["collapse"] = (
                 f"the keys have collapsed (spread {spread:.4f}, healthy is near 1): all images look alike to the "
                 "encoder. Usual causes: --moco-m too small (0 fails), a learning rate too high"
             )
-        self.high = self.high + 1 if accuracy > 99.5 and math.isfinite(self.floor) else 0
+        self.high = self.high + 1 if accuracy > 99.5 and math.isfinite(self.chance) else 0
         if self.high >= 3 and step >= self.grace:
             found["leak"] = (
                 f"the positive is found {accuracy:.1f} % of the time: BatchNorm may give it away (MoCo, section 3.3). "

@@ -89,6 +89,11 @@ class Reweighted:
         return (torch.logaddexp(positive, torch.maximum(total, floor)) - positive).mean()
 
 
+def rows_added(score: Loss) -> int:
+    """How many negatives a query meets beyond the rows of the dictionary."""
+    return score.pairs + score.with_query if isinstance(score, MixedHard) else 0
+
+
 STRATEGIES: dict[str, Callable[..., Loss]] = {
     "queue": lambda **_: info_nce,
     "mochi": lambda hardest, pairs, with_query, **_: MixedHard(hardest, pairs, with_query),

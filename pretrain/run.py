@@ -118,7 +118,7 @@ def _train(
     views = training_views(args)
     recorder = Recorder(
         folder, every=args.print_freq, images=sizes.global_batch, total_steps=total, steps_per_epoch=per_epoch,
-        watch=HealthWatch(method.keys, total, method.directions), main=world.is_main,
+        watch=HealthWatch(method.chance, total), main=world.is_main,
         wandb={"project": "transfer-gap", "config": fixed} if args.wandb else None,
     )  # fmt: skip
     monitor = knn_monitor(args, method, world)

@@ -88,7 +88,7 @@ def _end_to_end(args: Namespace, sizes: Sizes) -> Method:
         temperature=args.moco_t,
         bn_splits=args.bn_splits,
         share=args.share_encoder,
-        global_batch=sizes.global_batch,
+        batch=sizes.global_batch // args.accumulate,
         bf16=args.precision == "bf16",
     )
 
@@ -99,7 +99,7 @@ def _invaspread(args: Namespace, sizes: Sizes) -> Method:
     return InvariantSpreading(
         _encoder(args, args.moco_dim, args.bn_splits),
         temperature=args.moco_t,
-        global_batch=sizes.global_batch,
+        batch=sizes.global_batch // args.accumulate,
         bf16=args.precision == "bf16",
     )
 

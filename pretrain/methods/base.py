@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 
 import torch
@@ -18,8 +19,7 @@ class Method(nn.Module):
 
     crops = 2  # views of each image that ``loss`` expects
     step = 0  # number of the running step, which the loop sets
-    keys = 0  # dictionary rows K, for the warning about a loss that stays at log(K + 1)
-    directions = 1  # contrasts that the loss sums, each of them log(K + 1) where nothing is learnt
+    chance = math.inf  # the loss while all of the dictionary is as similar as the positive; infinite without negatives
     encoder_q: nn.Module
 
     def __init__(self, bf16: bool = False) -> None:

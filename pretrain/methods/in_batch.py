@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import torch
 from torch import nn
@@ -33,6 +34,7 @@ class EndToEnd(InBatch):
     """Both encoders learn by back-propagation and the keys are the global batch, so K = batch - 1 negatives.
 
     The paper does not say whether the encoders share weights: two of equal start by default, one if ``share``.
+    ``batch`` counts the images of all ranks that meet in one ``loss``.
     """
 
     def __init__(
@@ -42,13 +44,13 @@ class EndToEnd(InBatch):
         temperature: float = 0.07,
         bn_splits: int = 1,
         share: bool = False,
-        global_batch: int = 256,
+        batch: int = 256,
         bf16: bool = False,
     ) -> None:
         super().__init__(bf16)
         self.encoder_q = encoder
         self.encoder_k = encoder if share else copy.deepcopy(encoder)
-        self.temperature, self.bn_splits, self.keys = temperature, bn_splits, global_batch - 1
+        self.temperature, self.bn_splits, self.chance = temperature, bn_splits, math.log(batch)
 
     def loss(self, views: list[torch.Tensor], indices: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """InfoNCE among the keys of the global batch, gradients into both encoders, keys shuffled for BatchNorm."""
@@ -64,12 +66,11 @@ class EndToEnd(InBatch):
 class InvariantSpreading(InBatch):
     """Augmented features near their own image, features of different images apart, inside the batch."""
 
-    def __init__(
-        self, encoder: nn.Module, *, temperature: float = 0.1, global_batch: int = 128, bf16: bool = False
-    ) -> None:
+    def __init__(self, encoder: nn.Module, *, temperature: float = 0.1, batch: int = 128, bf16: bool = False) -> None:
         super().__init__(bf16)
         self.encoder_q = encoder
-        self.temperature, self.keys = temperature, global_batch - 1
+        self.temperature = temperature
+        self.chance = math.log(batch) - (batch - 1) * math.log1p(-1 / batch)  # both terms at P = 1 / batch
 
     def loss(self, views: list[torch.Tensor], indices: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """1904.03436, equation 6, as a mean over images."""

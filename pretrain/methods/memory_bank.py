@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -41,7 +43,8 @@ class BankMethod(Method):
         self.memory = MemoryBank(images, dim, momentum)
         self.register_buffer("normaliser", torch.zeros(()))  # Z of the NCE form, 0 until the first batch estimates it
         self.negatives, self.temperature, self.form = negatives, temperature, form
-        self.keys = images - 1 if form == "softmax" else negatives
+        rows = images - 1 if form == "softmax" else negatives
+        self.chance = math.log(rows + 1) + (rows * math.log1p(1 / rows) if form == "nce" else 0.0)  # at h = 1 / (m + 1)
         self._new: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._last: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
 

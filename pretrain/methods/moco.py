@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from functools import partial
 
 import torch
@@ -12,7 +13,7 @@ from pretrain.contrast import info_nce, rank_accuracy
 from pretrain.dictionaries import Queue
 from pretrain.exchange import BatchShuffle
 from pretrain.methods.base import Method, spread
-from pretrain.negatives import Loss
+from pretrain.negatives import Loss, rows_added
 
 
 class MoCo(Method):
@@ -43,9 +44,8 @@ class MoCo(Method):
         self.encoder_q = encoder
         self.encoder_k = copy.deepcopy(encoder).requires_grad_(False)
         self.queue = Queue(queue_size, dim)
-        self.keys = queue_size
         self.momentum, self.temperature, self.symmetric = momentum, temperature, symmetric
-        self.directions = 2 if symmetric else 1
+        self.chance = (2 if symmetric else 1) * math.log(queue_size + rows_added(negatives) + 1)
         self.bn_splits = bn_splits
         self.plain = partial(info_nce, bf16=bf16)
         self.negatives = self.plain if negatives is info_nce else negatives

@@ -10,13 +10,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pretrain.dictionaries import Queue
+from pretrain.dictionaries import MemoryBank, Queue
 from pretrain.encoders import build_encoder
-from pretrain.methods import METHODS
+from pretrain.methods import METHODS, Sizes
 from pretrain.methods.in_batch import EndToEnd, InvariantSpreading
 from pretrain.methods.memory_bank import BankMethod
 from pretrain.methods.moco import MoCo
 from pretrain.methods.supervised import Supervised
+from pretrain.negatives import STRATEGIES
 from pretrain.options import parse
 
 NONE = torch.empty(0)
@@ -200,11 +201,41 @@ def test_supervised_is_cross_entropy_and_saves_torchvisions_names() -> None:
     method.import_state(state)
 
 
+class Constant(nn.Module):
+    """An encoder to which all images look alike."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.feature = nn.Parameter(torch.ones(outputs))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.feature.expand(len(images), -1)
+
+
+@pytest.mark.parametrize("flags", [
+    *(["--negatives", name, "--mochi-hardest", "4", "--mochi-warmup", "0"] for name in STRATEGIES),
+    ["--symmetric"],
+    ["--method", "memory_bank"],
+    ["--method", "instdisc"],
+    ["--method", "instdisc", "--instdisc-form", "softmax"],
+    ["--method", "end_to_end"],
+    ["--method", "invaspread"],
+    ["--method", "invaspread", "--accumulate", "2"],
+], ids=" ".join)  # fmt: skip
+def test_chance_is_the_loss_of_an_encoder_that_sees_nothing(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pretrain.methods._encoder", lambda args, outputs, bn_splits=1: Constant(outputs))
+    args = parse(["DIR", "--moco-dim", "16", "--moco-k", "24", *flags])
+    method = METHODS[args.method].build(args, Sizes(32, 4, 8, 1))
+    for dictionary in (m for m in method.modules() if isinstance(m, Queue | MemoryBank)):
+        dictionary.rows.fill_(1 / 4)
+    part = 8 // args.accumulate
+    views = [torch.zeros(part, 3, 2, 2)] * method.crops
+    assert method.loss(views, torch.arange(part), NONE).item() == pytest.approx(method.chance, rel=1e-4)
+
+
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_every_row_of_the_table_learns_its_pretext_task(name: str) -> None:
     """Eight images, a few steps: the loss falls below where it began, and the state survives a round trip."""
-    from pretrain.methods import Sizes
-
     torch.manual_seed(0)
     args = parse(["DIR", "--method", name, "-a", "resnet18", "--moco-dim", "16", "--moco-k", "16", "--moco-m", "0.9"])
     method = METHODS[name].build(args, Sizes(8, 4, 8, 1)).train()
