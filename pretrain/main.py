@@ -74,12 +74,14 @@ def enter(args: Namespace) -> None:
 def main() -> int:
     """Parse, draw the demo images if no folder was named, and run one process or one per GPU."""
     args = parse()
-    if args.demo:
-        print("no folder of images was named: pretraining on the demo images with the small recipe 'demo'", flush=True)
-        args.data = draw_demo()
-    if args.recipe_named:
-        print("\n".join(describe(args.recipe)), flush=True)
     join_official_world(args)
+    main_process = os.environ.get("RANK", "0") == "0"
+    if args.demo and main_process:
+        print("no folder of images was named: pretraining on the demo images with the small recipe 'demo'", flush=True)
+    if args.demo:
+        args.data = draw_demo()
+    if args.recipe_named and main_process:
+        print("\n".join(describe(args.recipe)), flush=True)
     if not args.multiprocessing_distributed or "RANK" in os.environ:
         return work(args)
     import torch

@@ -248,10 +248,25 @@ def test_a_folder_one_level_too_high_is_one_class_and_refused(tmp_path: Path, ti
 
 
 def test_several_processes_do_not_draw_over_each_other(tmp_path: Path, run_cli: Callable) -> None:
-    done = run_cli([SCRIPT], cwd=tmp_path, env={"WORLD_SIZE": "2", "RANK": "1"}, check=2)
+    done = run_cli([SCRIPT], cwd=tmp_path, env={"WORLD_SIZE": "2", "RANK": "0"}, check=2)
     assert done.stdout.startswith("no folder of images was named: pretraining on the demo images")
     assert "demo/draw.py runs/demo/data first" in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("given", "flags"), [
+    ({}, []), ({"RANK": "0"}, []), ({"RANK": "1"}, []), ({}, ["--world-size", "2", "--rank", "1"]),
+])  # fmt: skip
+def test_the_main_process_alone_prints_the_recipe(
+    given: dict, flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from pretrain import main
+
+    monkeypatch.setattr(os, "environ", {**os.environ, **given})
+    monkeypatch.setattr(sys, "argv", [SCRIPT, "DIR", "--recipe", "moco_v2", *flags])
+    monkeypatch.setattr(main, "work", lambda args: 0)
+    assert main.main() == 0
+    assert ("recipe moco_v2:" in capsys.readouterr().out) is ("1" not in (given.get("RANK"), *flags))
 
 
 def test_an_address_that_is_none_is_one_line(tiny_images: Path, tmp_path: Path, run_cli: Callable) -> None:
