@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pretrain.health import HealthWatch
+from runtime.atomic import write_text
 from runtime.errors import UserError
 from runtime.logs import get_logger
 from runtime.metrics import MetricsWriter
@@ -28,7 +29,7 @@ class Recorder:
         self.every, self.images, self.watch = every, images, watch
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
         self.writer = MetricsWriter(folder) if main else None
-        self.wandb = _start_wandb(wandb) if main and wandb is not None else None
+        self.wandb = _start_wandb(folder, wandb) if main and wandb is not None else None
         self.waited = 0.0  # seconds the loop waited for data since the last line
         self.since, self.steps = time.perf_counter(), 0
         self.pace = 0.0  # seconds per step, smoothed over lines
@@ -90,9 +91,14 @@ class Recorder:
             self.wandb.finish()
 
 
-def _start_wandb(settings: dict[str, Any]) -> Any:
+def _start_wandb(folder: Path, settings: dict[str, Any]) -> Any:
+    """The run folder's session: the one it has had before, if any, so that a resumed run goes on in the same curves."""
     try:
         wandb = importlib.import_module("wandb")
     except ImportError as error:
         raise UserError("--wandb needs the package wandb: pip install wandb") from error
-    return wandb.init(**settings)
+    kept = folder / "wandb_id.txt"
+    known = kept.read_text().strip() if kept.exists() else None
+    session = wandb.init(**settings, id=known, resume="allow")
+    write_text(kept, f"{session.id}\n")
+    return session

@@ -181,11 +181,20 @@ def test_weights_and_biases_gets_the_numbers(
     with pytest.raises(UserError, match="pip install wandb"):
         run(tiny_images, tmp_path / "without", "--wandb")
     logged: list[tuple[int, dict]] = []
-    session = SimpleNamespace(log=lambda values, step: logged.append((step, values)), finish=lambda: None)
-    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **settings: session))
+    begun: list[dict] = []
+
+    def init(**settings: Any) -> SimpleNamespace:
+        begun.append(settings)
+        name = settings["id"] or f"session{len(begun)}"
+        return SimpleNamespace(id=name, log=lambda values, step: logged.append((step, values)), finish=lambda: None)
+
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=init))
     run(tiny_images, tmp_path / "with", "--wandb", "--epochs", "1")
     assert [step for step, _ in logged] == [1, 2, 3, 4]
     assert {"loss", "lr", "acc1"} <= logged[0][1].keys()
+    run(tiny_images, tmp_path / "with", "--wandb", "--epochs", "2", "--resume", "--allow-change", "epochs")
+    assert [(settings["id"], settings["resume"]) for settings in begun] == [(None, "allow"), ("session1", "allow")]
+    assert [step for step, _ in logged] == list(range(1, 9))
 
 
 def test_allowed_change_is_recorded(finished: Path, tiny_images: Path, tmp_path: Path) -> None:
