@@ -100,6 +100,20 @@ def test_no_step_waits_for_the_device(tmp_path: Path, flags: list[str]) -> None:
     assert watch.updates == 2
 
 
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_no_step_of_several_ranks_waits_either(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rank 1 of 2: with what ranks exchange, which NCCL queues on the device like any other work."""
+    answers = {"is_initialized": True, "get_rank": 1, "get_world_size": 2, "all_reduce": None, "all_gather": None}
+    for function, answer in answers.items():
+        monkeypatch.setattr(torch.distributed, function, lambda *_, answer=answer: answer)
+    method, optimizer = build(["--method", name])
+    guard = StepGuard(tmp_path)
+    with NoWaiting() as watch:
+        Stepper(method, optimizer, guard)(batch(0), crops(method), stopping=True)
+        guard.read()
+    assert watch.updates == 1
+
+
 @pytest.mark.parametrize("wait", [
     lambda there, here: bool(there.sum() > 0),
     lambda there, here: there.sum().item(),
