@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,10 +16,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from runtime.run_folder import RunLock
 from tests.pretrain import ranks  # by its full name: the spawned ranks import it again
 
 FLAGS = ["-a", "resnet18", "--image-size", "32", "--batch-size", "8", "--epochs", "2", "--moco-k", "32", "--moco-dim",
          "8", "-p", "1", "--knn-every", "0", "--keep", "0", "--save-steps", "1", "-j", "0"]  # fmt: skip
+LAST = "checkpoint_0001.pth.tar"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def free_port() -> int:
@@ -86,21 +90,116 @@ def torchrun(images: Path, folder: Path, *flags: str) -> list[str]:
             *flags, "pretrain/main.py", str(images), *FLAGS, "--output", str(folder)]  # fmt: skip
 
 
+def children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:  # it has ended
+        return []
+
+
+def family(process: subprocess.Popen) -> list[int]:
+    """The processes below this one, however deep: torchrun's ranks and their loader workers."""
+    found = [process.pid]
+    for pid in found:
+        found += children(pid)
+    return found[1:]
+
+
+def leader(process: subprocess.Popen, rank: int) -> int:
+    """The process that torchrun started as this rank."""
+    (pid,) = [p for p in children(process.pid) if f"RANK={rank}" in Path(f"/proc/{p}/environ").read_text().split("\0")]
+    return pid
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end, f"{what} did not happen within {seconds} s"
+        time.sleep(0.02)
+
+
+def ended(pid: int) -> bool:
+    """Whether a process is gone, or a zombie that nobody has asked about."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def kill_all(process: subprocess.Popen) -> None:
+    """kill -9 of torchrun, both ranks and their workers, as when the machine goes."""
+    pids = [process.pid, *family(process)]
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: all(map(ended, pids)), "the end of killed processes")
+
+
+@pytest.fixture(scope="module")
+def whole(tiny_images: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """The weights that two undisturbed processes end with."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    done = subprocess.run(torchrun(tiny_images, folder), env=ENVIRONMENT, capture_output=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return weights(folder)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / LAST, weights_only=True)["state_dict"]
+
+
+def live_and_die(command: list[str], folder: Path, delay: float) -> bool:
+    """A life that ends ``delay`` seconds after its first new checkpoint; whether it was killed, not finished."""
+    before = set(folder.glob("checkpoint_*"))
+    process = subprocess.Popen(command, env=ENVIRONMENT)
+    wait_until(lambda: process.poll() is not None or set(folder.glob("checkpoint_*")) > before, "a checkpoint")
+    time.sleep(delay)
+    running = process.poll() is None
+    kill_all(process)
+    return running
+
+
 @pytest.mark.slow
-def test_lost_rank_restarts_and_ends_with_the_same_bits(tiny_images: Path, tmp_path: Path, run_cli: Callable) -> None:
+def test_kills_of_both_ranks_leave_no_trace(whole: dict, tiny_images: Path, tmp_path: Path) -> None:
+    """kill -9 of everything at random moments, in saves too."""
+    rng, folder, kills = torch.Generator().manual_seed(0), tmp_path / "run0", 0
+    while kills < 4:
+        delay = float(torch.rand(1, generator=rng))
+        kills += live_and_die([*torchrun(tiny_images, folder), "--resume"], folder, delay)
+        if (folder / LAST).exists():
+            torch.testing.assert_close(weights(folder), whole, rtol=0, atol=0)
+            folder = tmp_path / f"run{kills}"
+    assert subprocess.run([*torchrun(tiny_images, folder), "--resume"], env=ENVIRONMENT, timeout=600).returncode == 0
+    torch.testing.assert_close(weights(folder), whole, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_lost_rank_ends_the_job_and_its_workers(whole: dict, tiny_images: Path, tmp_path: Path, rank: int) -> None:
+    """Without restarts, with loader workers: nothing is left running, nothing holds the folder, no bit is lost."""
+    folder = tmp_path / "run"
+    command = [*torchrun(tiny_images, folder), "-j", "2", "--resume"]
+    process = subprocess.Popen(command, env=ENVIRONMENT)
+    wait_until(lambda: bool(list(folder.glob("checkpoint_*"))), "a checkpoint")
+    everyone = family(process)
+    assert len(everyone) >= 4  # two ranks, each with a loader worker
+    os.kill(leader(process, rank), signal.SIGKILL)
+    assert process.wait(timeout=240) != 0
+    with RunLock(folder):
+        pass  # nobody else holds it, or it would have refused
+    wait_until(lambda: all(map(ended, everyone)), "the end of workers without a rank")
+    assert subprocess.run(command, env=ENVIRONMENT, timeout=600).returncode == 0
+    torch.testing.assert_close(weights(folder), whole, rtol=0, atol=0)
+
+
+@pytest.mark.slow
+def test_lost_rank_restarts_and_ends_with_the_same_bits(whole: dict, tiny_images: Path, tmp_path: Path) -> None:
     """torchrun --max-restarts 1, one rank killed: the restarted pair resumes by itself and loses no bit."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    whole = subprocess.run(torchrun(tiny_images, tmp_path / "whole"), env=environment, capture_output=True, timeout=300)
-    assert whole.returncode == 0, whole.stderr[-2000:]
     folder = tmp_path / "lost"
-    process = subprocess.Popen(torchrun(tiny_images, folder, "--max-restarts", "1"), env=environment)
-    end = time.time() + 120
-    while not list(folder.glob("checkpoint_*")) and time.time() < end:
-        time.sleep(0.05)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[-1]), signal.SIGKILL)
-    assert process.wait(timeout=120) == 0
+    process = subprocess.Popen(torchrun(tiny_images, folder, "--max-restarts", "1"), env=ENVIRONMENT)
+    wait_until(lambda: bool(list(folder.glob("checkpoint_*"))), "a checkpoint")
+    os.kill(leader(process, 1), signal.SIGKILL)
+    assert process.wait(timeout=240) == 0
     assert "resumed" in (folder / "log.txt").read_text()
-    files = (tmp_path / "whole" / "checkpoint_0001.pth.tar", folder / "checkpoint_0001.pth.tar")
-    a, b = (torch.load(file, weights_only=True)["state_dict"] for file in files)
-    torch.testing.assert_close(a, b, rtol=0, atol=0)
+    torch.testing.assert_close(weights(folder), whole, rtol=0, atol=0)
