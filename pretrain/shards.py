@@ -115,15 +115,25 @@ class ShardedImages(ImageSource):
         if shard in self._open:
             self._open.move_to_end(shard)
             return self._open[shard]
-        path = self.paths[shard]
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_WILLNEED)  # all of it will be read soon: fetch it in order
-        self._open[shard] = read_index(path), handle
+        self._open[shard] = self._reopened(shard)
         while len(self._open) > _OPEN_SHARDS:
             _, (_, oldest) = self._open.popitem(last=False)
             os.close(oldest)
         return self._open[shard]
+
+    def _reopened(self, shard: int) -> tuple[ShardIndex, int]:
+        """Index and new handle of a shard that was there when the run began. UserError when it no longer is."""
+        path, remedy = self.paths[shard], "; bring it back and run the same command with --resume"
+        index = read_index(path, gone=f"the shard {path} has been removed since the run began{remedy}")
+        if len(index.offsets) != self._ends[shard] - (self._ends[shard - 1] if shard else 0):
+            raise UserError(f"the shard {path} has other images than when the run began{remedy}")
+        try:
+            handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise UserError(f"the shard {path} can no longer be read: {error.strerror}{remedy}") from error
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_WILLNEED)  # all of it will be read soon: fetch it in order
+        return index, handle
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_open": OrderedDict()}  # handles stay in their process
@@ -151,12 +161,16 @@ def _alternatives(part: str) -> list[str]:
     return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
 
 
-def read_index(path: Path) -> ShardIndex:
-    """The index of a shard: from the file beside it when that was made from this very tar, otherwise from the tar."""
+def read_index(path: Path, gone: str | None = None) -> ShardIndex:
+    """The index of a shard: from the file beside it when that was made from this very tar, otherwise from the tar.
+
+    gone: the message of the UserError for a shard that does not exist.
+    """
     kept = path.with_name(path.name + ".index")
-    if not path.is_file():
-        return scan(path)  # which says what is wrong with it
-    state = path.stat()
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise UserError(gone or f"the shard {path} cannot be read: {error.strerror}") from error
     stamp = np.array([state.st_size, state.st_mtime_ns])
     # none yet, or a damaged one, or of another version of the shard: it is made again
     with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile), np.load(kept) as arrays:
@@ -201,9 +215,7 @@ def scan(path: Path) -> ShardIndex:
                 elif kind == "cls":
                     labels[key] = _label(tar, member, path)
     except (tarfile.TarError, OSError) as error:
-        with open(path, "rb") as file:
-            hint = "; shards must be uncompressed" if file.read(2) == b"\x1f\x8b" else ""
-        raise UserError(f"{path} is not a whole tar file: {error}{hint}") from error
+        raise UserError(f"{path} is not a whole tar file: {error}{_hint(path)}") from error
     found = list(images.values())
     if found and found[-1].offset_data + found[-1].size > path.stat().st_size:
         raise UserError(f"{path} is cut short: {found[-1].name} ends behind the end of the file; copy it again")
@@ -213,6 +225,13 @@ def scan(path: Path) -> ShardIndex:
         np.array([member.size for member in found], np.int64),
         np.array([labels.get(key, _UNLABELLED) for key in images], np.int64),
     )
+
+
+def _hint(path: Path) -> str:
+    """What to do about a file that is no tar, as far as its first bytes tell."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return "; shards must be uncompressed" if file.read(2) == b"\x1f\x8b" else ""
+    return ""
 
 
 def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> int:

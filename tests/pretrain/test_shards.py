@@ -19,7 +19,7 @@ from pretrain.images import BadImage, open_images
 from pretrain.loader import build_loader
 from pretrain.order import BlockOrder
 from pretrain.views import build_views
-from runtime.errors import UserError
+from runtime.errors import UserError, run_entry
 
 
 def png(value: int) -> bytes:
@@ -186,6 +186,31 @@ def test_a_shard_that_is_no_whole_tar_is_named(folder):
         with pytest.raises(UserError, match=words) as caught:
             open_images(folder, labels=False)
         assert "s-001.tar" in str(caught.value)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("damage", ["removed", "replaced", "a folder"])
+def test_a_shard_lost_during_the_run_ends_it_in_one_line(folder, capsys, damage, workers):
+    source, views = open_images(folder, labels=True), build_views("eval", image_size=32)
+    lost = folder / "s-003.tar"
+    lost.unlink()
+    if damage == "replaced":
+        write_tar(lost, {"new.png": png(7)})
+    elif damage == "a folder":
+        lost.mkdir()
+    loader = build_loader(source, views, batch_size=5, seed=0, epochs=1, workers=workers)
+    with pytest.raises(SystemExit) as ended:
+        run_entry(lambda: len(list(loader)))
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith("error: ")
+    assert str(lost) in line
+
+
+def test_a_folder_called_tar_is_refused(folder):
+    (folder / "s-009.tar").mkdir()
+    with pytest.raises(UserError, match=r"s-009\.tar is not a whole tar file"):
+        open_images(folder, labels=False)
 
 
 def test_a_tar_without_images_is_refused(tmp_path):
