@@ -119,13 +119,17 @@ class BatchMaker(Dataset):
 
     def _fill(self, epoch: int, index: int, u: np.ndarray, out: np.ndarray, bad: list[tuple[int, str]]) -> int:
         """Write the views of image `index` to out, or of its substitute: a pure function of (seed, epoch, index)."""
-        for candidate in (index, *substitutes(self.seed, epoch, index, len(self.source))):
+        for candidate in self._candidates(epoch, index):
             try:
                 self.views.cut(self.source.picture(candidate), u, out)
                 return candidate
             except BadImage as error:
                 bad.append((candidate, str(error)))
         raise UserError(f"{_REPLACEMENTS + 1} images in a row cannot be read, the last one: {bad[-1][1]}")
+
+    def _candidates(self, epoch: int, index: int) -> Iterator[int]:
+        yield index
+        yield from substitutes(self.seed, epoch, index, len(self.source))  # drawn only now: it costs half a view
 
 
 def substitutes(seed: int, epoch: int, index: int, images: int) -> list[int]:
