@@ -40,6 +40,7 @@ def random_resized_crop(
     area_u: Sequence[float],
     ratio_u: Sequence[float],
     place_u: Sequence[float],
+    flip: bool = False,
 ) -> Crop:
     """The box of torchvision's RandomResizedCrop (ratio 3/4 to 4/3) from uniform numbers given by the caller.
 
@@ -51,13 +52,13 @@ def random_resized_crop(
         ratio = math.exp(_LOG_RATIO[0] + (_LOG_RATIO[1] - _LOG_RATIO[0]) * ratio_part)
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            return Crop(int(place_u[0] * (height - h + 1)), int(place_u[1] * (width - w + 1)), h, w)
+            return Crop(int(place_u[0] * (height - h + 1)), int(place_u[1] * (width - w + 1)), h, w, flip)
     h, w = height, width
     if width / height < 3 / 4:
         h = round(w / (3 / 4))
     elif width / height > 4 / 3:
         w = round(h * (4 / 3))
-    return Crop((height - h) // 2, (width - w) // 2, h, w)
+    return Crop((height - h) // 2, (width - w) // 2, h, w, flip)
 
 
 def reduction_for(picture: Picture, crops: Sequence[Crop], size: int) -> int:
@@ -70,34 +71,43 @@ def reduction_for(picture: Picture, crops: Sequence[Crop], size: int) -> int:
     return next((reduction for reduction in picture.reductions if least // reduction >= size), 1)
 
 
-def cut(pixels: np.ndarray, crop: Crop, size: int, reduction: int, out: np.ndarray) -> None:
-    """Resize one crop of an image to out, uint8 size x size x 3.
+def cut(
+    pixels: np.ndarray, crop: Crop, size: int, reduction: int, out: np.ndarray, scratch: Scratch | None = None
+) -> None:
+    """Resize one crop of an image to out, uint8 size x size x 3, contiguous.
 
-    pixels: uint8 H x W x 3, decoded at 1 / reduction of the size that `crop` speaks of.
+    pixels: uint8 H x W x 3, decoded at 1 / reduction of the size that `crop` speaks of. scratch: memory for the crop,
+    not the one that `pixels` lie in.
     """
     height, width = pixels.shape[:2]
     top, left = min(round(crop.top / reduction), height - 1), min(round(crop.left / reduction), width - 1)
     bottom = min(max(round((crop.top + crop.height) / reduction), top + 1), height)
     right = min(max(round((crop.left + crop.width) / reduction), left + 1), width)
-    resized = resize(pixels[top:bottom, left:right], size, size)
+    part = pixels[top:bottom, left:right]
+    # torch resizes contiguous pixels only; the copy it needs anyway is mirrored at no cost, and is not in fresh memory
+    room = (scratch or Scratch()).array(*part.shape)
     if crop.flip and cv2 is not None:
-        cv2.flip(resized[0].permute(1, 2, 0).numpy(), 1, dst=out)  # ten times as fast, the same pixels
-        return
-    torch.from_numpy(out).copy_((resized.flip(-1) if crop.flip else resized)[0].permute(1, 2, 0))
+        cv2.flip(part, 1, dst=room)
+    else:
+        room[...] = part[:, ::-1] if crop.flip else part
+    _resize_into(_planes(room), [size, size], False, None, None, out=_planes(out))
+
+
+_resize_into = torch.ops.aten._upsample_bilinear2d_aa.out  # what interpolate() calls; that one cannot write into memory
+
+
+def _planes(pixels: np.ndarray) -> torch.Tensor:
+    """The same memory as a batch of one image for torch: H x W x 3 -> 1 x 3 x H x W, channels_last."""
+    height, width = pixels.shape[:2]
+    return torch.from_numpy(pixels).as_strided((1, 3, height, width), (height * width * 3, 1, width * 3, 3))
 
 
 def resize(pixels: np.ndarray, height: int, width: int) -> torch.Tensor:
     """Bilinear resize with antialiasing, in torchvision's uint8 channels-last kernel: uint8 1 x 3 x height x width."""
-    # the batch axis is added before the permutation: only then does torch see channels-last strides
-    image = torch.from_numpy(_writable(pixels))[None].permute(0, 3, 1, 2)
+    image = _planes(np.require(pixels, requirements=("C", "W")))  # what torch accepts without a warning
     if image.shape[2:] == (height, width):
         return image
     return interpolate(image, size=(height, width), mode="bilinear", antialias=True)
-
-
-def _writable(pixels: np.ndarray) -> np.ndarray:
-    """Contiguous pixels that torch accepts without a warning; a copy only where needed."""
-    return np.require(pixels, requirements=("C", "W"))
 
 
 def cut_centre(picture: Picture, resize_to: int, size: int, out: np.ndarray, scratch: Scratch | None = None) -> None:

@@ -110,7 +110,7 @@ class Views:
     def __init__(self, kind: ViewKind, *, image_size: int, on_cpu: bool) -> None:
         self.kind, self.image_size, self.count = kind, image_size, kind.views
         self.on_cpu = on_cpu
-        self._scratch = Scratch()
+        self._scratch, self._room = Scratch(), Scratch()
 
     def draw(self, seed: int, epoch: int, indices: np.ndarray) -> np.ndarray:
         """The uniform numbers of N images: float64, N x count x Slot.COUNT."""
@@ -126,18 +126,18 @@ class Views:
         reduction = crops.reduction_for(picture, boxes, self.image_size)
         pixels = picture.pixels(reduction, self._scratch)
         for view, box in zip(out, boxes, strict=True):
-            crops.cut(pixels, box, self.image_size, reduction, view)
+            crops.cut(pixels, box, self.image_size, reduction, view, self._room)
 
     def _crop(self, picture: Picture, u: list[float]) -> crops.Crop:
-        box = crops.random_resized_crop(
+        return crops.random_resized_crop(
             picture.height,
             picture.width,
             scale=self.kind.scale or (1.0, 1.0),
             area_u=u[Slot.AREA : Slot.AREA + crops.ATTEMPTS],
             ratio_u=u[Slot.RATIO : Slot.RATIO + crops.ATTEMPTS],
             place_u=u[Slot.TOP : Slot.LEFT + 1],
+            flip=u[Slot.FLIP] < self.kind.flip_p,
         )
-        return replace(box, flip=bool(u[Slot.FLIP] < self.kind.flip_p))
 
     def params(self, u: np.ndarray) -> torch.Tensor:
         """What the second stage needs, float32 count x N x COLUMNS, from the numbers N x count x slots."""

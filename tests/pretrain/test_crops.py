@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_boxes_are_distributed_as_torchvisions(height, width, scale):
 
 
 @pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("box", [Crop(0, 0, 300, 400), Crop(20, 31, 160, 201), Crop(7, 9, 50, 40)])
+@pytest.mark.parametrize("box", [Crop(0, 0, 300, 400), Crop(20, 31, 160, 201), Crop(7, 9, 50, 40), Crop(5, 6, 96, 96)])
 def test_a_cut_equals_torchvision_on_pil(box, flip):
     pixels = photo(300, 400)
     out = np.empty((96, 96, 3), np.uint8)
@@ -157,6 +158,16 @@ def test_a_scratch_buffer_changes_no_pixel(decoder):
         picture = decode.EncodedPicture(jpeg(photo(*size, seed)), "x.jpg")
         np.testing.assert_array_equal(picture.pixels(1, scratch), picture.pixels())
         np.testing.assert_array_equal(picture.pixels(2, scratch), picture.pixels(2))
+
+
+def test_a_mirrored_view_has_the_pixels_of_the_plain_one():
+    plain, mirrored = np.empty((2, 64, 64, 3), np.uint8)
+    scratch = decode.Scratch()
+    for seed, box in enumerate(boxes(300, 400, (0.05, 1.0), 12)):
+        pixels = photo(300, 400, seed)
+        crops.cut(pixels, box, 64, 1, plain)
+        crops.cut(pixels, replace(box, flip=True), 64, 1, mirrored, scratch)
+        np.testing.assert_array_equal(mirrored, plain[:, ::-1])
 
 
 def test_flipping_needs_no_opencv(monkeypatch):
