@@ -19,7 +19,7 @@ from transfer import results
 from transfer.config import dump_config
 from transfer.data.catalog import get_dataset
 from transfer.engines.protocol import Engine, TrainSummary
-from transfer.evaluate import evaluate, evaluator_id
+from transfer.evaluate import Metrics, evaluate, evaluator_id
 from transfer.evaluate.detections import Detections
 from transfer.expectations import failed_expectations
 from transfer.preparation import FINAL_WEIGHTS
@@ -47,6 +47,11 @@ class Job:
     def is_main(self) -> bool:
         """Whether this process evaluates and writes."""
         return self.rank == 0
+
+    def metrics(self, dataset: str, detections: Detections) -> Metrics:
+        """Metrics of a data set's detections by task."""
+        sigmas = self.cfg.TEST.KEYPOINT_OKS_SIGMAS
+        return evaluate(get_dataset(dataset), detections, evaluator=self.evaluator, sigmas=sigmas)[0]
 
 
 def train_and_evaluate(job: Job) -> int:
@@ -100,9 +105,7 @@ def _in_training(
     job: Job, history: results.History, iteration: int, found: Mapping[str, Detections]
 ) -> dict[str, float]:
     """Evaluate the detections of an intermediate model; its scalars go to metrics.json."""
-    by_dataset = {
-        name: evaluate(get_dataset(name), detections, evaluator=job.evaluator)[0] for name, detections in found.items()
-    }
+    by_dataset = {name: job.metrics(name, detections) for name, detections in found.items()}
     if job.is_main:
         history.add(iteration, next(iter(by_dataset.values()), {}))
     several = len(by_dataset) > 1
@@ -144,7 +147,7 @@ def detect_and_evaluate(job: Job, weights: Path, prefix: str = "detections") -> 
         if job.is_main:
             names.append(f"{prefix}_{index}.npz")
             detections.save(job.folder / names[-1])
-            by_dataset[name] = evaluate(get_dataset(name), detections, evaluator=job.evaluator)[0]
+            by_dataset[name] = job.metrics(name, detections)
     return by_dataset, names
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from runtime.logs import get_logger
 from transfer.addresses import local_weights
 from transfer.config import explicit_keys
 from transfer.data.catalog import get_dataset
+from transfer.evaluate.keypoint_ap import COCO_KEYPOINTS
 from transfer.initialisation import Init, apply_settings, evaluated_model, resolve_init
 from transfer.value_checks import check_values
 
@@ -63,6 +65,8 @@ def check_datasets(cfg: CfgNode, explicit: dict[str, str], *, train: bool) -> No
         raise UserError("DATASETS.TRAIN is empty; name at least one training set")
     for name in names:
         get_dataset(name).require()
+    if cfg.MODEL.KEYPOINT_ON:
+        check_keypoints(cfg, names)
     classes: list[str] | None = None
     for name in dict.fromkeys(names):
         spec = get_dataset(name)
@@ -82,6 +86,26 @@ def check_datasets(cfg: CfgNode, explicit: dict[str, str], *, train: bool) -> No
             )
         cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
         log.info("%s = %d, the classes of %s", key, len(classes), names[0])
+
+
+def check_keypoints(cfg: CfgNode, names: Sequence[str]) -> None:
+    """All data sets name the same keypoints, as many as the keypoint head and TEST.KEYPOINT_OKS_SIGMAS have."""
+    listed = {name: get_dataset(name).labels.keypoint_names for name in names}
+    wanted = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
+    for name, points in listed.items():
+        if len(points) != wanted:
+            raise UserError(
+                f"data set {name} names {len(points)} keypoints in its categories, "
+                f"MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is {wanted}"
+            )
+        if points != listed[names[0]]:
+            raise UserError(f"data sets {names[0]} and {name} have different keypoints; a detector has one list")
+    sigmas = len(cfg.TEST.KEYPOINT_OKS_SIGMAS) or COCO_KEYPOINTS
+    if cfg.DATASETS.TEST and sigmas != wanted:
+        raise UserError(
+            f"TEST.KEYPOINT_OKS_SIGMAS gives {sigmas} standard deviations, MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is "
+            f"{wanted}; give one per keypoint"
+        )
 
 
 def scale_to_batch(cfg: CfgNode, batch: int) -> list[str]:

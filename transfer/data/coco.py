@@ -128,7 +128,16 @@ def _labels(
     if short:
         text = f"{len(short)} annotations dropped: no polygon of 3 points or more (annotation ids {examples(short)})"
         findings.insert(0, text)
-    return Labels(records, [c["name"] for c in categories], [c["id"] for c in categories], findings)
+    names, ids = [c["name"] for c in categories], [c["id"] for c in categories]
+    return Labels(records, names, ids, findings, _keypoint_names(categories, name))
+
+
+def _keypoint_names(categories: list[dict[str, Any]], name: str) -> list[str]:
+    """Names of the keypoints, which all categories that have any share."""
+    lists = [c["keypoints"] for c in categories if c.get("keypoints")]
+    if any(names != lists[0] for names in lists):
+        raise UserError(f"data set {name}: its categories have different keypoints; a detector has one list")
+    return list(map(str, lists[0])) if lists else []
 
 
 def _annotation(

@@ -23,12 +23,14 @@ class Labels:
     ``records``: dicts with file_name, height, width, image_id, annotations (each with bbox of 4 floats, bbox_mode,
     category_id 0-based contiguous, iscrowd, segmentation). ``class_names`` in that order, ``category_ids`` the ids of
     the file in that order. ``findings``: one sentence with a count per kind of annotation that was dropped or is odd.
+    ``keypoint_names``: those that the categories name, [] without keypoints.
     """
 
     records: list[Record]
     class_names: list[str]
     category_ids: list[int]
     findings: list[str] = field(default_factory=list)
+    keypoint_names: list[str] = field(default_factory=list)
 
 
 def examples(items: Iterable[Any], limit: int = 3) -> str:

@@ -92,7 +92,16 @@ def register_datasets(names: Sequence[str]) -> None:
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
         DatasetCatalog.register(name, lambda spec=spec: _with_box_modes(spec.records()))
-        MetadataCatalog.get(name).set(thing_classes=list(spec.class_names), evaluator_type=spec.kind)
+        metadata = MetadataCatalog.get(name)
+        metadata.set(thing_classes=list(spec.class_names), evaluator_type=spec.kind)
+        if points := spec.labels.keypoint_names:
+            metadata.set(keypoint_names=points, keypoint_flip_map=mirrored_pairs(points))
+
+
+def mirrored_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Keypoints that change places in a mirrored image: left_eye and right_eye."""
+    pairs = [(name, name.replace("left", "right")) for name in names if "left" in name]
+    return [pair for pair in pairs if pair[1] in names]
 
 
 def _with_box_modes(records: list[dict[str, Any]]) -> Items:

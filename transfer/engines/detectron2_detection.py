@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from transfer.engines.detectron2_data import test_batches
 from transfer.engines.torchvision.ranks import gather_objects, rank, rank_count
-from transfer.evaluate.detections import Detections, Rle
+from transfer.evaluate.detections import Detections
 
 
 @torch.no_grad()
@@ -37,9 +37,10 @@ def detect_dataset(cfg: Any, model: torch.nn.Module, dataset: str) -> Detections
     return detections
 
 
-def arrays(found: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[Rle] | None]:
-    """Boxes, scores, classes and run-length masks of an image's Instances."""
+def arrays(found: Any) -> tuple[Any, ...]:
+    """Boxes, scores, classes, run-length masks and, if there are any, keypoints n x K x 3 of an image's Instances."""
     masks = None
     if found.has("pred_masks"):
         masks = [rle.encode(np.asfortranarray(mask.numpy().astype(np.uint8))) for mask in found.pred_masks]
-    return found.pred_boxes.tensor.numpy(), found.scores.numpy(), found.pred_classes.numpy(), masks
+    points = [found.pred_keypoints.numpy()] if found.has("pred_keypoints") else []
+    return found.pred_boxes.tensor.numpy(), found.scores.numpy(), found.pred_classes.numpy(), masks, *points

@@ -38,6 +38,8 @@ class Detectron2Engine:
         """Raise UserError for this project's own keys, which Detectron2 does not know, unless they are defaults."""
         for key, value in unsupported_keys(cfg, "E").items():
             raise UserError(f"{key} {value!r} is not supported by engine detectron2; use --engine torchvision for it")
+        if cfg.TEST.AUG.ENABLED and cfg.MODEL.KEYPOINT_ON:
+            raise UserError("TEST.AUG.ENABLED is not supported by engine detectron2 with MODEL.KEYPOINT_ON")
         if rank_count() > 1 and choose_device(cfg.MODEL.DEVICE).type == "cpu":
             raise UserError(
                 "engine detectron2 trains in several processes on GPUs only; use --engine torchvision on CPUs"
@@ -107,6 +109,7 @@ def detectron2_config(cfg: Any, folder: Path) -> Any:
     own = get_cfg()
     own.merge_from_other_cfg(shared)
     own.OUTPUT_DIR = str(folder)
+    own.TEST.EXPECTED_RESULTS = []  # checked outside the engines; Detectron2's trainer insists on its own evaluation
     own.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE).type
     return own
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from runtime.errors import UserError
@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 Metrics = dict[str, dict[str, float]]  # {"bbox": {"AP": 27.1, ...}, "segm": {...}}, percent
 
 
-def evaluate(spec: DatasetSpec, detections: Detections, *, evaluator: str = "auto") -> tuple[Metrics, str]:
+def evaluate(
+    spec: DatasetSpec, detections: Detections, *, evaluator: str = "auto", sigmas: Sequence[float] = ()
+) -> tuple[Metrics, str]:
     """Metrics of one data set's detections, and the id of the evaluator that made them.
 
     ``evaluator``: ``official`` (pycocotools), ``fast`` (this project's, equal to it) or ``auto``, the fast one; it
-    matters for COCO data only. Raises UserError for detections of other images and a data set without annotations.
+    matters for boxes and masks of COCO data only. ``sigmas`` are those of ``keypoint_ap``. Raises UserError for
+    detections of other images and a data set without annotations.
     """
     expected = {record["image_id"] for record in spec.records()}
     found = set(detections.image_ids)
@@ -29,7 +32,10 @@ def evaluate(spec: DatasetSpec, detections: Detections, *, evaluator: str = "aut
         )
     if not any(record["annotations"] for record in spec.records()):
         raise UserError(f"data set {spec.name} has no annotations to evaluate against")
-    return EVALUATORS[spec.evaluator](spec, detections, evaluator)
+    metrics, made_by = EVALUATORS[spec.evaluator](spec, detections, evaluator)
+    if detections.keypoints is not None:
+        metrics["keypoints"] = _keypoints(spec, detections, sigmas)
+    return metrics, made_by
 
 
 def evaluator_id(spec: DatasetSpec, evaluator: str = "auto") -> str:
@@ -63,6 +69,14 @@ def _coco(spec: DatasetSpec, detections: Detections, evaluator: str) -> tuple[Me
         for task in _tasks(detections)
     }
     return metrics, backend_id(backend)
+
+
+def _keypoints(spec: DatasetSpec, detections: Detections, sigmas: Sequence[float]) -> dict[str, float]:
+    from transfer.evaluate.keypoint_ap import keypoint_ap
+
+    if spec.kind != "coco":
+        raise UserError(f"data set {spec.name}: keypoints are evaluated on COCO files only")
+    return keypoint_ap(spec.content(), detections, spec.category_ids, sigmas)
 
 
 def _voc_id(spec: DatasetSpec, evaluator: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ class Detections:
     ``image_index`` int32 N: position in ``image_ids``. ``category`` int32 N: contiguous class, 0-based.
     ``boxes`` float32 N x 4: x0 y0 x1 y1 in pixels of the original image. ``scores`` float32 N.
     ``masks``: N COCO run-length masks of the original image's size, or None for a detector without masks.
+    ``keypoints`` float32 N x K x 3: x, y in pixels of the original image and a score; None without a keypoint branch.
     """
 
     image_ids: list[Any]
@@ -35,6 +36,7 @@ class Detections:
     boxes: np.ndarray
     scores: np.ndarray
     masks: list[Rle] | None = None
+    keypoints: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         self.image_index = np.asarray(self.image_index, dtype=np.int32)
@@ -44,6 +46,11 @@ class Detections:
         sizes = {len(self.image_index), len(self.category), len(self.boxes), len(self.scores)}
         if self.masks is not None:
             sizes.add(len(self.masks))
+        if self.keypoints is not None:
+            self.keypoints = np.asarray(self.keypoints, dtype=np.float32)
+            if self.keypoints.ndim != 3 or self.keypoints.shape[2] != 3:
+                raise ValueError(f"detections: keypoints of shape {self.keypoints.shape}, not N x K x 3")
+            sizes.add(len(self.keypoints))
         if len(sizes) != 1:
             raise ValueError(f"detections: arrays of different lengths {sorted(sizes)}")
 
@@ -51,15 +58,18 @@ class Detections:
         return len(self.scores)
 
     @classmethod
-    def from_images(cls, images: Iterable[tuple[Any, Any, Any, Any, Sequence[Rle] | None]]) -> Detections:
+    def from_images(cls, images: Iterable[tuple[Any, ...]]) -> Detections:
         """Join per-image results (image id, boxes n x 4, scores n, categories n, masks n or None), in that order.
 
-        Arrays may be torch tensors on the CPU. Masks are kept if the first image with detections has them.
+        A sixth entry is keypoints n x K x 3. Arrays may be torch tensors on the CPU. Masks are kept if the first image
+        with detections has them.
         """
         ids: list[Any] = []
         index, boxes, scores, category = [], [], [], []
+        points: list[np.ndarray] = []
         masks: list[Rle] | None = None
-        for image_id, box, score, label, rles in images:
+        for image_id, box, score, label, rles, *more in images:
+            points += [np.asarray(part, dtype=np.float32) for part in more]
             ids.append(image_id)
             index.append(np.full(len(score), len(ids) - 1, dtype=np.int32))
             boxes.append(np.asarray(box, dtype=np.float32).reshape(-1, 4))
@@ -72,7 +82,8 @@ class Detections:
         def joined(parts: list[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
             return np.concatenate(parts) if parts else np.zeros(shape)
 
-        return cls(ids, joined(index, (0,)), joined(category, (0,)), joined(boxes, (0, 4)), joined(scores, (0,)), masks)
+        arrays = (joined(index, (0,)), joined(category, (0,)), joined(boxes, (0, 4)), joined(scores, (0,)))
+        return cls(ids, *arrays, masks, np.concatenate(points) if points else None)
 
     def save(self, path: str | Path) -> None:
         """Write one compressed .npz, atomically; run-length counts of all masks become one byte string."""
@@ -89,6 +100,8 @@ class Detections:
             arrays["mask_sizes"] = np.array([m["size"] for m in self.masks], dtype=np.int32).reshape(-1, 2)
             arrays["mask_lengths"] = np.array([len(c) for c in counts], dtype=np.int32)
             arrays["mask_counts"] = np.frombuffer(b"".join(counts), dtype=np.uint8)
+        if self.keypoints is not None:
+            arrays["keypoints"] = self.keypoints
         with atomic_path(path) as partial, open(partial, "wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
@@ -102,7 +115,8 @@ class Detections:
             if bool(arrays["integer_ids"]):
                 ids = [int(i) for i in ids]
             masks = _unpack_masks(arrays) if "mask_counts" in arrays else None
-            return cls(ids, arrays["image_index"], arrays["category"], arrays["boxes"], arrays["scores"], masks)
+            flat = {name: arrays[name] for name in ("image_index", "category", "boxes", "scores")}
+            return cls(ids, **flat, masks=masks, keypoints=arrays.get("keypoints"))
         except FileNotFoundError as error:
             raise UserError(f"{path}: no detections there; evaluate the run again") from error
         except (OSError, *DAMAGED) as error:

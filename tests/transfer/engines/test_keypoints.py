@@ -1,0 +1,122 @@
+"""Keypoint R-CNN: refused by the embedded engine by name, trained and scored behind Detectron2 with its own loader."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from runtime.errors import UserError
+from tests.transfer.keypoint_data import NAMES, write_keypoints
+from transfer.config import load_config
+from transfer.data.catalog import get_dataset
+from transfer.evaluate import evaluate
+from transfer.evaluate.detections import Detections
+from transfer.preparation import check_keypoints
+
+SHRUNK = {
+    "MODEL.DEVICE": "cpu",
+    "MODEL.RESNETS.DEPTH": "18",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS": "64",
+    "MODEL.FPN.OUT_CHANNELS": "16",
+    "MODEL.ROI_BOX_HEAD.FC_DIM": "16",
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": "16",
+    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "0.0",
+    "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": "(16,)",
+    "MODEL.RPN.PRE_NMS_TOPK_TEST": "30",
+    "MODEL.RPN.POST_NMS_TOPK_TEST": "12",
+    "INPUT.MIN_SIZE_TRAIN": "(64,)",
+    "INPUT.MAX_SIZE_TRAIN": "96",
+    "INPUT.MIN_SIZE_TEST": "64",
+    "INPUT.MAX_SIZE_TEST": "96",
+    "DATALOADER.NUM_WORKERS": "0",
+    "SOLVER.IMS_PER_BATCH": "2",
+    "SOLVER.BASE_LR": "0.001",
+    "SOLVER.MAX_ITER": "2",
+    "TEST.PRECISE_BN.NUM_ITER": "1",
+}
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_keypoints(tmp_path_factory.mktemp("people"))
+
+
+def arguments(people: str, folder: Path, engine: str, **opts: str) -> list[str]:
+    data = f"('{people}',)"
+    pairs = {**SHRUNK, "DATASETS.TRAIN": data, "DATASETS.TEST": data, "OUTPUT_DIR": str(folder), "SEED": "1", **opts}
+    head = ["transfer/train_net.py", "--config-file", "coco_keypoints_R50_FPN_2x.yaml", "--init", "random"]
+    return [*head, "--engine", engine, *(word for pair in pairs.items() for word in pair)]
+
+
+@pytest.mark.detectron2
+def test_keypoints_train_and_score_behind_detectron2(people: str, tmp_path: Path, run_cli: Callable[..., Any]) -> None:
+    promise = {"TEST.EVAL_PERIOD": "1", "TEST.EXPECTED_RESULTS": "[['keypoints', 'AP', 50.0, 50.0]]"}
+    run_cli(arguments(people, tmp_path, "detectron2", **promise), check=0)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["status"] == "finished"
+    assert set(result["metrics"]) == {"bbox", "keypoints"}
+    assert set(result["metrics"]["keypoints"]) == {"AP", "AP50", "AP75", "APm", "APl"}
+    assert [e["iteration"] for e in result["history"]] == [1, 2]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.json").read_text().splitlines()]
+    assert any("loss_keypoint" in line for line in lines)
+    assert any("keypoints/AP" in line for line in lines)
+    found = Detections.load(tmp_path / result["detections"][0])
+    assert found.keypoints is not None
+    assert found.keypoints.shape == (len(found), len(NAMES), 3)
+    again, _ = evaluate(get_dataset(people), found)
+    for task, values in again.items():
+        for key, value in values.items():
+            assert result["metrics"][task][key] == (None if np.isnan(value) else pytest.approx(value))
+    resumed = arguments(people, tmp_path, "detectron2", **{"SOLVER.MAX_ITER": "3"})
+    done = run_cli([*resumed[:5], "--resume", *resumed[5:]], check=0)
+    assert "the order of images restarts" in done.stdout
+    assert json.loads((tmp_path / "result.json").read_text())["iterations"] == 3
+
+
+def test_the_embedded_engine_names_the_key(people: str, tmp_path: Path, run_cli: Callable[..., Any]) -> None:
+    done = run_cli(arguments(people, tmp_path / "run", "torchvision"), check=2)
+    assert done.stderr == (
+        "error: MODEL.KEYPOINT_ON True is not supported by engine torchvision; use --engine detectron2 for it\n"
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.detectron2
+def test_mirrored_keypoints_change_sides(people: str) -> None:
+    from detectron2.data import MetadataCatalog
+    from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_FLIP_MAP, COCO_PERSON_KEYPOINT_NAMES
+
+    from transfer.engines.detectron2_data import register_datasets
+
+    register_datasets([people])
+    metadata = MetadataCatalog.get(people)
+    assert tuple(metadata.keypoint_names) == tuple(COCO_PERSON_KEYPOINT_NAMES)
+    assert set(metadata.keypoint_flip_map) == set(COCO_PERSON_KEYPOINT_FLIP_MAP)
+
+
+@pytest.mark.detectron2
+def test_augmented_keypoints_are_refused(detectron2_engine: Any) -> None:
+    cfg = load_config("coco_keypoints_R50_FPN_2x.yaml", ["TEST.AUG.ENABLED", "True"])
+    with pytest.raises(UserError, match=r"TEST.AUG.ENABLED is not supported .* with MODEL.KEYPOINT_ON"):
+        detectron2_engine.check(cfg)
+
+
+@pytest.mark.parametrize(
+    ("changes", "opts", "message"),
+    [
+        ({"keypoints": []}, [], "names 0 keypoints in its categories, MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS is 17"),
+        ({}, ["MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "5"], "names 17 keypoints"),
+        ({}, ["TEST.KEYPOINT_OKS_SIGMAS", "[0.1, 0.2]"], "TEST.KEYPOINT_OKS_SIGMAS gives 2"),
+    ],
+)
+def test_keypoints_that_do_not_fit_are_refused(
+    changes: dict[str, Any], opts: list[str], message: str, tmp_path: Path
+) -> None:
+    cfg = load_config("coco_keypoints_R50_FPN_2x.yaml", opts)
+    with pytest.raises(UserError, match=message):
+        check_keypoints(cfg, [write_keypoints(tmp_path, images=2, **changes)])
