@@ -221,6 +221,7 @@ KEYS: dict[str, Key] = {
     "ENGINE.AMP_DTYPE": Key("float16", "E", "autocast type when SOLVER.AMP.ENABLED: float16 or bfloat16"),
     "ENGINE.CHANNELS_LAST": Key(False, "E", "channels-last memory format"),
     "ENGINE.COMPILE": Key(False, "E", "torch.compile the backbone"),
+    "ENGINE.TEST_ARITHMETIC": Key("exact", "E", "of detection: exact (Detectron2's), folded (norms) or bfloat16"),
 }
 
 OWN_PREFIX = "ENGINE."

@@ -34,7 +34,7 @@ def encode_masks(found: Found, height: int, width: int) -> list[Rle] | None:
     return encoded
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def detect_images(
     model: GeneralizedRCNN, batches: Iterable[Sequence[dict[str, Any]]], detector: Detector | None = None
 ) -> list[ImageResult]:

@@ -40,6 +40,11 @@ class GeneralizedRCNN(nn.Module):
         self.pixel_std: torch.Tensor
         self.memory_format = torch.contiguous_format
 
+    def channels_last(self) -> GeneralizedRCNN:
+        """Keep weights and images in channels-last memory from now on; returns the model."""
+        self.memory_format = torch.channels_last
+        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
     def batch_images(self, items: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, list[tuple[int, int]]]:
         """Normalised images, zero-padded at the right and bottom: N x 3 x H x W, and each one's own (height, width)."""
         images = [(item["image"].to(self.pixel_mean.device) - self.pixel_mean) / self.pixel_std for item in items]

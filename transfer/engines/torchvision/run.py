@@ -23,8 +23,9 @@ from transfer.engines.torchvision import loop
 from transfer.engines.torchvision.augmented import AugmentedDetector
 from transfer.engines.torchvision.builder import build_model, choose_device
 from transfer.engines.torchvision.checkpoints import OWN_KEY, checkpoint_name, load_latest, save_checkpoint
-from transfer.engines.torchvision.detection import detect_dataset
+from transfer.engines.torchvision.detection import Detector, detect_dataset
 from transfer.engines.torchvision.feeding import TrainingFeed, build_test_feed
+from transfer.engines.torchvision.inference import detection_model, in_arithmetic
 from transfer.engines.torchvision.precise_bn import PreciseBatchNorm
 from transfer.engines.torchvision.precision import Precision
 from transfer.engines.torchvision.progress import Progress
@@ -46,17 +47,19 @@ def prepare_device(cfg: Any) -> torch.device:
 def place(cfg: Any, model: GeneralizedRCNN, device: torch.device) -> GeneralizedRCNN:
     """``model`` on the device, in the memory format of ENGINE.CHANNELS_LAST."""
     model = model.to(device)
-    if not cfg.ENGINE.CHANNELS_LAST:
-        return model
-    model.memory_format = torch.channels_last
-    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.channels_last() if cfg.ENGINE.CHANNELS_LAST else model
 
 
 def detect_named(cfg: Any, model: GeneralizedRCNN, dataset: str) -> Detections:
-    """Detections of a data set by its name, augmented if TEST.AUG.ENABLED."""
+    """Detections of a data set by its name, augmented if TEST.AUG.ENABLED, in ENGINE.TEST_ARITHMETIC."""
     loader, aug = build_test_feed(cfg, dataset, rank(), rank_count()), cfg.TEST.AUG
-    augmented = AugmentedDetector(model, min_sizes=aug.MIN_SIZES, max_size=aug.MAX_SIZE, flip=aug.FLIP)
-    return detect_dataset(model, loader, dataset, cfg.MODEL.MASK_ON, augmented if aug.ENABLED else None)
+    arithmetic = cfg.ENGINE.TEST_ARITHMETIC
+    model = detection_model(model, arithmetic)
+    detector: Detector = model
+    if aug.ENABLED:
+        detector = AugmentedDetector(model, min_sizes=aug.MIN_SIZES, max_size=aug.MAX_SIZE, flip=aug.FLIP)
+    detector = in_arithmetic(detector, arithmetic, model.pixel_mean.device)
+    return detect_dataset(model, loader, dataset, cfg.MODEL.MASK_ON, detector)
 
 
 class Run:

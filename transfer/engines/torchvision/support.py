@@ -8,6 +8,7 @@ from typing import Any
 from runtime.errors import UserError
 from transfer.config import unsupported_keys
 from transfer.engines.torchvision.boxes import BOX_LOSSES
+from transfer.engines.torchvision.inference import ARITHMETIC
 from transfer.engines.torchvision.norms import NORMS
 from transfer.engines.torchvision.poolers import POOLER_TYPES
 from transfer.engines.torchvision.precision import DTYPES
@@ -50,6 +51,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": tuple(CLIPPERS),
     "FLOAT32_PRECISION": ("", "highest", "high", "medium"),
     "ENGINE.AMP_DTYPE": tuple(DTYPES),
+    "ENGINE.TEST_ARITHMETIC": tuple(ARITHMETIC),
 }
 
 # counts that must not be zero
