@@ -1,8 +1,11 @@
 """Seconds per training step and per test image, the embedded engine beside the real Detectron2, turn by turn.
 
     python benchmarks/detect.py [--case fpn] [--size 320] [--repeat 7] [--channels-last] [--bf16] [--compile]
+                                [--test-only] [--arithmetic exact|folded|bfloat16]
 
-Both models come from one config and seed and see the same random images; the options concern the embedded one only.
+Both models have the same weights and see the same random images; the options concern the embedded one only. The weights
+are random, with the statistics of the images in the norms, and class scores apart enough for detections to be found:
+otherwise features of an untrained network explode, nothing is detected and the mask branch has nothing to do.
 Wall and CPU seconds are medians, the ratio (Detectron2 / embedded, above 1: embedded is faster) is the median of the
 ratios of neighbouring turns, with their quartiles. Needs Detectron2.
 """
@@ -24,6 +27,7 @@ from typing import Any
 from runtime.errors import UserError, run_entry
 
 CASES = {"fpn": "coco_R50_FPN.yaml", "c4": "voc_R50_C4.yaml", "r18": "demo_R18_FPN.yaml"}
+SPREAD = 10.0  # of the class scores of untrained networks
 Turn = Callable[[], Any]
 
 
@@ -38,6 +42,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--arithmetic", default="exact", help="ENGINE.TEST_ARITHMETIC of the test images")
+    parser.add_argument("--test-only", action="store_true", help="no training steps")
     return parser.parse_args()
 
 
@@ -63,35 +69,62 @@ def draw_batch(args: argparse.Namespace, classes: int) -> list[dict[str, Any]]:
     return batch
 
 
-def embedded_turns(cfg: Any, args: argparse.Namespace, batch: list[dict[str, Any]]) -> dict[str, Turn]:
-    """A training step and the detection of one image by the embedded engine."""
+def settle(model: Any, batch: list[dict[str, Any]]) -> None:
+    """Give the norms the statistics of the images, and spread the class scores."""
+    import torch
+
+    def measure_input(norm: Any, inputs: tuple[Any]) -> None:
+        norm.running_mean.copy_(inputs[0].mean([0, 2, 3]))
+        norm.running_var.copy_(inputs[0].var([0, 2, 3]))
+
+    norms = [m for m in model.backbone.modules() if hasattr(m, "running_mean")]
+    hooks = [norm.register_forward_pre_hook(measure_input) for norm in norms]
+    model.eval()
+    with torch.no_grad():
+        model.backbone(model.batch_images(batch)[0])
+        model.roi_heads.box_predictor.cls_score.weight.mul_(SPREAD)
+    for hook in hooks:
+        hook.remove()
+
+
+def embedded_turns(
+    cfg: Any, args: argparse.Namespace, batch: list[dict[str, Any]]
+) -> tuple[dict[str, Turn], dict[str, Any]]:
+    """A training step and the detection of one image by the embedded engine, and the weights it starts from."""
     import torch
 
     from transfer.engines.torchvision.builder import build_model, choose_device
     from transfer.engines.torchvision.detection import detect_images
+    from transfer.engines.torchvision.inference import detection_model, in_arithmetic
     from transfer.engines.torchvision.loop import Training
     from transfer.engines.torchvision.precision import Precision
     from transfer.engines.torchvision.run import build_solver
 
     device = choose_device(args.device)
     torch.manual_seed(0)
-    model = build_model(cfg).to(device).train()
+    model = build_model(cfg).to(device)
+    settle(model, batch)
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
     if args.channels_last:
-        model.memory_format = torch.channels_last
-        model = model.to(memory_format=torch.channels_last)
+        model.channels_last()
+    tested = detection_model(model, args.arithmetic)
+    detector = in_arithmetic(tested, args.arithmetic, device)
+    print(f"{len(detect_images(tested, [batch[:1]], detector)[0][1])} detections in the test image")
+    model.train()
     if args.compile:
         model.backbone.compile()
     optimizer, schedule = build_solver(cfg, model)
     schedule.set(0)
     precision = Precision(args.bf16, "bfloat16", device)
     training = Training(model, optimizer, schedule, precision, lambda parameters: None)
-    return {
+    turns = {
         "training step": lambda: training.step(batch, 0),
-        "test image": lambda: detect_images(model, [batch[:1]]),
+        "test image": lambda: detect_images(tested, [batch[:1]], detector),
     }
+    return turns, weights
 
 
-def detectron2_turns(cfg: Any, args: argparse.Namespace, batch: list[dict[str, Any]]) -> dict[str, Turn]:
+def detectron2_turns(cfg: Any, batch: list[dict[str, Any]], weights: dict[str, Any]) -> dict[str, Turn]:
     """The same by Detectron2."""
     from pathlib import Path
 
@@ -109,6 +142,7 @@ def detectron2_turns(cfg: Any, args: argparse.Namespace, batch: list[dict[str, A
     own = detectron2_config(cfg, Path("unused"))
     torch.manual_seed(0)
     model = build_model(own).train()
+    model.load_state_dict(weights)
     optimizer = build_optimizer(own, model)
     for group in optimizer.param_groups:
         group["lr"] *= own.SOLVER.WARMUP_FACTOR
@@ -153,12 +187,14 @@ def main() -> int:
 
     cfg = load_config(CASES[args.case], ["MODEL.DEVICE", args.device])
     batch = draw_batch(args, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
-    ours, theirs = embedded_turns(cfg, args, batch), detectron2_turns(cfg, args, batch)
+    ours, weights = embedded_turns(cfg, args, batch)
+    theirs = detectron2_turns(cfg, batch, weights)
     record = provenance(sys.argv)
     print(f"{record['hardware']}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"{CASES[args.case]}, {args.batch} images of {args.size} x {args.size}, {args.repeat} turns each")
     print(f"{'':16}{'embedded s (CPU s)':>22}{'Detectron2 s (CPU s)':>24}{'ratio':>8}  quartiles")
-    for name in ours:
+    # test images first: training moves the weights, and with them the number of detections
+    for name in ("test image", "training step")[: 1 if args.test_only else 2]:
         for turn in (ours[name], theirs[name]):
             turn()  # the first one allocates
         pairs = [(measure(ours[name]), measure(theirs[name])) for _ in range(args.repeat)]
