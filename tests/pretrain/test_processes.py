@@ -194,6 +194,20 @@ def test_a_lost_rank_ends_the_job_and_its_workers(whole: dict, tiny_images: Path
 
 
 @pytest.mark.slow
+def test_a_signal_to_one_rank_stops_both_at_one_step(tiny_images: Path, tmp_path: Path) -> None:
+    """No line and no save comes before it: the ranks agree on the device and hear of it a step later."""
+    folder, log = tmp_path / "run", tmp_path / "run" / "log.txt"
+    endless = ["--epochs", "4000", "--save-every", "4000", "--save-steps", "0", "-p", "100000"]
+    process = subprocess.Popen([*torchrun(tiny_images, folder), *endless], env=ENVIRONMENT)
+    wait_until(lambda: log.exists() and "no kNN monitor" in log.read_text(), "the first step")
+    os.kill(leader(process, 1), signal.SIGUSR1)
+    assert process.wait(timeout=240) != 0
+    (file,) = folder.glob("checkpoint_*")
+    step = torch.load(file, weights_only=True)["step"]
+    assert f"stopped by a signal after step {step} of 16000" in log.read_text()
+
+
+@pytest.mark.slow
 def test_lost_rank_restarts_and_ends_with_the_same_bits(whole: dict, tiny_images: Path, tmp_path: Path) -> None:
     """torchrun --max-restarts 1, one rank killed: the restarted pair resumes by itself and loses no bit."""
     folder = tmp_path / "lost"
