@@ -70,7 +70,7 @@ def check_datasets(cfg: CfgNode, explicit: dict[str, str], *, train: bool) -> No
     classes: list[str] | None = None
     for name in dict.fromkeys(names):
         spec = get_dataset(name)
-        for finding in spec.labels.findings:
+        for finding in spec.summary.findings:
             log.info("data set %s: %s", name, finding)
         if classes is not None and spec.class_names != classes:
             raise UserError(f"data sets {names[0]} and {name} have different classes; a detector has one list")
@@ -90,7 +90,7 @@ def check_datasets(cfg: CfgNode, explicit: dict[str, str], *, train: bool) -> No
 
 def check_keypoints(cfg: CfgNode, names: Sequence[str]) -> None:
     """All data sets name the same keypoints, as many as the keypoint head and TEST.KEYPOINT_OKS_SIGMAS have."""
-    listed = {name: get_dataset(name).labels.keypoint_names for name in names}
+    listed = {name: get_dataset(name).summary.keypoint_names for name in names}
     wanted = cfg.MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS
     for name, points in listed.items():
         if len(points) != wanted:

@@ -77,7 +77,7 @@ def run_header(cfg: CfgNode, config_name: str, init: Mapping[str, Any], engine: 
 
 def _describe(name: str) -> dict[str, Any]:
     spec = get_dataset(name)
-    return {"name": name, "sha256": spec.sha256(), "images": len(spec.records())}
+    return {"name": name, "sha256": spec.sha256(), "images": len(spec.summary.image_ids)}
 
 
 def write_finished(

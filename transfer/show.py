@@ -68,8 +68,9 @@ def main() -> int:
     chosen = np.random.RandomState(args.seed).permutation(len(detections.image_ids))[: args.images]
     folder = args.output or args.run / "show"
     make_folder(folder)
+    by_id = {record["image_id"]: record for record in spec.records()}
     names = [
-        picture(spec, detections, int(i), args.score, folder)
+        picture(by_id[detections.image_ids[i]], spec.class_names, detections, int(i), args.score, folder)
         for i in tqdm(sorted(chosen), desc="drawing", disable=None)
     ]
     write_text(folder / "index.html", page(f"{result['config']['name']}, {result['init']['name']}", names))
@@ -82,7 +83,7 @@ def stored_detections(path: Path, spec: "DatasetSpec") -> "Detections":
     from transfer.evaluate.detections import Detections
 
     detections = Detections.load(path)
-    strangers = set(detections.image_ids) - {record["image_id"] for record in spec.records()}
+    strangers = set(detections.image_ids) - set(spec.summary.image_ids)
     if strangers or any(not 0 <= c < len(spec.class_names) for c in set(detections.category.tolist())):
         raise UserError(f"{path}: not detections of data set {spec.name} as it is now; evaluate the run again")
     return detections
@@ -96,18 +97,18 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"cannot write into {folder} ({error.strerror}); choose another --output") from error
 
 
-def picture(spec: "DatasetSpec", detections: "Detections", index: int, score: float, folder: Path) -> str:
-    """Draw one image of the data set; returns the name of its PNG in ``folder``."""
+def picture(
+    record: dict[str, Any], class_names: list[str], detections: "Detections", index: int, score: float, folder: Path
+) -> str:
+    """Draw one image, number ``index`` of the detections; returns the name of its PNG in ``folder``."""
     from PIL import Image
 
     from transfer.data.mapper import read_image
     from transfer.drawing import draw, side_by_side
 
-    image_id = detections.image_ids[index]
-    record = {r["image_id"]: r for r in spec.records()}[image_id]
     image = Image.fromarray(read_image(record["file_name"], "RGB"))
-    left = draw(image, truth_of(record, spec.class_names), f"ground truth, image {image_id}")
-    found = detections_of(detections, index, score, spec.class_names)
+    left = draw(image, truth_of(record, class_names), f"ground truth, image {record['image_id']}")
+    found = detections_of(detections, index, score, class_names)
     joined = side_by_side(left, draw(image, found, f"{len(found.labels)} detections above {score:g}"))
     name = f"{index:05d}.png"
     joined.save(folder / name)

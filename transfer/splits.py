@@ -96,7 +96,7 @@ def main() -> int:
     names: dict[str, list[str]] = {"fit": [], "held_out": []}
     for i, name in enumerate(load_config(args.config_file, args.opts).DATASETS.TRAIN):
         spec = get_dataset(name)
-        parts = parts_of(sorted(record["image_id"] for record in spec.records()), args.fit, args.held_out)
+        parts = parts_of(sorted(spec.summary.image_ids), args.fit, args.held_out)
         for part, made in SPLITTERS[spec.kind](spec, parts, args.output / f"train{i}").items():
             names[part].append(made)
         print(f"{name}: {len(parts['fit'])} images to fit, {len(parts['held_out'])} held out")

@@ -24,7 +24,7 @@ from typing import Any
 from runtime.atomic import sha256_file
 from runtime.errors import UserError
 from transfer.data.coco import load_json, read_coco
-from transfer.data.labels import Labels, Record
+from transfer.data.labels import Labels, Record, Summary
 from transfer.data.lvis import read_lvis
 from transfer.data.voc import VOC_CLASSES, read_voc
 
@@ -53,6 +53,7 @@ LVIS_SETS = {
 VOC_SETS = {
     f"voc_{year}_{split}": (year, split) for year in (2007, 2012) for split in ("trainval", "train", "val", "test")
 }
+KEPT_IMAGES = 10_000  # records of this many images stay in memory: validation sets, read again at every evaluation
 SHARE = re.compile(r"(?P<whole>.+)@(?P<percent>\d+(?:\.\d+)?)%(?:s(?P<seed>\d+))?")
 
 
@@ -74,27 +75,44 @@ class DatasetSpec:
     share_seed: int = 0
 
     @functools.cached_property
-    def labels(self) -> Labels:
-        """Records, class names and findings, read once. Raises UserError when the data set is missing or broken."""
+    def _held(self) -> list[Labels]:
+        return []  # at most one: what was read and not handed over yet
+
+    def _read(self) -> Labels:
         self.require()
         labels = READERS[self.kind](self)
         if not labels.records:
             raise UserError(f"data set {self.name} has no image")
         return labels
 
+    @functools.cached_property
+    def summary(self) -> Summary:
+        """Class names, findings, image ids; read once. Raises UserError when the data set is missing or broken."""
+        if not self._held:
+            self._held.append(self._read())
+        return Summary.of(self._held[0])
+
     def records(self) -> list[Record]:
-        """One dict per image in Detectron2's form, in the order of the image ids (VOC: of the image list)."""
-        return self.labels.records
+        """One dict per image in Detectron2's form, in the order of the image ids (VOC: of the image list).
+
+        Those of more than ``KEPT_IMAGES`` images are handed over: the catalog keeps none of them, so that they go when
+        the caller lets go, and another call reads the file again. Raises UserError as ``summary`` does.
+        """
+        known = len(self.summary.image_ids)
+        labels = self._held.pop() if self._held else self._read()
+        if known <= KEPT_IMAGES:
+            self._held.append(labels)
+        return labels.records
 
     @property
     def class_names(self) -> list[str]:
         """Names in the order of the contiguous category ids."""
-        return self.labels.class_names
+        return self.summary.class_names
 
     @property
     def category_ids(self) -> list[int]:
         """Contiguous category id -> id in the annotation file."""
-        return self.labels.category_ids
+        return self.summary.category_ids
 
     @property
     def evaluator(self) -> str:
@@ -120,7 +138,7 @@ class DatasetSpec:
         self.require()
         content = load_json(self.annotations, self.name)
         if self.percent < 100:
-            keep = {record["image_id"] for record in self.records()}
+            keep = set(self.summary.image_ids)
             content["images"] = [i for i in content["images"] if i["id"] in keep]
             content["annotations"] = [a for a in content["annotations"] if a["image_id"] in keep]
         return content

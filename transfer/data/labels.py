@@ -33,6 +33,28 @@ class Labels:
     keypoint_names: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class Summary:
+    """What is remembered of a data set for the life of the process; fields as in ``Labels``.
+
+    ``image_ids`` are those of the records, in their order; ``annotated``: whether any image has an annotation.
+    """
+
+    class_names: list[str]
+    category_ids: list[int]
+    findings: list[str]
+    keypoint_names: list[str]
+    image_ids: list[Any]
+    annotated: bool
+
+    @classmethod
+    def of(cls, labels: Labels) -> Summary:
+        """The summary of what a reader returned."""
+        ids = [record["image_id"] for record in labels.records]
+        annotated = any(record["annotations"] for record in labels.records)
+        return cls(labels.class_names, labels.category_ids, labels.findings, labels.keypoint_names, ids, annotated)
+
+
 def examples(items: Iterable[Any], limit: int = 3) -> str:
     """The first few items for a message: "a, b, c, ..."."""
     listed = list(items)

@@ -94,7 +94,7 @@ def register_datasets(names: Sequence[str]) -> None:
         DatasetCatalog.register(name, lambda spec=spec: _with_box_modes(spec.records()))
         metadata = MetadataCatalog.get(name)
         metadata.set(thing_classes=list(spec.class_names), evaluator_type=spec.kind)
-        if points := spec.labels.keypoint_names:
+        if points := spec.summary.keypoint_names:
             metadata.set(keypoint_names=points, keypoint_flip_map=mirrored_pairs(points))
 
 

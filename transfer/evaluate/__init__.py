@@ -23,14 +23,14 @@ def evaluate(
     matters for boxes and masks of COCO data only. ``sigmas`` are those of ``keypoint_ap``. Raises UserError for
     detections of other images and a data set without annotations.
     """
-    expected = {record["image_id"] for record in spec.records()}
+    expected = set(spec.summary.image_ids)
     found = set(detections.image_ids)
     if found != expected or len(detections.image_ids) != len(found):
         raise UserError(
             f"data set {spec.name} has {len(expected)} images, the detections are of {len(detections.image_ids)} "
             f"({len(found - expected)} unknown, {len(expected - found)} missing); run the detector on it again"
         )
-    if not any(record["annotations"] for record in spec.records()):
+    if not spec.summary.annotated:
         raise UserError(f"data set {spec.name} has no annotations to evaluate against")
     metrics, made_by = EVALUATORS[spec.evaluator](spec, detections, evaluator)
     if detections.keypoints is not None:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 
 from runtime.errors import UserError
 from tests.transfer.toy_data import coco_content, write_coco, write_voc
+from transfer.data import catalog
 from transfer.data.catalog import COCO_SETS, LVIS_SETS, VOC_SETS, get_dataset
 from transfer.data.voc import VOC_CLASSES
 
@@ -32,7 +34,7 @@ def test_coco_records_are_sorted_contiguous_and_float(toy):
     first = records[0]["annotations"][0]
     assert all(isinstance(v, float) for v in first["bbox"])
     assert all(isinstance(v, float) for v in first["segmentation"][0])
-    assert spec.labels.findings == ["category ids are not 1..3: mapped in sorted order to 0..2"]
+    assert spec.summary.findings == ["category ids are not 1..3: mapped in sorted order to 0..2"]
 
 
 @pytest.mark.parametrize(
@@ -73,14 +75,30 @@ def test_odd_annotations_are_counted(toy):
     second["bbox"] = [900, 5, 4, 4]
     third["bbox"] = [30, 5, 500, 4]
     fourth["segmentation"] = [[1, 2, 3, 4]]
-    labels = get_dataset(write_coco(folder, content)).labels
-    assert labels.findings[:4] == [
+    spec = get_dataset(write_coco(folder, content))
+    assert spec.summary.findings[:4] == [
         "1 annotations dropped: no polygon of 3 points or more (annotation ids 4)",
         "1 boxes of zero area, dropped in training (images 11)",
         "1 boxes wholly outside their image, dropped in training (images 11)",
         "1 boxes that stick out of their image, clipped in training (images 11)",
     ]
-    assert len(labels.records[1]["annotations"]) == 2
+    assert len(spec.records()[1]["annotations"]) == 2
+
+
+def test_only_small_data_sets_stay_in_memory(toy, monkeypatch):
+    folder, content = toy
+    name = write_coco(folder, content)
+    small = get_dataset(name)
+    assert small.records() is small.records()
+    monkeypatch.setattr(catalog, "KEPT_IMAGES", 7)
+    large = get_dataset(f"{name}@99%")
+    assert large.summary.image_ids == [r["image_id"] for r in small.records()]
+    assert large.class_names == ["dog", "cup", "kite"]
+    held = weakref.ref(large._held[0])
+    first = large.records()  # no second reading: what the summary was made from
+    assert held() is None
+    assert first == large.records() == small.records()
+    assert large._held == []
 
 
 def test_not_json_is_refused(tmp_path):

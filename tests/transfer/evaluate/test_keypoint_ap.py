@@ -143,5 +143,5 @@ def test_keypoints_are_stored_with_the_detections(people, tmp_path):
 
 
 def test_keypoint_names_come_from_the_categories(people, tmp_path):
-    assert people.labels.keypoint_names[:3] == ["nose", "left_eye", "right_eye"]
-    assert get_dataset(write_coco(tmp_path / "toy", count=2)).labels.keypoint_names == []
+    assert people.summary.keypoint_names[:3] == ["nose", "left_eye", "right_eye"]
+    assert get_dataset(write_coco(tmp_path / "toy", count=2)).summary.keypoint_names == []
