@@ -6,7 +6,12 @@ from typing import Any
 
 import torch
 
-CHUNK = 8192  # dictionary rows per product: B x 8192 logits stay in cache, 8 MB at B = 256
+CHUNK = 8192  # dictionary rows per product on a GPU: 8 MB of logits at B = 256
+
+
+def _chunk(rows: torch.Tensor) -> int:
+    """Dictionary rows per product; on a CPU few enough that they and their logits stay in cache."""
+    return CHUNK if rows.is_cuda else CHUNK // 2
 
 
 class _InfoNCE(torch.autograd.Function):
@@ -30,8 +35,9 @@ class _InfoNCE(torch.autograd.Function):
         top = positive.clone()
         total = torch.ones_like(positive)  # sum of exp(logit - top), the positive included
         pull = k - centre  # B x D: sum of exp(logit - top) * (key - c)
-        for start in range(0, len(rows), CHUNK):
-            part = rows[start : start + CHUNK]
+        chunk = _chunk(rows)
+        for start in range(0, len(rows), chunk):
+            part = rows[start : start + chunk]
             part = (part - centre).to(torch.bfloat16) if bf16 else part
             logits = (operand @ part.T).float().add_(shift[:, None])  # B x chunk
             higher = torch.maximum(top, logits.amax(1))
@@ -70,6 +76,7 @@ def rank_accuracy(q: torch.Tensor, k: torch.Tensor, rows: torch.Tensor) -> tuple
     with torch.autocast(q.device.type, enabled=False):
         positive = (q * k).sum(1, keepdim=True)
         beaten = torch.zeros(len(q), dtype=torch.long, device=q.device)
-        for start in range(0, len(rows), CHUNK):
-            beaten += (q @ rows[start : start + CHUNK].float().T > positive).sum(1)
+        chunk = _chunk(rows)
+        for start in range(0, len(rows), chunk):
+            beaten += (q @ rows[start : start + chunk].float().T > positive).sum(1)
     return 100.0 * (beaten < 1).float().mean().item(), 100.0 * (beaten < 5).float().mean().item()
