@@ -4,7 +4,8 @@ Official is written down from the paper and its README: a float32 encoder in NCH
 a time, shuffled and unshuffled keys, a cloned D x K queue, B x (K+1) logits, cross-entropy, top-5 accuracy each step.
 All candidates are interleaved in random order and timed by process CPU time on one thread (by the clock, synchronised,
 on a GPU); a ratio is the median over rounds of a round's ratio to the official step, with its quartiles.
-lightly takes part when it can be imported. `--memory` measures the peak of each candidate in a process of its own.
+lightly takes part when it can be imported. The loss is also compared with nothing but its two products of queries and
+dictionary, which bound it. `--memory` measures the peak of each candidate in a process of its own.
 """
 
 from __future__ import annotations
@@ -209,9 +210,22 @@ def actions(part: str, candidate: Any, args: argparse.Namespace, device: torch.d
     return lambda: candidate(x_q, x_k)
 
 
+def products_alone(k: int, dtype: torch.dtype, device: torch.device) -> Step:
+    """The logits of 32 queries and their gradient as two matrix products of `dtype`, and nothing else."""
+    import torch
+
+    rows, q = torch.randn(k, 128, device=device).to(dtype), torch.randn(32, 128, device=device).to(dtype)
+    return lambda: (q @ rows.T) @ rows
+
+
 def compare(part: str, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
     """{candidate: median seconds, median ratio to official, quartiles of the ratio}."""
+    import torch
+
     steps = {name: actions(part, make(), args, device) for name, make in build(args, device).items()}
+    if part == "loss":
+        steps["two products fp32"] = products_alone(args.k, torch.float32, device)
+        steps["two products bf16"] = products_alone(args.k, torch.bfloat16, device)
     times: dict[str, list[float]] = {name: [] for name in steps}
     rounds = args.rounds if part == "step" else 4 * args.rounds
     for turn in range(rounds + 1):
