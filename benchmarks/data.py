@@ -1,18 +1,20 @@
 """Images per second and core of the MoCo v2 input pipeline: python benchmarks/data.py [--images DIR] [--rounds 9]
 
 Every candidate makes both views of the same JPEG files in this process, on one thread. All are timed in each round, in
-random order, by process CPU time, so that other work on the machine does not favour one; the ratios are medians of
-per-round ratios to the official pipeline, with quartiles.
+random order, by process CPU time, so that other work on the machine does not favour one, and by the clock; the ratios
+are medians of per-round ratios to the official pipeline, with quartiles.
 
 * official: PIL, torchvision's transforms, float views, default collation (main_moco.py with --aug-plus).
 * lightly: MoCoV2Transform with default collation, where lightly is installed.
 * all on the CPU: everything but the normalisation in the workers (--aug-on cpu).
 * crops: decode, crop and flip in the workers, colour and blur left to the device (--aug-on device).
 * from the cache: the same with the images of pretrain/cache_images.py.
+* decoding alone, at full size; and at an eighth, where next to nothing is left but reading the compressed bytes
+  (entropy decoding), which whoever wants any pixel of a JPEG has to do. The latter bounds every pipeline.
 
 Without --images the photos are drawn: noise with the spectrum of photos, saved to about as many bytes per pixel as
 ImageNet's (110 KB for 468x401), or with --large as 2400x1600 photos of about 1 MB; --quality makes them smaller or
-larger. Most of the time of a large photo goes to reading its bytes, whatever the size it is decoded at.
+larger.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     Candidate = Callable[[int], object]  # makes the batch of a turn
 
 BATCH = 16
+CROPS, BOUND = "ours, crops", "decoding alone, at an eighth"
 SMALL, LARGE = (400, 500), (1600, 2400)  # height, width of drawn photos
 DETAIL = {SMALL: 9.0, LARGE: 3.0}  # grey levels of noise from pixel to pixel: the more pixels, the smoother
 QUALITY = {SMALL: 93, LARGE: 86}
@@ -142,9 +145,14 @@ def ours(source: ImageSource, size: int, aug_on: str) -> Candidate:
     return lambda turn: maker[turn, 0]
 
 
-def decode_only(source: ImageSource, count: int) -> Candidate:
-    """Decoding alone, at full size: what no pipeline that decodes in full can beat."""
-    return lambda turn: [source.load((turn * BATCH + row) % count) for row in range(BATCH)]
+def decode_only(source: ImageSource, count: int, reduction: int) -> Candidate:
+    """Reading and decoding alone, at 1 / reduction of the size."""
+    from pretrain.decode import Scratch
+
+    scratch = Scratch()
+    return lambda turn: [
+        source.picture((turn * BATCH + row) % count).pixels(reduction, scratch) for row in range(BATCH)
+    ]
 
 
 def candidates(folder: Path, scratch: Path, args: argparse.Namespace) -> dict[str, Candidate]:
@@ -160,43 +168,54 @@ def candidates(folder: Path, scratch: Path, args: argparse.Namespace) -> dict[st
         "official (PIL, torchvision)": official(folder, count, args.image_size),
         "lightly MoCoV2Transform": lightly(folder, count, args.image_size),
         "ours, all on the CPU": ours(source, args.image_size, "cpu"),
-        "ours, crops": ours(source, args.image_size, "device"),
+        CROPS: ours(source, args.image_size, "device"),
         "ours, all on the CPU, from the cache": ours(cached, args.image_size, "cpu"),
         "ours, crops, from the cache": ours(cached, args.image_size, "device"),
-        "decoding alone": decode_only(source, count),
+        "decoding alone": decode_only(source, count, 1),
+        BOUND: decode_only(source, count, 8),
     }
     words = args.only and ["official", *args.only]
     return {name: run for name, run in made.items() if run and (not words or any(word in name for word in words))}
 
 
-def measure(runs: dict[str, Candidate], *, batches: int, rounds: int) -> dict[str, list[float]]:
-    """CPU seconds per image of each candidate in each round."""
+def measure(runs: dict[str, Candidate], *, batches: int, rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Seconds per image of each candidate in each round: of CPU time, and by the clock."""
     from tqdm import tqdm
 
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
     for run in runs.values():
         run(0)  # imports, caches of files and code
     for number in tqdm(range(rounds), desc="rounds", disable=None):
         for name in random.Random(number).sample(list(runs), len(runs)):
-            start = time.process_time()
+            start = time.process_time(), time.perf_counter()
             for turn in range(batches):
                 runs[name](number * batches + turn)
-            times[name].append((time.process_time() - start) / (batches * BATCH))
+            spent = time.process_time() - start[0], time.perf_counter() - start[1]
+            times[name].append((spent[0] / (batches * BATCH), spent[1] / (batches * BATCH)))
     return times
 
 
-def report(times: dict[str, list[float]]) -> list[dict]:
-    """Print the table; returns its rows."""
+def report(times: dict[str, list[tuple[float, float]]]) -> list[dict]:
+    """Print the table, and what share of the bound is reached; returns the rows."""
     import numpy as np
 
-    base = np.array(next(iter(times.values())))
-    rows = []
-    print("| pipeline | img/s/core | ratio to official (quartiles) |\n| --- | --- | --- |")
-    for name, seconds in times.items():
-        low, ratio, high = np.percentile(base / np.array(seconds), [25, 50, 75])
-        rate = 1 / np.median(seconds)
-        print(f"| {name} | {rate:.0f} | {ratio:.2f} ({low:.2f} to {high:.2f}) |")
-        rows.append({"pipeline": name, "images_per_second_core": rate, "ratio": ratio, "quartiles": [low, high]})
+    seconds = {name: np.array(pairs) for name, pairs in times.items()}  # rounds x (CPU, clock)
+    base = next(iter(seconds.values()))
+    rows: list[dict] = []
+    print("| pipeline | img/s/core | ratio to official (quartiles) | by the clock |\n| --- | --- | --- | --- |")
+    for name, spent in seconds.items():
+        low, ratio, high = np.percentile(base / spent, [25, 50, 75], axis=0)
+        rate = 1 / np.median(spent[:, 0])
+        print(f"| {name} | {rate:.0f} | {ratio[0]:.2f} ({low[0]:.2f} to {high[0]:.2f}) | "
+              f"{ratio[1]:.2f} ({low[1]:.2f} to {high[1]:.2f}) |")  # fmt: skip
+        row = {"pipeline": name, "images_per_second_core": rate}
+        for column, prefix in enumerate(("", "clock_")):
+            row[f"{prefix}ratio"], row[f"{prefix}quartiles"] = ratio[column], [low[column], high[column]]
+        rows.append(row)
+    if CROPS in seconds and BOUND in seconds:
+        share = np.median(seconds[BOUND][:, 0] / seconds[CROPS][:, 0])
+        print(f"\n'{CROPS}' spends {share:.0%} of its time on reading the compressed bytes; with everything else for "
+              f"nothing its ratio would be {np.median(base[:, 0] / seconds[BOUND][:, 0]):.2f}.")  # fmt: skip
     return rows
 
 
