@@ -45,6 +45,7 @@ from runtime.stop import StopSignal
 
 log = get_logger("pretrain")
 DEFAULTS = {**OURS, **OFFICIAL}
+HASH_FILE = "weights.sha256"
 
 
 def pretrain(args: Namespace, folder: Path, world: World) -> int:
@@ -80,6 +81,8 @@ def _run(args: Namespace, folder: Path, world: World, source: ImageSource, sizes
     fixed = deciding(args, fingerprint=source.fingerprint, ranks=world.size)
     start, changes = resume(args, kept, method, optimizer, fixed)
     if start >= total:
+        if world.is_main and not (folder / HASH_FILE).exists():  # killed right behind the last save
+            write_hash(folder, kept.name(start), weights_sha256(method.export_state()))
         log.info("already finished: %d of %d steps are in %s", start, total, folder)
         return 0
 
@@ -89,7 +92,7 @@ def _run(args: Namespace, folder: Path, world: World, source: ImageSource, sizes
             file = kept.save(state)
             log.info("saved %s, weights %s", file, state["weights_sha256"])
             if done == total:
-                write_text(folder / "weights.sha256", f"{state['weights_sha256']}  {file.name}\n")
+                write_hash(folder, file, state["weights_sha256"])
         barrier()
 
     log.info(
@@ -200,6 +203,11 @@ def snapshot(
         "weights_sha256": weights_sha256(weights),
         "provenance": provenance(),
     }
+
+
+def write_hash(folder: Path, checkpoint: Path, sha256: str) -> None:
+    """What two equal runs have in common, byte by byte, in their folders: the sha256 of the weights they ended with."""
+    write_text(folder / HASH_FILE, f"{sha256}  {checkpoint.name}\n")
 
 
 def resume(

@@ -148,8 +148,10 @@ def test_only_damaged_checkpoints_are_not_overwritten(tiny_images: Path, tmp_pat
 
 
 def test_finished_run_is_left_alone_and_never_overwritten(finished: Path, tiny_images: Path) -> None:
-    before = (finished / LAST).stat().st_mtime_ns
+    before, written = (finished / LAST).stat().st_mtime_ns, (finished / "weights.sha256").read_text()
+    (finished / "weights.sha256").unlink()  # as if killed right behind the last save
     assert run(tiny_images, finished, "--resume") == 0
+    assert (finished / "weights.sha256").read_text() == written
     assert "already finished" in (finished / "log.txt").read_text()
     with pytest.raises(UserError, match="already holds checkpoints"):
         run(tiny_images, finished)
