@@ -223,7 +223,7 @@ def test_same_seed_twice_gives_the_same_bits(finished: Path, tiny_images: Path, 
     assert_same(finished, tmp_path / "again")
     written = (finished / "weights.sha256").read_bytes()
     assert (tmp_path / "again" / "weights.sha256").read_bytes() == written
-    assert written.decode().split()[0] in (finished / "log.txt").read_text().splitlines()[-2]
+    assert written.decode().split()[0] in (tmp_path / "again" / "log.txt").read_text().splitlines()[-2]
     run(tiny_images, tmp_path / "other", "--seed", "5", "--epochs", "1")
     a, b = contents(finished, FIRST), contents(tmp_path / "other", FIRST)
     assert not torch.equal(a["module.encoder_q.conv1.weight"], b["module.encoder_q.conv1.weight"])
