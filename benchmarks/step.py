@@ -22,9 +22,11 @@ import random
 import resource
 import statistics
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from runtime.errors import run_entry
@@ -123,19 +125,24 @@ class LightlyStep(OfficialStep):
 
 
 class OurStep:
-    """pretrain.methods.moco as the loop runs it."""
+    """pretrain.methods.moco in the loop's own step, with its finite check."""
 
     def __init__(self, encoder: Any, k: int, device: torch.device, bf16: bool) -> None:
         import torch
 
+        from pretrain.guards import StepGuard
+        from pretrain.loop import Stepper
         from pretrain.methods.moco import MoCo
+        from pretrain.optimiser import RefusableSGD
 
         self.moco = MoCo(encoder, queue_size=k, temperature=0.2, bf16=bf16).to(device)
         self.moco.to(memory_format=torch.channels_last)
         self.update = self.moco.begin_step
-        self.optimizer = torch.optim.SGD(
-            self.moco.trained_parameters(), 0.03, momentum=0.9, weight_decay=1e-4, foreach=True
-        )
+        optimizer = RefusableSGD(self.moco.trained_parameters(), 0.03, momentum=0.9, weight_decay=1e-4)
+        self.guard = StepGuard(Path(tempfile.gettempdir()))
+        self.step = Stepper(self.moco, optimizer, self.guard)
+        none = torch.zeros(1, dtype=torch.long)
+        self.batch = SimpleNamespace(step=0, indices=none, labels=none)
 
     def loss(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         """Loss and enqueue."""
@@ -144,18 +151,9 @@ class OurStep:
         return loss
 
     def __call__(self, x_q: torch.Tensor, x_k: torch.Tensor) -> None:
-        """One training step, with the finite check of the loop."""
-        import torch
-
-        none = torch.empty(0)
-        self.moco.begin_step()
-        loss = self.moco.loss([x_q, x_k], none, none)
-        loss.backward()
-        gradients = [p.grad for p in self.moco.trained_parameters() if p.grad is not None]
-        if bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients)).sum()) & torch.isfinite(loss)):
-            self.optimizer.step()
-            self.moco.end_step()
-        self.optimizer.zero_grad(set_to_none=True)
+        """One training step."""
+        self.step(self.batch, [x_q, x_k])
+        self.guard.read(late=1)
 
 
 def build(args: argparse.Namespace, device: torch.device) -> dict[str, Callable[[], Any]]:
