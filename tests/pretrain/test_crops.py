@@ -163,7 +163,7 @@ def test_a_scratch_buffer_changes_no_pixel(decoder):
 def test_a_mirrored_view_has_the_pixels_of_the_plain_one():
     plain, mirrored = np.empty((2, 64, 64, 3), np.uint8)
     scratch = decode.Scratch()
-    for seed, box in enumerate(boxes(300, 400, (0.05, 1.0), 12)):
+    for seed, box in enumerate(boxes(300, 400, (0.05, 1.0), 8)):
         pixels = photo(300, 400, seed)
         crops.cut(pixels, box, 64, 1, plain)
         crops.cut(pixels, replace(box, flip=True), 64, 1, mirrored, scratch)
