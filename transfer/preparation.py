@@ -30,6 +30,8 @@ def output_folder(cfg: CfgNode, args: argparse.Namespace) -> Path:
         log.info("SEED is not set: using %d", DEFAULT_SEED)
         cfg.SEED = DEFAULT_SEED
     if "OUTPUT_DIR" in explicit_keys(args.config_file, args.opts):
+        if not cfg.OUTPUT_DIR:
+            raise UserError("OUTPUT_DIR is empty; name a folder, or leave it out")
         return Path(cfg.OUTPUT_DIR)
     init = args.init_name or Path(args.init or cfg.MODEL.WEIGHTS or "init").name.split(".")[0]
     folder = Path("runs") / Path(args.config_file).stem / init / f"seed{cfg.SEED}"

@@ -11,6 +11,7 @@ from runtime.logs import get_logger
 from transfer.config import flatten
 from transfer.config_defaults import KEYS
 from transfer.expectations import check_expectations
+from transfer.shape_checks import check_shapes
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -28,10 +29,14 @@ AT_LEAST_ONE = (
     "MODEL.RPN.POST_NMS_TOPK_TRAIN",
     "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE",
 )
-ABOVE_ZERO = ("SOLVER.BASE_LR", "SOLVER.GAMMA", "SOLVER.CLIP_GRADIENTS.CLIP_VALUE")
+ABOVE_ZERO = (
+    "SOLVER.BASE_LR",
+    "SOLVER.GAMMA",
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE",
+)
 NOT_NEGATIVE = (
     "SOLVER.BASE_LR_END",
-    "SOLVER.MOMENTUM",
     "SOLVER.WEIGHT_DECAY",
     "SOLVER.WEIGHT_DECAY_NORM",
     "SOLVER.WEIGHT_DECAY_BIAS",
@@ -40,8 +45,11 @@ NOT_NEGATIVE = (
     "SOLVER.WARMUP_FACTOR",
     "SOLVER.REFERENCE_WORLD_SIZE",
     "DATALOADER.REPEAT_THRESHOLD",
+    "MODEL.RPN.SMOOTH_L1_BETA",
+    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA",
+    "TEST.EVAL_PERIOD",
 )
-SHARES = ("MODEL.RPN.POSITIVE_FRACTION", "MODEL.ROI_HEADS.POSITIVE_FRACTION")
+SHARES = ("SOLVER.MOMENTUM", "MODEL.RPN.POSITIVE_FRACTION", "MODEL.ROI_HEADS.POSITIVE_FRACTION")
 TEST_AT_LEAST_ONE = (
     "INPUT.MAX_SIZE_TEST",
     "MODEL.ROI_HEADS.NUM_CLASSES",
@@ -49,7 +57,7 @@ TEST_AT_LEAST_ONE = (
     "MODEL.RPN.POST_NMS_TOPK_TEST",
 )
 TEST_NOT_NEGATIVE = ("INPUT.MIN_SIZE_TEST", "DATALOADER.NUM_WORKERS", "MODEL.BACKBONE.FREEZE_AT")
-TEST_SHARES = ("MODEL.RPN.NMS_THRESH", "MODEL.ROI_HEADS.NMS_THRESH_TEST")
+TEST_SHARES = ("MODEL.RPN.NMS_THRESH", "MODEL.ROI_HEADS.NMS_THRESH_TEST", "MODEL.ROI_HEADS.SCORE_THRESH_TEST")
 ONE, ZERO, POSITIVE, SHARE = "1 or more", "0 or more", "above 0", "between 0 and 1"
 TESTS: dict[str, Callable[[float], bool]] = {
     ONE: lambda value: value >= 1,
@@ -75,10 +83,14 @@ def check_values(cfg: CfgNode, processes: int, *, train: bool) -> None:
 
     ``train`` False leaves out what matters to training only. A warm-up longer than the run is allowed and warned of.
     """
+    from transfer.engines.torchvision.builder import choose_device
+
     values = flatten(cfg)
     _check_finite(values)
     _check_bounds(values, {**TO_TEST, **(TO_TRAIN if train else {})})
     _check_input(values, train)
+    check_shapes(values)
+    choose_device(cfg.MODEL.DEVICE)
     check_expectations(cfg.TEST.EXPECTED_RESULTS)
     if train:
         check_schedule(_at(cfg, processes), processes)
@@ -108,6 +120,8 @@ def _check_input(values: Values, train: bool) -> None:
         raise UserError(f"{key} {tuple(sizes)} must hold at least one size, all above 0")
     if train and values[f"{key}_SAMPLING"] == "range" and (len(sizes) != 2 or sizes[0] > sizes[1]):
         raise UserError(f"{key} {tuple(sizes)} must be (low, high) when sampled as a range")
+    if values["TEST.AUG.ENABLED"] and not values["TEST.AUG.MIN_SIZES"]:
+        raise UserError("TEST.AUG.MIN_SIZES () must hold at least one size when TEST.AUG.ENABLED")
     mean, std = values["MODEL.PIXEL_MEAN"], values["MODEL.PIXEL_STD"]
     if len(mean) != len(std) or not mean or not all(s > 0 for s in std):
         raise UserError(f"MODEL.PIXEL_STD {std} must hold a number above 0 for each of MODEL.PIXEL_MEAN {mean}")

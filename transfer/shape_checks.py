@@ -1,0 +1,112 @@
+"""Parts of a detector that do not fit together: maps that nothing makes, anchors of the wrong number, empty lists."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from runtime.errors import UserError
+
+Values = Mapping[str, Any]  # leaf key -> value, tuples as lists
+
+STAGES = ("stem", "res2", "res3", "res4", "res5")
+GROUPS = 32  # of GN
+IOU_CUTS = ("MODEL.RPN", "MODEL.ROI_HEADS")
+BOX_WEIGHTS = ("MODEL.RPN.BBOX_REG_WEIGHTS", "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS")
+WIDTHS = (
+    "MODEL.FPN.OUT_CHANNELS",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS",
+    "MODEL.RESNETS.RES2_OUT_CHANNELS",
+    "MODEL.RESNETS.NUM_GROUPS",
+    "MODEL.RESNETS.WIDTH_PER_GROUP",
+    "MODEL.ROI_BOX_HEAD.FC_DIM",
+    "MODEL.ROI_BOX_HEAD.CONV_DIM",
+    "MODEL.ROI_BOX_HEAD.POOLER_RESOLUTION",
+    "MODEL.ROI_MASK_HEAD.CONV_DIM",
+    "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION",
+)
+# (key of a norm, what it normalises, how many of these layers there are)
+NORMED = (
+    ("MODEL.FPN.NORM", "MODEL.FPN.OUT_CHANNELS", None),
+    ("MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_BOX_HEAD.CONV_DIM", "MODEL.ROI_BOX_HEAD.NUM_CONV"),
+    ("MODEL.ROI_MASK_HEAD.NORM", "MODEL.ROI_MASK_HEAD.CONV_DIM", "MODEL.ROI_MASK_HEAD.NUM_CONV"),
+)
+
+
+def check_shapes(values: Values) -> None:
+    """Raise UserError naming the first key that does not fit the others; other architectures than R-CNN pass."""
+    if values["MODEL.META_ARCHITECTURE"] != "GeneralizedRCNN":
+        return
+    for key in WIDTHS:
+        if values[key] < 1:
+            raise UserError(f"{key} {values[key]} must be 1 or more")
+    if not values["MODEL.RPN.CONV_DIMS"] or not all(
+        width == -1 or width > 0 for width in values["MODEL.RPN.CONV_DIMS"]
+    ):
+        raise UserError(f"MODEL.RPN.CONV_DIMS {values['MODEL.RPN.CONV_DIMS']} must hold widths, or -1 for the input's")
+    for key in BOX_WEIGHTS:
+        if len(values[key]) != 4 or not all(_is_number(v) and v > 0 for v in values[key]):
+            raise UserError(f"{key} {tuple(values[key])} must be four numbers above 0")
+    for section in IOU_CUTS:
+        _check_cuts(section, values[f"{section}.IOU_THRESHOLDS"], values[f"{section}.IOU_LABELS"])
+    for norm, width, count in NORMED:
+        if values[norm] == "GN" and values[width] % GROUPS and (count is None or values[count]):
+            raise UserError(f"{norm} GN needs a multiple of {GROUPS} channels, {width} is {values[width]}")
+    _check_features(values)
+    _check_anchors(values)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_cuts(section: str, cuts: Sequence[Any], labels: Sequence[Any]) -> None:
+    rising = all(map(_is_number, cuts)) and all(0 < a <= b for a, b in itertools.pairwise([*cuts, 1.0]))
+    if not cuts or not rising:
+        raise UserError(f"{section}.IOU_THRESHOLDS {list(cuts)} must rise between 0 and 1")
+    if len(labels) != len(cuts) + 1 or not all(label in (-1, 0, 1) for label in labels):
+        raise UserError(
+            f"{section}.IOU_LABELS {list(labels)} must be -1, 0 or 1 for each of the {len(cuts) + 1} intervals of "
+            f"IOU_THRESHOLDS {list(cuts)}"
+        )
+
+
+def _check_features(values: Values) -> None:
+    """Every map that is read is made: stages by the ResNet, p2 ... by the pyramid."""
+    backbone, made = values["MODEL.BACKBONE.NAME"], values["MODEL.RESNETS.OUT_FEATURES"]
+    if backbone not in ("build_resnet_backbone", "build_resnet_fpn_backbone", "build_resnet_dilated_c5_backbone"):
+        return
+    _check_known("MODEL.RESNETS.OUT_FEATURES", made, STAGES, "the stages of a ResNet")
+    if "fpn" in backbone:
+        key = "MODEL.FPN.IN_FEATURES"
+        _check_known(key, values[key], made, "MODEL.RESNETS.OUT_FEATURES")
+        levels = [STAGES.index(name) + 1 for name in values[key]]
+        if levels != list(range(levels[0], levels[0] + len(levels))) or levels[0] < 2:
+            raise UserError(f"{key} {values[key]} must be consecutive stages from res2 on")
+        made = [f"p{level}" for level in (*levels, levels[-1] + 1)]
+    readers = ("MODEL.RPN.IN_FEATURES", "MODEL.ROI_HEADS.IN_FEATURES")
+    for key in readers[1:] if values["MODEL.LOAD_PROPOSALS"] else readers:
+        _check_known(key, values[key], made, "the maps of this backbone")
+
+
+def _check_known(key: str, names: Sequence[str], known: Sequence[str], what: str) -> None:
+    if not names or not set(names) <= set(known):
+        raise UserError(f"{key} {list(names)} must be among {what}, {', '.join(known)}")
+
+
+def _check_anchors(values: Values) -> None:
+    """Sizes and ratios above 0, in one list for all maps or one list per map, as many anchors on each."""
+    maps, counts = len(values["MODEL.RPN.IN_FEATURES"]), {}
+    for key in ("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"):
+        lists = values[key]
+        if lists and not isinstance(lists[0], list):
+            lists = [lists]
+        flat: list[Any] = [number for part in lists for number in (part if isinstance(part, list) else [None])]
+        if not flat or not all(_is_number(v) and v > 0 for v in flat) or len(lists) not in (1, maps):
+            raise UserError(f"{key} {values[key]} must be numbers above 0, in one list or in {maps}, one per map")
+        counts[key] = {len(part) for part in lists}
+    if any(len(count) > 1 for count in counts.values()):
+        raise UserError("MODEL.ANCHOR_GENERATOR: every map needs as many SIZES and ASPECT_RATIOS as the others")
+    if not 0 <= values["MODEL.ANCHOR_GENERATOR.OFFSET"] < 1:
+        raise UserError(f"MODEL.ANCHOR_GENERATOR.OFFSET {values['MODEL.ANCHOR_GENERATOR.OFFSET']} must be in [0, 1)")
