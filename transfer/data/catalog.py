@@ -134,9 +134,16 @@ class DatasetSpec:
             )
 
     def content(self) -> dict[str, Any]:
-        """The parsed annotation file (COCO and LVIS), reduced to the images of the share, for evaluators."""
+        """The parsed annotation file (COCO and LVIS), reduced to the images of the share, for evaluators.
+
+        Annotations without an area, which own data often lack, get that of their box; without iscrowd they are none.
+        """
         self.require()
         content = load_json(self.annotations, self.name)
+        for annotation in content["annotations"]:
+            if "area" not in annotation:
+                annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+            annotation.setdefault("iscrowd", 0)
         if self.percent < 100:
             keep = set(self.summary.image_ids)
             content["images"] = [i for i in content["images"] if i["id"] in keep]

@@ -110,6 +110,7 @@ def _labels(
     of_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for annotation in content["annotations"]:
         of_image[annotation["image_id"]].append(annotation)
+    bare = sum("area" not in annotation for annotation in content["annotations"])
     content["annotations"] = []  # so that each image's part is freed as soon as it is converted
     records: list[Record] = []
     short: list[int] = []
@@ -125,6 +126,8 @@ def _labels(
         records.append(record)
     check_images_exist(records, name)
     findings = box_findings(records)
+    if bare:
+        findings.insert(0, f"{bare} annotations have no area: evaluation takes that of their box")
     if short:
         text = f"{len(short)} annotations dropped: no polygon of 3 points or more (annotation ids {examples(short)})"
         findings.insert(0, text)

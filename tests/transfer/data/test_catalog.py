@@ -85,6 +85,22 @@ def test_odd_annotations_are_counted(toy):
     assert len(spec.records()[1]["annotations"]) == 2
 
 
+def test_annotations_without_area_have_that_of_their_box(toy):
+    folder, content = toy
+    for annotation in content["annotations"]:
+        annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+    whole = get_dataset(write_coco(folder, content))
+    for annotation in content["annotations"][:5]:
+        del annotation["area"], annotation["iscrowd"]
+    bare = get_dataset(f"coco:{folder / 'bare.json'}:{folder / 'images'}")
+    (folder / "bare.json").write_text(json.dumps(content))
+    assert bare.summary.findings[0] == "5 annotations have no area: evaluation takes that of their box"
+    by_id = {annotation["id"]: annotation for annotation in whole.content()["annotations"]}
+    for annotation in bare.content()["annotations"]:
+        expected = by_id[annotation["id"]]
+        assert (annotation["area"], annotation["iscrowd"]) == (expected["area"], expected["iscrowd"])
+
+
 def test_only_small_data_sets_stay_in_memory(toy, monkeypatch):
     folder, content = toy
     name = write_coco(folder, content)
