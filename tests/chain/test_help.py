@@ -15,6 +15,7 @@ ENTRIES = [
     "pretrain/linear_probe.py",
     "pretrain/main.py",
     "pretrain/sweep.py",
+    "transfer/compare_runs.py",
     "transfer/measure_gap.py",
     "transfer/published.py",
     "transfer/show.py",
