@@ -2,9 +2,10 @@
 
     python transfer/compare_runs.py runs/engines/torchvision runs/engines/detectron2 [--output NAME]
 
-Runs are matched by config, initialisation and seed. Printed, and with --output written as NAME.md and NAME.csv: every
-metric of both, what else they differ in, the largest difference between their final weights and between their
-detections, and whether the mean difference of a metric is within the spread over seeds. Exit code 1 when it is not.
+Runs are matched by their place in the folders (CONFIG/INIT/seedN in a plan's output). Printed, and with --output
+written as NAME.md and NAME.csv: every metric of both, what else they differ in, the largest difference between their
+final weights and between their detections, and whether the mean difference of a metric is within the spread over
+seeds. Exit code 1 when it is not.
 """
 
 import os

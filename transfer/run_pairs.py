@@ -34,8 +34,9 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs that share config, initialisation and seed."""
+    """Two runs with the same name: the same place in their two folders, e.g. voc_R50_C4/moco/seed0."""
 
+    name: str
     first: Run
     second: Run
     weights: float  # largest |difference| of any tensor of the two final checkpoints; inf when names or shapes differ
@@ -50,17 +51,21 @@ class Pair:
 
 
 def match(first: str | Path, second: str | Path) -> list[Pair]:
-    """Pairs of finished runs of two folders; UserError when a folder has none or a run lacks its partner."""
-    found = [{(r.table, r.init, r.seed): r for r in find_runs(Path(root)) if r.finished} for root in (first, second)]
-    for root, runs in zip((first, second), found):
+    """Pairs of finished runs of two folders; UserError when a folder has none or a run lacks its partner.
+
+    By the run's place in its folder, not by its config's file: several rows of a plan may share one file.
+    """
+    roots = (Path(first), Path(second))
+    found = [{r.folder.relative_to(root).as_posix(): r for r in find_runs(root) if r.finished} for root in roots]
+    for root, runs in zip(roots, found):
         if not runs:
             raise UserError(f"{root} has no finished runs (result.json)")
     if lonely := set(found[0]) ^ set(found[1]):
-        table, init, seed = min(lonely)
-        where = second if (table, init, seed) in found[0] else first
-        raise UserError(f"{where} lacks {table}/{init}/seed{seed}, which the other folder has finished; run it there")
-    pairs = [(run, found[1][key]) for key, run in sorted(found[0].items())]
-    return [Pair(*runs, weight_difference(*runs), detection_difference(*runs)) for runs in pairs]
+        name = min(lonely)
+        where = second if name in found[0] else first
+        raise UserError(f"{where} lacks {name}, which the other folder has finished; run it there")
+    pairs = [(name, run, found[1][name]) for name, run in sorted(found[0].items())]
+    return [Pair(*pair, weight_difference(*pair[1:]), detection_difference(*pair[1:])) for pair in pairs]
 
 
 def weight_difference(first: Run, second: Run) -> float:
@@ -106,19 +111,23 @@ def report(pairs: Sequence[Pair]) -> tuple[str, str, bool]:
     agree = True
     groups: dict[tuple[str, str], list[Pair]] = {}
     for pair in pairs:
-        groups.setdefault((pair.first.table, pair.first.init), []).append(pair)
+        groups.setdefault((_table(pair), pair.first.init), []).append(pair)
     for (table, init), group in groups.items():
         for task, metric in _metrics(group):
             verdict, cells = _row(group, (task, metric))
             agree &= verdict != "no"
             lines.append(f"| {table} | {init} | {task} {metric} | {' | '.join(cells)} | {verdict} |")
     lines += ["", "| run | largest difference of any weight | of any box or score |", "| --- | ---: | ---: |"]
-    for p in pairs:
-        name = f"{p.first.table}/{p.first.init}/seed{p.first.seed}"
-        lines.append(f"| {name} | {p.weights:.3g} | {p.detections:.3g} |")
+    lines += [f"| {p.name} | {p.weights:.3g} | {p.detections:.3g} |" for p in pairs]
     other = sorted({key for pair in pairs for key in pair.differs_in})
     lines += ["", f"Besides the engine they differ in: {', '.join(other) or 'nothing'}."]
     return "\n".join(lines), _csv(pairs), agree
+
+
+def _table(pair: Pair) -> str:
+    """A plan's name for the config (NAME/INIT/seedN); for runs not made by a plan the config's own name."""
+    parts = pair.name.split("/")
+    return "/".join(parts[:-2]) if len(parts) > 2 else pair.first.table
 
 
 def _engine(run: Run) -> str:
@@ -144,7 +153,7 @@ def _row(group: Sequence[Pair], key: tuple[str, str]) -> tuple[str, list[str]]:
 
 def _mean_std(values: Sequence[float]) -> str:
     spread = sample_std(values)
-    return f"{mean(values):.2f}" + (f" ± {spread:.2f} (n={len(values)})" if spread is not None else " (n=1)")
+    return f"{mean(values):.4f}" + (f" ± {spread:.4f} (n={len(values)})" if spread is not None else " (n=1)")
 
 
 def _csv(pairs: Sequence[Pair]) -> str:
@@ -157,7 +166,7 @@ def _csv(pairs: Sequence[Pair]) -> str:
             one = pair.first
             writer.writerow(
                 [
-                    one.table,
+                    _table(pair),
                     one.init,
                     one.seed,
                     *key,

@@ -23,11 +23,13 @@ from transfer.run_pairs import match, report
 def made(tmp_path: Path) -> Callable[..., Path]:
     """Writes one run with weights and detections and returns the folder of all runs of that engine."""
 
-    def write(tree: str, seed: int, ap: float, weight: float = 1.0, score: float = 0.5, masks: Any = None) -> Path:
+    def write(
+        tree: str, seed: int, ap: float, weight: float = 1.0, score: float = 0.5, masks: Any = None, table: str = "toy"
+    ) -> Path:
         metrics = {"bbox": {"AP": ap, "AP50": 2 * ap}}
         engine = {"name": tree, "versions": {"torch": "2"}}
         record = make_record(seed=seed, metrics=metrics, engine=engine, detections=["detections_0.npz"])
-        folder = tmp_path / tree / "toy" / "moco" / f"seed{seed}"
+        folder = tmp_path / tree / table / "moco" / f"seed{seed}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "result.json").write_text(json.dumps(record))
         torch.save({"model": {"w": torch.tensor([0.0, weight])}}, folder / "model_final.pth")
@@ -42,7 +44,7 @@ def test_equal_runs_are_called_equal_and_nothing_else_differs(made: Callable[...
         first, second = (made(tree, seed, ap) for tree in ("torchvision", "detectron2"))
     text, rows, agree = report(match(first, second))
     assert agree
-    assert "| bbox AP | 10.50 ± 0.71 (n=2) | 10.50 ± 0.71 (n=2) | +0.0000 | 0.0000 | equal |" in text
+    assert "| bbox AP | 10.5000 ± 0.7071 (n=2) | 10.5000 ± 0.7071 (n=2) | +0.0000 | 0.0000 | equal |" in text
     assert "differ in: nothing" in text
     assert [row["max_weight_difference"] for row in csv.DictReader(rows.splitlines())] == ["0.0"] * 4
 
@@ -57,6 +59,16 @@ def test_a_difference_below_the_spread_agrees_and_one_above_does_not(made: Calla
     assert "+0.5000 | 0.5000 | within the spread |" in text
     assert "seed0 | 0.25 | 0.25 |" in text
     assert not report(match(first, third))[2]
+
+
+def test_rows_of_one_config_file_are_kept_apart(made: Callable[..., Path]) -> None:
+    for table, ap in (("voc", 10.0), ("coco", 20.0)):
+        first = made("torchvision", 0, ap, table=table)
+        second = made("detectron2", 0, ap, table=table)
+    text, rows, _ = report(match(first, second))
+    assert "| voc | moco | bbox AP | 10.0000 (n=1)" in text
+    assert "| coco | moco | bbox AP | 20.0000 (n=1)" in text
+    assert {row["config"] for row in csv.DictReader(rows.splitlines())} == {"voc", "coco"}
 
 
 def test_one_seed_has_no_spread_to_hide_in(made: Callable[..., Path]) -> None:
