@@ -68,7 +68,7 @@ def summary_html(rows: Sequence[Record]) -> str:
         "No comparison can be made yet: no two initialisations have a finished run with equal seed."
     ]
     first = f'<p class="summary"><strong>{escape(said[0])}</strong></p>'
-    return first + "".join(f"<p>{escape(sentence)}</p>" for sentence in said[1:12])
+    return first + "".join(f"<p>{escape(sentence)}</p>" for sentence in said[1:24])
 
 
 class Numbers:

@@ -18,6 +18,7 @@ COLUMNS = [
 TASKS = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
 MAIN = ("AP", "AP50", "AP75")  # the columns of the papers' tables
 SIZES = ("APs", "APm", "APl", "APr", "APc", "APf")  # by object size, by category frequency (LVIS)
+FLOOR = 0.1  # AP of a detector that finds next to nothing
 RELATION = {"ahead": "ahead of", "behind": "behind"}
 NOT_INDEPENDENT = (
     "The metrics of one run are computed from the same detections: they are not independent, and several of them "
@@ -135,15 +136,21 @@ def sentence(record: Record, role: str) -> str:
 def summary(rows: Sequence[Record]) -> list[str]:
     """The sentences a report begins with: AP of every initialisation against each reference, per config.
 
-    What is no reference itself comes first, since it is what the plan asks about.
+    What is no reference itself comes first, since it is what the plan asks about. A config on which nothing was learned
+    gets one sentence at the end: its differences may be significant, and still say nothing.
     """
     said: list[tuple[bool, str]] = []
-    for index in by_config(rows).values():
+    for config, index in by_config(rows).items():
         references = {row[f"vs_{role}_init"] for row in index.rows for role in ROLES}
         supervised = {row["vs_supervised_init"] for row in index.rows}
         for task, metric in index.columns(("AP",))[:1]:
+            found = [r for init in index.inits if (r := index.get(init, task, metric))]
+            if all(float(record["mean"]) < FLOOR for record in found):
+                what = title(task, metric)
+                said.append((True, f"Nothing was learned on {config}: no initialisation reaches {FLOOR} {what}."))
+                continue
             for role in ROLES:
-                for record in (r for init in index.inits if (r := index.get(init, task, metric))):
+                for record in found:
                     mirror = role == "supervised" and record["init"] in references - supervised
                     if record[f"vs_{role}"] and not mirror:
                         said.append((record["init"] in references, sentence(record, role)))

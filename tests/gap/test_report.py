@@ -17,7 +17,7 @@ from benchmarks.report import INITS, write_store
 from transfer.convergence import crossings, mean_curve
 from transfer.gap import compare
 from transfer.report import Report, write_report
-from transfer.report_tables import number
+from transfer.report_tables import number, records, summary
 from transfer.runs import find_runs
 
 REFERENCES = {"supervised": "supervised", "random": "random"}
@@ -123,6 +123,17 @@ def test_one_run_prints_no_plus_minus(store: Callable[..., Path], tmp_path: Path
         assert "±" not in path.read_text()
         assert "\\pm" not in path.read_text()
     assert "no interval, so no verdict" in files["gap.md"].read_text()
+
+
+def test_differences_at_the_floor_are_no_verdict(store: Callable[..., Path], tmp_path: Path) -> None:
+    for seed, noise in ((0, 0.001), (1, 0.002), (2, 0.003)):
+        for init, ap in (("supervised", 0.05), ("moco", 0.01)):
+            root = store(init=init, seed=seed, metrics={"bbox": {"AP": ap + noise}})
+    rows = records(compare(list(find_runs(root)), REFERENCES))
+    assert rows[0]["vs_supervised_verdict"] == "behind"  # in the same direction by the same amount each time
+    assert summary(rows) == ["Nothing was learned on toy: no initialisation reaches 0.1 box AP."]
+    root = store(init="moco", seed=3, metrics={"bbox": {"AP": 0.9}})
+    assert "moco is" in summary(records(compare(list(find_runs(root)), REFERENCES)))[0]
 
 
 def test_allowed_differences_are_shown_in_red(store: Callable[..., Path], tmp_path: Path) -> None:
