@@ -282,3 +282,40 @@ def test_plain_detectron2_checkpoint_resumes_without_random_state(
     del content["exact_resume"]
     save_torch(content, tmp_path / "model_0000005.pth")
     assert engine.train(whole[1], tmp_path, resume=True).iterations == 7
+
+
+@pytest.mark.parametrize(
+    ("damage", "settings", "message"),
+    [
+        (lambda c: c["trainer"].pop("_trainer"), {}, "of another config"),
+        (lambda c: c.update(trainer=[]), {}, "of another config"),
+        (lambda c: c.update(model=[]), {}, "of another config"),
+        (lambda c: c.update(iteration="x"), {}, "of another config"),
+        (lambda c: c["trainer"]["_trainer"].update(optimizer={"a": 1}), {}, "of another config"),
+        (lambda c: c.update(exact_resume=5), {}, "of another config"),
+        (lambda c: c.update(exact_resume={"rng": [{}]}), {}, "of another config"),
+        (lambda c: None, {"MODEL.FPN.OUT_CHANNELS": 16}, "of another config"),
+        (lambda c: None, {"SOLVER.MAX_ITER": 6}, "has 7 iterations, SOLVER.MAX_ITER is 6"),
+    ],
+)
+def test_a_checkpoint_of_something_else_is_refused(
+    damage: Callable[[dict[str, Any]], Any],
+    settings: dict[str, Any],
+    message: str,
+    whole: tuple[Path, Any],
+    tmp_path: Path,
+    engine: Any,
+    tiny_config: Callable[..., Any],
+) -> None:
+    content = load_torch(whole[0] / "model_final.pth")
+    damage(content)
+    save_torch(content, tmp_path / "model_final.pth")
+    with pytest.raises(UserError, match=message):
+        engine.train(tiny_config(LONG, settings), tmp_path, resume=True)
+
+
+def test_a_damaged_pointer_is_passed_over(whole: tuple[Path, Any], tmp_path: Path, engine: Any) -> None:
+    shutil.copy(whole[0] / "model_0000005.pth", tmp_path)
+    (tmp_path / "last_checkpoint").write_bytes(b"\xff\xfe\x00")
+    assert engine.train(whole[1], tmp_path, resume=True).iterations == 7
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"

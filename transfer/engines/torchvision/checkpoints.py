@@ -81,8 +81,10 @@ def _newest_first(folder: Path) -> list[str]:
     ordered = sorted(numbered, reverse=True)
     if (folder / "model_final.pth").exists():
         ordered.insert(0, "model_final.pth")
-    pointer = folder / POINTER
-    named = pointer.read_text().strip() if pointer.exists() else ""
+    try:
+        named = (folder / POINTER).read_text().strip()
+    except (OSError, UnicodeDecodeError):  # not there, or not what this program wrote: the numbers order them
+        named = ""
     if named in ordered:  # what was written last, also when a shorter run followed a longer one
         ordered.remove(named)
         ordered.insert(0, named)

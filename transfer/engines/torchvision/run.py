@@ -152,22 +152,33 @@ class Run:
         if latest is None:
             return None
         name, content = latest
-        trainer = content["trainer"]["_trainer"]
         try:
-            self.model.load_state_dict(content["model"])
-            self.optimizer.load_state_dict(trainer["optimizer"])
-        except (RuntimeError, ValueError, KeyError) as error:
+            exact = self._take_up(content)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{self.folder / name} is of another config than this one; use another OUTPUT_DIR "
                 f"({' '.join(str(error).split())[:200]})"
             ) from error
-        self.precision.load_state_dict(trainer.get("grad_scaler"))
-        self.start = int(content["iteration"]) + 1
+        if self.start > self.cfg.SOLVER.MAX_ITER:
+            raise UserError(
+                f"{self.folder / name} has {self.start} iterations, SOLVER.MAX_ITER is {self.cfg.SOLVER.MAX_ITER}; "
+                "raise it, or use another OUTPUT_DIR"
+            )
         logger = get_logger(__name__)
         logger.info("resuming from %s at iteration %d", self.folder / name, self.start)
+        if exact is None:
+            logger.warning("%s has no random state for %d processes: the order of images restarts", name, rank_count())
+        return exact
+
+    def _take_up(self, content: dict[str, Any]) -> dict[str, Any] | None:
+        """Weights, optimiser and position of a checkpoint; this rank's random state, None where it has none."""
+        trainer = content["trainer"]["_trainer"]
+        self.model.load_state_dict(content["model"])
+        self.optimizer.load_state_dict(trainer["optimizer"])
+        self.precision.load_state_dict(trainer.get("grad_scaler"))
+        self.start = int(content["iteration"]) + 1
         exact = content.get(OWN_KEY)
         if exact is None or len(exact["rng"]) != rank_count():
-            logger.warning("%s has no random state for %d processes: the order of images restarts", name, rank_count())
             return None
         own = exact["rng"][rank()]
         self.process_seed, self.worker_seed = int(own["process_seed"]), int(own["worker_seed"])
