@@ -6,12 +6,15 @@ images an operation touches is known on the CPU, where the parameters were drawn
 
 from __future__ import annotations
 
+import functools
 import itertools
 from enum import IntEnum
 
 import numpy as np
 import torch
 from torch.nn.functional import pad
+
+from pretrain.host_copies import send
 
 ORDERS = tuple(itertools.permutations(range(4)))  # of brightness, contrast, saturation, hue: ColorJitter shuffles them
 GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL's "L"
@@ -52,8 +55,7 @@ def finish(
     pixels: uint8 N x 3 x H x W on any device. params: float32 N x COLUMNS on the CPU, or None to normalise only.
     mean, std: of the normalisation, for pixels in [0, 1]. Returns N x 3 x H x W of `dtype`, channels_last.
     """
-    factor = torch.tensor([1.0 / (255.0 * s) for s in std], device=pixels.device)
-    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=pixels.device)
+    factor, shift = _scale(mean, std, pixels.device)
     rows = factor.repeat(pixels.shape[3]), shift.repeat(pixels.shape[3])
     out = torch.empty(pixels.shape, dtype=dtype, device=pixels.device, memory_format=torch.channels_last)
     chunk = max(1, _CHUNK // pixels[0].numel()) if pixels.device.type == "cpu" else len(pixels)
@@ -66,6 +68,14 @@ def finish(
         x = augment(x, params[part], grey_first=grey_first)
         out[part] = torch.addcmul(shift.view(3, 1, 1), x, factor.view(3, 1, 1), value=255.0)
     return out
+
+
+@functools.cache
+def _scale(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factor and shift of the normalisation of bytes, sent to the device once."""
+    factor = torch.tensor([1.0 / (255.0 * s) for s in std])
+    shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)])
+    return send(factor, device), send(shift, device)
 
 
 def _normalise_rows(pixels: torch.Tensor, factor: torch.Tensor, shift: torch.Tensor, out: torch.Tensor) -> None:
@@ -96,7 +106,7 @@ def luma(x: torch.Tensor) -> torch.Tensor:
 
 def _rows(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """Positions where the CPU mask holds, as an index on the device of `like`; the copy does not block."""
-    return mask.nonzero()[:, 0].to(like.device, non_blocking=True)
+    return send(mask.nonzero()[:, 0], like.device)
 
 
 def _grey(x: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
@@ -123,7 +133,7 @@ def _jitter(x: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
             x = _blend(x, factor, operation)
         rows = _rows(acts & (operation == Column.HUE), x)
         if len(rows):
-            turns = params[:, Column.HUE].to(x.device, non_blocking=True)[rows]
+            turns = send(params[:, Column.HUE], x.device)[rows]
             if len(rows) == len(x):
                 x = shift_hue(x, turns)
             else:
@@ -134,13 +144,13 @@ def _jitter(x: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
 def _blend(x: torch.Tensor, factor: torch.Tensor, operation: torch.Tensor) -> torch.Tensor:
     """factor x + (1 - factor) reference, clamped to [0, 1]; factor and operation: one per image, on the CPU."""
     shape = (-1, 1, 1, 1)
-    factor_there = factor.to(x.device, non_blocking=True).view(shape)
+    factor_there = send(factor, x.device).view(shape)
     if bool((operation == Column.BRIGHTNESS).all()):
         return x.mul_(factor_there).clamp_(0.0, 1.0)
     grey = luma(x)
     mean = grey.mean((2, 3), keepdim=True)
-    contrast = (operation == Column.CONTRAST).float().to(x.device, non_blocking=True).view(shape)
-    saturation = (operation == Column.SATURATION).float().to(x.device, non_blocking=True).view(shape)
+    contrast = send((operation == Column.CONTRAST).float(), x.device).view(shape)
+    saturation = send((operation == Column.SATURATION).float(), x.device).view(shape)
     reference = torch.addcmul(mean * contrast, grey, saturation)
     return torch.lerp(reference, x, factor_there).clamp_(0.0, 1.0)
 
@@ -195,7 +205,7 @@ def _blur(x: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
     if not blurred.any():
         return x
     half = params[blurred, Column.TAPS :]
-    taps = torch.cat([half[:, 1:].flip(1), half], 1).to(x.device, non_blocking=True)
+    taps = send(torch.cat([half[:, 1:].flip(1), half], 1), x.device)
     rows = _rows(blurred, x)
     x[rows] = separable(x[rows], taps)
     return x
