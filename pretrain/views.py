@@ -68,7 +68,6 @@ KINDS: dict[str, ViewKind] = {
     "v1": V1,  # MoCo v1, the augmentation of InstDisc (arXiv 1805.01978)
     "v2": V2,  # MoCo v2 (arXiv 2003.04297, section 3): v1 with weaker hue, grey last, and SimCLR's blur
     "invaspread": replace(V1, grey_first=False),  # arXiv 1904.03436: crop, jitter, grey, flip
-    "single": replace(V1, views=1),  # InstDisc itself: one view against the memory bank
     "supervised": ViewKind(views=1, scale=(0.08, 1.0)),  # torchvision's reference recipe
     "eval": ViewKind(views=1, scale=None, flip_p=0.0),  # shorter side to 256/224 of the size, central crop
 }
