@@ -22,7 +22,6 @@ setup(
         "numpy>=1.24",
         "pycocotools>=2.0.7",
         "fvcore>=0.1.5.post20221221",
-        "faster-coco-eval>=1.6",
         "opencv-python-headless>=4.8",
         "Pillow>=10",
         "PyYAML>=6",

@@ -14,7 +14,7 @@ from typing import Any
 
 from runtime.version import __version__
 
-PACKAGES = ("torch", "torchvision", "numpy", "pycocotools", "faster-coco-eval", "fvcore", "detectron2")
+PACKAGES = ("torch", "torchvision", "numpy", "pycocotools", "fvcore", "detectron2")
 
 
 def provenance(argv: list[str] | None = None) -> dict[str, Any]:
