@@ -6,6 +6,8 @@ import argparse
 import os
 import pickle
 import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +41,7 @@ def load_torch(path: str | os.PathLike[str]) -> Any:
     file = Path(path)
     _refuse_foreign(file)
     try:
-        with torch.serialization.safe_globals(_harmless_types()):
+        with _allowing(_harmless_types()):
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{file}: {_unpickling_reason(str(error))}") from error
@@ -80,15 +82,42 @@ def _unpickling_reason(message: str) -> str:
     return "not a checkpoint that torch can read; fetch it again"
 
 
+@contextmanager
+def _allowing(types: list[Any]) -> Iterator[None]:
+    """``torch.serialization.safe_globals``, which torch 2.4 lacks."""
+    from torch.serialization import add_safe_globals, clear_safe_globals, get_safe_globals
+
+    before = list(get_safe_globals())
+    add_safe_globals(types)
+    try:
+        yield
+    finally:
+        clear_safe_globals()
+        add_safe_globals(before)
+
+
 def _harmless_types() -> list[Any]:
+    import _codecs
+
     import numpy as np
 
     core = getattr(np, "_core", None) or np.core
     dtypes = [type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "b1")]
-    rebuild = core.multiarray._reconstruct
-    scalar = core.multiarray.scalar
     # files written under numpy 1 name numpy.core, under numpy 2 numpy._core: allow both spellings
     named = [
-        (f, f"{module}.multiarray.{f.__name__}") for f in (rebuild, scalar) for module in ("numpy.core", "numpy._core")
+        _under_name(function, module, function.__name__)
+        for function in (core.multiarray._reconstruct, core.multiarray.scalar)
+        for module in ("numpy.core.multiarray", "numpy._core.multiarray")
     ]
-    return [argparse.Namespace, np.ndarray, np.dtype, *dtypes, *named]
+    # the bytes of numpy's values are spelled as text, which torch 2.4 does not know
+    return [argparse.Namespace, np.ndarray, np.dtype, *dtypes, *named, _under_name(_codecs.encode, "_codecs", "encode")]
+
+
+def _under_name(function: Callable[..., Any], module: str, name: str) -> Callable[..., Any]:
+    """``function`` as torch's unpickler looks it up: by the module and name that it carries."""
+
+    def call(*args: Any) -> Any:
+        return function(*args)
+
+    call.__module__, call.__name__, call.__qualname__ = module, name, name
+    return call

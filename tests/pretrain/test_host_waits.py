@@ -68,7 +68,10 @@ def _no_autocast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def build(flags: list[str]) -> tuple[Method, RefusableSGD]:
     args = parse(["DIR", *SMALL, *flags])
     method = METHODS[args.method].build(args, Sizes(32, 4, 8, 1)).train().to(META)
-    optimizer = RefusableSGD(method.trained_parameters(), 0.1, momentum=0.9)
+    try:
+        optimizer = RefusableSGD(method.trained_parameters(), 0.1, momentum=0.9)
+    except RuntimeError as error:  # torch 2.4 asks here, before the check can be switched off
+        pytest.skip(f"this torch makes no fused optimiser for the meta device ({error})")
     optimizer._need_device_dtype_check_for_fused = False  # which refuses devices without the kernel
     return method, optimizer
 
