@@ -76,6 +76,8 @@ def load_config(name: str | Path, opts: Sequence[str] = ()) -> CfgNode:
 
 def merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
     """Override keys of ``cfg`` in place by command-line pairs; raises UserError naming the key at fault."""
+    if flags := [word for word in opts if word.startswith("--")]:
+        raise UserError(f"{flags[0]} stands behind KEY VALUE options, which take all that follows; put it before them")
     if len(opts) % 2:
         raise UserError(f"options come in pairs KEY VALUE; the last one has no value: {opts[-1]}")
     for key, value in zip(opts[::2], opts[1::2]):

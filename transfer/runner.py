@@ -146,7 +146,8 @@ class Runner:
     def _spawn(self, stage: Stage, state: State, folder: Path, lock: IO[str]) -> _Child:
         command = stage.command()
         record_stage(self.output, stage, command, status="running")
-        argv = self.launcher.command(stage.kind, (*command, *resume_arguments(stage, state)), folder)
+        script, *arguments = command  # what continues a run goes first: KEY VALUE options take all that follows them
+        argv = self.launcher.command(stage.kind, (script, *resume_arguments(stage, state), *arguments), folder)
         log = folder / "log.txt"
         with open(log, "ab") as sink:
             process = subprocess.Popen(

@@ -41,6 +41,7 @@ def tiny_plan(folder: Path) -> Path:
             "SOLVER.IMS_PER_BATCH": 2,
             "SOLVER.MAX_ITER": 6,
             "SOLVER.STEPS": "(4,)",
+            "SOLVER.CHECKPOINT_PERIOD": 3,
             "SOLVER.WARMUP_ITERS": 2,
             "MODEL.RPN.POST_NMS_TOPK_TEST": 20,
             "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0,  # six iterations are sure of nothing
@@ -96,6 +97,20 @@ def test_a_second_call_repeats_nothing(measured, run_cli):
     done = run_cli(["transfer/measure_gap.py", plan], timeout=60, check=0)
     assert "moco" in done.stdout
     assert [w.stat().st_mtime_ns for w in weights] == before
+
+
+def test_a_fine_tuning_that_was_killed_goes_on(measured, run_cli):
+    runs, plan, _ = measured
+    run = runs / "demo_R18_FPN" / "moco" / "seed1"
+    whole = torch.load(run / "model_final.pth", weights_only=True)["model"]
+    for left in ("result.json", "model_final.pth", "model_0000005.pth"):
+        (run / left).unlink()
+    (run / "last_checkpoint").write_text("model_0000002.pth")
+    done = run_cli(["transfer/measure_gap.py", plan], timeout=300, check=0)
+    assert "demo_R18_FPN/moco/seed1: resuming" in done.stdout + done.stderr
+    again = torch.load(run / "model_final.pth", weights_only=True)["model"]
+    assert all(torch.equal(whole[name], again[name]) for name in whole)
+    assert "at iteration 3" in (runs / "stages" / "demo_R18_FPN__moco__seed1" / "log.txt").read_text()
 
 
 def test_the_backbone_reached_the_detector(measured):

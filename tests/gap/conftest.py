@@ -94,6 +94,7 @@ from conftest import make_record
 args = sys.argv[1:]
 flag = lambda name: args[args.index(name) + 1]
 opt = lambda key, default=None: args[args.index(key) + 1] if key in args else default
+if "--resume" in args[args.index("OUTPUT_DIR"):]: sys.exit("error: flags go before KEY VALUE options")
 out, seed, init = pathlib.Path(opt("OUTPUT_DIR")), int(opt("SEED")), flag("--init-name")
 out.mkdir(parents=True, exist_ok=True)
 with open(out / "calls.txt", "a") as f: f.write(" ".join(args) + "\\n")

@@ -90,6 +90,7 @@ def test_bad_files_are_refused_by_name(tmp_path, text, message):
     ("opts", "message"),
     [
         (["SOLVER.BASE_LR"], "pairs"),
+        (["SEED", "1", "--resume"], "--resume stands behind KEY VALUE options"),
         (["SOLVER", "1"], "section"),
         (["SOLVER.BASELR", "1.0"], "did you mean SOLVER.BASE_LR"),
         (["SOLVER.BASE_LR", "1"], "SOLVER.BASE_LR"),
