@@ -9,6 +9,8 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
+from pretrain.small_maps import multiply_on_small_maps
+
 ARCHITECTURES = (
     "resnet18",
     "resnet34",
@@ -76,6 +78,7 @@ def build_encoder(
         encoder.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
         nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
         encoder.maxpool = nn.Identity()  # type: ignore[assignment]
+    multiply_on_small_maps(encoder)
     return encoder
 
 
