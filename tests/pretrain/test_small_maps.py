@@ -21,31 +21,24 @@ def autocast() -> torch.autocast:
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (3, 3), (2, 3), (4, 4), (5, 6)])
 def test_sums_and_gradients_are_the_convolutions(size: tuple[int, int], stride: int) -> None:
     torch.manual_seed(0)
-    plain = nn.Sequential(nn.Conv2d(256, 24, 3, stride, padding=1, bias=False))
-    small = copy.deepcopy(plain)
+    small = nn.Sequential(nn.Conv2d(256, 24, 3, stride, padding=1, bias=False))
+    exact = copy.deepcopy(small).double()
     multiply_on_small_maps(small)
     assert isinstance(small[0], SmallMapConv2d)
-    exact = copy.deepcopy(plain).double()
-    x = torch.randn(5, 256, *size).bfloat16()
-    inputs = [x.clone().requires_grad_() for _ in range(3)]
+    x = torch.randn(5, 256, *size).bfloat16().requires_grad_()
+    x_exact = x.detach().double().requires_grad_()
     with autocast():
-        outputs = [plain(inputs[0]), small(inputs[1])]
-    outputs.append(exact(inputs[2].double()))
-    gradient = torch.randn_like(outputs[0])
-    for output in outputs:
-        output.backward(gradient.to(output.dtype))
-    assert outputs[1].dtype == torch.bfloat16
-
-    def errors(values: list[torch.Tensor]) -> tuple[float, float]:
-        """Relative error of torch's bfloat16 convolution, and of ours."""
-        truth = values[2].detach().double()
-        ours, theirs = (((v.detach().double() - truth).norm() / truth.norm()).item() for v in (values[1], values[0]))
-        return theirs, ours
-
-    weights = (plain[0].weight, small[0].weight, exact[0].weight)
-    for values in (outputs, [x.grad for x in inputs], [w.grad for w in weights]):
-        theirs, ours = errors(values)
-        assert ours < 1.5 * theirs + 1e-6 < 0.02
+        output = small(x)
+    expected = exact(x_exact)
+    gradient = torch.randn_like(output)
+    output.backward(gradient)
+    expected.backward(gradient.double())
+    assert output.dtype == torch.bfloat16
+    # not held to torch's bfloat16 convolution: its weight gradient is garbage for stride 2 on a 1x1 map (torch 2.14.1)
+    of_weights = (small[0].weight.grad, exact[0].weight.grad)
+    for ours, truth in ((output, expected), (x.grad, x_exact.grad), of_weights):
+        assert ours is not None
+        assert ((ours.double() - truth).norm() / truth.norm()).item() < 0.004  # a rounding to 8 bits is 0.002
 
 
 def test_the_product_is_taken_where_it_pays_only(monkeypatch: pytest.MonkeyPatch) -> None:
