@@ -100,6 +100,12 @@ def test_sizes_that_do_not_fit_are_refused(sizes: dict, flags: list[str], messag
     (["--wd", "nan"], "--weight-decay nan is not"),
     (["--max-bad", "-0.1"], "--max-bad"),
     (["--schedule-factors", "0.1"], "one factor for each"),
+    (["--method", "end_to_end", "--negatives", "hard"], "--negatives is for --method moco; --method end_to_end has no"),
+    (["--method", "supervised", "--symmetric"], "--symmetric is for --method moco"),
+    (["--image-size", "4"], "--image-size 4 is too small"),
+    (["--lr-gamma", "nan"], "--lr-gamma nan is not"),
+    (["--share-encoder"], "--share-encoder is for --method end_to_end"),
+    (["--method", "memory_bank", "--instdisc-form", "softmax"], "--instdisc-form is for --method instdisc"),
 ])  # fmt: skip
 def test_settings_that_cannot_work_are_refused(flags: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
