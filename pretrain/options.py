@@ -168,6 +168,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """
     parser = build_parser()
     given = vars(parser.parse_args(argv))
+    given["resume"] = given["resume"] if given["resume"] != "" else None  # the official default
     demo = given["data"] is None
     if demo and given["resume"] not in (None, "auto"):
         parser.error(f"--resume took {given['resume']!r}: no folder of images is left, so name it before --resume")

@@ -308,6 +308,19 @@ def test_the_main_process_alone_prints_the_recipe(
     assert ("recipe moco_v2:" in capsys.readouterr().out) is ("1" not in (given.get("RANK"), *flags))
 
 
+@pytest.mark.parametrize(("given", "rank"), [
+    ({}, "3"), ({"WORLD_SIZE": "2", "LOCAL_RANK": "1"}, "1"), ({"LOCAL_WORLD_SIZE": "1", "WORLD_SIZE": "2"}, "3"),
+    ({"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "0"),
+])  # fmt: skip
+def test_gpu_is_for_the_only_process_of_a_machine(given: dict, rank: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else --gpu 0 --multiprocessing-distributed, say, would put all processes on one GPU."""
+    from pretrain.main import choose_gpu
+
+    monkeypatch.setattr(os, "environ", dict(given))
+    choose_gpu(3)
+    assert os.environ["LOCAL_RANK"] == rank
+
+
 def test_an_address_that_is_none_is_one_line(tiny_images: Path, tmp_path: Path, run_cli: Callable) -> None:
     flags = ["--world-size", "2", "--rank", "0", "--dist-url", "tcp://localhost:port"]
     assert "is not tcp://HOST:PORT" in run_cli([SCRIPT, tiny_images, *flags], cwd=tmp_path, check=2).stderr
