@@ -33,7 +33,7 @@ from pretrain.probes import KnnMonitor
 from pretrain.recipes import OFFICIAL
 from pretrain.recorder import Recorder
 from pretrain.schedules import Schedule
-from pretrain.views import Views, build_views
+from pretrain.views import Views, build_views, eval_kind
 from runtime.atomic import write_text
 from runtime.distributed import World, barrier
 from runtime.errors import UserError
@@ -159,12 +159,12 @@ def usable_workers(wanted: int, world: World) -> int:
 
 
 def training_views(args: Namespace) -> Views:
-    """The method's views: the crops it needs, of v1 or v2, or the supervised recipe's."""
+    """The method's views: the crops it needs, of the kind that --views names, else of v1, v2 or its own."""
     single = {"supervised": ("supervised", 1), "invaspread": ("invaspread", 2)}
     kind, count = single.get(args.method, ("v2" if args.aug_plus else "v1", 2))
     if args.method in ("memory_bank", "instdisc"):
         count = 1
-    return build_views(kind, image_size=args.image_size, views=count, aug_on=args.aug_on)
+    return build_views(args.views or kind, image_size=args.image_size, views=count, aug_on=args.aug_on)
 
 
 def schedule_of(args: Namespace, total: int, per_epoch: int) -> Schedule:
@@ -278,6 +278,7 @@ def knn_monitor(args: Namespace, method: Method, world: World) -> Callable[[], d
     return KnnMonitor(
         method.encoder_q, train_set, val_set, image_size=args.image_size, device=world.device, images=args.knn_images,
         workers=usable_workers(args.workers, world), layer=args.knn_layer, max_bad=args.max_bad,
+        kind=eval_kind(args.views),
     )  # fmt: skip
 
 
