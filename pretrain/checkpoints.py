@@ -53,6 +53,20 @@ class CheckpointFolder:
             old.unlink(missing_ok=True)
         return file
 
+    def renumber(self, state: dict[str, Any]) -> None:
+        """Begin to count anew with ``state``, where an epoch has other steps than when the files here were named.
+
+        They move to a folder inside this one: by its name an older one could pass for the newest, which a resume takes
+        and ``save`` keeps.
+        """
+        file = self.name(state["step"])
+        save_torch(state, file)
+        aside = self.folder / f"before_step_{state['step']:09d}"
+        for _, old in self.steps():
+            if old != file:
+                aside.mkdir(exist_ok=True)
+                old.replace(aside / old.name)
+
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """The newest checkpoint that can be read; a damaged one is named and passed over. None when there is none.
 

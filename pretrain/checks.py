@@ -12,21 +12,30 @@ from runtime.errors import UserError
 
 # what may differ between a run and its continuation without changing a single number
 FREE = {"workers", "print_freq"}
+# options that other methods than theirs would ignore, and a comparison would then compare a run with itself
+OWNERS = {"symmetric": "moco", "negatives": "moco", "share_encoder": "end_to_end", "instdisc_form": "instdisc"}
 
 
 def check_settings(args: Namespace) -> None:
     """Refuse what no data set could make right."""
     from pretrain.encoders import ARCHITECTURES
 
+    for name, method in OWNERS.items():
+        if args.method != method and getattr(args, name) != OURS[name]:
+            raise UserError(
+                f"--{name.replace('_', '-')} is for --method {method}; --method {args.method} has no use for it"
+            )
     if args.arch not in ARCHITECTURES:
         raise UserError(f"unknown encoder -a {args.arch}; choose one of {', '.join(ARCHITECTURES)}")
+    if args.image_size < 8:
+        raise UserError(f"--image-size {args.image_size} is too small for a ResNet; use 32 or more")
     if not 0 <= args.moco_m <= 1:
         raise UserError(f"--moco-m {args.moco_m} is not between 0 and 1")
     if not args.moco_t > 0:
         raise UserError(f"--moco-t {args.moco_t} is not positive")
     if not 0 < args.lr < math.inf:
         raise UserError(f"--lr {args.lr} is not a positive number")
-    for name in ("momentum", "weight_decay", "warmup_epochs", "bank_momentum", "hard_beta", "max_bad"):
+    for name in ("momentum", "weight_decay", "warmup_epochs", "lr_gamma", "bank_momentum", "hard_beta", "max_bad"):
         if not 0 <= getattr(args, name) < math.inf:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)} is not a number from 0 up")
     if args.schedule_factors is not None and len(args.schedule_factors) != len(args.schedule):

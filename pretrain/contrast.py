@@ -39,7 +39,9 @@ class _InfoNCE(torch.autograd.Function):
         for start in range(0, len(rows), chunk):
             part = rows[start : start + chunk]
             part = (part - centre).to(torch.bfloat16) if bf16 else part
-            logits = (operand @ part.T).float().add_(shift[:, None])  # B x chunk
+            logits = (operand @ part.T).float()  # B x chunk
+            if bf16:
+                logits += shift[:, None]
             higher = torch.maximum(top, logits.amax(1))
             shrink = torch.exp(top - higher)
             weights = logits.sub_(higher[:, None]).exp_()

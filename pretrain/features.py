@@ -45,22 +45,23 @@ def main() -> int:
     from pretrain.frozen import read_encoder
     from pretrain.images import open_images
     from pretrain.probes import alignment, encoder_function, extract, knn_accuracy, uniformity
-    from pretrain.views import build_views
+    from pretrain.views import build_views, eval_kind
     from runtime.atomic import sha256_file, write_json
     from runtime.provenance import provenance
 
     encoder, checkpoint = read_encoder(args.checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder.to(device)
-    size = args.image_size or checkpoint.get("settings", {}).get("image_size", 224)
+    settings = checkpoint.get("settings", {})
+    size, kind = args.image_size or settings.get("image_size", 224), eval_kind(settings.get("views"))
     train = open_images(args.data, labels=True)
     val = open_images(Path(args.data) / "val", labels=True, split=None)
     if any(a != b for a, b in zip(train.classes or [], val.classes or [])):
         raise UserError(f"the class folders of {args.data}/train and {args.data}/val differ")
     encode = encoder_function(encoder, args.layer)
     how = {"device": device, "images": args.images, "workers": min(args.workers, usable_cores())}
-    (bank,), bank_labels = extract(encode, train, build_views("eval", image_size=size), **how)
-    (queries,), labels = extract(encode, val, build_views("eval", image_size=size), **how)
+    (bank,), bank_labels = extract(encode, train, build_views(kind, image_size=size), **how)
+    (queries,), labels = extract(encode, val, build_views(kind, image_size=size), **how)
     (first, second), _ = extract(encode, val, build_views("v1", image_size=size), **how)
     numbers = {
         "knn": knn_accuracy(bank, bank_labels, queries, labels, k=args.k, temperature=args.temperature),

@@ -16,7 +16,7 @@ from pretrain.frozen import read_encoder
 from pretrain.images import ImageSource, open_images
 from pretrain.loader import build_eval_loader, build_loader
 from pretrain.schedules import Schedule
-from pretrain.views import build_views
+from pretrain.views import build_views, eval_kind
 from runtime.atomic import sha256_file, write_json
 from runtime.distributed import World
 from runtime.errors import UserError
@@ -34,7 +34,9 @@ DECIDING = ("lr", "batch_size", "epochs", "schedule", "momentum", "weight_decay"
 class LinearProbe:
     """Frozen encoder in evaluation mode (its BN statistics stay, as in the official code), trained classifier."""
 
-    def __init__(self, encoder: Any, classes: int, args: Namespace, device: torch.device) -> None:
+    def __init__(self, encoder: Any, classes: int, args: Namespace, device: torch.device, kind: str = "eval") -> None:
+        """``kind`` of views (see `pretrain.views.KINDS`) is what its accuracy is measured on."""
+        self.kind = kind
         self.encoder = encoder.to(device, memory_format=torch.channels_last).requires_grad_(False).eval()
         torch.manual_seed(derive_seed(args.seed, "linear"))
         last = encoder.layer4[-1]
@@ -72,7 +74,7 @@ class LinearProbe:
     @torch.no_grad()
     def accuracy(self, source: ImageSource, size: int, workers: int) -> tuple[float, float]:
         """Top-1 and top-5 in percent on centre crops."""
-        views = build_views("eval", image_size=size)
+        views = build_views(self.kind, image_size=size)
         hits, seen = torch.zeros(2), 0
         for batch in build_eval_loader(source, views, batch_size=256, workers=workers):
             logits, labels = self.logits(views.on_device(batch, self.device)[0]).cpu(), batch.labels
@@ -85,11 +87,13 @@ class LinearProbe:
 def probe(args: Namespace, folder: Path, world: World) -> int:
     """Train the probe in ``folder``, write result.json there; returns the exit code. One process suffices."""
     encoder, checkpoint = read_encoder(args.pretrained, args.arch)
-    size = args.image_size or checkpoint.get("settings", {}).get("image_size", 224)
+    settings = checkpoint.get("settings", {})
+    size = args.image_size or settings.get("image_size", 224)
     train, val = open_images(args.data, labels=True), open_images(Path(args.data) / "val", labels=True, split=None)
     if train.classes != val.classes:
         raise UserError(f"the class folders of {args.data}/train and {args.data}/val differ")
-    learner = LinearProbe(encoder, len(train.classes or []), args, world.device)
+    kind = eval_kind(settings.get("views"))
+    learner = LinearProbe(encoder, len(train.classes or []), args, world.device, kind)
     made = {"pretrained": sha256_file(args.pretrained), "arch": checkpoint["arch"], "size": size}
     made |= {"data": [train.fingerprint, val.fingerprint]} | {key: getattr(args, key) for key in DECIDING}
     with RunLock(folder), StopSignal() as stop:

@@ -43,6 +43,8 @@ def main() -> int:
     for name in ("lr", "batch_size", "epochs"):
         if not getattr(args, name) > 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)} is not positive")
+    if args.workers < 0:
+        raise UserError(f"--workers {args.workers} is below 0")
     from pretrain.linear import probe
     from runtime.distributed import init_world
 

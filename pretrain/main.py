@@ -51,13 +51,20 @@ def join_official_world(args: Namespace) -> None:
                       MASTER_ADDR=host, MASTER_PORT=str(port))  # fmt: skip
 
 
+def choose_gpu(gpu: int | None) -> None:
+    """The GPU of --gpu for the only process on this machine; of several each keeps its own, as in the official code."""
+    environ = os.environ
+    alone = int(environ.get("LOCAL_WORLD_SIZE", environ.get("WORLD_SIZE", 1))) == 1
+    if gpu is not None and alone:
+        environ["LOCAL_RANK"] = str(gpu)
+
+
 def work(args: Namespace) -> int:
     """One process of the run."""
     from pretrain.run import pretrain
     from runtime.distributed import close_world, init_world
 
-    if args.gpu is not None:
-        os.environ["LOCAL_RANK"] = str(args.gpu)
+    choose_gpu(args.gpu)
     world = init_world(args.device, args.dist_backend)
     folder = Path(args.output or Path("runs") / (args.name or f"{args.method}_{args.arch}"))
     try:

@@ -13,6 +13,7 @@ OURS = {
     "bn_splits": 1,
     "precision": "fp32",
     "aug_on": "auto",
+    "views": None,
     "symmetric": False,
     "negatives": "queue",
     "mochi_hardest": 1024,
@@ -112,6 +113,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     group.add_argument("-j", "--workers", type=_whole, help="loader processes (32, at most the cores there are)")
     group.add_argument("--cache", metavar="FILE", default=None, help="pre-decoded images (pretrain/cache_images.py)")
+    group.add_argument("--views", choices=["v1", "v2", "cifar"], help="augmentation by name (v1; v2 with --aug-plus; "
+                       "cifar: of the official CIFAR-10 demo)")  # fmt: skip
     group.add_argument("--aug-on", choices=["auto", "device", "cpu"], help="where colour and blur are computed (auto)")
     group.add_argument("--max-bad", type=float, default=0.01, metavar="SHARE", help="bad images tolerated (0.01)")
     group.add_argument("--val", metavar="DIR", default=None, help="labelled images for the probe (DIR/val)")
@@ -168,6 +171,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """
     parser = build_parser()
     given = vars(parser.parse_args(argv))
+    given["resume"] = given["resume"] if given["resume"] != "" else None  # the official default
     demo = given["data"] is None
     if demo and given["resume"] not in (None, "auto"):
         parser.error(f"--resume took {given['resume']!r}: no folder of images is left, so name it before --resume")

@@ -103,12 +103,13 @@ class KnnMonitor:
 
     def __init__(
         self, encoder: nn.Module, train: ImageSource, val: ImageSource, *, image_size: int, device: torch.device,
-        images: int, workers: int, layer: str = "backbone", max_bad: float = 0.01,
+        images: int, workers: int, layer: str = "backbone", max_bad: float = 0.01, kind: str = "eval",
     ) -> None:  # fmt: skip
-        """At most ``images`` of each set are looked at, evenly spread (0: all); ``max_bad`` as for the training."""
+        """At most ``images`` of each set are looked at, evenly spread (0: all), in views of ``kind`` (a key of KINDS);
+        ``max_bad`` as for the training."""
         self.encoder, self.train, self.val = encoder, train, val
         self.encode = encoder_function(encoder, layer)
-        views = build_views("eval", image_size=image_size)
+        views = build_views(kind, image_size=image_size)
         self.how: dict[str, Any] = {
             "views": views,
             "device": device,

@@ -48,6 +48,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "moco_m": 0.99,
         "moco_t": 0.1,
         "bn_splits": 8,
+        "views": "cifar",
     },
     # 300 steps: keys at 0.999 would not have moved, and without a warm-up all features turn away from the random
     # initial queue in one direction before it holds keys (their spread falls to 0.04; with it 0.26 and rising)
@@ -69,10 +70,12 @@ RECIPES: dict[str, dict[str, Any]] = {
         "moco_t": 0.1,
         "schedule": [80, 120, 160],
     },
-    # 1904.03436; its steps x0.1 @120, x0.05 @160, x0.01 @200 are factors of the base rate
+    # 1904.03436 on CIFAR-10; its steps x0.1 @120, x0.05 @160, x0.01 @200 are factors of the base rate
     "invaspread": {
         "method": "invaspread",
         "arch": "resnet18",
+        "stem": "cifar",
+        "image_size": 32,
         "batch_size": 128,
         "weight_decay": 5e-4,
         "moco_t": 0.1,

@@ -33,7 +33,7 @@ from pretrain.probes import KnnMonitor
 from pretrain.recipes import OFFICIAL
 from pretrain.recorder import Recorder
 from pretrain.schedules import Schedule
-from pretrain.views import Views, build_views
+from pretrain.views import Views, build_views, eval_kind
 from runtime.atomic import write_text
 from runtime.distributed import World, barrier
 from runtime.errors import UserError
@@ -79,22 +79,28 @@ def _run(args: Namespace, folder: Path, world: World, source: ImageSource, sizes
     )
     kept = CheckpointFolder(folder, sizes.steps_per_epoch, args.keep)
     fixed = deciding(args, fingerprint=source.fingerprint, ranks=world.size)
-    start, changes = resume(args, kept, method, optimizer, fixed)
+    start, changes, recount = resume(args, kept, method, optimizer, fixed)
     if start >= total:
         if world.is_main and not (folder / HASH_FILE).exists():  # killed right behind the last save
             write_hash(folder, kept.name(start), weights_sha256(method.export_state()))
         log.info("already finished: %d of %d steps are in %s", start, total, folder)
         return 0
 
+    def state_after(done: int) -> dict[str, Any]:
+        return snapshot(args, method, optimizer, done, sizes.steps_per_epoch, fixed, changes)
+
     def save(done: int) -> None:
         if world.is_main:  # the ranks hold the same weights; the BatchNorm buffers saved are rank 0's
-            state = snapshot(args, method, optimizer, done, sizes.steps_per_epoch, fixed, changes)
+            state = state_after(done)
             file = kept.save(state)
             log.info("saved %s, weights %s", file, state["weights_sha256"])
             if done == total:
                 write_hash(folder, file, state["weights_sha256"])
         barrier()
 
+    barrier()  # every rank has read its checkpoint
+    if recount and world.is_main:
+        kept.renumber(state_after(start))
     log.info(
         "%s %s on %d images of %s: %d steps of %d images%s, %d process(es) on %s",
         args.method, args.arch, len(source), args.data, total, sizes.global_batch,
@@ -153,12 +159,12 @@ def usable_workers(wanted: int, world: World) -> int:
 
 
 def training_views(args: Namespace) -> Views:
-    """The method's views: the crops it needs, of v1 or v2, or the supervised recipe's."""
+    """The method's views: the crops it needs, of the kind that --views names, else of v1, v2 or its own."""
     single = {"supervised": ("supervised", 1), "invaspread": ("invaspread", 2)}
     kind, count = single.get(args.method, ("v2" if args.aug_plus else "v1", 2))
     if args.method in ("memory_bank", "instdisc"):
         count = 1
-    return build_views(kind, image_size=args.image_size, views=count, aug_on=args.aug_on)
+    return build_views(args.views or kind, image_size=args.image_size, views=count, aug_on=args.aug_on)
 
 
 def schedule_of(args: Namespace, total: int, per_epoch: int) -> Schedule:
@@ -197,6 +203,7 @@ def snapshot(
         "method": args.method,
         "recipe": args.recipe,
         "step": done,
+        "steps_per_epoch": per_epoch,
         "settings": fixed,
         "changes": changes,
         "rng": rng_state(),
@@ -212,19 +219,22 @@ def write_hash(folder: Path, checkpoint: Path, sha256: str) -> None:
 
 def resume(
     args: Namespace, kept: CheckpointFolder, method: Method, optimizer: torch.optim.Optimizer, fixed: dict[str, Any]
-) -> tuple[int, list[dict[str, Any]]]:
-    """Load what --resume names, or the newest checkpoint of the folder; (first step, allowed changes so far)."""
+) -> tuple[int, list[dict[str, Any]], bool]:
+    """Load what --resume names, or the newest checkpoint of the folder.
+
+    Returns the first step, the changes allowed so far, and whether the folder's files count an epoch's steps otherwise.
+    """
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # torchrun repeats the same command
     if args.resume is None and not restarted:
         if kept.steps():
             raise UserError(f"{kept.folder} already holds checkpoints; add --resume, or choose another --output")
-        return args.start_epoch * kept.steps_per_epoch, []
+        return args.start_epoch * kept.steps_per_epoch, [], False
     # a restarted run goes on from its own newest checkpoint, not from the one that its first life was given
     named = args.resume not in (None, "auto") and not (restarted and kept.steps())
     found = (Path(args.resume), load_checkpoint(Path(args.resume))) if named else kept.newest()
     if found is None:
         log.info("nothing to resume in %s: starting from the beginning", kept.folder)
-        return 0, []
+        return 0, [], False
     file, checkpoint = found
     if checkpoint["arch"] != args.arch:
         raise UserError(f"{file} holds a {checkpoint['arch']}, not the {args.arch} of -a")
@@ -235,9 +245,19 @@ def resume(
         changes.append({"step": checkpoint["step"], "changed": changed})
         log.warning("continuing with changed settings: %s", changed)
     restore(method, optimizer, checkpoint, file)
-    start = checkpoint.get("step", (args.start_epoch or checkpoint.get("epoch", 0)) * kept.steps_per_epoch)
+    start = first_step(args, checkpoint, kept.steps_per_epoch)
     log.info("resumed %s at step %d", file, start)
-    return start, changes
+    recount = bool(kept.steps()) and checkpoint.get("steps_per_epoch", kept.steps_per_epoch) != kept.steps_per_epoch
+    return start, changes, recount
+
+
+def first_step(args: Namespace, checkpoint: dict[str, Any], per_epoch: int) -> int:
+    """The step a checkpoint goes on with: the same place in the epochs, should an epoch have other steps by now (an
+    allowed change of the batch or the data); the same step where the run is measured in steps."""
+    if "step" not in checkpoint:
+        return (args.start_epoch or checkpoint.get("epoch", 0)) * per_epoch
+    step, before = checkpoint["step"], checkpoint.get("steps_per_epoch", per_epoch)
+    return step if args.iterations or before == per_epoch else round(step * per_epoch / before)
 
 
 def knn_monitor(args: Namespace, method: Method, world: World) -> Callable[[], dict[str, float]] | None:
@@ -258,6 +278,7 @@ def knn_monitor(args: Namespace, method: Method, world: World) -> Callable[[], d
     return KnnMonitor(
         method.encoder_q, train_set, val_set, image_size=args.image_size, device=world.device, images=args.knn_images,
         workers=usable_workers(args.workers, world), layer=args.knn_layer, max_bad=args.max_bad,
+        kind=eval_kind(args.views),
     )  # fmt: skip
 
 

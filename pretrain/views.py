@@ -46,7 +46,8 @@ class Slot(IntEnum):
 class ViewKind:
     """One row of KINDS.
 
-    views: views per image. scale: area range of RandomResizedCrop; None means the central crop of evaluation.
+    views: views per image. scale: area range of RandomResizedCrop; None means the central crop of evaluation, for which
+    the shorter side is first made `margin` times the side of the view.
     jitter: strengths of brightness, contrast, saturation and hue, applied with probability jitter_p.
     grey_first: grey before the colour jitter (v1) or after it (v2). sigma: range of the blur, in pixels.
     """
@@ -60,6 +61,7 @@ class ViewKind:
     grey_first: bool = False
     blur_p: float = 0.0
     sigma: tuple[float, float] = (0.1, 2.0)
+    margin: float = 256 / 224
 
 
 V1 = ViewKind(jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1.0, grey_p=0.2, grey_first=True)
@@ -68,9 +70,16 @@ KINDS: dict[str, ViewKind] = {
     "v1": V1,  # MoCo v1, the augmentation of InstDisc (arXiv 1805.01978)
     "v2": V2,  # MoCo v2 (arXiv 2003.04297, section 3): v1 with weaker hue, grey last, and SimCLR's blur
     "invaspread": replace(V1, grey_first=False),  # arXiv 1904.03436: crop, jitter, grey, flip
+    "cifar": replace(V2, scale=(0.08, 1.0), blur_p=0.0),  # the official CIFAR-10 demo: no blur, torchvision's scale
     "supervised": ViewKind(views=1, scale=(0.08, 1.0)),  # torchvision's reference recipe
     "eval": ViewKind(views=1, scale=None, flip_p=0.0),  # shorter side to 256/224 of the size, central crop
+    "whole": ViewKind(views=1, scale=None, flip_p=0.0, margin=1.0),  # the demo's: a 32 px image as it is
 }
+
+
+def eval_kind(training: str | None) -> str:
+    """The kind by which probes look at images, for an encoder trained with the option --views (None: not given)."""
+    return "whole" if training == "cifar" else "eval"
 
 
 def build_views(
@@ -118,7 +127,8 @@ class Views:
     def cut(self, picture: Picture, u: np.ndarray, out: np.ndarray) -> None:
         """CPU stage of one image. u: its numbers, count x Slot.COUNT; out: uint8, count x size x size x 3, written."""
         if self.kind.scale is None:
-            crops.cut_centre(picture, round(self.image_size * 256 / 224), self.image_size, out[0], self._scratch)
+            shorter_side = round(self.image_size * self.kind.margin)
+            crops.cut_centre(picture, shorter_side, self.image_size, out[0], self._scratch)
             out[1:] = out[0]
             return
         boxes = [self._crop(picture, numbers) for numbers in u.tolist()]

@@ -14,7 +14,10 @@ from typing import Any
 
 from runtime.version import __version__
 
-PACKAGES = ("torch", "torchvision", "numpy", "pycocotools", "fvcore", "detectron2")
+PACKAGES = (
+    "torch", "torchvision", "numpy", "pycocotools", "fvcore", "detectron2",
+    "pillow", "simplejpeg", "opencv-python-headless", "opencv-python",  # decoders: pixels depend on them
+)  # fmt: skip
 
 
 def provenance(argv: list[str] | None = None) -> dict[str, Any]:

@@ -94,6 +94,8 @@ class MoCo(Method):
         self.begin_step()
         none = torch.empty(0)
         loss = self.loss([q_view, k_view], none, none)
+        if loss.requires_grad and self.negatives is not self.plain:
+            self.queue.rows = self.queue.rows.clone()  # the caller's backward, still to come, needs the old rows
         self.end_step()
         self.step += 1
         return loss

@@ -73,6 +73,24 @@ def test_the_ten_lines_of_the_documentation_train(repo: Path) -> None:
     assert len(code.strip().splitlines()) <= 12
 
 
+@pytest.mark.parametrize("name", sorted(STRATEGIES))
+def test_every_choice_of_negatives_can_be_called_in_a_notebook(name: str) -> None:
+    """There the backward comes after the enqueue: its gradient must be that of the queue as the loss saw it."""
+    score = STRATEGIES[name](hardest=4, pairs=4, with_query=2, class_prior=0.1, beta=1.0)
+    moco = MoCo(linear_encoder(), dim=8, queue_size=8, negatives=score)
+    looped = copy.deepcopy(moco)
+    x = views()
+    torch.manual_seed(1)
+    moco(*x).backward()
+    torch.manual_seed(1)
+    looped.begin_step()
+    looped.loss(x, NONE, NONE).backward()
+    looped.end_step()
+    for ours, theirs in zip(moco.trained_parameters(), looped.trained_parameters()):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+    torch.testing.assert_close(moco.state_dict(), looped.state_dict())
+
+
 def test_moco_checkpoint_has_the_official_names_and_layout() -> None:
     moco = MoCo(build_encoder("resnet18", outputs=16, mlp=True), dim=16, queue_size=24)
     state = moco.export_state()

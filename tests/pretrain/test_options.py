@@ -53,6 +53,20 @@ def test_flags_win_over_recipes_and_recipes_over_defaults() -> None:
     assert stop.value.code == 2
 
 
+def test_the_small_recipes_are_those_of_their_sources() -> None:
+    """The official CIFAR-10 demo's namespace, and demo_seen.py of 1904.03436, whose images are CIFAR's too."""
+    args = parse(["DIR", "--recipe", "moco_cifar10"])
+    assert (args.arch, args.stem, args.image_size, args.batch_size, args.bn_splits) == ("resnet18", "cifar", 32, 512, 8)
+    assert (args.moco_dim, args.moco_k, args.moco_m, args.moco_t) == (128, 4096, 0.99, 0.1)
+    assert (args.lr, args.weight_decay, args.epochs, args.cos, args.views) == (0.06, 5e-4, 200, True, "cifar")
+    args = parse(["DIR", "--method", "invaspread"])
+    assert (args.arch, args.stem, args.image_size, args.batch_size, args.epochs) == ("resnet18", "cifar", 32, 128, 301)
+
+
+def test_an_empty_resume_is_none_as_in_the_official_code() -> None:
+    assert parse(["DIR", "--resume", ""]).resume is None
+
+
 def test_resume_does_not_swallow_the_folder() -> None:
     assert parse(["DIR", "--resume"]).resume == "auto"
     assert parse(["--resume"]).demo
@@ -100,6 +114,12 @@ def test_sizes_that_do_not_fit_are_refused(sizes: dict, flags: list[str], messag
     (["--wd", "nan"], "--weight-decay nan is not"),
     (["--max-bad", "-0.1"], "--max-bad"),
     (["--schedule-factors", "0.1"], "one factor for each"),
+    (["--method", "end_to_end", "--negatives", "hard"], "--negatives is for --method moco; --method end_to_end has no"),
+    (["--method", "supervised", "--symmetric"], "--symmetric is for --method moco"),
+    (["--image-size", "4"], "--image-size 4 is too small"),
+    (["--lr-gamma", "nan"], "--lr-gamma nan is not"),
+    (["--share-encoder"], "--share-encoder is for --method end_to_end"),
+    (["--method", "memory_bank", "--instdisc-form", "softmax"], "--instdisc-form is for --method instdisc"),
 ])  # fmt: skip
 def test_settings_that_cannot_work_are_refused(flags: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):

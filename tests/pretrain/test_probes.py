@@ -97,6 +97,41 @@ def test_linear_probe_learns_stripes_and_leaves_the_encoder(
         linear.probe(args, tmp_path / "run", World(0, 1, 0, torch.device("cpu")))
 
 
+def test_probes_look_at_images_as_the_recipe_does(
+    tiny_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After --views cifar the kNN monitor, features.py and the linear probe see whole images."""
+    from pretrain import features, linear, linear_probe, probes, views
+    from pretrain.options import parse
+    from pretrain.run import pretrain
+    from runtime.distributed import World
+
+    seen: list[str] = []
+    build = views.build_views
+    for module in (probes, views, linear):
+        monkeypatch.setattr(module, "build_views", lambda kind, **how: (seen.append(kind), build(kind, **how))[1])
+    small = ["-a", "resnet18", "--image-size", "32", "-b", "8", "--epochs", "1", "--moco-k", "32", "-j", "0"]
+    here = World(0, 1, 0, torch.device("cpu"))
+    pretrain(parse([str(tiny_images), *small, "--views", "cifar"]), tmp_path / "run", here)
+    assert seen == ["whole"]
+    checkpoint = str(tmp_path / "run" / "checkpoint_0000.pth.tar")
+    monkeypatch.setattr("sys.argv", ["features.py", checkpoint, str(tiny_images), "-j", "0"])
+    features.main()
+    assert seen == ["whole", "whole", "whole", "v1"]
+    flags = [str(tiny_images), "--pretrained", checkpoint, "-b", "8", "--epochs", "1", "--lr", "0.1", "-j", "0"]
+    linear.probe(linear_probe.parse(flags), tmp_path / "linear", here)
+    assert seen[4:] == ["supervised", "whole"]
+
+
+def test_linear_probe_refuses_what_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pretrain import linear_probe
+
+    for flag, message in (("-j", "--workers -1 is below 0"), ("--epochs", "--epochs -1 is not positive")):
+        monkeypatch.setattr("sys.argv", ["linear_probe.py", "DIR", "--pretrained", "c.pth", flag, "-1"])
+        with pytest.raises(UserError, match=message):
+            linear_probe.main()
+
+
 def test_features_of_a_checkpoint(tiny_images: Path, tmp_path: Path, run_cli: Callable) -> None:
     encoder = build_encoder("resnet18", outputs=16)
     torch.save({"arch": "resnet18", "state_dict": encoder.state_dict()}, tmp_path / "c.pth")

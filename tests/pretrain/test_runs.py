@@ -205,6 +205,34 @@ def test_allowed_change_is_recorded(finished: Path, tiny_images: Path, tmp_path:
     assert checkpoint["changes"] == [{"step": 4, "changed": {"lr": [0.03, 0.1]}}]
 
 
+def test_another_batch_goes_on_at_the_same_place_in_the_epochs(tiny_images: Path, tmp_path: Path) -> None:
+    """6 of 8 steps, 4 in an epoch, are 3 of 4 steps with batches of twice the size; by its name the file of step 6
+    would ever after pass for the newest."""
+    run(tiny_images, tmp_path / "a", "--save-steps", "6")
+    sixth = "checkpoint_step_000000006.pth.tar"
+    (tmp_path / "b").mkdir()
+    for name in (FIRST, sixth):
+        shutil.copy(tmp_path / "a" / name, tmp_path / "b")
+    flags = ["--resume", "--batch-size", "16", "--allow-change", "batch_size", "--keep", "1"]
+    assert run(tiny_images, tmp_path / "b", *flags) == 0
+    assert f"resumed {tmp_path / 'b' / sixth} at step 3" in (tmp_path / "b" / "log.txt").read_text()
+    assert [file.name for file in (tmp_path / "b").glob("checkpoint_*")] == [LAST]
+    assert {file.name for file in (tmp_path / "b" / "before_step_000000003").iterdir()} == {FIRST, sixth}
+    last = torch.load(tmp_path / "b" / LAST, weights_only=True)
+    assert (last["step"], last["steps_per_epoch"], last["epoch"]) == (4, 2, 2)
+    assert last["changes"] == [{"step": 6, "changed": {"batch_size": [8, 16]}}]
+    assert run(tiny_images, tmp_path / "b", *flags) == 0
+    assert "already finished: 4 of 4" in (tmp_path / "b" / "log.txt").read_text()
+
+
+def test_a_run_measured_in_steps_goes_on_at_the_same_step(tiny_images: Path, tmp_path: Path) -> None:
+    run(tiny_images, tmp_path, "--iterations", "6")
+    flags = ["--iterations", "8", "--batch-size", "16", "--allow-change", "batch_size", "--allow-change", "iterations"]
+    run(tiny_images, tmp_path, "--resume", *flags)
+    assert "at step 6" in (tmp_path / "log.txt").read_text()
+    assert torch.load(tmp_path / "checkpoint_0003.pth.tar", weights_only=True)["step"] == 8
+
+
 def test_official_checkpoint_resumes(finished: Path, tiny_images: Path, tmp_path: Path) -> None:
     """Only the official keys, and an optimiser that lists the key encoder's parameters too, as main_moco.py writes."""
     ours = torch.load(finished / FIRST, weights_only=True)
@@ -278,6 +306,19 @@ def test_the_main_process_alone_prints_the_recipe(
     monkeypatch.setattr(main, "work", lambda args: 0)
     assert main.main() == 0
     assert ("recipe moco_v2:" in capsys.readouterr().out) is ("1" not in (given.get("RANK"), *flags))
+
+
+@pytest.mark.parametrize(("given", "rank"), [
+    ({}, "3"), ({"WORLD_SIZE": "2", "LOCAL_RANK": "1"}, "1"), ({"LOCAL_WORLD_SIZE": "1", "WORLD_SIZE": "2"}, "3"),
+    ({"LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}, "0"),
+])  # fmt: skip
+def test_gpu_is_for_the_only_process_of_a_machine(given: dict, rank: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else --gpu 0 --multiprocessing-distributed, say, would put all processes on one GPU."""
+    from pretrain.main import choose_gpu
+
+    monkeypatch.setattr(os, "environ", dict(given))
+    choose_gpu(3)
+    assert os.environ["LOCAL_RANK"] == rank
 
 
 def test_an_address_that_is_none_is_one_line(tiny_images: Path, tmp_path: Path, run_cli: Callable) -> None:

@@ -59,6 +59,12 @@ OFFICIAL = {
         transforms.RandomApply([Blur()], p=0.5),
         *TAIL,
     ],
+    "cifar": [
+        transforms.RandomResizedCrop(SIZE),
+        transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
+        transforms.RandomGrayscale(p=0.2),
+        *TAIL,
+    ],
     "supervised": [transforms.RandomResizedCrop(SIZE), *TAIL],
 }
 
@@ -118,6 +124,19 @@ def test_the_central_crop_is_the_official_one(folder):
     gap = (views.on_device(batch, "cpu")[0] - plain).abs() * 255 * 0.225
     assert gap.mean() < 0.3
     assert gap.max() < 3
+
+
+def test_a_whole_image_of_the_right_size_is_shown_as_it_is(tmp_path):
+    """The CIFAR demo's probe neither enlarges nor crops its 32 px images; another size is brought to 32 px."""
+    rng = np.random.default_rng(0)
+    for name, shape in (("a.png", (32, 32, 3)), ("b.png", (48, 64, 3))):
+        Image.fromarray(rng.integers(0, 255, shape, dtype=np.uint8)).save(tmp_path / name)
+    views = build_views("whole", image_size=32)
+    batch = next(iter(build_loader(open_images(tmp_path, labels=False), views, batch_size=2, seed=0, epochs=1)))
+    pixels = {int(index): image for index, image in zip(batch.indices, batch.images[0])}
+    assert np.array_equal(pixels[0].permute(1, 2, 0).numpy(), np.asarray(Image.open(tmp_path / "a.png")))
+    small = transforms.CenterCrop(32)(transforms.Resize(32)(Image.open(tmp_path / "b.png")))
+    assert np.abs(pixels[1].permute(1, 2, 0).numpy().astype(int) - np.asarray(small).astype(int)).max() <= 1
 
 
 def test_parameters_are_drawn_as_often_and_as_strong_as_the_recipe_says():

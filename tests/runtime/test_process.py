@@ -134,6 +134,7 @@ def test_provenance_names_command_and_versions():
     record = provenance(["pretrain/main.py", "DIR"])
     assert record["argv"] == ["pretrain/main.py", "DIR"]
     assert record["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    assert "pillow" in record["versions"]  # pixels depend on the decoder
     assert record["hardware"]["cores"] >= 1
 
 
