@@ -9,6 +9,8 @@ shells. A name that is not in the table ends the reading with an error that spel
 from __future__ import annotations
 
 import collections
+import io
+import mmap
 import pickle
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -16,6 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from convert.lazy_array import DTYPES, LazyArray, Storage
+from convert.pickle_memo import refuse_wild_memo
 from runtime.errors import UserError
 
 # objects that checkpoints carry beside their tensors; they are read as empty shells, and never looked at
@@ -208,6 +211,7 @@ class SafeUnpickler(pickle.Unpickler):
 def load_pickle(file: BinaryIO, storage_of: Callable[[str, str, int], Storage] | None = None) -> Any:
     """Read one pickle. Raises UserError for a forbidden global and for any stream that is not a sound pickle."""
     try:
+        _look_at_memo(file)
         return SafeUnpickler(file, storage_of).load()
     except UserError:
         raise
@@ -216,3 +220,11 @@ def load_pickle(file: BinaryIO, storage_of: Callable[[str, str, int], Storage] |
     except Exception as error:  # a hostile stream can make the unpickler raise nearly anything; all of it means this
         reason = " ".join(str(error).split())[:120] or "cut short"
         raise UserError(f"it is damaged or no checkpoint ({type(error).__name__}: {reason})") from error
+
+
+def _look_at_memo(file: BinaryIO) -> None:
+    if isinstance(file, io.BytesIO):
+        refuse_wild_memo(file.getvalue(), file.tell())
+        return
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        refuse_wild_memo(content, file.tell())

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import struct
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -163,6 +164,28 @@ def many_bytes(path: Path) -> None:
     path.write_bytes(b"\x80\x04\x8e" + struct.pack("<Q", 1 << 60) + b"x")
 
 
+def huge_memo(path: Path) -> None:
+    path.write_bytes(b"\x80\x04Nr\xff\xff\xff\x1f.")  # ten bytes that ask for 8 GB
+
+
+def huge_memo_as_text(path: Path) -> None:
+    path.write_bytes(b"Np+536_870_911\n.")
+
+
+def huge_memo_after_text(path: Path) -> None:
+    path.write_bytes(b"(S'r\xff'\nX\x01\x00\x00\x00r\x8c\x01rcnumpy\nndarray\nr\xff\xff\xff\x1f.")
+
+
+def huge_memo_in_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", b"\x80\x02}r\xff\xff\xff\x1f.")
+
+
+def tar(path: Path) -> None:
+    with tarfile.open(path, "w") as file:
+        file.addfile(tarfile.TarInfo("checkpoint.pth"))
+
+
 def safetensors_header(text: bytes) -> Callable[[Path], None]:
     return lambda path: path.write_bytes(struct.pack("<Q", len(text)) + text + b"\0" * 16)
 
@@ -193,12 +216,21 @@ NONSENSE: dict[str, tuple[Callable[[Path], object], str | None]] = {
     "huge shape": (huge_shape, "damaged"),
     "object array": (object_array, "plain dtype"),
     "many bytes": (many_bytes, "damaged"),
+    "huge memo": (huge_memo, "memo index"),
+    "huge memo as text": (huge_memo_as_text, "memo index"),
+    "huge memo after text": (huge_memo_after_text, "memo index"),
+    "huge memo in zip": (huge_memo_in_zip, "memo index"),
+    "tar": (tar, "tar archive"),
+    "bzip2": (lambda p: p.write_bytes(b"BZh9" + b"0" * 64), "bzip2"),
+    "xz": (lambda p: p.write_bytes(b"\xfd7zXZ\0" + b"0" * 64), "xz"),
+    "7z": (lambda p: p.write_bytes(b"7z\xbc\xaf\x27\x1c" + b"0" * 64), "7z"),
+    "npy": (lambda p: np.save(p.open("wb"), np.zeros(3)), "numpy array"),
     "lying storage": (lying_storage, "damaged"),
     "no tensor": (lambda p: p.write_bytes(pickle.dumps({"epoch": 3})), "not a single tensor"),
     "cycle": (lambda p: p.write_bytes(pickle.dumps(cyclic())), "not a single tensor"),
     "safetensors beyond end": (
         safetensors_header(b'{"w":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}'),
-        "safetensors header",
+        "safetensors header names bytes beyond the end",
     ),
     "safetensors negative": (
         safetensors_header(b'{"w":{"dtype":"F32","shape":[-1],"data_offsets":[4,0]}}'),
