@@ -21,6 +21,8 @@ from convert.lazy_array import DTYPES, LazyArray, Storage
 from convert.pickle_memo import refuse_wild_memo
 from runtime.errors import UserError
 
+PLAIN_TYPES: tuple[str, ...] = ("list", "dict", "tuple", "int", "long", "float", "complex", "str", "bytes", "bytearray")
+PLAIN_TYPES += ("bool", "object", "slice", "range")
 # objects that checkpoints carry beside their tensors; they are read as empty shells, and never looked at
 SHELLS = frozenset(
     {
@@ -38,13 +40,14 @@ SHELLS = frozenset(
         "torch.torch_version.TorchVersion",
         "collections.Counter",
         "collections.deque",
+        "typing.Any",  # of omegaconf's nodes, which solo-learn's checkpoints hold
         "types.SimpleNamespace",
         "uuid.UUID",
         "easydict.EasyDict",
         "yacs.config.CfgNode",
         "fvcore.common.config.CfgNode",
         "detectron2.config.config.CfgNode",
-        *(f"{b}.{n}" for b in ("builtins", "__builtin__") for n in ("list", "dict", "int", "float", "str", "bool")),
+        *(f"{b}.{n}" for b in ("builtins", "__builtin__") for n in PLAIN_TYPES),
         *(f"torch.{name}" for name in DTYPES),
     }
 )
@@ -155,6 +158,7 @@ def _stand_ins() -> dict[str, Any]:
         "builtins.set": set,
         "__builtin__.set": set,
         "builtins.frozenset": frozenset,
+        "__builtin__.frozenset": frozenset,
         "_codecs.encode": lambda *args: _encode(*args),
         "torch._utils._rebuild_tensor": lambda *args: _rebuild_tensor(*args),
         "torch._utils._rebuild_tensor_v2": lambda *args: _rebuild_tensor(*args),

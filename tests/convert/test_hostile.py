@@ -6,7 +6,10 @@ import io
 import os
 import pickle
 import struct
+import sys
 import tarfile
+import types
+import typing
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +122,23 @@ def test_the_types_that_real_families_carry_are_read(tmp_path) -> None:
     with pytest.raises(pickle.UnpicklingError):
         torch.load(path, weights_only=True)
     assert convert(path, verify=False).family == "pixpro"
+
+
+def test_configuration_objects_are_read_without_their_packages(tmp_path, monkeypatch) -> None:
+    """solo-learn keeps an omegaconf tree, whose nodes name typing.Any and Python 2's long."""
+    node = types.ModuleType("omegaconf.nodes")
+    node.AnyNode = type("AnyNode", (), {"__module__": "omegaconf.nodes", "__qualname__": "AnyNode"})
+    monkeypatch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
+    monkeypatch.setitem(sys.modules, "omegaconf.nodes", node)
+    value = node.AnyNode()
+    value.__dict__.update(ref_type=typing.Any, object_type=int, key_type=slice(1), flags=bytearray(b"x"), factor=1j)
+    value.owner = frozenset({object})
+    checkpoint, encoders = build(fixture("solo-learn"))
+    checkpoint["hyper_parameters"] = {"cfg": value}
+    backbone = convert(save(checkpoint, tmp_path / "c.ckpt"), verify=False)
+    assert np.array_equal(backbone.tensors["stem.conv1.weight"], encoders["online"]["conv1.weight"].numpy())
+    (tmp_path / "python2.pkl").write_bytes(b"(dS'a'\nc__builtin__\nlong\ns.")
+    refused(tmp_path / "python2.pkl", "not a single tensor")
 
 
 def archive(path: Path) -> bytes:
