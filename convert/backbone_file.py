@@ -25,8 +25,11 @@ AUTHOR = "self-supervised detection transfer"  # Detectron2 prints it when it re
 def output_stem(source: Path, out: Path | None, formats: Sequence[str], tail: str = "") -> Path:
     """Where to write, without a format's suffix: ``out``, or beside ``source`` with ``tail`` added to its name.
 
-    A default name that would be the source itself gets ``_d2``; UserError where ``out`` is the source.
+    Where ``out`` is a folder, the default name in it. A default name that would be the source itself gets ``_d2``;
+    UserError where ``out`` is the source.
     """
+    if out is not None and out.is_dir():
+        return output_stem(out / source.name, None, formats, tail)
     stem = out if out is not None else source
     for suffix in SUFFIXES:
         stem = stem.with_suffix("") if stem.suffix == suffix else stem
@@ -48,6 +51,8 @@ def write_backbone(
     UserError for a full disk.
     """
     extra = {"__author__": AUTHOR, "matching_heuristics": True}
+    if emit_config:
+        _refuse_foreign_config(_with(_stem(path), "yaml"))
     written = _write(backbone, path, formats, backbone.tensors, extra)
     if emit_config:
         target = written[0].with_suffix(".yaml")
@@ -72,6 +77,16 @@ def _renamed(backbone: Backbone, layout: Layout) -> dict[str, np.ndarray]:
     return {layout.format(part): array for part, array in parts.items() if part}
 
 
+def _refuse_foreign_config(target: Path) -> None:
+    if target.is_file() and f"{target.stem}." not in target.read_text(errors="replace"):
+        raise UserError(f"{target} exists and is not the config of a backbone of this name; give another output name")
+
+
+def _stem(path: str | Path) -> Path:
+    stem = Path(path)
+    return stem.with_suffix("") if stem.suffix in SUFFIXES else stem
+
+
 def _with(stem: Path, suffix: str) -> Path:
     return stem.with_name(f"{stem.name}.{suffix}")
 
@@ -84,8 +99,7 @@ def _write(
     extra: Mapping[str, Any] | None,
 ) -> list[Path]:
     """All formats, then the sidecar: ``extra`` None writes the tensors flat, else under "model" beside ``extra``."""
-    stem = Path(path)
-    stem = stem.with_suffix("") if stem.suffix in SUFFIXES else stem
+    stem = _stem(path)
     record = _with(stem, "json")
     if record.exists() and not _is_sidecar(record):
         raise UserError(f"{record} exists and is not a backbone's sidecar; give another output name")

@@ -28,7 +28,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, nargs="?", help="the file to convert, in any format of the field")
-    parser.add_argument("out", type=Path, nargs="?", help="output (default: beside the checkpoint, as .pkl)")
+    parser.add_argument("out", type=Path, nargs="?", help="file or folder (default: beside the checkpoint, as .pkl)")
     source = parser.add_argument_group("what to take")
     source.add_argument(
         "--family", choices=["auto", *TABLE], default="auto", metavar="NAME", help="see --list-families"
@@ -57,6 +57,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.checkpoint is None and not args.list_families:
         parser.error("the checkpoint to convert is missing")
+    if args.prefix is not None and (args.family != "auto" or args.encoder):
+        parser.error("--prefix says where the ResNet is: leave out --family and --encoder")
+    if args.reverse and args.emit_config:
+        parser.error("--emit-config writes Detectron2's keys, which torchvision's names (--reverse) have no use for")
     return args
 
 

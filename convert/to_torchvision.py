@@ -28,13 +28,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "backbone", type=Path, help="a Detectron2 backbone or detector, or any checkpoint to_d2.py reads"
     )
-    parser.add_argument("out", type=Path, nargs="?", help="output (default: NAME_torchvision.pth beside it)")
+    parser.add_argument("out", type=Path, nargs="?", help="file or folder (default: NAME_torchvision.pth beside it)")
     parser.add_argument(
         "--names", choices=list(FORMATS), default="torchvision", help="caffe2: as the MSRA models have them"
     )
     parser.add_argument("--family", choices=["auto", *TABLE], default="auto", metavar="NAME", help="see to_d2.py")
     parser.add_argument("--no-verify", action="store_true", help="skip the forward check")
-    return parser.parse_args()
+    args = parser.parse_args()
+    form = args.out.suffix.lstrip(".") if args.out else ""
+    if args.names == "caffe2" and form in FORMATS["torchvision"] and form not in FORMATS["caffe2"]:
+        parser.error(f"Caffe2 names are read from .pkl files only: name the output {args.out.with_suffix('.pkl')}")
+    return args
 
 
 def main() -> int:
