@@ -13,11 +13,14 @@ import gc
 import os
 import sys
 
+gc.disable()  # a short process without cycles: the collector would only rescan what imports make
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy starts its threads on import; nothing here uses them
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
 
 from pathlib import Path
 
 from convert.families import TABLE, list_families
+from convert.leaving import leaving_at_once
 from convert.preprocessing import PREPROCESSING
 from runtime.errors import run_entry
 
@@ -74,7 +77,6 @@ def _formats(text: str) -> tuple[str, ...]:
 def main() -> int:
     """Read, convert, prove, write, report."""
     args = parse_args()
-    gc.disable()  # a short process without cycles: the collector would only rescan what importing torch makes
     if args.list_families:
         print(list_families())
         return 0
@@ -105,4 +107,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_entry(main)
+    with leaving_at_once():
+        run_entry(main)

@@ -12,11 +12,14 @@ import gc
 import os
 import sys
 
+gc.disable()  # a short process without cycles: the collector would only rescan what imports make
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy starts its threads on import; nothing here uses them
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
 
 from pathlib import Path
 
 from convert.families import TABLE
+from convert.leaving import leaving_at_once
 from runtime.errors import run_entry
 
 FORMATS = {"torchvision": ("pth", "safetensors", "pkl"), "caffe2": ("pkl",)}
@@ -44,7 +47,6 @@ def parse_args() -> argparse.Namespace:
 def main() -> int:
     """Read, rename, prove, write, report."""
     args = parse_args()
-    gc.disable()  # a short process without cycles: the collector would only rescan what importing torch makes
     from convert.backbone_file import output_stem, write_caffe2, write_torchvision
     from convert.conversion import convert
     from convert.sidecar import report
@@ -62,4 +64,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_entry(main)
+    with leaving_at_once():
+        run_entry(main)
