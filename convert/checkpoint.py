@@ -74,6 +74,8 @@ def read_checkpoint(path: str | Path, *, checksums: bool = True) -> Checkpoint:
 def _read(path: Path, checksums: bool) -> Any:
     if path.is_dir():
         raise UserError("it is a folder; name the checkpoint file inside it")
+    if path.parts and path.parts[0].endswith(":") and len(path.parts[0]) > 2 and not path.exists():  # not a drive
+        raise UserError("it is an address, not a file: download it first and name the file")
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(64)

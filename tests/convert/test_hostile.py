@@ -278,6 +278,8 @@ def test_nonsense_is_refused(name: str, tmp_path) -> None:
 def test_missing_file_and_folder(tmp_path, run_cli) -> None:
     refused(tmp_path / "no.pth", "No such file")
     refused(tmp_path, "folder")
+    for address in ("https://example.org/moco.pth.tar", "detectron2://ImageNetPretrained/MSRA/R-50.pkl"):
+        assert "download it first" in run_cli(["convert/to_d2.py", address], check=2).stderr
     assert "No such file" in run_cli(["convert/to_d2.py", tmp_path / "no.pth"], check=2).stderr
 
 
