@@ -12,11 +12,12 @@ import numpy as np
 
 from convert.backbone import Backbone
 from convert.checkpoint import Checkpoint, read_checkpoint
+from convert.fingerprint import is_file, quick_fingerprint
 from convert.pickle_writer import write_pickle
 from convert.rename import BLOBS, COUNTER, DETECTRON2, MSRA, TORCHVISION, Layout
 from convert.safetensors_file import write_safetensors
 from convert.sidecar import config_yaml, sidecar
-from runtime.atomic import atomic_path, sha256_file, write_json, write_text
+from runtime.atomic import atomic_path, write_json, write_text
 from runtime.errors import UserError
 
 AUTHOR = "self-supervised detection transfer"  # Detectron2 prints it when it reads the file
@@ -25,8 +26,11 @@ AUTHOR = "self-supervised detection transfer"  # Detectron2 prints it when it re
 def output_stem(source: Path, out: Path | None, formats: Sequence[str], tail: str = "") -> Path:
     """Where to write, without a format's suffix: ``out``, or beside ``source`` with ``tail`` added to its name.
 
-    A default name that would be the source itself gets ``_d2``; UserError where ``out`` is the source.
+    Where ``out`` is a folder, the default name in it. A default name that would be the source itself gets ``_d2``;
+    UserError where ``out`` is the source.
     """
+    if out is not None and out.is_dir():
+        return output_stem(out / source.name, None, formats, tail)
     stem = out if out is not None else source
     for suffix in SUFFIXES:
         stem = stem.with_suffix("") if stem.suffix == suffix else stem
@@ -48,6 +52,8 @@ def write_backbone(
     UserError for a full disk.
     """
     extra = {"__author__": AUTHOR, "matching_heuristics": True}
+    if emit_config:
+        _refuse_foreign_config(_with(_stem(path), "yaml"))
     written = _write(backbone, path, formats, backbone.tensors, extra)
     if emit_config:
         target = written[0].with_suffix(".yaml")
@@ -72,6 +78,16 @@ def _renamed(backbone: Backbone, layout: Layout) -> dict[str, np.ndarray]:
     return {layout.format(part): array for part, array in parts.items() if part}
 
 
+def _refuse_foreign_config(target: Path) -> None:
+    if target.is_file() and f"{target.stem}." not in target.read_text(errors="replace"):
+        raise UserError(f"{target} exists and is not the config of a backbone of this name; give another output name")
+
+
+def _stem(path: str | Path) -> Path:
+    stem = Path(path)
+    return stem.with_suffix("") if stem.suffix in SUFFIXES else stem
+
+
 def _with(stem: Path, suffix: str) -> Path:
     return stem.with_name(f"{stem.name}.{suffix}")
 
@@ -84,20 +100,33 @@ def _write(
     extra: Mapping[str, Any] | None,
 ) -> list[Path]:
     """All formats, then the sidecar: ``extra`` None writes the tensors flat, else under "model" beside ``extra``."""
-    stem = Path(path)
-    stem = stem.with_suffix("") if stem.suffix in SUFFIXES else stem
+    stem = _stem(path)
     record = _with(stem, "json")
     if record.exists() and not _is_sidecar(record):
         raise UserError(f"{record} exists and is not a backbone's sidecar; give another output name")
     written: dict[Path, str] = {}
+    proven = backbone.source_sha256 is not None  # else speed was asked for: sha256 is a third of the whole conversion
     for name in formats:
         target = _with(stem, name)
         with atomic_path(target) as partial, open(partial, "wb") as file:
-            hashed = _Hashed(file)
-            FORMATS[name](hashed, tensors, extra)
-        written[target] = hashed.digest.hexdigest()
-    write_json(record, sidecar(backbone, {p.name: digest for p, digest in written.items()}))
+            hashed = _Hashed(file) if proven else None
+            FORMATS[name](hashed or file, tensors, extra)
+            file.flush()
+            written[target] = hashed.digest.hexdigest() if hashed else quick_fingerprint(partial)
+    content = sidecar(backbone, {p.name: digest for p, digest in written.items()})
+    write_json(record, content | {"files": _twins(record, content) | content["files"]})
     return [*written, record]
+
+
+def _twins(record: Path, content: Mapping[str, Any]) -> dict[str, str]:
+    """The files of an earlier conversion of the same source that sidecar ``record`` describes: they stay described."""
+    try:
+        earlier = json.loads(record.read_text())
+        files = {name: digest for name, digest in earlier["files"].items() if record.with_name(name).is_file()}
+        same = all(earlier[key] == content[key] for key in ("family", "encoder", "arch", "source", "config"))
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        return {}
+    return files if same and content["source"]["sha256"] else {}
 
 
 class _Hashed:
@@ -155,9 +184,10 @@ def read_backbone(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, An
 
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """The sidecar of backbone file ``path`` (NAME.json); None where there is none, or a JSON file of something else.
+    """The sidecar of backbone file ``path`` (NAME.json); None where there is none, or one that describes other files.
 
-    UserError where it is damaged or describes another file of this name.
+    A file that was renamed together with its sidecar is known by its fingerprint. UserError where the sidecar is
+    damaged or describes another file of this name.
     """
     record = path.with_suffix(".json")
     if not _is_sidecar(record):
@@ -165,11 +195,17 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(record.read_text())
         expected = content["files"].get(path.name)
+        recorded = [str(fingerprint) for fingerprint in content["files"].values()]
+        is_source = content["source"]["file"] == path.name
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(
             f"{record} is no backbone sidecar ({type(error).__name__}); convert the checkpoint again"
         ) from error
-    if expected is not None and expected != sha256_file(path):
+    if expected is None and is_source:
+        return None  # ckpt.json beside ckpt.pth describes the ckpt.pkl that was made from it
+    if expected is None:  # renamed together with its sidecar?
+        return content if any(is_file(path, fingerprint) for fingerprint in recorded) else None
+    if not is_file(path, str(expected)):
         raise UserError(f"{path} is not the file that {record.name} describes (sha256 differs); convert it again")
     return content
 

@@ -22,6 +22,10 @@ STRANGERS = {
     b"<": "an HTML or XML page, not a checkpoint: the download failed or needs a login",
     b"version https://git-lfs": "a Git LFS pointer, not the file itself: run `git lfs pull`",
     b"\x1f\x8b": "gzip-compressed: unpack it first",
+    b"BZh": "bzip2-compressed: unpack it first",
+    b"\xfd7zXZ": "xz-compressed: unpack it first",
+    b"7z\xbc\xaf": "a 7z archive: unpack it first",
+    b"\x93NUMPY": "a single numpy array, not a checkpoint",
     b"\x89HDF": "an HDF5 file (Keras): export the weights to PyTorch first",
     b"\x89PNG": "an image, not a checkpoint",
     b"\xff\xd8\xff": "an image, not a checkpoint",
@@ -70,6 +74,8 @@ def read_checkpoint(path: str | Path, *, checksums: bool = True) -> Checkpoint:
 def _read(path: Path, checksums: bool) -> Any:
     if path.is_dir():
         raise UserError("it is a folder; name the checkpoint file inside it")
+    if path.parts and path.parts[0].endswith(":") and len(path.parts[0]) > 2 and not path.exists():  # not a drive
+        raise UserError("it is an address, not a file: download it first and name the file")
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(64)
@@ -84,6 +90,11 @@ def _read(path: Path, checksums: bool) -> Any:
             return read_legacy(path)
         if is_safetensors(head, size):
             return read_safetensors(path)
+        file.seek(257)
+        if file.read(5) == b"ustar":
+            raise UserError(
+                "it is a tar archive, which .pth.tar files are not: unpack it, or re-save it if torch < 0.2 wrote it"
+            )
         file.seek(0)
         return load_pickle(file)
 

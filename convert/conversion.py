@@ -89,12 +89,20 @@ def _load(checkpoint: Checkpoint, names: Mapping[Part, str], architecture: Archi
         if not tensor.is_float:
             raise UserError(f"{checkpoint.source_names[names[part]]} holds {tensor.dtype}, not floating point weights")
         array = tensor.load_float32()
-        # min and max let NaN through and need no copy
-        if not (np.isfinite(array.min()) and np.isfinite(array.max())):
+        if not _all_finite(array):
             where = checkpoint.source_names[names[part]]
+            if tensor.dtype == "float64" and np.isfinite(tensor.load()).all():
+                raise UserError(f"{where} holds numbers too large for float32, which Detectron2 computes in")
             raise UserError(f"{where} holds NaN or Inf: the training diverged; take an earlier checkpoint")
         arrays[part] = array
     return arrays
+
+
+def _all_finite(array: np.ndarray) -> bool:
+    """Whether no number is NaN or Inf: one pass without a copy, since either makes a sum of squares NaN or Inf."""
+    flat = array.reshape(-1)
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(array).all())  # the sum alone may overflow
 
 
 def _dropped(checkpoint: Checkpoint, found: Encoder) -> tuple[str, ...]:

@@ -196,7 +196,13 @@ TABLE: dict[str, Family] = {
         },
         "online",
         has=(_in("projection_head", "online_classifier"),),
-        lacks=("meta", *_in("encoder_q", "classifier", "momentum_backbone")),
+        lacks=("meta", *_in("encoder_q", "classifier", "momentum_backbone", "student_backbone")),
+    ),
+    "lightly-dino": Family(
+        "lightly benchmark of DINO, whose backbone is the teacher",
+        {"teacher": Place(_in("backbone")), "student": Place(_in("student_backbone"))},
+        "teacher",
+        has=(_in("student_backbone"),),
     ),
     "solo-learn": Family(
         "solo-learn (Lightning)",

@@ -83,7 +83,8 @@ class LazyArray:
 
     def load_float32(self) -> np.ndarray:
         """The numbers as C-ordered native float32, exact for every float type but float64 (rounded)."""
-        return np.ascontiguousarray(self.load(), dtype=np.float32)
+        with np.errstate(over="ignore"):  # too large for float32 is Inf, which the converter refuses
+            return np.ascontiguousarray(self.load(), dtype=np.float32)
 
 
 def _contiguous(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:

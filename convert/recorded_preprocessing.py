@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 from convert.architecture import Architecture
+from convert.backbone_file import read_sidecar
 from convert.checkpoint import Checkpoint
 from convert.families import TABLE
 from convert.preprocessing import IMAGENET, MSRA_BGR, Preprocessing, from_config
@@ -38,15 +37,12 @@ def how_seen(checkpoint: Checkpoint, family: str, architecture: Architecture) ->
 
 
 def _recorded(checkpoint: Checkpoint) -> Preprocessing | None:
-    """What a sidecar of ours says, if the file is one that it describes."""
-    sidecar = checkpoint.path.with_suffix(".json")
-    if not sidecar.exists():
-        return None
+    """What a sidecar of ours says, if the file is the one that it describes."""
+    content = read_sidecar(checkpoint.path)
     try:
-        content = json.loads(sidecar.read_text())
-        return from_config(content["config"]) if checkpoint.path.name in content["files"] else None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None  # some other program's JSON: it says nothing about these weights
+        return from_config(content["config"]) if content else None
+    except (KeyError, TypeError, AttributeError):
+        return None  # a sidecar that somebody edited: it says nothing about these weights
 
 
 def _from_yaml(text: str) -> Preprocessing | None:

@@ -9,6 +9,8 @@ shells. A name that is not in the table ends the reading with an error that spel
 from __future__ import annotations
 
 import collections
+import io
+import mmap
 import pickle
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -16,8 +18,11 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from convert.lazy_array import DTYPES, LazyArray, Storage
+from convert.pickle_memo import refuse_wild_memo
 from runtime.errors import UserError
 
+PLAIN_TYPES: tuple[str, ...] = ("list", "dict", "tuple", "int", "long", "float", "complex", "str", "bytes", "bytearray")
+PLAIN_TYPES += ("bool", "object", "slice", "range")
 # objects that checkpoints carry beside their tensors; they are read as empty shells, and never looked at
 SHELLS = frozenset(
     {
@@ -35,13 +40,14 @@ SHELLS = frozenset(
         "torch.torch_version.TorchVersion",
         "collections.Counter",
         "collections.deque",
+        "typing.Any",  # of omegaconf's nodes, which solo-learn's checkpoints hold
         "types.SimpleNamespace",
         "uuid.UUID",
         "easydict.EasyDict",
         "yacs.config.CfgNode",
         "fvcore.common.config.CfgNode",
         "detectron2.config.config.CfgNode",
-        *(f"{b}.{n}" for b in ("builtins", "__builtin__") for n in ("list", "dict", "int", "float", "str", "bool")),
+        *(f"{b}.{n}" for b in ("builtins", "__builtin__") for n in PLAIN_TYPES),
         *(f"torch.{name}" for name in DTYPES),
     }
 )
@@ -152,6 +158,7 @@ def _stand_ins() -> dict[str, Any]:
         "builtins.set": set,
         "__builtin__.set": set,
         "builtins.frozenset": frozenset,
+        "__builtin__.frozenset": frozenset,
         "_codecs.encode": lambda *args: _encode(*args),
         "torch._utils._rebuild_tensor": lambda *args: _rebuild_tensor(*args),
         "torch._utils._rebuild_tensor_v2": lambda *args: _rebuild_tensor(*args),
@@ -208,6 +215,7 @@ class SafeUnpickler(pickle.Unpickler):
 def load_pickle(file: BinaryIO, storage_of: Callable[[str, str, int], Storage] | None = None) -> Any:
     """Read one pickle. Raises UserError for a forbidden global and for any stream that is not a sound pickle."""
     try:
+        _look_at_memo(file)
         return SafeUnpickler(file, storage_of).load()
     except UserError:
         raise
@@ -216,3 +224,11 @@ def load_pickle(file: BinaryIO, storage_of: Callable[[str, str, int], Storage] |
     except Exception as error:  # a hostile stream can make the unpickler raise nearly anything; all of it means this
         reason = " ".join(str(error).split())[:120] or "cut short"
         raise UserError(f"it is damaged or no checkpoint ({type(error).__name__}: {reason})") from error
+
+
+def _look_at_memo(file: BinaryIO) -> None:
+    if isinstance(file, io.BytesIO):
+        refuse_wild_memo(file.getvalue(), file.tell())
+        return
+    with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        refuse_wild_memo(content, file.tell())

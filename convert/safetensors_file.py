@@ -50,8 +50,12 @@ def read_safetensors(path: Path) -> dict[str, LazyArray]:
 def _entry(content: memoryview, dtype: str, shape: list[int], data_offsets: list[int]) -> LazyArray:
     begin, end = data_offsets
     numel = math.prod(shape)
-    if min([begin, *shape], default=0) < 0 or end - begin != numel * BYTES[dtype] or end > len(content):
+    if min([begin, *shape], default=0) < 0 or end - begin != numel * BYTES[dtype]:
         raise ValueError("offsets")
+    if end > len(content):
+        raise UserError(
+            "its safetensors header names bytes beyond the end of the file: it is truncated; fetch it again"
+        )
     read: Callable[[], memoryview] = lambda: content[begin:end]  # noqa: E731
     stride = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
     return LazyArray(Storage(NAMES[dtype], numel, read), 0, tuple(shape), stride)

@@ -12,7 +12,7 @@ SCHEMA = 1
 
 
 def sidecar(backbone: Backbone, files: Mapping[str, str]) -> dict[str, Any]:
-    """The sidecar's content; ``files`` maps each written file's name to its sha256."""
+    """The sidecar's content; ``files`` maps each written file's name to its sha256 or quick fingerprint."""
     return {
         "schema": SCHEMA,
         "family": backbone.family,

@@ -13,11 +13,14 @@ import gc
 import os
 import sys
 
+gc.disable()  # a short process without cycles: the collector would only rescan what imports make
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy starts its threads on import; nothing here uses them
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
 
 from pathlib import Path
 
 from convert.families import TABLE, list_families
+from convert.leaving import leaving_at_once
 from convert.preprocessing import PREPROCESSING
 from runtime.errors import run_entry
 
@@ -28,7 +31,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, nargs="?", help="the file to convert, in any format of the field")
-    parser.add_argument("out", type=Path, nargs="?", help="output (default: beside the checkpoint, as .pkl)")
+    parser.add_argument("out", type=Path, nargs="?", help="file or folder (default: beside the checkpoint, as .pkl)")
     source = parser.add_argument_group("what to take")
     source.add_argument(
         "--family", choices=["auto", *TABLE], default="auto", metavar="NAME", help="see --list-families"
@@ -57,6 +60,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.checkpoint is None and not args.list_families:
         parser.error("the checkpoint to convert is missing")
+    if args.prefix is not None and (args.family != "auto" or args.encoder):
+        parser.error("--prefix says where the ResNet is: leave out --family and --encoder")
+    if args.reverse and args.emit_config:
+        parser.error("--emit-config writes Detectron2's keys, which torchvision's names (--reverse) have no use for")
     return args
 
 
@@ -70,7 +77,6 @@ def _formats(text: str) -> tuple[str, ...]:
 def main() -> int:
     """Read, convert, prove, write, report."""
     args = parse_args()
-    gc.disable()  # a short process without cycles: the collector would only rescan what importing torch makes
     if args.list_families:
         print(list_families())
         return 0
@@ -101,4 +107,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_entry(main)
+    with leaving_at_once():
+        run_entry(main)

@@ -12,11 +12,14 @@ import gc
 import os
 import sys
 
+gc.disable()  # a short process without cycles: the collector would only rescan what imports make
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy starts its threads on import; nothing here uses them
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
 
 from pathlib import Path
 
 from convert.families import TABLE
+from convert.leaving import leaving_at_once
 from runtime.errors import run_entry
 
 FORMATS = {"torchvision": ("pth", "safetensors", "pkl"), "caffe2": ("pkl",)}
@@ -28,19 +31,22 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "backbone", type=Path, help="a Detectron2 backbone or detector, or any checkpoint to_d2.py reads"
     )
-    parser.add_argument("out", type=Path, nargs="?", help="output (default: NAME_torchvision.pth beside it)")
+    parser.add_argument("out", type=Path, nargs="?", help="file or folder (default: NAME_torchvision.pth beside it)")
     parser.add_argument(
         "--names", choices=list(FORMATS), default="torchvision", help="caffe2: as the MSRA models have them"
     )
     parser.add_argument("--family", choices=["auto", *TABLE], default="auto", metavar="NAME", help="see to_d2.py")
     parser.add_argument("--no-verify", action="store_true", help="skip the forward check")
-    return parser.parse_args()
+    args = parser.parse_args()
+    form = args.out.suffix.lstrip(".") if args.out else ""
+    if args.names == "caffe2" and form in FORMATS["torchvision"] and form not in FORMATS["caffe2"]:
+        parser.error(f"Caffe2 names are read from .pkl files only: name the output {args.out.with_suffix('.pkl')}")
+    return args
 
 
 def main() -> int:
     """Read, rename, prove, write, report."""
     args = parse_args()
-    gc.disable()  # a short process without cycles: the collector would only rescan what importing torch makes
     from convert.backbone_file import output_stem, write_caffe2, write_torchvision
     from convert.conversion import convert
     from convert.sidecar import report
@@ -58,4 +64,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    run_entry(main)
+    with leaving_at_once():
+        run_entry(main)

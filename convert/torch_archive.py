@@ -60,6 +60,7 @@ class _Entries:
 
     def __init__(self, path: Path, entries: dict[str, zipfile.ZipInfo], checksums: bool) -> None:
         self._checksums = checksums
+        self._checked: set[str] = set()  # many tensors may share one storage: it is read through once
         self._entries = entries
         with open(path, "rb") as file:
             self._bytes = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
@@ -74,8 +75,12 @@ class _Entries:
             raise UserError("it is damaged: an entry's header is not where the index says")
         start = entry.header_offset + 30 + sum(struct.unpack("<HH", head[26:30]))
         content = self._bytes[start : start + entry.file_size]
-        if len(content) != entry.file_size or (self._checksums and zlib.crc32(content) != entry.CRC):
+        sound = len(content) == entry.file_size
+        if sound and self._checksums and name not in self._checked:
+            sound = zlib.crc32(content) == entry.CRC
+        if not sound:
             raise UserError(f"it is damaged: the checksum of {name} does not match; fetch the file again")
+        self._checked.add(name)
         return content
 
 

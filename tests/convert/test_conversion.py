@@ -10,8 +10,9 @@ import pytest
 import torch
 import torchvision
 
-from convert.backbone_file import read_backbone, write_backbone
+from convert.backbone_file import read_backbone, read_sidecar, write_backbone, write_torchvision
 from convert.conversion import convert
+from convert.preprocessing import UNIT
 from convert.verify import STAGES
 from runtime.errors import UserError
 from tests.convert.checkpoints import random_net, randomise
@@ -117,6 +118,61 @@ def test_a_file_that_is_not_the_sidecars_is_refused(moco, tmp_path) -> None:
     (tmp_path / "b.json").write_text((tmp_path / "a.json").read_text().replace("a.pkl", "b.pkl"))
     with pytest.raises(UserError, match="sha256 differs"):
         read_backbone(tmp_path / "b.pkl")
+
+
+def test_the_source_beside_its_backbone_is_not_what_the_sidecar_describes(moco, tmp_path) -> None:
+    """ckpt.json beside ckpt.pth belongs to ckpt.pkl: ckpt.pth has still to be converted."""
+    source = tmp_path / "ckpt.pth"
+    source.write_bytes(moco[0].read_bytes())
+    write_backbone(convert(source, verify=False), tmp_path / "ckpt")
+    assert read_sidecar(source) is None
+    assert read_sidecar(tmp_path / "ckpt.pkl") is not None
+    (tmp_path / "ckpt.safetensors").write_bytes(b"of another program")
+    assert read_sidecar(tmp_path / "ckpt.safetensors") is None
+
+
+def test_a_renamed_backbone_keeps_its_sidecar(moco, tmp_path) -> None:
+    write_backbone(convert(moco[0], verify=False), tmp_path / "a", ["pkl"])
+    for name in ("pkl", "json"):
+        (tmp_path / f"a.{name}").rename(tmp_path / f"b.{name}")
+    assert read_backbone(tmp_path / "b.pkl")[1]["encoder"] == "query"
+
+
+def test_a_second_format_of_the_same_source_joins_the_sidecar(moco, tmp_path) -> None:
+    backbone = convert(moco[0])
+    write_backbone(backbone, tmp_path / "out", ["pkl"])
+    write_backbone(backbone, tmp_path / "out", ["safetensors"])
+    assert set(read_backbone(tmp_path / "out.pkl")[1]["files"]) == {"out.pkl", "out.safetensors"}
+    write_backbone(convert(moco[0], encoder="key"), tmp_path / "out", ["safetensors"])
+    assert read_sidecar(tmp_path / "out.pkl") is None  # of the other encoder
+    assert set(read_sidecar(tmp_path / "out.safetensors")["files"]) == {"out.safetensors"}
+
+
+def test_preprocessing_of_a_replaced_file_is_not_believed(moco, tmp_path) -> None:
+    backbone = convert(moco[0], preprocessing=UNIT, verify=False)
+    write_torchvision(backbone, tmp_path / "net")
+    assert convert(tmp_path / "net.pth", verify=False).preprocessing == UNIT
+    torch.save(random_net("other").state_dict(), tmp_path / "net.pth")
+    with pytest.raises(UserError, match="sha256 differs"):
+        convert(tmp_path / "net.pth", verify=False)
+
+
+def test_an_unproven_backbone_is_held_to_its_sidecar_too(moco, tmp_path) -> None:
+    """--no-verify records a quick fingerprint: each changed byte, a cut and an exchange of blocks are noticed."""
+    target = write_backbone(convert(moco[0], verify=False), tmp_path / "out")[0]
+    content = target.read_bytes()
+    assert json.loads((tmp_path / "out.json").read_text())["files"]["out.pkl"].startswith("sum64:")
+    assert read_sidecar(target) is not None
+    block = 1 << 18
+    last = content[:-5] + bytes([content[-5] ^ 1]) + content[-4:]
+    middle = content[:300_001] + bytes([content[300_001] ^ 128]) + content[300_002:]
+    for damaged in (last, middle, content[block : 2 * block] + content[:block] + content[2 * block :], content + b"\0"):
+        target.write_bytes(damaged)
+        with pytest.raises(UserError, match="sha256 differs"):
+            read_sidecar(target)
+    write_backbone(convert(moco[0]), tmp_path / "out")
+    assert len(json.loads((tmp_path / "out.json").read_text())["files"]["out.pkl"]) == 64
+    assert read_sidecar(target) is not None
 
 
 def test_a_raw_checkpoint_is_no_backbone(moco) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 import pytest
 import torch
@@ -76,6 +78,44 @@ def test_the_source_is_never_overwritten(run_cli, tmp_path) -> None:
     run_cli(["convert/to_d2.py", path, "--format", "pth", "--no-verify"], check=0)
     assert path.read_bytes() == before
     assert (tmp_path / "c_d2.pth").exists()
+
+
+def test_a_folder_as_output(run_cli, tmp_path) -> None:
+    path = save(random_net().state_dict(), tmp_path / "c.pth.tar")
+    (tmp_path / "backbones").mkdir()
+    run_cli(["convert/to_d2.py", path, tmp_path / "backbones", "--no-verify"], check=0)
+    assert {p.name for p in (tmp_path / "backbones").iterdir()} == {"c.pkl", "c.json"}
+    run_cli(["convert/to_torchvision.py", path, tmp_path / "new" / "d2.pth", "--no-verify"], check=0)
+    assert {p.name for p in (tmp_path / "new").iterdir()} == {"d2.pth", "d2.json"}
+
+
+def test_a_config_of_ones_own_is_not_replaced(tmp_path) -> None:
+    backbone = convert(save(random_net().state_dict(), tmp_path / "c.pth"), verify=False)
+    (tmp_path / "out.yaml").write_text("MODEL: {WEIGHTS: other.pkl}\n")
+    with pytest.raises(UserError, match="not the config of a backbone"):
+        write_backbone(backbone, tmp_path / "out", emit_config=True)
+    assert {p.name for p in tmp_path.iterdir()} == {"c.pth", "out.yaml"}
+    for _ in range(2):  # its own earlier config it writes anew
+        write_backbone(backbone, tmp_path / "again", emit_config=True)
+    assert "again.pkl" in (tmp_path / "again.yaml").read_text()
+
+
+def test_a_shared_storage_is_checked_once(tmp_path, monkeypatch) -> None:
+    """Flattened parameters are views of one storage: reading it through for each would take minutes."""
+    from convert import torch_archive
+
+    state = random_net().state_dict()
+    floats = {k: v for k, v in state.items() if v.is_floating_point()}
+    flat = torch.cat([v.flatten() for v in floats.values()])
+    views = {
+        k: part.view_as(v) for (k, v), part in zip(floats.items(), flat.split([v.numel() for v in floats.values()]))
+    }
+    torch.save(state | views, tmp_path / "c.pth")
+    calls = []
+    monkeypatch.setattr(torch_archive.zlib, "crc32", lambda data, crc=zlib.crc32: calls.append(len(data)) or crc(data))
+    backbone = convert(tmp_path / "c.pth")
+    assert calls.count(flat.nbytes) == 1
+    assert np.array_equal(backbone.tensors["res5.2.conv3.weight"], state["layer4.2.conv3.weight"])
 
 
 def test_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch) -> None:

@@ -6,6 +6,10 @@ import io
 import os
 import pickle
 import struct
+import sys
+import tarfile
+import types
+import typing
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +124,23 @@ def test_the_types_that_real_families_carry_are_read(tmp_path) -> None:
     assert convert(path, verify=False).family == "pixpro"
 
 
+def test_configuration_objects_are_read_without_their_packages(tmp_path, monkeypatch) -> None:
+    """solo-learn keeps an omegaconf tree, whose nodes name typing.Any and Python 2's long."""
+    node = types.ModuleType("omegaconf.nodes")
+    node.AnyNode = type("AnyNode", (), {"__module__": "omegaconf.nodes", "__qualname__": "AnyNode"})
+    monkeypatch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
+    monkeypatch.setitem(sys.modules, "omegaconf.nodes", node)
+    value = node.AnyNode()
+    value.__dict__.update(ref_type=typing.Any, object_type=int, key_type=slice(1), flags=bytearray(b"x"), factor=1j)
+    value.owner = frozenset({object})
+    checkpoint, encoders = build(fixture("solo-learn"))
+    checkpoint["hyper_parameters"] = {"cfg": value}
+    backbone = convert(save(checkpoint, tmp_path / "c.ckpt"), verify=False)
+    assert np.array_equal(backbone.tensors["stem.conv1.weight"], encoders["online"]["conv1.weight"].numpy())
+    (tmp_path / "python2.pkl").write_bytes(b"(dS'a'\nc__builtin__\nlong\ns.")
+    refused(tmp_path / "python2.pkl", "not a single tensor")
+
+
 def archive(path: Path) -> bytes:
     """A small sound checkpoint's bytes."""
     return save({"state_dict": random_net("q", depth=50).state_dict()}, path).read_bytes()
@@ -163,6 +184,28 @@ def many_bytes(path: Path) -> None:
     path.write_bytes(b"\x80\x04\x8e" + struct.pack("<Q", 1 << 60) + b"x")
 
 
+def huge_memo(path: Path) -> None:
+    path.write_bytes(b"\x80\x04Nr\xff\xff\xff\x1f.")  # ten bytes that ask for 8 GB
+
+
+def huge_memo_as_text(path: Path) -> None:
+    path.write_bytes(b"Np+536_870_911\n.")
+
+
+def huge_memo_after_text(path: Path) -> None:
+    path.write_bytes(b"(S'r\xff'\nX\x01\x00\x00\x00r\x8c\x01rcnumpy\nndarray\nr\xff\xff\xff\x1f.")
+
+
+def huge_memo_in_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", b"\x80\x02}r\xff\xff\xff\x1f.")
+
+
+def tar(path: Path) -> None:
+    with tarfile.open(path, "w") as file:
+        file.addfile(tarfile.TarInfo("checkpoint.pth"))
+
+
 def safetensors_header(text: bytes) -> Callable[[Path], None]:
     return lambda path: path.write_bytes(struct.pack("<Q", len(text)) + text + b"\0" * 16)
 
@@ -193,12 +236,21 @@ NONSENSE: dict[str, tuple[Callable[[Path], object], str | None]] = {
     "huge shape": (huge_shape, "damaged"),
     "object array": (object_array, "plain dtype"),
     "many bytes": (many_bytes, "damaged"),
+    "huge memo": (huge_memo, "memo index"),
+    "huge memo as text": (huge_memo_as_text, "memo index"),
+    "huge memo after text": (huge_memo_after_text, "memo index"),
+    "huge memo in zip": (huge_memo_in_zip, "memo index"),
+    "tar": (tar, "tar archive"),
+    "bzip2": (lambda p: p.write_bytes(b"BZh9" + b"0" * 64), "bzip2"),
+    "xz": (lambda p: p.write_bytes(b"\xfd7zXZ\0" + b"0" * 64), "xz"),
+    "7z": (lambda p: p.write_bytes(b"7z\xbc\xaf\x27\x1c" + b"0" * 64), "7z"),
+    "npy": (lambda p: np.save(p.open("wb"), np.zeros(3)), "numpy array"),
     "lying storage": (lying_storage, "damaged"),
     "no tensor": (lambda p: p.write_bytes(pickle.dumps({"epoch": 3})), "not a single tensor"),
     "cycle": (lambda p: p.write_bytes(pickle.dumps(cyclic())), "not a single tensor"),
     "safetensors beyond end": (
         safetensors_header(b'{"w":{"dtype":"F32","shape":[9],"data_offsets":[0,36]}}'),
-        "safetensors header",
+        "safetensors header names bytes beyond the end",
     ),
     "safetensors negative": (
         safetensors_header(b'{"w":{"dtype":"F32","shape":[-1],"data_offsets":[4,0]}}'),
@@ -226,6 +278,8 @@ def test_nonsense_is_refused(name: str, tmp_path) -> None:
 def test_missing_file_and_folder(tmp_path, run_cli) -> None:
     refused(tmp_path / "no.pth", "No such file")
     refused(tmp_path, "folder")
+    for address in ("https://example.org/moco.pth.tar", "detectron2://ImageNetPretrained/MSRA/R-50.pkl"):
+        assert "download it first" in run_cli(["convert/to_d2.py", address], check=2).stderr
     assert "No such file" in run_cli(["convert/to_d2.py", tmp_path / "no.pth"], check=2).stderr
 
 

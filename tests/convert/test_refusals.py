@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -101,6 +102,32 @@ def test_half_precision_is_widened_exactly(tmp_path) -> None:
         array = backbone.tensors["res3.0.conv1.weight"]
         assert array.dtype == "float32"
         assert (array == state["layer2.0.conv1.weight"].float().numpy()).all()
+
+
+def test_too_large_for_float32_is_no_divergence(tmp_path, run_cli) -> None:
+    state = {**STATE, "conv1.weight": STATE["conv1.weight"].double() * 1e60}
+    done = run_cli(["convert/to_d2.py", save(state, tmp_path / "c.pth"), "--no-verify"], check=2)
+    assert "conv1.weight holds numbers too large for float32" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_large_numbers_are_finite(tmp_path) -> None:
+    """The sum of their squares is not."""
+    state = {**STATE, "bn1.running_var": torch.full_like(STATE["bn1.running_var"], 1e30)}
+    backbone = convert(save(state, tmp_path / "c.pth"), verify=False)
+    assert (backbone.tensors["stem.conv1.norm.running_var"] == np.float32(1e30)).all()
+
+
+def test_flags_that_exclude_each_other(run_cli, tmp_path) -> None:
+    for flags, match in (
+        (["--prefix", "net", "--family", "moco"], "leave out --family and --encoder"),
+        (["--prefix", "net", "--encoder", "key"], "leave out --family and --encoder"),
+        (["--reverse", "--emit-config"], "no use for"),
+    ):
+        assert match in run_cli(["convert/to_d2.py", "c.pth", *flags], check=2).stderr
+    done = run_cli(["convert/to_torchvision.py", "c.pth", tmp_path / "x.pth", "--names", "caffe2"], check=2)
+    assert "name the output" in done.stderr
+    assert "x.pkl" in done.stderr
 
 
 def test_strided_tensors_are_read_right(tmp_path) -> None:
