@@ -16,8 +16,9 @@ _BLOCK = 1 << 18  # bytes; stays in the cache of a core
 def quick_fingerprint(path: str | Path) -> str:
     """``sum64:`` and 64 hex digits: the sha256 over the sums of each block's 64-bit words (wrapping), and the size.
 
-    Any byte that differs changes it, as do blocks in another order; unlike sha256 it is no defence against forgery,
-    which a sidecar that lies beside its file cannot be either.
+    A byte that differs, is missing or added changes it, as do blocks in another order; 64-bit words that change places
+    within one block do not. Unlike sha256 it is no defence against forgery, which a sidecar that lies beside its file
+    cannot be either.
     """
     digest, size = hashlib.sha256(), 0
     content = bytearray(_BLOCK)
