@@ -32,7 +32,8 @@ setup(
     ],
     extras_require={
         "fast": ["simplejpeg>=1.7"],
+        "slurm": ["submitit>=1.5"],
         "wandb": ["wandb"],
-        "dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff", "mypy", "types-PyYAML"],
+        "dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff", "mypy", "types-PyYAML", "submitit>=1.5"],
     },
 )

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.errors import UserError
-from transfer.launchers import Launcher, sbatch_script
+from transfer.launchers import RESUME, SHARED_KINDS, Launcher, sbatch_script
 from transfer.plan import Plan
 from transfer.progress import last_record, max_iterations
-from transfer.runner import RESUME
 from transfer.stage_state import BROKEN, FINISHED, read_json, stage_folder, stage_state, stored_result
 from transfer.stages import Stage
 from transfer.terminal import aligned
@@ -44,9 +43,12 @@ def _command(plan: Plan, stage: Stage, launcher: Launcher, resume: bool) -> str:
         sources = ", ".join((stage.needs + stage.after)[-3:])
         return f"{shlex.join(['python', *stage.argv])}  # and what {sources} will have found"
     extra = RESUME.get(stage.kind, ()) if resume else ()
-    if launcher.name == "slurm" and stage.kind in ("train", "pretrain"):
-        return sbatch_script(launcher, (*command, *extra), stage_folder(plan.output, stage))
-    return shlex.join(["python", *command, *extra])
+    command = (command[0], *extra, *command[1:])  # KEY VALUE options take all that follows them
+    if launcher.name == "slurm" and stage.kind in SHARED_KINDS:
+        return sbatch_script(launcher, stage.kind, command, stage_folder(plan.output, stage))
+    if launcher.name == "torchrun" and stage.kind in SHARED_KINDS:
+        return shlex.join(["python", *launcher.command(stage.kind, command, stage_folder(plan.output, stage))[1:]])
+    return shlex.join(["python", *command])
 
 
 class Measured:

@@ -29,7 +29,7 @@ from transfer.terminal import gap_table
 def run_plan(args: argparse.Namespace, command: str) -> int:
     """Run every missing stage of a plan and report; the exit code of measure_gap.py."""
     plan = load_plan(args.plan, settings=args.set, output=args.output, seed_offset=args.seed_offset)
-    launcher = make_launcher(args.launcher, args.nproc, args.slurm_option)
+    launcher = make_launcher(args.launcher, args.nproc, args.slurm_option, args.slurm_via)
     every = plan_stages(plan)
     chosen = choose(every, args.only)
     if args.dry_run:

@@ -39,7 +39,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     how.add_argument("--jobs", type=int, default=1, metavar="N", help="stages at a time (default 1)")
     how.add_argument("--launcher", choices=("local", "torchrun", "slurm"), default="local")
     how.add_argument("--nproc", type=int, default=1, metavar="N", help="processes of a training (torchrun, slurm)")
-    how.add_argument("--slurm-option", action="append", default=[], metavar="K=V", help="e.g. partition=gpu")
+    how.add_argument("--slurm-option", action="append", default=[], metavar="K=V", help="e.g. partition=gpu, time=600")
+    how.add_argument(
+        "--slurm-via", choices=("auto", "submitit", "sbatch"), default="auto", help="submitit if installed (default)"
+    )
     report = parser.add_argument_group("the comparison")
     report.add_argument("--allow", action="append", default=[], metavar="KEY", help="let runs differ in KEY, in red")
     report.add_argument("--supervised", metavar="INIT", help="the supervised initialisation (for a folder of runs)")

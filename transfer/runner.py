@@ -14,7 +14,7 @@ from typing import IO
 
 from runtime.errors import UserError
 from runtime.stop import StopSignal
-from transfer.launchers import Launcher
+from transfer.launchers import RESUME, Launcher
 from transfer.progress import PlanProgress
 from transfer.stage_state import (
     BROKEN,
@@ -29,7 +29,6 @@ from transfer.stage_state import (
 from transfer.stages import Stage
 
 POLL_SECONDS = 0.1
-RESUME = {"pretrain": ("--resume", "auto"), "train": ("--resume",)}
 STOPPED_CODES = (130, 138, 143, -signal.SIGTERM, -signal.SIGINT)
 
 
@@ -186,7 +185,6 @@ class Runner:
         try:
             for child in self._children:
                 progress.say(f"{child.stage.name}: stopping")
-                self.launcher.cancel(child.log)
                 _signal_group(child.process, signal.SIGTERM)
             for child in self._children:
                 child.process.wait()

@@ -19,6 +19,7 @@ ENTRIES = [
     "transfer/measure_gap.py",
     "transfer/published.py",
     "transfer/show.py",
+    "transfer/slurm_job.py",
     "transfer/splits.py",
     "transfer/train_net.py",
 ]
