@@ -31,7 +31,7 @@ def test_equals_what_detectron2_computed(name: str) -> None:
     for one, other in zip(got["detections"], stored["detections"]):
         assert one["count"] == other["count"]
         assert one["classes"] == other["classes"]
-        # Detectron2 itself gives scores on an Intel CPU that differ by up to 1.1e-4 (dc5_moco) from those stored by an AMD
+        # Detectron2 on an Intel CPU differs from what it gave on an AMD CPU by up to 1.1e-4 (dc5_moco)
         assert one["scores"] == pytest.approx(other["scores"], abs=3e-4)
         torch.testing.assert_close(torch.tensor(one["boxes"]), torch.tensor(other["boxes"]), rtol=0, atol=1e-2)
         assert (one["mask_pixels"] is None) == (other["mask_pixels"] is None)
