@@ -20,15 +20,13 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the
 
 import argparse
 import importlib.util
-import multiprocessing
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+from benchmarks.apart import Apart, measure
 from runtime.errors import UserError, run_entry
 
 CASES = {"fpn": "coco_R50_FPN.yaml", "c4": "voc_R50_C4.yaml", "r18": "demo_R18_FPN.yaml"}
@@ -167,28 +165,15 @@ def detectron2_turns(cfg: Any, batch: list[dict[str, Any]], weights: dict[str, A
     return {"training step": step, "test image": detect}
 
 
-def measure(turn: Turn) -> tuple[float, float]:
-    """Wall and CPU seconds of one turn."""
-    import torch
-
-    wall, cpu = time.perf_counter(), time.process_time()
-    turn()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - wall, time.process_time() - cpu
-
-
-def serve_detectron2(ask: Connection, config: str, args: argparse.Namespace, weights_file: str) -> None:
-    """The process of Detectron2: measures the turn of every name that it is sent."""
+def detectron2_apart(config: str, args: argparse.Namespace, weights_file: str) -> dict[str, Turn]:
+    """``detectron2_turns`` from what can be sent to another process."""
     import torch
 
     from transfer.config import load_config
 
     cfg = load_config(config, ["MODEL.DEVICE", args.device])
     batch = draw_batch(args, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
-    turns = detectron2_turns(cfg, batch, torch.load(weights_file, weights_only=True))
-    while name := ask.recv():
-        ask.send(measure(turns[name]))
+    return detectron2_turns(cfg, batch, torch.load(weights_file, weights_only=True))
 
 
 def main() -> int:
@@ -203,33 +188,21 @@ def main() -> int:
     cfg = load_config(CASES[args.case], ["MODEL.DEVICE", args.device])
     batch = draw_batch(args, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
     ours, weights = embedded_turns(cfg, args, batch)
-    context = multiprocessing.get_context("spawn")
-    theirs, answer = context.Pipe()
     with tempfile.TemporaryDirectory() as folder:
         weights_file = str(Path(folder, "weights.pth"))
         torch.save(weights, weights_file)
         del weights
-        child = context.Process(
-            target=serve_detectron2, args=(answer, CASES[args.case], args, weights_file), daemon=True
-        )
-        child.start()
-        answer.close()
+        theirs = Apart(detectron2_apart, CASES[args.case], args, weights_file)
         compare(args, ours, theirs)
-    theirs.send("")
-    child.join()
+    theirs.close()
     return 0
 
 
-def compare(args: argparse.Namespace, ours: dict[str, Turn], theirs: Connection) -> None:
+def compare(args: argparse.Namespace, ours: dict[str, Turn], theirs: Apart) -> None:
     """Turn by turn; one line per kind of turn."""
     import torch
 
     from runtime.provenance import provenance
-
-    def measure_theirs(name: str) -> tuple[float, float]:
-        theirs.send(name)
-        seconds: tuple[float, float] = theirs.recv()
-        return seconds
 
     record = provenance(sys.argv)
     print(f"{record['hardware']}, torch {torch.__version__}, {torch.get_num_threads()} threads")
@@ -237,8 +210,8 @@ def compare(args: argparse.Namespace, ours: dict[str, Turn], theirs: Connection)
     print(f"{'':16}{'embedded s (CPU s)':>22}{'Detectron2 s (CPU s)':>24}{'ratio':>8}  quartiles")
     # test images first: training moves the weights, and with them the number of detections
     for name in ("test image", "training step")[: 1 if args.test_only else 2]:
-        ours[name](), measure_theirs(name)  # the first one allocates
-        pairs = [(measure(ours[name]), measure_theirs(name)) for _ in range(args.repeat)]
+        ours[name](), theirs.measure(name)  # the first one allocates
+        pairs = [(measure(ours[name]), theirs.measure(name)) for _ in range(args.repeat)]
         columns = [[statistics.median(p[side][kind] for p in pairs) for kind in (0, 1)] for side in (0, 1)]
         kind = 0 if args.device == "cuda" else 1
         ratios = sorted(theirs_[kind] / ours_[kind] for ours_, theirs_ in pairs)

@@ -2,8 +2,9 @@
 
 Official is written down from the paper and its README: a float32 encoder in NCHW, the momentum update one parameter at
 a time, shuffled and unshuffled keys, a cloned D x K queue, B x (K+1) logits, cross-entropy, top-5 accuracy each step.
-All candidates are interleaved in random order and timed by process CPU time on one thread (by the clock, synchronised,
-on a GPU); a ratio is the median over rounds of a round's ratio to the official step, with its quartiles.
+Every candidate has its own process; ours tells the C library to keep freed memory, as a pretraining does. They take
+turns in random order and are timed by process CPU time on one thread (by the clock, synchronised, on a GPU); a ratio is
+the median over rounds of a round's ratio to the official step, with its quartiles.
 lightly takes part when it can be imported. The loss is also compared with nothing but its two products of queries and
 dictionary, which bound it. `--memory` measures the peak of each candidate in a process of its own.
 """
@@ -23,18 +24,19 @@ import resource
 import statistics
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.apart import Apart
 from runtime.errors import run_entry
 
 if TYPE_CHECKING:
     import torch
 
 Step = Callable[[], Any]
+PRODUCTS = {"two products fp32": "float32", "two products bf16": "bfloat16"}
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -173,21 +175,6 @@ def build(args: argparse.Namespace, device: torch.device) -> dict[str, Callable[
     return makers
 
 
-def seconds(step: Step, cuda: bool) -> float:
-    """Cost of one call."""
-    import torch
-
-    if cuda:
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        step()
-        torch.cuda.synchronize()
-        return time.perf_counter() - start
-    start = time.process_time()
-    step()
-    return time.process_time() - start
-
-
 def actions(part: str, candidate: Any, args: argparse.Namespace, device: torch.device) -> Step:
     """What is timed: the momentum update, loss + queue with its backward, or a whole step."""
     import torch
@@ -216,21 +203,32 @@ def products_alone(k: int, dtype: torch.dtype, device: torch.device) -> Step:
     return lambda: (q @ rows.T) @ rows
 
 
-def compare(part: str, args: argparse.Namespace, device: torch.device) -> dict[str, Any]:
-    """{candidate: median seconds, median ratio to official, quartiles of the ratio}."""
+def turns(name: str, args: argparse.Namespace, device_name: str) -> dict[str, Step]:
+    """Every part of one candidate, in this process."""
     import torch
 
-    steps = {name: actions(part, make(), args, device) for name, make in build(args, device).items()}
-    if part == "loss":
-        steps["two products fp32"] = products_alone(args.k, torch.float32, device)
-        steps["two products bf16"] = products_alone(args.k, torch.bfloat16, device)
-    times: dict[str, list[float]] = {name: [] for name in steps}
+    from runtime.allocator import keep_freed_memory
+
+    torch.set_num_threads(1)
+    device = torch.device(device_name)
+    if name in PRODUCTS:
+        return {"loss": products_alone(args.k, getattr(torch, PRODUCTS[name]), device)}
+    if name.startswith("ours") and device.type == "cpu":
+        keep_freed_memory()
+    torch.manual_seed(0)
+    candidate = build(args, device)[name]()
+    return {part: actions(part, candidate, args, device) for part in args.parts}
+
+
+def compare(part: str, args: argparse.Namespace, candidates: dict[str, Apart], gpu: bool) -> dict[str, Any]:
+    """{candidate: median seconds, median ratio to official, quartiles of the ratio}."""
+    times: dict[str, list[float]] = {name: [] for name in candidates if part == "loss" or name not in PRODUCTS}
     rounds = args.rounds if part == "step" else 4 * args.rounds
     for turn in range(rounds + 1):
-        for name in random.sample(list(steps), len(steps)):
-            cost = seconds(steps[name], device.type == "cuda")
+        for name in random.sample(list(times), len(times)):
+            cost = candidates[name].measure(part)
             if turn:  # the first round warms up
-                times[name].append(cost)
+                times[name].append(cost.wall if gpu else cost.cpu)
     found = {}
     for name, costs in times.items():
         ratios = [a / b for a, b in zip(times["official"], costs)]
@@ -256,7 +254,8 @@ def one(args: argparse.Namespace, device: torch.device) -> dict[str, float]:
     import torch
 
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    step = actions("step", build(args, device)[args.one](), args, device)
+    args.parts = ["step"]
+    step = turns(args.one, args, str(device))["step"]
     step()
     step()
     host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
@@ -281,12 +280,17 @@ def main() -> int:
         result["memory"] = peak_memory(args)
         for name, numbers in result["memory"].items():
             print(f"{name:24} {numbers}")
-    for part in [] if args.memory else args.parts:
-        result[part] = compare(part, args, device)
+        args.parts = []
+    names = [*build(args, device), *(PRODUCTS if "loss" in args.parts else ())] if args.parts else []
+    candidates = {name: Apart(turns, name, args, str(device)) for name in names}
+    for part in args.parts:
+        result[part] = compare(part, args, candidates, device.type == "cuda")
         print(f"{part} ({args.arch}, {args.size} px, batch {args.batch}, K {args.k}; {hardware()['cpu']}, {device})")
         for name, row in result[part].items():
             low, high = row["quartiles"]
             print(f"  {name:24} {1e3 * row['seconds']:9.1f} ms   x{row['ratio']:.2f}  ({low:.2f} - {high:.2f})")
+    for candidate in candidates.values():
+        candidate.close()
     if args.json:
         Path(args.json).write_text(json.dumps(result, indent=1))
     return 0

@@ -17,6 +17,7 @@ from pretrain.images import ImageSource, open_images
 from pretrain.loader import build_eval_loader, build_loader
 from pretrain.schedules import Schedule
 from pretrain.views import build_views, eval_kind
+from runtime.allocator import keep_freed_memory
 from runtime.atomic import sha256_file, write_json
 from runtime.distributed import World
 from runtime.errors import UserError
@@ -93,6 +94,8 @@ def probe(args: Namespace, folder: Path, world: World) -> int:
     if train.classes != val.classes:
         raise UserError(f"the class folders of {args.data}/train and {args.data}/val differ")
     kind = eval_kind(settings.get("views"))
+    if world.device.type == "cpu":
+        keep_freed_memory()
     learner = LinearProbe(encoder, len(train.classes or []), args, world.device, kind)
     made = {"pretrained": sha256_file(args.pretrained), "arch": checkpoint["arch"], "size": size}
     made |= {"data": [train.fingerprint, val.fingerprint]} | {key: getattr(args, key) for key in DECIDING}

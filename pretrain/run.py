@@ -34,6 +34,7 @@ from pretrain.recipes import OFFICIAL
 from pretrain.recorder import Recorder
 from pretrain.schedules import Schedule
 from pretrain.views import Views, build_views, eval_kind
+from runtime.allocator import keep_freed_memory
 from runtime.atomic import write_text
 from runtime.distributed import World, barrier
 from runtime.errors import UserError
@@ -124,6 +125,8 @@ def _train(
     per_epoch = sizes.steps_per_epoch
     if world.device.type == "cuda":
         torch.backends.cudnn.benchmark = True
+    else:
+        keep_freed_memory()
     views = training_views(args)
     recorder = Recorder(
         folder, every=args.print_freq, images=sizes.global_batch, total_steps=total, steps_per_epoch=per_epoch,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -45,6 +47,17 @@ def leave_signals_to_the_parent(_: int = 0) -> None:
     """Let a loader worker outlive the signals that ask its run to stop; the ``worker_init_fn`` of a training loader.
 
     Slurm, Ctrl-C and ``kill -- -GROUP`` signal every process of a run; the main one needs batches until it has saved.
+    SIGTERM of the main process itself still ends the worker: multiprocessing waits for that at its exit.
     """
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an ignored signal would never be waited for
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_the_parent, daemon=True).start()
+
+
+def _obey_the_parent() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        continue
+    os._exit(0)

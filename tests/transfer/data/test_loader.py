@@ -2,8 +2,8 @@
 
 import itertools
 import multiprocessing
-import os
-import signal
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -53,9 +53,8 @@ def test_a_loader_that_starts_late_continues_the_stream(records, workers):
 def signal_the_workers():
     """What Slurm and Ctrl-C do to the processes of a run, but for the main one."""
     workers = multiprocessing.active_children()
-    for signum in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
-        for worker in workers:
-            os.kill(worker.pid, signum)
+    for name in ("INT", "USR1", "TERM"):
+        subprocess.run(["kill", f"-{name}", *(str(worker.pid) for worker in workers)], check=True)
         time.sleep(0.2)
     assert workers
     assert all(worker.is_alive() for worker in workers)
@@ -66,6 +65,17 @@ def test_workers_outlive_the_signals_that_stop_a_run(records):
     started = list(itertools.islice(batches, 1))
     signal_the_workers()
     same_batches(started + list(itertools.islice(batches, 8)), take(loader(records, num_workers=2), 9))
+
+
+def test_a_process_that_ends_with_its_loader_open_does_not_wait_for_the_workers(repo, tmp_path):
+    name = write_coco(tmp_path, count=4)
+    code = f"""
+import sys
+from tests.transfer.data.test_loader import get_dataset, loader
+sys.kept = iter(loader(get_dataset({name!r}).records(), num_workers=1))
+next(sys.kept)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=repo, timeout=100, check=True)
 
 
 def test_iterating_leaves_the_global_generators_alone(records):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from runtime.allocator import keep_freed_memory
 from runtime.distributed import barrier
 from runtime.errors import UserError
 from runtime.logs import get_logger
@@ -20,7 +21,6 @@ from runtime.stop import StopSignal
 from transfer.data.loader import draw_base_seed
 from transfer.engines.protocol import AfterEval, TrainSummary
 from transfer.engines.torchvision import loop
-from transfer.engines.torchvision.allocator import keep_freed_memory
 from transfer.engines.torchvision.augmented import AugmentedDetector
 from transfer.engines.torchvision.builder import build_model, choose_device
 from transfer.engines.torchvision.checkpoints import OWN_KEY, checkpoint_name, load_latest, save_checkpoint

@@ -14,8 +14,9 @@ def keep_freed_memory() -> bool:
     """Let this process reuse the memory of freed tensors instead of returning it to the system; whether it does.
 
     glibc maps every block of more than 32 MiB anew and unmaps it when it is freed, so that the system clears the pages
-    of each large feature map in every step: a sixth of the time of detection. Numbers do not change. Does nothing with
-    another C library, or where the environment says how memory is to be handled.
+    of each large feature map in every step: a sixth of the time of ResNet-50 at 224 pixels and batch 32, and of
+    detection. Numbers do not change. Does nothing with another C library, or where the environment says how memory is
+    to be handled.
     """
     if any(name in os.environ for name in USER_SETTINGS):
         return False
