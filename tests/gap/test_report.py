@@ -137,6 +137,22 @@ def test_differences_at_the_floor_are_no_verdict(store: Callable[..., Path], tmp
     assert "moco is" in summary(records(compare(list(find_runs(root)), REFERENCES)))[0]
 
 
+def test_gaps_by_size_and_frequency(store: Callable[..., Path], tmp_path: Path) -> None:
+    names = ("AP", "APs", "APm", "APl", "APr", "APc", "APf", "AP-cat")
+    for seed in (0, 1):
+        for init, ap in (("supervised", 20.0), ("moco", 22.5)):
+            metrics = {"bbox": {name: ap + i + seed for i, name in enumerate(names)}}
+            root = store(init=init, seed=seed, metrics=metrics)
+    files = write_report(tmp_path / "out", compare(list(find_runs(root)), REFERENCES), Report("toy", "c"))
+    rows = {(r["init"], r["metric"]): r for r in csv.DictReader(files["gap.csv"].open())}
+    assert {rows["moco", name]["vs_supervised"] for name in names} == {"+2.50"}
+    text = files["gap.html"].read_text()
+    assert all(
+        f"moco, box {name}" in text and f"| moco | box {name} |" in files["gap.md"].read_text() for name in names[:7]
+    )
+    assert ">cat<" in text  # in the plot of classes
+
+
 def test_allowed_differences_are_shown_in_red(store: Callable[..., Path], tmp_path: Path) -> None:
     store(init="supervised", flat={"INPUT.FORMAT": "BGR"})
     root = store(init="moco")
@@ -185,6 +201,10 @@ def test_folder_of_runs_by_command_line(store: Callable[..., Path], run_cli) -> 
     assert "SOLVER.MAX_ITER" in failed.stderr
     assert failed.stderr.count("\n") == 1
     assert (root / "gap.csv").read_text() == before
+    run_cli(["transfer/measure_gap.py", str(root), "--allow", "SOLVER.MAX_ITER"], check=0)
+    assert "**Not like for like on toy: SOLVER.MAX_ITER**" in (root / "gap.md").read_text()
+    ignored = run_cli(["transfer/measure_gap.py", str(root), "--dry-run"], check=2)
+    assert ignored.stderr.startswith("error: --dry-run has no meaning")
 
 
 @pytest.mark.slow
