@@ -15,6 +15,7 @@ from transfer.gap import Table
 from transfer.report_html import Numbers, Section, config_section, escape, page, summary_html, table
 from transfer.report_tables import NOT_INDEPENDENT, Index, by_config, latex, markdown, number, records, summary, to_csv
 from transfer.runs import Run
+from transfer.schedules import schedules_section
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ def _html(tables: Sequence[Table], rows: list[dict[str, str]], failures: Mapping
         styles = {init: k for k, init in enumerate(one.inits)}  # the same colours in all pictures of a table
         index = indices.get(one.name, Index([]))
         sections.append(config_section(index, one.name, i + 1, numbers, styles, _alarms(one), extra))
+    if (longer := schedules_section(tables, indices, numbers)) is not None:
+        sections.append(longer)
     if report.searches:
         body = table(
             ["config / initialisation", "held-out AP by learning rate"],

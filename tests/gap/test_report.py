@@ -20,6 +20,7 @@ from transfer.plots import LEFT, LETTER, shortened
 from transfer.report import Report, write_report
 from transfer.report_tables import number, records, summary
 from transfer.runs import find_runs
+from transfer.schedules import by_schedule
 
 REFERENCES = {"supervised": "supervised", "random": "random"}
 VOID = {"meta", "link", "img", "br", "line", "circle", "rect", "polygon", "polyline", "path"}
@@ -186,6 +187,24 @@ def test_curves_and_crossings(store: Callable[..., Path]) -> None:
     (crossing,) = crossings(curves)
     assert (crossing.winner, crossing.loser) == ("random", "moco")
     assert crossing.iteration == pytest.approx(50 + 25 * 14 / 16)
+
+
+def test_schedules_of_different_lengths_are_set_side_by_side(store: Callable[..., Path], tmp_path: Path) -> None:
+    for length, gaps in ((100, {"random": 10.0, "supervised": 30.0, "moco": 29.0}), (200, {"random": 28.0})):
+        for init, ap in {"supervised": 31.0, "moco": 33.0, **gaps}.items():
+            for seed in (0, 1):
+                flat = {"SOLVER.MAX_ITER": length, "SOLVER.STEPS": [length // 2]}
+                metrics = {"bbox": {"AP": ap + seed}}
+                root = store(init=init, seed=seed, config=f"toy{length}", flat=flat, iterations=length, metrics=metrics)
+    store(init="moco", config="other_data", flat={"DATASETS.TEST": ["else"]}, iterations=300)
+    tables = compare(list(find_runs(root)), REFERENCES)
+    assert [[*group] for group in by_schedule(tables)] == [[100, 200]]
+    text = write_report(tmp_path / "out", tables, Report("toy", "c"))["gap.html"].read_text()
+    section = text[text.index('<h2 id="schedules">') :]
+    assert '<th scope="col">100 iterations</th><th scope="col">200 iterations</th>' in section
+    assert "moco overtakes supervised at about 133 iterations." in section
+    assert "other_data" not in section[: section.index("</section>")]
+    assert "schedules" not in write_report(tmp_path, tables[:1], Report("toy", "c"))["gap.html"].read_text()
 
 
 def test_folder_of_runs_by_command_line(store: Callable[..., Path], run_cli) -> None:
