@@ -9,6 +9,7 @@ import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -286,7 +287,8 @@ def test_in_a_browser(tmp_path: Path) -> None:
             browser.tab()
             assert browser.evaluate(FOCUSED).endswith("solid")
         assert browser.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
-        browser.call("Emulation.setEmulatedMedia", media="print")
+        dark = {"name": "prefers-color-scheme", "value": "dark"}
+        browser.call("Emulation.setEmulatedMedia", media="print", features=[dark])
         assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert browser.evaluate(FAINT) == []
         assert browser.pdf().startswith(b"%PDF")
@@ -294,6 +296,16 @@ def test_in_a_browser(tmp_path: Path) -> None:
     assert said + [e for e in browser.events if e.get("method") == "Runtime.exceptionThrown"] == []
     asked = {e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"}
     assert {url for url in asked if not url.startswith("data:")} == {page.resolve().as_uri()}
+
+
+def test_figures_are_pictures_of_their_own(tmp_path: Path, run_cli) -> None:
+    write_store(tmp_path / "runs", 2, INITS, 3, classes=5)
+    run_cli(["transfer/measure_gap.py", str(tmp_path / "runs"), "--figures"], check=0)
+    drawn = sorted((tmp_path / "runs" / "figures").iterdir())
+    assert len(drawn) == (tmp_path / "runs" / "gap.html").read_text().count("<svg ") == 2 * 4
+    for path in drawn:
+        assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+    assert drawn[0].name == "config0-AP_against_iterations_mean_over_seeds.svg"
 
 
 def test_long_names_stay_apart_in_pictures() -> None:
