@@ -23,7 +23,7 @@ setup(
         "pycocotools>=2.0.7",
         "fvcore>=0.1.5.post20221221",
         "opencv-python-headless>=4.8",
-        "Pillow>=10",
+        "Pillow>=10.1",
         "PyYAML>=6",
         "safetensors>=0.4",
         "scipy>=1.10",

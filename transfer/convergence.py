@@ -76,4 +76,5 @@ def convergence_html(table: Table, task: str = "bbox", metric: str = "AP") -> st
     said = [
         f"{c.winner} overtakes {c.loser} at about iteration {c.iteration:.0f}." for c in crossings(curves)[:12]
     ] or ["No curve crosses another."]
-    return figure(plots.curves(curves, styles, name, "iteration"), name) + f"<p>{escape(' '.join(said))}</p>"
+    picture = figure(plots.curves(curves, styles, name, "iteration"), name)
+    return f"<h3>Learning curves</h3>{picture}<p>{escape(' '.join(said))}</p>"

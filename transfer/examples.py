@@ -17,6 +17,7 @@ from transfer.report_html import escape
 from transfer.runs import Run
 
 IMAGES, SIDE, QUALITY = 6, 320, 70
+LETTERS = 15  # pixels high; a phone shows the picture at half its size
 MIN_SCORE, MOST = 0.3, 10  # what is drawn of an image's detections
 PALETTE = ("#0072b2", "#d55e00", "#00805a", "#a2468b", "#8a6d00", "#3a6ea5")
 TRUTH = "#111111"
@@ -36,7 +37,7 @@ def examples_html(one: Table) -> str:
     chosen = most_different(records, drawable)[:IMAGES]
     parts = []
     for image_id in chosen:
-        figures = _figures(records[image_id], drawable, spec.class_names)
+        figures = _figures(records[image_id], drawable, spec.class_names, one.inits)
         if figures:
             parts.append(f'<h4>Image {escape(image_id)}</h4><div class="examples">{"".join(figures)}</div>')
     if not parts:
@@ -92,7 +93,9 @@ def drawn(detections: Detections, index: int) -> np.ndarray:
     return rows[np.argsort(-detections.scores[rows], kind="stable")][:MOST]
 
 
-def _figures(record: Mapping[str, Any], found: Mapping[str, Detections], names: Sequence[str]) -> list[str]:
+def _figures(
+    record: Mapping[str, Any], found: Mapping[str, Detections], names: Sequence[str], inits: Sequence[str]
+) -> list[str]:
     from PIL import Image
 
     try:
@@ -101,27 +104,29 @@ def _figures(record: Mapping[str, Any], found: Mapping[str, Detections], names: 
     except OSError:
         return []  # the images may be on another machine than the results
     boxes, classes = truth_boxes(record)
+    colours = {init: PALETTE[i % len(PALETTE)] for i, init in enumerate(inits)}  # those of the plots
     figures = [_figure(image, "ground truth", boxes, [names[c] for c in classes], TRUTH)]
-    for i, (init, detections) in enumerate(found.items()):
+    for init, detections in found.items():
         rows = drawn(detections, detections.image_ids.index(record["image_id"]))
         labels = [f"{names[c]} {s:.2f}" for c, s in zip(detections.category[rows], detections.scores[rows])]
-        figures.append(_figure(image, init, detections.boxes[rows], labels, PALETTE[i % len(PALETTE)]))
+        figures.append(_figure(image, init, detections.boxes[rows], labels, colours[init]))
     return figures
 
 
 def _figure(image: Any, who: str, boxes: np.ndarray, labels: Sequence[str], colour: str) -> str:
-    from PIL import ImageDraw
+    from PIL import ImageDraw, ImageFont
 
     scale = SIDE / max(image.size)
     small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-    pen = ImageDraw.Draw(small)
+    pen, font = ImageDraw.Draw(small), ImageFont.load_default(LETTERS)
     for box, label in zip(boxes * scale, labels):
         corners = [float(v) for v in box]
         pen.rectangle(corners, outline="#ffffff", width=4)  # a light rim keeps the line visible on any ground
         pen.rectangle(corners, outline=colour, width=2)
-        at = (corners[0] + 3, corners[1] + 2)
-        pen.rectangle(pen.textbbox(at, label), fill="#ffffff")
-        pen.text(at, label, fill=colour)
+        wide = pen.textlength(label, font=font)
+        at = (max(1.0, min(corners[0] + 3, small.width - wide - 2)), max(1.0, corners[1] + 1))  # whole at any edge
+        pen.rectangle(pen.textbbox(at, label, font=font), fill="#ffffff")
+        pen.text(at, label, fill=colour, font=font)
     sink = io.BytesIO()
     small.save(sink, "JPEG", quality=QUALITY)
     told = f"{who}: {', '.join(labels) if labels else 'nothing'}"

@@ -80,7 +80,14 @@ LAUNCHERS: dict[str, Callable[[Launcher, str, Sequence[str], Path], list[str]]] 
 
 
 def make_launcher(name: str, processes: int, options: Sequence[str], via: str = "auto") -> Launcher:
-    """A checked Launcher. Raises UserError for options that Slurm or submitit cannot be given, or submitit missing."""
+    """A checked Launcher.
+
+    Raises UserError for options that Slurm or submitit cannot be given or ``name`` would ignore, and missing submitit.
+    """
+    if name == "local" and processes > 1:
+        raise UserError(f"--nproc {processes} wants --launcher torchrun or slurm; local runs one process per stage")
+    if name != "slurm" and options:
+        raise UserError(f"--slurm-option {options[0]} wants --launcher slurm")
     way = chosen_way(via) if name == "slurm" else "sbatch"
     check_options(options, way)
     if processes < 1:

@@ -18,6 +18,7 @@ from transfer.lr_search import SEARCHED, grid_record, search_folder
 from transfer.plan import Plan, load_plan
 from transfer.published_html import published_section
 from transfer.report import Report, write_report
+from transfer.report_figures import write_figures
 from transfer.report_tables import records, summary
 from transfer.runner import Outcome, Runner
 from transfer.runs import Run, find_runs, read_run
@@ -45,7 +46,7 @@ def run_plan(args: argparse.Namespace, command: str) -> int:
     wanted = [init.published for init in plan.inits if init.kind == "published"]
     published = args.published or plan.published or bool(wanted)
     report = _with_sections(tables, report, published, wanted, detections=not args.no_detections)
-    _finish(plan.output, tables, report)
+    _finish(plan.output, tables, report, figures=args.figures)
     if stop.requested:
         done = sum(outcome.status == "finished" for outcome in outcomes.values())
         print(f"stopped: {done} of {len(chosen)} stages are finished; the same command continues")
@@ -131,7 +132,7 @@ def report_folder(args: argparse.Namespace, command: str) -> int:
     bootstrap = None if args.no_detections else ImageBootstrap()
     tables = compare(runs, references, allow=args.allow, image_interval=bootstrap)
     report = _with_sections(tables, Report(root.name, command), args.published, detections=not args.no_detections)
-    _finish(root if args.output is None else Path(args.output), tables, report)
+    _finish(root if args.output is None else Path(args.output), tables, report, figures=args.figures)
     return 0
 
 
@@ -147,10 +148,13 @@ def _with_sections(
     return dataclasses.replace(report, details=detection_sections(tables) if detections else {}, extra=extra)
 
 
-def _finish(folder: Path, tables: Sequence[Table], report: Report) -> None:
+def _finish(folder: Path, tables: Sequence[Table], report: Report, *, figures: bool) -> None:
     files = write_report(folder, tables, report)
+    drawn = write_figures(files["gap.html"].read_text(encoding="utf-8"), folder / "figures") if figures else []
     rows = records(tables)
     print(gap_table(rows))
     for sentence in summary(rows):
         print(sentence)
     print("wrote " + "  ".join(str(path) for path in files.values()))
+    if drawn:
+        print(f"wrote {len(drawn)} figures into {folder / 'figures'}")

@@ -18,7 +18,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from runtime.errors import run_entry
+from runtime.errors import UserError, run_entry
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -48,6 +48,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     report.add_argument("--supervised", metavar="INIT", help="the supervised initialisation (for a folder of runs)")
     report.add_argument("--random", metavar="INIT", help="the random initialisation (for a folder of runs)")
     report.add_argument("--published", action="store_true", help="put matching published rows beside the results")
+    report.add_argument("--figures", action="store_true", help="write the charts as SVG files too, into figures/")
     report.add_argument("--no-detections", action="store_true", help="skip error types, examples and image bootstrap")
     args = parser.parse_args(argv)
     if args.jobs < 1:
@@ -55,9 +56,25 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
+PLAN_ONLY = ("dry_run", "report_only", "only", "redo", "set", "seed_offset")
+FOLDER_ONLY = ("supervised", "random")
+
+
+def check_arguments(args: argparse.Namespace) -> None:
+    """Raise UserError for an option that would be ignored: a plan and a folder of runs understand different ones."""
+    folder = Path(args.plan).is_dir()
+    for name in PLAN_ONLY if folder else FOLDER_ONLY:
+        if getattr(args, name):
+            flag = f"--{name.replace('_', '-')}"
+            what = "a folder of finished runs" if folder else "a plan"
+            hint = "it wants a plan" if folder else f"--set {name}=INIT says it for a plan"
+            raise UserError(f"{flag} has no meaning for {args.plan}, which is {what}; {hint}")
+
+
 def main() -> int:
     """Load the plan, run what is missing, report."""
     args = parse()
+    check_arguments(args)
     from transfer import measure
 
     if Path(args.plan).is_dir():

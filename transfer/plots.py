@@ -7,8 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-WIDTH = 480  # user units; text of 13 units stays readable when a phone scales this to its width
-LEFT, RIGHT = 118, 22
+WIDTH = 400  # user units; text of 13 units stays readable when a phone scales this to its width
+LEFT, RIGHT = 124, 22
+LETTER = 8.4  # user units that a letter of that text takes at the most, on average over a name
 OUTLINES = {  # corners in units of the marker's size
     "square": ((-1, -1), (1, -1), (1, 1), (-1, 1)),
     "diamond": ((0, -1.3), (1.3, 0), (0, 1.3), (-1.3, 0)),
@@ -19,8 +20,12 @@ MARKS = ("circle", "square", "diamond", "triangle", "cross", "ring")
 
 @dataclass(frozen=True)
 class Dot:
-    """One line of a dot-and-interval plot; ``low`` and ``high`` are None where there is no interval."""
+    """One line of a dot-and-interval plot; ``low`` and ``high`` are None where there is no interval.
 
+    Neighbours with the same ``group`` stand under one heading.
+    """
+
+    group: str
     label: str
     value: float
     low: float | None
@@ -43,6 +48,12 @@ def text(x: float, y: float, words: str, anchor: str = "start", cls: str = "") -
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{cls}>{html.escape(words)}</text>'
 
 
+def shortened(name: str, width: float = LEFT - 6) -> str:
+    """``name``, or as much of its beginning and end as fits: what tells two long names apart is mostly at their end."""
+    room = int(width / LETTER)
+    return name if len(name) <= room else f"{name[: (room - 1) // 2]}…{name[-(room // 2) :]}"
+
+
 def line(x1: float, y1: float, x2: float, y2: float, cls: str) -> str:
     """A straight line."""
     return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" class="{cls}"/>'
@@ -53,7 +64,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     span = (high - low) or abs(high) or 1.0
     raw = span / max(count - 1, 1)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.999)
+    step = next(power * m for m in (1, 2, 2.5, 5, 10) if power * m >= raw * 0.75)  # rather a tick more than empty space
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(i * step, 10) for i in range(first, last + 1)]
 
@@ -75,6 +86,11 @@ def _tick_text(value: float) -> str:
     return f"{value:g}"
 
 
+def marker(style: int) -> str:
+    """The marker of the initialisation number ``style``: from the seventh on colours repeat, with other markers."""
+    return MARKS[(style + style // len(MARKS)) % len(MARKS)]
+
+
 def mark(shape: str, x: float, y: float, cls: str, size: float = 4.5) -> str:
     """A marker: shape and colour both tell the initialisation."""
     if shape in OUTLINES:
@@ -90,26 +106,29 @@ def mark(shape: str, x: float, y: float, cls: str, size: float = 4.5) -> str:
 def dot_intervals(dots: Sequence[Dot], title: str, unit: str) -> str:
     """Differences with their intervals around a line at zero, one line of the picture per comparison."""
     values = [v for d in dots for v in (d.value, d.low, d.high) if v is not None] + [0.0]
-    axis = Axis(min(values), max(values), LEFT + 40, WIDTH - RIGHT)
-    row, top = 26, 8
-    bottom = top + row * len(dots)
+    axis = Axis(min(values), max(values), LEFT, WIDTH - RIGHT)
+    row, top, places, headings = 22, 8, [], []
+    bottom = float(top)
+    for i, dot in enumerate(dots):
+        if dot.group != (dots[i - 1].group if i else ""):
+            headings.append(text(0, bottom + row * 0.5 + 4, dot.group, cls="heading"))
+            bottom += row
+        places.append(bottom + row * 0.5)
+        bottom += row
     parts = [
         line(axis(t), top, axis(t), bottom, "grid") + text(axis(t), bottom + 16, _tick_text(t), "middle")
         for t in axis.ticks
     ]
-    parts.append(line(axis(0), top, axis(0), bottom, "zero"))
-    for i, dot in enumerate(dots):
-        y = top + row * (i + 0.5)
+    parts += [line(axis(0), top, axis(0), bottom, "zero"), *headings]
+    for y, dot in zip(places, dots):
         cls = dot.kind.replace(" ", "-")
-        parts.append(text(LEFT + 32, y + 4, dot.label, "end"))
+        parts.append(text(LEFT - 6, y + 4, shortened(dot.label), "end"))
         if dot.low is not None and dot.high is not None:
             parts.append(line(axis(dot.low), y, axis(dot.high), y, f"interval {cls}"))
             parts += [line(axis(v), y - 5, axis(v), y + 5, f"interval {cls}") for v in (dot.low, dot.high)]
         parts.append(mark("circle" if dot.low is not None else "ring", axis(dot.value), y, cls))
-    parts.append(text((LEFT + 40 + WIDTH - RIGHT) / 2, bottom + 34, unit, "middle", "axis"))
-    return svg(
-        bottom + 42, "".join(parts), title, f"{len(dots)} differences with 95 % intervals; the table has the numbers"
-    )
+    parts.append(text((LEFT + WIDTH - RIGHT) / 2, bottom + 34, unit, "middle", "axis"))
+    return svg(bottom + 42, "".join(parts), title, f"{len(dots)} differences; the table has the numbers")
 
 
 def curves(
@@ -130,7 +149,7 @@ def curves(
         path = " ".join(f"{x(px):.1f},{y(py):.1f}" for px, py in line_points)
         parts.append(f'<polyline points="{path}" class="curve c{style % 6}"/>')
         if len(line_points) <= 40:
-            parts += [mark(MARKS[style % 6], x(px), y(py), f"c{style % 6}", 3.5) for px, py in line_points]
+            parts += [mark(marker(style), x(px), y(py), f"c{style % 6}", 3.5) for px, py in line_points]
     body, used = legend(list(series), styles, height)
     return svg(height + used, "".join(parts) + body, title, f"{len(series)} curves: {', '.join(series)}")
 
@@ -143,10 +162,10 @@ def legend(names: Sequence[str], styles: Mapping[str, int], top: float) -> tuple
     """Marker and name of every initialisation, wrapped; returns the shapes and their height."""
     x, y, parts = 14.0, top + 12, []
     for name in names:
-        width = 26 + 7.6 * len(name)
+        width = 30 + LETTER * len(name)
         if x + width > WIDTH and x > 14:
             x, y = 14.0, y + 20
-        parts.append(mark(MARKS[styles[name] % 6], x, y - 4, f"c{styles[name] % 6}") + text(x + 10, y, name))
+        parts.append(mark(marker(styles[name]), x, y - 4, f"c{styles[name] % 6}") + text(x + 10, y, name))
         x += width
     return "".join(parts), y - top + 10
 
@@ -164,7 +183,7 @@ def bars(values: Mapping[str, Mapping[str, float]], styles: Mapping[str, int], t
     ]
     paths: dict[str, list[str]] = {name: [] for name in names}  # one shape per initialisation: pages stay small
     for label, group in values.items():
-        parts.append(text(LEFT - 6, y + thick * len(names) / 2 + 4, label[:17], "end"))
+        parts.append(text(LEFT - 6, y + thick * len(names) / 2 + 4, shortened(label), "end"))
         for name in names:
             if name in group:
                 start, end = sorted((axis(0), axis(group[name])))

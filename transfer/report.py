@@ -15,6 +15,7 @@ from transfer.gap import Table
 from transfer.report_html import Numbers, Section, config_section, escape, page, summary_html, table
 from transfer.report_tables import NOT_INDEPENDENT, Index, by_config, latex, markdown, number, records, summary, to_csv
 from transfer.runs import Run
+from transfer.schedules import schedules_section
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,12 @@ def _html(tables: Sequence[Table], rows: list[dict[str, str]], failures: Mapping
     sections = []
     indices = by_config(rows)
     for i, one in enumerate(tables):
-        extra = _alarms(one) + _failed_table(failures[one.name]) + convergence_html(one)
-        extra += report.details.get(one.name, "")
-        sections.append(config_section(indices.get(one.name, Index([])), one.name, i + 1, numbers, extra))
+        extra = _failed_table(failures[one.name]) + convergence_html(one) + report.details.get(one.name, "")
+        styles = {init: k for k, init in enumerate(one.inits)}  # the same colours in all pictures of a table
+        index = indices.get(one.name, Index([]))
+        sections.append(config_section(index, one.name, i + 1, numbers, styles, _alarms(one), extra))
+    if (longer := schedules_section(tables, indices, numbers)) is not None:
+        sections.append(longer)
     if report.searches:
         body = table(
             ["config / initialisation", "held-out AP by learning rate"],
@@ -99,8 +103,7 @@ def _html(tables: Sequence[Table], rows: list[dict[str, str]], failures: Mapping
     sections += report.extra
     sections.append(Section("provenance", "Provenance", _provenance(tables)))
     sections.append(Section("command", "Make it again", _again(report)))
-    lead = f'<p class="note">{escape(report.limits)}</p>' if report.limits else ""
-    return page(f"{report.name}: the gap", summary_html(rows) + lead, sections)
+    return page(f"{report.name}: the gap", summary_html(rows, report.limits), sections)
 
 
 def _again(report: Report) -> str:

@@ -11,6 +11,7 @@ from transfer.report_style import STYLE
 from transfer.report_tables import MAIN, NOT_INDEPENDENT, ROLES, SIZES, Index, Record, span, summary, title
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # the page itself forbids every request
+MOST_SENTENCES = 6  # comparisons in words before the first table
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,11 @@ def page(heading: str, lead: str, sections: Sequence[Section]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, words: bool = False) -> str:
-    """A real table with a caption and scoped headers. Cells are finished HTML: ``<td ...>`` or plain inner text.
+    """A real table with a caption and scoped headers. Cells: finished HTML, ``<td ...>``, ``<th ...>`` or inner text.
 
     ``words``: the cells are text, aligned to the left.
     """
-    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    top = "".join(c if c.startswith("<th") else f'<th scope="col">{c}</th>' for c in head)
     lines = []
     for row in rows:
         first = f'<th scope="row">{row[0]}</th>'
@@ -62,13 +63,22 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str, word
     )
 
 
-def summary_html(rows: Sequence[Record]) -> str:
-    """The sentences that come first."""
+def summary_html(rows: Sequence[Record], limits: str = "") -> str:
+    """What comes first: the main sentence, the limits of the runs, the other comparisons (many are folded away)."""
     said = summary(rows) or [
         "No comparison can be made yet: no two initialisations have a finished run with equal seed."
     ]
     first = f'<p class="summary"><strong>{escape(said[0])}</strong></p>'
-    return first + "".join(f"<p>{escape(sentence)}</p>" for sentence in said[1:24])
+    note = f'<p class="note">{escape(limits)}</p>' if limits else ""
+    others = [f"<li>{escape(sentence)}</li>" for sentence in said[1:]]
+    shown, folded = "".join(others[:MOST_SENTENCES]), others[MOST_SENTENCES:]
+    more = f"{len(folded)} more comparisons"
+    return (
+        first
+        + note
+        + (f"<ul>{shown}</ul>" if shown else "")
+        + (f"<details><summary>{more}</summary><ul>{''.join(folded)}</ul></details>" if folded else "")
+    )
 
 
 class Numbers:
@@ -138,7 +148,7 @@ def differences_table(index: Index, role: str, names: Sequence[str], numbers: Nu
             rows.append([f"{escape(init)}, {title(*column)}", *cells])
     if not rows:
         return ""
-    head = ["comparison", "difference", "verdict", "95 % interval", "n"]
+    head = ["comparison", "difference", '<th scope="col" class="left">verdict</th>', "95 % interval", "n"]
     return table(head, rows, f"Difference to {reference} ({'; '.join(sorted(methods))})")
 
 
@@ -146,17 +156,28 @@ def dots_figure(index: Index, role: str) -> str:
     """The differences of the main metrics as dots with intervals."""
     dots, reference = [], ""
     for column in index.columns(MAIN):
-        for init in index.inits:
+        for init in plotted(index, role):
             r = index.get(init, *column)
             if r is not None and r[f"vs_{role}"]:
                 reference = r[f"vs_{role}_init"]
                 low, high = (float(r[f"vs_{role}_{k}"]) if r[f"vs_{role}_{k}"] else None for k in ("low", "high"))
-                label = f"{init[:12]} {title(*column)}"
-                dots.append(plots.Dot(label, float(r[f"vs_{role}"]), low, high, r[f"vs_{role}_verdict"]))
+                value, verdict = float(r[f"vs_{role}"]), r[f"vs_{role}_verdict"]
+                dots.append(plots.Dot(title(*column), init, value, low, high, verdict))
     if not dots:
         return ""
     name = f"Differences to {reference}"
-    return figure(plots.dot_intervals(dots[:60], name, f"difference to {reference}, AP"), name + " with 95 % intervals")
+    kind = " with 95 % intervals" if any(dot.low is not None for dot in dots) else " (one run each: no interval)"
+    return figure(plots.dot_intervals(dots[:60], name, f"difference to {reference}, AP"), name + kind)
+
+
+def plotted(index: Index, role: str) -> list[str]:
+    """Initialisations drawn against a reference.
+
+    Random initialisation is far behind the supervised one: beside others it would set the scale and hide them, and the
+    plot of differences to random shows the same distance.
+    """
+    random = {row["vs_random_init"] for row in index.rows}
+    return [i for i in index.inits if i not in random] if role == "supervised" and len(index.inits) > 2 else index.inits
 
 
 def figure(picture: str, caption: str) -> str:
@@ -171,7 +192,7 @@ def class_figure(index: Index, role: str, styles: dict[str, int]) -> str:
     for column in columns:
         if column[0] != columns[0][0]:
             break
-        found = {i: r for i in index.inits if (r := index.get(i, *column)) and r[f"vs_{role}"]}
+        found = {i: r for i in plotted(index, role) if (r := index.get(i, *column)) and r[f"vs_{role}"]}
         if found:
             groups[column[1].removeprefix("AP-")] = {i: float(r[f"vs_{role}"]) for i, r in found.items()}
     if not groups:
@@ -181,15 +202,17 @@ def class_figure(index: Index, role: str, styles: dict[str, int]) -> str:
     reference = next(r[f"vs_{role}_init"] for r in index.rows if r[f"vs_{role}_init"])
     cut = "" if len(order) == len(kept) else f" (the 12 largest and 12 smallest of {len(order)}; gap.csv has all)"
     name = f"AP per class, difference to {reference}{cut}"
-    return figure(plots.bars({k: groups[k] for k in kept}, styles, name, f"difference to {reference}, AP"), name)
+    picture = plots.bars({k: groups[k] for k in kept}, styles, name, f"difference to {reference}, AP")
+    return "<h3>Classes</h3>" + figure(picture, name)
 
 
-def config_section(index: Index, config: str, number: int, numbers: Numbers, extra: str) -> Section:
-    """Tables and plots of one config."""
-    styles = {init: i for i, init in enumerate(index.inits)}
+def config_section(
+    index: Index, config: str, number: int, numbers: Numbers, styles: dict[str, int], alarms: str, extra: str
+) -> Section:
+    """Tables and plots of one config: what is not like for like before any number, ``extra`` before the classes."""
     if not index.rows:
         return Section(f"config{number}", config, "<p>No finished run.</p>" + extra)
-    body = values_table(index, numbers)
+    body = alarms + values_table(index, numbers)
     for role in ROLES:
         body += dots_figure(index, role) + differences_table(index, role, MAIN, numbers)
         sizes = differences_table(index, role, SIZES, numbers)

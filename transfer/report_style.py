@@ -3,8 +3,8 @@
 STYLE = """
 :root{--bg:#fff;--fg:#1b1f24;--soft:#57606a;--rule:#d0d7de;--panel:#f6f8fa;--good:#116329;--bad:#b42318;--even:#57606a;
 --c0:#0072b2;--c1:#d55e00;--c2:#00805a;--c3:#a2468b;--c4:#8a6d00;--c5:#3a6ea5;color-scheme:light dark}
-@media (prefers-color-scheme:dark){:root{--bg:#0d1117;--fg:#e6edf3;--soft:#9da7b3;--rule:#30363d;--panel:#161b22;
---good:#4ac26b;--bad:#ff7b72;--even:#9da7b3;--c0:#56b4e9;--c1:#ff9b57;--c2:#2fc394;--c3:#e29bce;--c4:#f0e442;--c5:#9ecbff}}
+@media screen and (prefers-color-scheme:dark){:root{--bg:#0d1117;--fg:#e6edf3;--soft:#9da7b3;--rule:#30363d;
+--panel:#161b22;--good:#4ac26b;--bad:#ff7b72;--even:#9da7b3;--c0:#56b4e9;--c1:#ff9b57;--c2:#2fc394;--c3:#e29bce;--c4:#f0e442;--c5:#9ecbff}}
 *{box-sizing:border-box}
 body{margin:0 auto;max-width:64rem;padding:1rem;background:var(--bg);color:var(--fg);
 font:16px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;overflow-wrap:break-word}
@@ -14,17 +14,18 @@ h3{font-size:1rem;margin-bottom:.3rem}
 caption span{display:block;max-width:calc(100vw - 2rem)}
 .skip{position:absolute;left:-999px}.skip:focus{left:1rem;top:0;background:var(--bg);padding:.5rem;z-index:1}
 a{color:var(--c0)}:focus-visible{outline:3px solid var(--c0);outline-offset:2px}
-.scroll{overflow-x:auto;max-width:100%}
+.scroll{overflow-x:auto;max-width:100%}header ul{padding-left:1.2rem}header li{margin:.25rem 0}
 table{border-collapse:collapse;font-variant-numeric:tabular-nums;margin:.4rem 0;font-size:.92rem}
 th,td{padding:.25rem .6rem;border-bottom:1px solid var(--rule);text-align:right;vertical-align:top}
 th:first-child,td:first-child,.left,.words td,.words th{text-align:left}thead th{border-bottom:2px solid var(--rule)}
-.nowrap,td.num{white-space:nowrap}
+tbody th{position:sticky;left:0;background:var(--bg)}
+.nowrap,td.num{white-space:nowrap}.words td:last-child,td.left:not(.nowrap){min-width:12rem}
 .ahead{color:var(--good)}.behind{color:var(--bad)}.within-noise,.no-interval{color:var(--even)}
 .alarm{border-left:4px solid var(--bad);background:var(--panel);padding:.5rem .8rem;color:var(--bad)}
 .note{border-left:4px solid var(--rule);background:var(--panel);padding:.5rem .8rem}
 pre{background:var(--panel);padding:.6rem;overflow-x:auto;font-size:.85rem}code{font-size:.9em}
-figure{margin:.8rem 0}svg{width:100%;max-width:38rem;height:auto;display:block}img{max-width:100%;height:auto}
-svg text{font:13px system-ui,sans-serif;fill:var(--fg)}svg text.axis{fill:var(--soft)}
+figure{margin:.8rem 0}svg{width:100%;max-width:32rem;height:auto;display:block}img{max-width:100%;height:auto}
+svg text{font:13px system-ui,sans-serif;fill:var(--fg)}svg text.axis{fill:var(--soft)}svg text.heading{font-weight:600}
 .grid{stroke:var(--rule);stroke-width:1}.zero{stroke:var(--fg);stroke-width:1.5}
 .interval{stroke:var(--even);stroke-width:2}.interval.ahead{stroke:var(--good)}.interval.behind{stroke:var(--bad)}
 .mark{stroke:none;fill:var(--even)}.mark.ahead{fill:var(--good)}.mark.behind{fill:var(--bad)}.stroke{stroke-width:2}
@@ -34,9 +35,11 @@ svg text{font:13px system-ui,sans-serif;fill:var(--fg)}svg text.axis{fill:var(--
 .curve.c0,.stroke.c0{stroke:var(--c0)}.curve.c1,.stroke.c1{stroke:var(--c1)}.curve.c2,.stroke.c2{stroke:var(--c2)}
 .curve.c3,.stroke.c3{stroke:var(--c3)}.curve.c4,.stroke.c4{stroke:var(--c4)}.curve.c5,.stroke.c5{stroke:var(--c5)}
 details>summary{cursor:pointer;font-weight:600;margin:.4rem 0}
-.examples{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(11rem,48%),1fr));gap:.6rem}
+.examples{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(14rem,48%),1fr));gap:.6rem}
 .examples figure{margin:0}
-@media (max-width:480px){table{font-size:.78rem}th,td{padding:.2rem .3rem}.summary{font-size:1rem}}
-@media print{:root{--bg:#fff;--fg:#000;--panel:#fff}body{max-width:none;font-size:11pt}.scroll{overflow:visible}
-h2,h3{break-after:avoid}figure,tr{break-inside:avoid}details::details-content{content-visibility:visible}nav,.skip{display:none}pre{white-space:pre-wrap}}
+@media (max-width:480px){table{font-size:.78rem}th,td{padding:.2rem .3rem}.summary{font-size:1rem}
+tbody th{max-width:8rem}}
+@media print{:root{--fg:#000;--panel:#fff;color-scheme:light}body{max-width:none;font-size:11pt}
+.scroll{overflow:visible}tbody th{position:static}h2,h3,h4{break-after:avoid}figure,tr{break-inside:avoid}
+details::details-content{content-visibility:visible}nav,.skip{display:none}pre{white-space:pre-wrap}}
 """

@@ -136,10 +136,11 @@ def sentence(record: Record, role: str) -> str:
 def summary(rows: Sequence[Record]) -> list[str]:
     """The sentences a report begins with: AP of every initialisation against each reference, per config.
 
-    What is no reference itself comes first, since it is what the plan asks about. A config on which nothing was learned
-    gets one sentence at the end: its differences may be significant, and still say nothing.
+    What is no reference itself comes first, against supervised before random, since it is what the plan asks about. A
+    config on which nothing was learned gets one sentence at the end: its differences may be significant, and still say
+    nothing.
     """
-    said: list[tuple[bool, str]] = []
+    said: list[tuple[tuple[bool, int], str]] = []
     for config, index in by_config(rows).items():
         references = {row[f"vs_{role}_init"] for row in index.rows for role in ROLES}
         supervised = {row["vs_supervised_init"] for row in index.rows}
@@ -147,13 +148,14 @@ def summary(rows: Sequence[Record]) -> list[str]:
             found = [r for init in index.inits if (r := index.get(init, task, metric))]
             if all(float(record["mean"]) < FLOOR for record in found):
                 what = title(task, metric)
-                said.append((True, f"Nothing was learned on {config}: no initialisation reaches {FLOOR} {what}."))
+                words = f"Nothing was learned on {config}: no initialisation reaches {FLOOR} {what}."
+                said.append(((True, len(ROLES)), words))
                 continue
-            for role in ROLES:
+            for place, role in enumerate(ROLES):
                 for record in found:
                     mirror = role == "supervised" and record["init"] in references - supervised
                     if record[f"vs_{role}"] and not mirror:
-                        said.append((record["init"] in references, sentence(record, role)))
+                        said.append(((record["init"] in references, place), sentence(record, role)))
     return [words for _, words in sorted(said, key=lambda pair: pair[0])]
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
+from runtime.errors import UserError
 from runtime.stop import StopSignal
 from transfer.dry_run import dry_run
 from transfer.launchers import Launcher, make_launcher
@@ -38,6 +41,18 @@ def test_dry_run_estimates_from_measured_pace(plan_file: Path) -> None:
     }
     assert "finished" in lines["toy/random/seed0"]
     assert "50 min" in lines["toy/moco/seed1"]
+    (path.parent / "model_final.pth").write_bytes(bytes(3 << 20))
+    again = dry_run(plan, stages, Launcher())
+    assert next(line for line in again.splitlines() if "toy/moco/seed1" in line).split()[-2:] == ["3", "MB"]
+
+
+@pytest.mark.parametrize(
+    ("name", "processes", "options", "message"),
+    [("local", 8, [], "--nproc 8 wants --launcher"), ("torchrun", 2, ["partition=gpu"], "wants --launcher slurm")],
+)
+def test_what_a_launcher_would_ignore_is_an_error(name: str, processes: int, options: list, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_launcher(name, processes, options)
 
 
 def test_torchrun_shares_trainings_only(tmp_path: Path) -> None:

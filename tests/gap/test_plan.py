@@ -48,6 +48,37 @@ def test_the_command_line_wins_over_a_config_of_the_plan(plan_file: Path) -> Non
         assert given[-1] == iterations
 
 
+def test_every_kind_of_initialisation_reaches_the_command(plan_file: Path) -> None:
+    inits = """inits:
+  random: {random: true}
+  like_for_like: {supervised: true}
+  msra: {supervised: msra}
+  backbone: {weights: w/moco.pkl}
+  released: {weights: "{output}/moco.pth.tar", family: moco}
+  paper: {published: {init: MoCo v2}}
+"""
+    text = plan_file.read_text()
+    start, end = text.index("inits:"), text.index("configs:")
+    plan_file.write_text(text[:start] + inits + text[end:])
+    stages = plan_stages(load_plan(plan_file, settings=["seeds=[0]"]))
+    given = {s.name.split("/")[1]: s.argv[s.argv.index("--init") + 1] for s in stages if s.kind == "train"}
+    assert given == {
+        "random": "random",
+        "like_for_like": "supervised",
+        "msra": "supervised-msra",
+        "backbone": "w/moco.pkl",
+        "released": "runs/toy/backbones/released.pkl",
+    }
+    (convert,) = [s for s in stages if s.kind == "convert"]
+    assert convert.argv == (
+        "convert/to_d2.py",
+        "runs/toy/moco.pth.tar",
+        "runs/toy/backbones/released.pkl",
+        "--family=moco",
+    )
+    assert convert.name in next(s for s in stages if s.name == "toy/released/seed0").needs
+
+
 def test_only_takes_what_it_needs(plan_file: Path) -> None:
     stages = plan_stages(load_plan(plan_file))
     assert [s.name for s in choose(stages, ["toy/moco/seed1"])] == [

@@ -7,18 +7,21 @@ import html.parser
 import re
 import resource
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from benchmarks.report import INITS, write_store
+from tests.gap.browser import Browser
 from transfer.convergence import crossings, mean_curve
 from transfer.gap import compare
+from transfer.plots import LEFT, LETTER, shortened
 from transfer.report import Report, write_report
 from transfer.report_tables import number, records, summary
 from transfer.runs import find_runs
+from transfer.schedules import by_schedule
 
 REFERENCES = {"supervised": "supervised", "random": "random"}
 VOID = {"meta", "link", "img", "br", "line", "circle", "rect", "polygon", "polyline", "path"}
@@ -136,12 +139,29 @@ def test_differences_at_the_floor_are_no_verdict(store: Callable[..., Path], tmp
     assert "moco is" in summary(records(compare(list(find_runs(root)), REFERENCES)))[0]
 
 
+def test_gaps_by_size_and_frequency(store: Callable[..., Path], tmp_path: Path) -> None:
+    names = ("AP", "APs", "APm", "APl", "APr", "APc", "APf", "AP-cat")
+    for seed in (0, 1):
+        for init, ap in (("supervised", 20.0), ("moco", 22.5)):
+            metrics = {"bbox": {name: ap + i + seed for i, name in enumerate(names)}}
+            root = store(init=init, seed=seed, metrics=metrics)
+    files = write_report(tmp_path / "out", compare(list(find_runs(root)), REFERENCES), Report("toy", "c"))
+    rows = {(r["init"], r["metric"]): r for r in csv.DictReader(files["gap.csv"].open())}
+    assert {rows["moco", name]["vs_supervised"] for name in names} == {"+2.50"}
+    text = files["gap.html"].read_text()
+    assert all(
+        f"moco, box {name}" in text and f"| moco | box {name} |" in files["gap.md"].read_text() for name in names[:7]
+    )
+    assert ">cat<" in text  # in the plot of classes
+
+
 def test_allowed_differences_are_shown_in_red(store: Callable[..., Path], tmp_path: Path) -> None:
     store(init="supervised", flat={"INPUT.FORMAT": "BGR"})
     root = store(init="moco")
     tables = compare(list(find_runs(root)), REFERENCES, allow=["INPUT.FORMAT"])
     files = write_report(tmp_path / "out", tables, Report("toy", "c"))
-    assert 'class="alarm"' in files["gap.html"].read_text()
+    text = files["gap.html"].read_text()
+    assert text.index('class="alarm"') < text.index("<table")
     assert "**Not like for like on toy: INPUT.FORMAT** (moco: RGB, supervised: BGR)" in files["gap.md"].read_text()
 
 
@@ -170,6 +190,24 @@ def test_curves_and_crossings(store: Callable[..., Path]) -> None:
     assert crossing.iteration == pytest.approx(50 + 25 * 14 / 16)
 
 
+def test_schedules_of_different_lengths_are_set_side_by_side(store: Callable[..., Path], tmp_path: Path) -> None:
+    for length, gaps in ((100, {"random": 10.0, "supervised": 30.0, "moco": 29.0}), (200, {"random": 28.0})):
+        for init, ap in {"supervised": 31.0, "moco": 33.0, **gaps}.items():
+            for seed in (0, 1):
+                flat = {"SOLVER.MAX_ITER": length, "SOLVER.STEPS": [length // 2]}
+                metrics = {"bbox": {"AP": ap + seed}}
+                root = store(init=init, seed=seed, config=f"toy{length}", flat=flat, iterations=length, metrics=metrics)
+    store(init="moco", config="other_data", flat={"DATASETS.TEST": ["else"]}, iterations=300)
+    tables = compare(list(find_runs(root)), REFERENCES)
+    assert [[*group] for group in by_schedule(tables)] == [[100, 200]]
+    text = write_report(tmp_path / "out", tables, Report("toy", "c"))["gap.html"].read_text()
+    section = text[text.index('<h2 id="schedules">') :]
+    assert '<th scope="col">100 iterations</th><th scope="col">200 iterations</th>' in section
+    assert "moco overtakes supervised at about 133 iterations." in section
+    assert "other_data" not in section[: section.index("</section>")]
+    assert "schedules" not in write_report(tmp_path, tables[:1], Report("toy", "c"))["gap.html"].read_text()
+
+
 def test_folder_of_runs_by_command_line(store: Callable[..., Path], run_cli) -> None:
     store(init="random", metrics={"bbox": {"AP": 20.0}})
     store(init="supervised")
@@ -183,6 +221,10 @@ def test_folder_of_runs_by_command_line(store: Callable[..., Path], run_cli) -> 
     assert "SOLVER.MAX_ITER" in failed.stderr
     assert failed.stderr.count("\n") == 1
     assert (root / "gap.csv").read_text() == before
+    run_cli(["transfer/measure_gap.py", str(root), "--allow", "SOLVER.MAX_ITER"], check=0)
+    assert "**Not like for like on toy: SOLVER.MAX_ITER**" in (root / "gap.md").read_text()
+    ignored = run_cli(["transfer/measure_gap.py", str(root), "--dry-run"], check=2)
+    assert ignored.stderr.startswith("error: --dry-run has no meaning")
 
 
 @pytest.mark.slow
@@ -194,20 +236,100 @@ def test_two_thousand_runs(tmp_path: Path, run_cli) -> None:
     assert (tmp_path / "runs" / "gap.html").stat().st_size < 5e6
 
 
+OPEN_ALL = "document.querySelectorAll('details').forEach(d => d.open = true)"
+OUTSIDE = """(() => {  // text that its picture cuts off, and what is wider than the page without scrolling by itself
+  const cut = [...document.querySelectorAll('svg')].flatMap(s => { const box = s.getBoundingClientRect();
+    return [...s.querySelectorAll('text')].filter(t => { const r = t.getBoundingClientRect();
+      return r.left < box.left - 1 || r.right > box.right + 1 }).map(t => t.textContent) });
+  const wide = [...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll, pre') &&
+    e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName);
+  return [...cut, ...wide] })()"""
+OVERLAPPING = """[...document.querySelectorAll('svg')].flatMap(s => { const t = [...s.querySelectorAll('text')];
+  const r = t.map(e => e.getBoundingClientRect());
+  return t.flatMap((e, i) => t.slice(i + 1).filter((f, k) => { const a = r[i], b = r[i + 1 + k];
+    return Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
+      Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4 }).map(f => e.textContent + '/' + f.textContent)) })"""
+FAINT = """(() => {  // text whose contrast to its ground is below 4.5 (WCAG 2.1, 1.4.3)
+  const part = v => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4 };
+  const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number);
+    return 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b) };
+  const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
+    if (c !== 'rgba(0, 0, 0, 0)') return c } return 'rgb(255, 255, 255)' };
+  const seen = [...document.querySelectorAll('body *')].filter(e => e.tagName !== 'title' &&
+    [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()));
+  return seen.filter(e => { const style = getComputedStyle(e), a = light(e.closest('svg') ? style.fill : style.color);
+    const b = light(ground(e)); return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) < 4.5 })
+    .map(e => e.tagName + ' ' + e.className + ' ' + e.textContent.slice(0, 30)) })()"""
+FOCUSED = "document.activeElement.tagName + ' ' + getComputedStyle(document.activeElement).outlineStyle"
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
-@pytest.mark.parametrize("width", [390, 820, 1400])
-def test_browser_says_nothing_and_asks_for_nothing(report: dict[str, Path], tmp_path: Path, width: int) -> None:
-    log = tmp_path / "net.json"
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    quiet.append("--host-resolver-rules=MAP * ~NOTFOUND")
-    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", *quiet, "--enable-logging=stderr"]
-    command += [f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},3000", f"--log-net-log={log}"]
-    picture = tmp_path / "page.png"
-    page = report["gap.html"].resolve().as_uri()
-    done = subprocess.run([*command, f"--screenshot={picture}", page], capture_output=True, text=True, timeout=180)
-    assert picture.stat().st_size > 20_000, done.stderr[-2000:]
-    assert "CONSOLE" not in done.stderr
-    asked = re.findall(r'"url":"(https?://[^"]*)"', log.read_text())
-    browser = re.compile(r"https?://[a-z0-9.]*google(apis)?\.com/")  # what Chromium asks for by itself
-    assert [url for url in asked if not browser.match(url)] == []
+def test_in_a_browser(tmp_path: Path) -> None:
+    """Three widths, light and dark: nothing logged, nothing asked for, nothing cut off or too faint to read."""
+    inits = (*INITS, "memory_bank_65536_temperature_0.07", "memory_bank_65536_temperature_0.20")
+    write_store(tmp_path / "runs", 2, inits, 3, classes=30)
+    tables = compare(list(find_runs(tmp_path / "runs")), REFERENCES)
+    report = Report("toy", "python transfer/measure_gap.py plan.yaml", limits="Toy runs.", plan="name: toy\n")
+    page = write_report(tmp_path / "out", tables, report)["gap.html"]
+    with Browser(tmp_path / "profile") as browser:
+        for width in (360, 820, 1400):
+            for scheme in ("light", "dark"):
+                browser.open(page, width, scheme)
+                browser.evaluate(OPEN_ALL)
+                assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+                assert browser.evaluate(OUTSIDE) == []
+                assert browser.evaluate(OVERLAPPING) == []
+                assert browser.evaluate(FAINT) == []
+        browser.tab()
+        assert browser.evaluate("document.activeElement.getAttribute('href')") == "#main"
+        for _ in range(8):
+            browser.tab()
+            assert browser.evaluate(FOCUSED).endswith("solid")
+        assert browser.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+        dark = {"name": "prefers-color-scheme", "value": "dark"}
+        browser.call("Emulation.setEmulatedMedia", media="print", features=[dark])
+        assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert browser.evaluate(FAINT) == []
+        assert browser.pdf().startswith(b"%PDF")
+    said = [e for e in browser.events if e.get("method") in ("Runtime.consoleAPICalled", "Log.entryAdded")]
+    assert said + [e for e in browser.events if e.get("method") == "Runtime.exceptionThrown"] == []
+    asked = {e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"}
+    assert {url for url in asked if not url.startswith("data:")} == {page.resolve().as_uri()}
+
+
+def test_figures_are_pictures_of_their_own(tmp_path: Path, run_cli) -> None:
+    write_store(tmp_path / "runs", 2, INITS, 3, classes=5)
+    run_cli(["transfer/measure_gap.py", str(tmp_path / "runs"), "--figures"], check=0)
+    drawn = sorted((tmp_path / "runs" / "figures").iterdir())
+    assert len(drawn) == (tmp_path / "runs" / "gap.html").read_text().count("<svg ") == 2 * 4
+    for path in drawn:
+        assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+    assert drawn[0].name == "config0-AP_against_iterations_mean_over_seeds.svg"
+
+
+def test_long_names_stay_apart_in_pictures() -> None:
+    names = [f"memory_bank_65536_temperature_0.{k:02d}" for k in range(20)]
+    assert len({shortened(name) for name in names}) == len(names)
+    assert all(len(shortened(name)) * LETTER <= LEFT for name in names)
+    assert shortened("moco_v2") == "moco_v2"
+
+
+def test_summary_then_limits_then_the_other_comparisons(tmp_path: Path) -> None:
+    write_store(tmp_path / "runs", 2, INITS, 3, classes=3)
+    tables = compare(list(find_runs(tmp_path / "runs")), REFERENCES)
+    text = write_report(tmp_path / "out", tables, Report("toy", "c", limits="Toy runs."))["gap.html"].read_text()
+    said = summary(records(tables))
+    assert all(" supervised on " in sentence for sentence in said[:6])  # both configs, before any against random
+    assert all(sentence in text for sentence in said)
+    head = text[text.index("<h1>") : text.index("<nav")]
+    assert head.index(said[0]) < head.index("Toy runs.") < head.index(said[1]) < head.index("more comparisons")
+
+
+def test_random_does_not_set_the_scale_of_the_others(report: dict[str, Path]) -> None:
+    text = report["gap.html"].read_text()
+    start = text.index("Differences to supervised")
+    picture = text[start : text.index("</svg>", start)]
+    assert ">moco_v2<" in picture
+    assert ">random<" not in picture
+    assert "random, box AP" in text  # the table has it

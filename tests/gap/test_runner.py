@@ -70,6 +70,33 @@ def test_failed_run_is_in_the_table_and_the_next_call_resumes_it(plan_file: Path
     assert [("--resume" in call) for call in calls(str(broken))] == [False, True]
 
 
+def test_report_only_runs_nothing_and_shows_what_is_missing(plan_file: Path, driver: list[str]) -> None:
+    run(plan_file)
+    (Path("runs/toy/toy/moco/seed1") / "result.json").unlink()
+    before = calls("runs/toy/toy/moco/seed1")
+    done = subprocess.run([*driver, "--report-only"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert calls("runs/toy/toy/moco/seed1") == before
+    assert "- moco, seed 1: not run yet" in Path("runs/toy/gap.md").read_text()
+    refused = subprocess.run([*driver, "--random", "moco"], capture_output=True, text=True, timeout=120)
+    assert (refused.returncode, refused.stderr[:26]) == (2, "error: --random has no mea")
+
+
+def test_plan_and_command_line_allow_a_difference(plan_file: Path, driver: list[str]) -> None:
+    run(plan_file)
+    path = Path("runs/toy/toy/moco/seed1/result.json")
+    record = json.loads(path.read_text())
+    record["config"]["flat"]["INPUT.FORMAT"] = "BGR"
+    path.write_text(json.dumps(record))
+    refused = subprocess.run(driver, capture_output=True, text=True, timeout=120)
+    assert refused.returncode == 2
+    assert "--allow INPUT.FORMAT" in refused.stderr
+    for more in (["--allow", "INPUT.FORMAT"], ["--set", "allow=[INPUT.FORMAT]"]):
+        subprocess.run([*driver, *more], check=True, capture_output=True, timeout=120)
+        assert "**Not like for like on toy: INPUT.FORMAT**" in Path("runs/toy/gap.md").read_text()
+        Path("runs/toy/gap.md").unlink()
+
+
 def test_failed_pretraining_blocks_only_what_needs_it(plan_file: Path, fake_repo: Path) -> None:
     script = fake_repo / "pretrain" / "main.py"
     script.write_text(script.read_text().replace('b"weights of "', 'b"broken "'))
