@@ -65,6 +65,8 @@ def check_datasets(cfg: CfgNode, explicit: dict[str, str], *, train: bool) -> No
         raise UserError(f"DATASETS: {odd[0]!r} is not the name of a data set; write ('NAME',)")
     if train and not cfg.DATASETS.TRAIN:
         raise UserError("DATASETS.TRAIN is empty; name at least one training set")
+    if not train and not cfg.DATASETS.TEST:
+        raise UserError("DATASETS.TEST is empty; --eval-only has nothing to evaluate on")
     for name in names:
         get_dataset(name).require()
     if cfg.MODEL.KEYPOINT_ON:
@@ -74,6 +76,10 @@ def check_datasets(cfg: CfgNode, explicit: dict[str, str], *, train: bool) -> No
         spec = get_dataset(name)
         for finding in spec.summary.findings:
             log.info("data set %s: %s", name, finding)
+        if name in cfg.DATASETS.TEST and not spec.summary.annotated:
+            raise UserError(f"data set {name} has no annotations to evaluate against; remove it from DATASETS.TEST")
+        if cfg.MODEL.MASK_ON and spec.summary.maskless:
+            raise UserError(f"data set {name}: {spec.summary.maskless}; MODEL.MASK_ON needs one for each")
         if classes is not None and spec.class_names != classes:
             raise UserError(f"data sets {names[0]} and {name} have different classes; a detector has one list")
         classes = spec.class_names

@@ -10,7 +10,7 @@ import pytest
 
 from runtime.errors import UserError
 from runtime.run_folder import RunLock
-from tests.transfer.toy_data import write_coco, write_voc
+from tests.transfer.toy_data import coco_content, write_coco, write_voc
 from transfer import train_net
 from transfer.config import load_config
 from transfer.evaluate.detections import Detections
@@ -147,6 +147,7 @@ def test_a_folder_in_use_is_refused(data, tmp_path, monkeypatch):
         (("--init", "nowhere.pkl"), {}, "nowhere.pkl: no such file"),
         (("--init", "random"), {"INPUT.FORMAT": "BGR"}, "INPUT.FORMAT is BGR"),
         (("--eval-only",), {}, "--eval-only: no"),
+        (("--eval-only",), {"DATASETS.TEST": "()"}, "DATASETS.TEST is empty; --eval-only has nothing"),
         (("--init", "random", "--dist-url", "file:///x", "--num-machines", "2"), {}, "--dist-url"),
     ],
 )
@@ -156,6 +157,22 @@ def test_mistakes_are_refused_and_leave_nothing(data, tmp_path, monkeypatch, fla
     with pytest.raises(UserError) as caught:
         train_net.main()
     assert message in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_cannot_be_evaluated_is_refused_before_training(tmp_path, monkeypatch):
+    content = coco_content(tmp_path / "images", count=2)
+    plain = write_coco(tmp_path, content)
+    boxes = [{k: v for k, v in a.items() if k != "segmentation"} for a in content["annotations"]]
+    for file, annotations, message in (
+        ("none.json", [], "has no annotations to evaluate against"),
+        ("boxes.json", boxes, "6 annotations have no segmentation .*MODEL.MASK_ON needs one for each"),
+    ):
+        (tmp_path / file).write_text(json.dumps({**content, "annotations": annotations}))
+        opts = {"DATASETS__TEST": f"('coco:{tmp_path / file}:{tmp_path / 'images'}',)", "MODEL__MASK_ON": "True"}
+        monkeypatch.setattr(sys, "argv", arguments(plain, tmp_path / "run", **opts))
+        with pytest.raises(UserError, match=message):
+            train_net.main()
     assert not (tmp_path / "run").exists()
 
 

@@ -98,6 +98,18 @@ def test_odd_annotations_are_counted(toy):
     assert kept[5]["segmentation"] == fifth["segmentation"][1:]
 
 
+def test_annotations_without_masks_are_counted(toy, tmp_path):
+    folder, content = toy
+    assert get_dataset(write_coco(folder, content)).summary.maskless == ""
+    del content["annotations"][0]["segmentation"]
+    content["annotations"][3]["segmentation"] = []
+    bare = get_dataset(f"coco:{folder / 'bare.json'}:{folder / 'images'}")
+    (folder / "bare.json").write_text(json.dumps(content))
+    assert bare.summary.maskless == "2 annotations have no segmentation (images 11, 12)"
+    voc = get_dataset(write_voc(tmp_path / "voc", {"a": [("dog", 0, [1, 1, 9, 9])]}))
+    assert voc.summary.maskless == "1 annotations have no segmentation (images a)"
+
+
 def test_annotations_without_area_have_that_of_their_box(toy):
     folder, content = toy
     for annotation in content["annotations"]:
