@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from runtime.errors import UserError
 from runtime.logs import get_logger
 from transfer.addresses import local_weights
-from transfer.config import explicit_keys
+from transfer.config import explicit_keys, flatten
 from transfer.data.catalog import get_dataset
 from transfer.evaluate.keypoint_ap import COCO_KEYPOINTS
 from transfer.initialisation import Init, apply_settings, evaluated_model, resolve_init
@@ -119,17 +119,25 @@ def check_keypoints(cfg: CfgNode, names: Sequence[str]) -> None:
 def scale_to_batch(cfg: CfgNode, batch: int) -> list[str]:
     """Apply the linear rule for ``batch`` images per step in place; returns what changed, line by line.
 
-    Learning rate x k, iterations, steps, warm-up and periods / k, where k = batch / IMS_PER_BATCH: the same number of
-    images is seen (Goyal et al., arXiv:1706.02677).
+    Learning rates x k, iterations, steps, warm-up and periods / k, where k = batch / IMS_PER_BATCH: the same number of
+    images is seen (Goyal et al., arXiv:1706.02677). What is 0, and so off, stays 0.
     """
     if cfg.SOLVER.IMS_PER_BATCH < 1:
         raise UserError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} must be 1 or more")
     k = batch / cfg.SOLVER.IMS_PER_BATCH
-    before = {key: cfg.SOLVER[key] for key in ("IMS_PER_BATCH", "BASE_LR", "STEPS", "MAX_ITER", "WARMUP_ITERS")}
-    cfg.SOLVER.IMS_PER_BATCH = batch
-    cfg.SOLVER.BASE_LR = cfg.SOLVER.BASE_LR * k
-    cfg.SOLVER.STEPS = tuple(round(step / k) for step in cfg.SOLVER.STEPS)
-    for key in ("MAX_ITER", "WARMUP_ITERS", "CHECKPOINT_PERIOD"):
-        cfg.SOLVER[key] = max(1, round(cfg.SOLVER[key] / k))
-    cfg.TEST.EVAL_PERIOD = round(cfg.TEST.EVAL_PERIOD / k)
-    return [f"scaled to a batch of {batch}: SOLVER.{key} {old} -> {cfg.SOLVER[key]}" for key, old in before.items()]
+    scaled = {
+        "SOLVER.IMS_PER_BATCH": batch,
+        "SOLVER.BASE_LR": cfg.SOLVER.BASE_LR * k,
+        "SOLVER.BASE_LR_END": cfg.SOLVER.BASE_LR_END * k,
+        "SOLVER.STEPS": tuple(round(step / k) for step in cfg.SOLVER.STEPS),
+    }
+    before = flatten(cfg)
+    for key in ("SOLVER.MAX_ITER", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD"):
+        scaled[key] = max(1, round(before[key] / k)) if before[key] > 0 else before[key]
+    lines = []
+    for key, value in scaled.items():
+        section, leaf = key.split(".")
+        old, cfg[section][leaf] = cfg[section][leaf], value
+        if value != old:
+            lines.append(f"scaled to a batch of {batch}: {key} {old} -> {value}")
+    return lines

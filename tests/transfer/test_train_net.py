@@ -200,6 +200,18 @@ def test_scale_to_batch_says_what_it_changed():
     assert "scaled to a batch of 4: SOLVER.BASE_LR 0.02 -> 0.005" in lines
     assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS) == (4, 96000, 400)
     assert cfg.SOLVER.STEPS == (72000, 88000)
+    assert "scaled to a batch of 4: SOLVER.CHECKPOINT_PERIOD 5000 -> 20000" in lines
+    assert not any("EVAL_PERIOD" in line or "BASE_LR_END" in line for line in lines)  # 0 as before
+
+
+def test_scaling_switches_nothing_off_or_on():
+    given = ["TEST.EVAL_PERIOD", "1", "SOLVER.WARMUP_ITERS", "0", "SOLVER.BASE_LR_END", "0.01"]
+    cfg = load_config("voc_R50_C4.yaml", given)
+    lines = scale_to_batch(cfg, 64)
+    assert (cfg.TEST.EVAL_PERIOD, cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.BASE_LR_END) == (1, 0, 0.04)
+    assert not any("EVAL_PERIOD" in line or "WARMUP" in line for line in lines)
+    assert "scaled to a batch of 64: SOLVER.BASE_LR_END 0.01 -> 0.04" in lines
+    assert scale_to_batch(cfg, 64) == []
 
 
 def test_a_voc_folder_needs_no_code(tmp_path, run_cli):
