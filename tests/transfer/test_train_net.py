@@ -141,6 +141,7 @@ def test_a_folder_in_use_is_refused(data, tmp_path, monkeypatch):
         ((), {"TEST.EXPECTED_RESULTS": "[['bbox', 'AP', 'x', 1]]"}, "TEST.EXPECTED_RESULTS"),
         ((), {"MODEL.RPN.IN_FEATURES": "['p9']"}, "among the maps of this backbone"),
         ((), {"MODEL.DEVICE": "gpu"}, "MODEL.DEVICE 'gpu'"),
+        ((), {"SOLVER.AMP.ENABLED": "True"}, "SOLVER.AMP.ENABLED with float16 needs a GPU"),
         ((), {"OUTPUT_DIR": ""}, "OUTPUT_DIR is empty"),
         ((), {"DATASETS.TEST": "(5,)"}, "5 is not the name of a data set"),
         (("--init", "random", "--scale-to-batch", "2"), {"SOLVER.IMS_PER_BATCH": "0"}, "IMS_PER_BATCH 0 must be 1"),
