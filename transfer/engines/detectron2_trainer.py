@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,13 @@ from runtime.errors import UserError
 from runtime.logs import get_logger
 from runtime.seeds import rng_state, set_rng_state
 from transfer.data.loader import draw_base_seed
-from transfer.engines.detectron2_data import ResumableBatches, as_detectron2_items, needs_own_loader, own_train_loader
+from transfer.engines.detectron2_data import (
+    Items,
+    ResumableBatches,
+    as_detectron2_items,
+    needs_own_loader,
+    own_train_loader,
+)
 from transfer.engines.torchvision.checkpoints import OWN_KEY, checkpoint_name, load_latest
 from transfer.engines.torchvision.feeding import TrainingFeed
 from transfer.engines.torchvision.loop import ONE_VALUE, NonFiniteLoss
@@ -131,22 +137,23 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks in its order, with checkpoints, precise batch norm and evaluation of this project."""
         cfg = self.cfg
-        if cfg.TEST.PRECISE_BN.ENABLED and self.feed is not None:
-            feed = self.feed
-            self.precise_bn = PreciseBatchNorm(
-                self.model,
-                lambda start: (as_detectron2_items(batch) for batch in feed.precise_bn_batches(start)),
-                iterations=cfg.TEST.PRECISE_BN.NUM_ITER,
-            )
-        built: list[HookBase] = [hooks.IterationTimer(), hooks.LRScheduler()]
-        if cfg.TEST.PRECISE_BN.ENABLED and self.feed is None:
-            batches = own_train_loader(cfg)
-            built.append(hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, batches, cfg.TEST.PRECISE_BN.NUM_ITER))
-        built.append(AfterStep(self))
+        if cfg.TEST.PRECISE_BN.ENABLED:
+            iterations = cfg.TEST.PRECISE_BN.NUM_ITER
+            self.precise_bn = PreciseBatchNorm(self.model, self._precise_bn_batches, iterations=iterations)
+        built: list[HookBase] = [hooks.IterationTimer(), hooks.LRScheduler(), AfterStep(self)]
         if comm.is_main_process():
             built.append(hooks.PeriodicWriter(self.build_writers(), period=20))
         built.append(StopHook(self))
         return built
+
+    def _precise_bn_batches(self, start: int) -> Iterator[Items]:
+        """Batches for precise batch norm, from number ``start`` on where the shared loader makes them."""
+        if self.feed is not None:
+            return (as_detectron2_items(batch) for batch in self.feed.precise_bn_batches(start))
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0  # as in Detectron2's own hook
+        return iter(own_train_loader(cfg))
 
 
 class AfterStep(HookBase):
