@@ -85,15 +85,15 @@ def check_datasets(cfg: CfgNode, explicit: dict[str, str], *, train: bool) -> No
         classes = spec.class_names
     if classes is None:
         return
-    key = "MODEL.ROI_HEADS.NUM_CLASSES"
-    if len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-        if key in explicit:
-            raise UserError(
-                f"{key} is {cfg.MODEL.ROI_HEADS.NUM_CLASSES} ({explicit[key]}), data set {names[0]} has "
-                f"{len(classes)} classes"
-            )
-        cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
-        log.info("%s = %d, the classes of %s", key, len(classes), names[0])
+    for section in ("ROI_HEADS", "RETINANET") if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else ("ROI_HEADS",):
+        key, node = f"MODEL.{section}.NUM_CLASSES", cfg.MODEL[section]
+        if len(classes) != node.NUM_CLASSES:
+            if key in explicit:
+                raise UserError(
+                    f"{key} is {node.NUM_CLASSES} ({explicit[key]}), data set {names[0]} has {len(classes)} classes"
+                )
+            node.NUM_CLASSES = len(classes)
+            log.info("%s = %d, the classes of %s", key, len(classes), names[0])
 
 
 def check_keypoints(cfg: CfgNode, names: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from transfer import train_net
 from transfer.config import load_config
 from transfer.evaluate.detections import Detections
 from transfer.expectations import failed_expectations
-from transfer.preparation import scale_to_batch
+from transfer.preparation import check_datasets, scale_to_batch
 
 TINY = {
     "MODEL.FPN.OUT_CHANNELS": "16",
@@ -175,6 +175,16 @@ def test_data_that_cannot_be_evaluated_is_refused_before_training(tmp_path, monk
         with pytest.raises(UserError, match=message):
             train_net.main()
     assert not (tmp_path / "run").exists()
+
+
+def test_a_retinanet_gets_the_classes_of_its_data(data):
+    given = ["MODEL.META_ARCHITECTURE", "RetinaNet", "DATASETS.TRAIN", f"('{data}',)", "DATASETS.TEST", "()"]
+    cfg = load_config("coco_R50_FPN.yaml", given)
+    check_datasets(cfg, {}, train=True)
+    assert (cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.RETINANET.NUM_CLASSES) == (3, 3)
+    cfg.MODEL.RETINANET.NUM_CLASSES = 80
+    with pytest.raises(UserError, match=r"MODEL.RETINANET.NUM_CLASSES is 80 \(command line\), data set .* 3 classes"):
+        check_datasets(cfg, {"MODEL.RETINANET.NUM_CLASSES": "command line"}, train=True)
 
 
 def test_a_mistake_is_one_line(data, tmp_path, run_cli):
