@@ -14,7 +14,6 @@ import torch
 from runtime.errors import UserError
 from runtime.seeds import seed_everything
 from runtime.stop import StopSignal
-from transfer.config import unsupported_keys
 from transfer.engines.protocol import AfterEval, TrainSummary
 from transfer.engines.torchvision.builder import choose_device
 from transfer.engines.torchvision.ranks import rank, rank_count
@@ -35,11 +34,10 @@ class Detectron2Engine:
         return {package: metadata.version(package) for package in ("detectron2", "torch", "torchvision", "fvcore")}
 
     def check(self, cfg: Any) -> None:
-        """Raise UserError for this project's own keys, which Detectron2 does not know, unless they are defaults."""
-        for key, value in unsupported_keys(cfg, "E").items():
-            raise UserError(f"{key} {value!r} is not supported by engine detectron2; use --engine torchvision for it")
-        if cfg.TEST.AUG.ENABLED and cfg.MODEL.KEYPOINT_ON:
-            raise UserError("TEST.AUG.ENABLED is not supported by engine detectron2 with MODEL.KEYPOINT_ON")
+        """Raise UserError for this project's own keys and for what no run behind Detectron2 could be made with."""
+        from transfer.engines.detectron2_support import check_support
+
+        check_support(cfg)
         if rank_count() > 1 and choose_device(cfg.MODEL.DEVICE).type == "cpu":
             raise UserError(
                 "engine detectron2 trains in several processes on GPUs only; use --engine torchvision on CPUs"
