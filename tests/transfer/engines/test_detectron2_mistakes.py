@@ -96,6 +96,18 @@ def test_every_config_that_the_embedded_engine_runs_is_let_through(detectron2_en
         detectron2_engine.check(load_config(path))
 
 
+def test_switches_of_arithmetic_are_set(
+    tmp_path: Path, tiny_config: Callable[..., Any], detectron2_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    asked: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    cfg = tiny_config({"CUDNN_BENCHMARK": True, "FLOAT32_PRECISION": "high", "SOLVER.MAX_ITER": 1})
+    detectron2_engine.train(cfg, tmp_path)
+    assert torch.backends.cudnn.benchmark
+    assert asked == ["high"]
+
+
 def test_a_reference_world_size_scales_batch_and_schedule_alike(
     tmp_path: Path, tiny_config: Callable[..., Any], engine: Any, detectron2_engine: Any, weights_of: Callable
 ) -> None:
