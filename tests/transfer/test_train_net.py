@@ -1,6 +1,8 @@
 """The command itself: result.json, exits, messages, resume, several processes."""
 
 import json
+import os
+import resource
 import signal
 import subprocess
 import sys
@@ -240,6 +242,27 @@ def test_a_training_that_diverges_leaves_a_failed_result(data, tmp_path, run_cli
     assert result["status"] == "failed"
     assert "not finite" in result["error"]
     assert "not finite" in done.stderr
+
+
+@pytest.mark.parametrize("engine", ["torchvision", pytest.param("detectron2", marks=pytest.mark.detectron2)])
+def test_a_full_disk_is_one_line_and_leaves_no_torn_checkpoint(data, tmp_path, repo, engine):
+    command = [sys.executable, *arguments(data, tmp_path / "run", SOLVER__CHECKPOINT_PERIOD="1")]
+    command[command.index("torchvision")] = engine
+    done = subprocess.run(
+        command,
+        cwd=repo,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        # no file grows beyond a megabyte; the checkpoint of a ResNet-18 would
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)),
+    )
+    assert done.returncode == 2, done.stderr[-2000:]
+    target = tmp_path / "run" / "model_0000000.pth"
+    wanted = f"error: disk full: cannot write {target}; free some space and run the same command again"
+    assert done.stderr.splitlines()[-1] == wanted
+    assert list((tmp_path / "run").glob("*.pth*")) == []
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "failed"
 
 
 def weights_of(folder):

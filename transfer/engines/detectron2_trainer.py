@@ -11,9 +11,11 @@ from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
+from runtime.atomic import write_text
 from runtime.errors import UserError
 from runtime.logs import get_logger
 from runtime.seeds import rng_state, set_rng_state
+from runtime.torch_files import save_torch
 from transfer.data.loader import draw_base_seed
 from transfer.engines.detectron2_data import (
     Items,
@@ -22,7 +24,7 @@ from transfer.engines.detectron2_data import (
     needs_own_loader,
     own_train_loader,
 )
-from transfer.engines.torchvision.checkpoints import OWN_KEY, checkpoint_name, load_latest
+from transfer.engines.torchvision.checkpoints import OWN_KEY, POINTER, checkpoint_name, load_latest
 from transfer.engines.torchvision.feeding import TrainingFeed
 from transfer.engines.torchvision.loop import ONE_VALUE, NonFiniteLoss
 from transfer.engines.torchvision.precise_bn import PreciseBatchNorm
@@ -123,7 +125,7 @@ class Trainer(DefaultTrainer):
         return ", ".join(str(i.get("image_id")) for i in self.batches.last) if self.batches is not None else "unknown"
 
     def save(self, name: str) -> None:
-        """Write a checkpoint with the random state of all ranks; call it on every rank."""
+        """Write a checkpoint with the random state of all ranks, whole or not at all; call it on every rank."""
         own = {
             "state": rng_state(),
             "process_seed": self.process_seed,
@@ -131,7 +133,10 @@ class Trainer(DefaultTrainer):
         }
         exact = {"rng": gather_objects(own), "precise_bn_position": self.precise_bn.position if self.precise_bn else 0}
         if comm.is_main_process():
-            self.checkpointer.save(name.removesuffix(".pth"), iteration=self.iter, **{OWN_KEY: exact})
+            kept = {key: part.state_dict() for key, part in self.checkpointer.checkpointables.items()}
+            folder, model = Path(self.cfg.OUTPUT_DIR), self.checkpointer.model.state_dict()
+            save_torch({"model": model, **kept, "iteration": self.iter, OWN_KEY: exact}, folder / name)
+            write_text(folder / POINTER, name)
         comm.synchronize()  # no rank reads the file before it is there
 
     def build_hooks(self) -> list[HookBase]:
