@@ -94,7 +94,13 @@ def check_values(cfg: CfgNode, processes: int, *, train: bool) -> None:
     check_expectations(cfg.TEST.EXPECTED_RESULTS)
     if train:
         check_precision(cfg)
-        check_schedule(_at(cfg, processes), processes)
+        scaled = _at(cfg, processes)
+        check_schedule(scaled, processes)
+        share = scaled.SOLVER.IMS_PER_BATCH // processes
+        if share < cfg.ENGINE.ACCUMULATE:
+            raise UserError(
+                f"ENGINE.ACCUMULATE {cfg.ENGINE.ACCUMULATE} is more parts than the {share} images of a process"
+            )
 
 
 def check_precision(cfg: CfgNode) -> None:
