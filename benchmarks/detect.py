@@ -3,6 +3,7 @@
     python benchmarks/detect.py [--case fpn] [--size 320] [--repeat 7] [--channels-last] [--bf16] [--compile]
                                 [--test-only] [--arithmetic exact|folded|bfloat16]
 
+Each engine has a process of its own, as it would in use: the embedded one tells the C library to keep freed memory.
 Both models have the same weights and see the same random images; the options concern the embedded one only. The weights
 are random, with the statistics of the images in the norms, and class scores apart enough for detections to be found:
 otherwise features of an untrained network explode, nothing is detected and the mask branch has nothing to do.
@@ -19,9 +20,13 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the
 
 import argparse
 import importlib.util
+import multiprocessing
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError, run_entry
@@ -93,14 +98,14 @@ def embedded_turns(
     """A training step and the detection of one image by the embedded engine, and the weights it starts from."""
     import torch
 
-    from transfer.engines.torchvision.builder import build_model, choose_device
+    from transfer.engines.torchvision.builder import build_model
     from transfer.engines.torchvision.detection import detect_images
     from transfer.engines.torchvision.inference import detection_model, in_arithmetic
     from transfer.engines.torchvision.loop import Training
     from transfer.engines.torchvision.precision import Precision
-    from transfer.engines.torchvision.run import build_solver
+    from transfer.engines.torchvision.run import build_solver, prepare_device
 
-    device = choose_device(args.device)
+    device = prepare_device(cfg)
     torch.manual_seed(0)
     model = build_model(cfg).to(device)
     settle(model, batch)
@@ -126,8 +131,6 @@ def embedded_turns(
 
 def detectron2_turns(cfg: Any, batch: list[dict[str, Any]], weights: dict[str, Any]) -> dict[str, Turn]:
     """The same by Detectron2."""
-    from pathlib import Path
-
     import torch
     from detectron2.engine.train_loop import SimpleTrainer
     from detectron2.modeling import build_model
@@ -175,6 +178,19 @@ def measure(turn: Turn) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
+def serve_detectron2(ask: Connection, config: str, args: argparse.Namespace, weights_file: str) -> None:
+    """The process of Detectron2: measures the turn of every name that it is sent."""
+    import torch
+
+    from transfer.config import load_config
+
+    cfg = load_config(config, ["MODEL.DEVICE", args.device])
+    batch = draw_batch(args, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    turns = detectron2_turns(cfg, batch, torch.load(weights_file, weights_only=True))
+    while name := ask.recv():
+        ask.send(measure(turns[name]))
+
+
 def main() -> int:
     """Measure and print."""
     args = parse()
@@ -182,29 +198,53 @@ def main() -> int:
         raise UserError("this comparison needs Detectron2; install it beside this project")
     import torch
 
-    from runtime.provenance import provenance
     from transfer.config import load_config
 
     cfg = load_config(CASES[args.case], ["MODEL.DEVICE", args.device])
     batch = draw_batch(args, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
     ours, weights = embedded_turns(cfg, args, batch)
-    theirs = detectron2_turns(cfg, batch, weights)
+    context = multiprocessing.get_context("spawn")
+    theirs, answer = context.Pipe()
+    with tempfile.TemporaryDirectory() as folder:
+        weights_file = str(Path(folder, "weights.pth"))
+        torch.save(weights, weights_file)
+        del weights
+        child = context.Process(
+            target=serve_detectron2, args=(answer, CASES[args.case], args, weights_file), daemon=True
+        )
+        child.start()
+        answer.close()
+        compare(args, ours, theirs)
+    theirs.send("")
+    child.join()
+    return 0
+
+
+def compare(args: argparse.Namespace, ours: dict[str, Turn], theirs: Connection) -> None:
+    """Turn by turn; one line per kind of turn."""
+    import torch
+
+    from runtime.provenance import provenance
+
+    def measure_theirs(name: str) -> tuple[float, float]:
+        theirs.send(name)
+        seconds: tuple[float, float] = theirs.recv()
+        return seconds
+
     record = provenance(sys.argv)
     print(f"{record['hardware']}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"{CASES[args.case]}, {args.batch} images of {args.size} x {args.size}, {args.repeat} turns each")
     print(f"{'':16}{'embedded s (CPU s)':>22}{'Detectron2 s (CPU s)':>24}{'ratio':>8}  quartiles")
     # test images first: training moves the weights, and with them the number of detections
     for name in ("test image", "training step")[: 1 if args.test_only else 2]:
-        for turn in (ours[name], theirs[name]):
-            turn()  # the first one allocates
-        pairs = [(measure(ours[name]), measure(theirs[name])) for _ in range(args.repeat)]
+        ours[name](), measure_theirs(name)  # the first one allocates
+        pairs = [(measure(ours[name]), measure_theirs(name)) for _ in range(args.repeat)]
         columns = [[statistics.median(p[side][kind] for p in pairs) for kind in (0, 1)] for side in (0, 1)]
         kind = 0 if args.device == "cuda" else 1
         ratios = sorted(theirs_[kind] / ours_[kind] for ours_, theirs_ in pairs)
         low, middle, high = statistics.quantiles(ratios, n=4)
         cells = [f"{wall:.3f} ({cpu:.3f})" for wall, cpu in columns]
         print(f"{name:16}{cells[0]:>22}{cells[1]:>24}{middle:8.2f}  {low:.2f} .. {high:.2f}", flush=True)
-    return 0
 
 
 if __name__ == "__main__":

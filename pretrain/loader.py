@@ -7,7 +7,6 @@ for batch in loader:                       # batch.step counts on from start_ste
 
 from __future__ import annotations
 
-import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from pretrain.ring import Ring, Slot
 from pretrain.views import Views
 from runtime.errors import UserError
 from runtime.logs import get_logger
+from runtime.stop import leave_signals_to_the_parent
 
 _REPLACEMENTS = 32  # substitutes tried for one bad image before giving up on the whole set
 
@@ -175,7 +175,7 @@ class Loader:
             num_workers=self._workers,
             prefetch_factor=self._prefetch if self._workers else None,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_start_worker,
+            worker_init_fn=leave_signals_to_the_parent,
             multiprocessing_context="fork" if ring else None,
             generator=torch.Generator(),  # its own: the global generators stay as the checkpoint left them
         )
@@ -222,12 +222,6 @@ class _Keys(Sampler):
 
     def __len__(self) -> int:
         return max(0, self.stop - self.start)
-
-
-def _start_worker(worker: int) -> None:
-    """Workers outlive the signals that ask the main process to save and stop: it still needs their batches."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
 
 
 def build_loader(

@@ -39,3 +39,12 @@ class StopSignal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
+
+
+def leave_signals_to_the_parent(_: int = 0) -> None:
+    """Let a loader worker outlive the signals that ask its run to stop; the ``worker_init_fn`` of a training loader.
+
+    Slurm, Ctrl-C and ``kill -- -GROUP`` signal every process of a run; the main one needs batches until it has saved.
+    """
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)

@@ -12,6 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from runtime.errors import UserError
+from runtime.stop import leave_signals_to_the_parent
 from transfer.data import samplers
 from transfer.data.labels import Record
 from transfer.data.mapper import DetectionMapper
@@ -60,7 +61,8 @@ def _as_is(item: Any) -> Any:
     return item
 
 
-def _one_thread(_: int) -> None:
+def _start_worker(worker: int) -> None:
+    leave_signals_to_the_parent(worker)
     torch.set_num_threads(1)
 
 
@@ -94,7 +96,7 @@ class TrainLoader:
                 batch_size=None,
                 num_workers=self._num_workers,
                 collate_fn=_as_is,
-                worker_init_fn=_one_thread,
+                worker_init_fn=_start_worker,
                 pin_memory=self._pin_memory,
                 generator=torch.Generator(),  # building an iterator would draw from the global generator
             )

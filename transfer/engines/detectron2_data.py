@@ -6,10 +6,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader, build_detection_train_loader
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
+from torch.utils.data import get_worker_info
 
 from runtime.errors import UserError
+from runtime.stop import leave_signals_to_the_parent
 from transfer.data.catalog import get_dataset
 from transfer.engines.torchvision.feeding import TrainingFeed, build_test_feed
 
@@ -55,10 +63,23 @@ class ResumableBatches:
             yield self.last
 
 
+class _MapperOfALastingWorker:
+    """Detectron2's mapper, in workers that outlive the signals to their run: its loader takes no ``worker_init_fn``."""
+
+    def __init__(self, mapper: DatasetMapper) -> None:
+        self._mapper, self._unprotected = mapper, True
+
+    def __call__(self, record: dict[str, Any]) -> Any:
+        if self._unprotected and get_worker_info() is not None:
+            leave_signals_to_the_parent()
+            self._unprotected = False
+        return self._mapper(record)
+
+
 def own_train_loader(cfg: Any) -> Any:
     """Detectron2's training loader on the data sets of the shared catalog."""
     register_datasets([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
-    return build_detection_train_loader(cfg)
+    return build_detection_train_loader(cfg, mapper=_MapperOfALastingWorker(DatasetMapper(cfg, is_train=True)))
 
 
 def test_batches(cfg: Any, dataset: str, rank: int, world: int) -> Any:

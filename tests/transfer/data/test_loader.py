@@ -1,6 +1,10 @@
 """Loaders: resume, ranks, workers, and equality with Detectron2 batch by batch."""
 
 import itertools
+import multiprocessing
+import os
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -44,6 +48,24 @@ def same_batches(ours, theirs):
 def test_a_loader_that_starts_late_continues_the_stream(records, workers):
     whole = take(loader(records, num_workers=workers), 9)
     same_batches(whole[6:], take(loader(records, num_workers=workers, start=6), 3))
+
+
+def signal_the_workers():
+    """What Slurm and Ctrl-C do to the processes of a run, but for the main one."""
+    workers = multiprocessing.active_children()
+    for signum in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
+        for worker in workers:
+            os.kill(worker.pid, signum)
+        time.sleep(0.2)
+    assert workers
+    assert all(worker.is_alive() for worker in workers)
+
+
+def test_workers_outlive_the_signals_that_stop_a_run(records):
+    batches = iter(loader(records, num_workers=2))
+    started = list(itertools.islice(batches, 1))
+    signal_the_workers()
+    same_batches(started + list(itertools.islice(batches, 8)), take(loader(records, num_workers=2), 9))
 
 
 def test_iterating_leaves_the_global_generators_alone(records):

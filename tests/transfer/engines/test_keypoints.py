@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from runtime.errors import UserError
+from tests.transfer.data.test_loader import signal_the_workers
 from tests.transfer.keypoint_data import NAMES, write_keypoints
 from transfer.config import load_config
 from transfer.data.catalog import get_dataset
@@ -51,6 +52,17 @@ def arguments(people: str, folder: Path, engine: str, **opts: str) -> list[str]:
     pairs = {**SHRUNK, "DATASETS.TRAIN": data, "DATASETS.TEST": data, "OUTPUT_DIR": str(folder), "SEED": "1", **opts}
     head = ["transfer/train_net.py", "--config-file", "coco_keypoints_R50_FPN_2x.yaml", "--init", "random"]
     return [*head, "--engine", engine, *(word for pair in pairs.items() for word in pair)]
+
+
+@pytest.mark.detectron2
+def test_workers_of_detectron2s_loader_outlive_the_signals_that_stop_a_run(people: str, tmp_path: Path) -> None:
+    from transfer.engines.detectron2_data import own_train_loader
+
+    words = arguments(people, tmp_path, "detectron2", **{"DATALOADER.NUM_WORKERS": "1"})
+    batches = iter(own_train_loader(load_config(words[2], words[7:])))
+    next(batches)
+    signal_the_workers()
+    assert [len(next(batches)) for _ in range(8)] == [2] * 8
 
 
 @pytest.mark.detectron2

@@ -20,6 +20,7 @@ from runtime.stop import StopSignal
 from transfer.data.loader import draw_base_seed
 from transfer.engines.protocol import AfterEval, TrainSummary
 from transfer.engines.torchvision import loop
+from transfer.engines.torchvision.allocator import keep_freed_memory
 from transfer.engines.torchvision.augmented import AugmentedDetector
 from transfer.engines.torchvision.builder import build_model, choose_device
 from transfer.engines.torchvision.checkpoints import OWN_KEY, checkpoint_name, load_latest, save_checkpoint
@@ -41,7 +42,10 @@ def prepare_device(cfg: Any) -> torch.device:
     if cfg.FLOAT32_PRECISION:
         torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
-    return choose_device(cfg.MODEL.DEVICE)
+    device = choose_device(cfg.MODEL.DEVICE)
+    if device.type == "cpu":
+        keep_freed_memory()
+    return device
 
 
 def place(cfg: Any, model: GeneralizedRCNN, device: torch.device) -> GeneralizedRCNN:
