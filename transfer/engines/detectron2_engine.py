@@ -17,7 +17,7 @@ from runtime.stop import StopSignal
 from transfer.engines.protocol import AfterEval, TrainSummary
 from transfer.engines.torchvision.builder import choose_device
 from transfer.engines.torchvision.ranks import rank, rank_count
-from transfer.engines.torchvision.run import prepare_device
+from transfer.engines.torchvision.run import set_arithmetic
 from transfer.engines.torchvision.world_size import scale_to_processes
 from transfer.value_checks import check_schedule
 
@@ -64,7 +64,7 @@ class Detectron2Engine:
         own = detectron2_config(scale_to_processes(cfg, rank_count()), folder)
         check_schedule(own, rank_count())
         process_seed = cfg.SEED + rank() if cfg.SEED >= 0 else random.SystemRandom().randrange(2**31)
-        prepare_device(cfg)
+        set_arithmetic(cfg)
         seed_everything(process_seed)
         trainer = Trainer(
             own,
@@ -94,7 +94,7 @@ class Detectron2Engine:
 
         self.check(cfg)
         own = detectron2_config(cfg, Path(cfg.OUTPUT_DIR))
-        prepare_device(cfg)
+        set_arithmetic(cfg)
         model = build_model(own)
         load_weights(model, weights, trained=True)
         return detect_dataset(own, model, dataset)
