@@ -80,7 +80,8 @@ def train_and_evaluate(job: Job) -> int:
                 )
             except (UserError, FloatingPointError) as error:
                 if job.is_main:
-                    results.write_failed(job.folder, header, str(error))
+                    with contextlib.suppress(UserError):  # on a full disk the first error is the one to report
+                        results.write_failed(job.folder, header, str(error))
                 raise error if isinstance(error, UserError) else UserError(str(error)) from error
             history.train_seconds = before + summary.seconds
             if job.is_main:

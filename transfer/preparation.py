@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from runtime.errors import UserError
 from runtime.logs import get_logger
 from transfer.addresses import local_weights
-from transfer.config import explicit_keys
+from transfer.config import explicit_keys, flatten
 from transfer.data.catalog import get_dataset
 from transfer.evaluate.keypoint_ap import COCO_KEYPOINTS
 from transfer.initialisation import Init, apply_settings, evaluated_model, resolve_init
@@ -65,6 +65,8 @@ def check_datasets(cfg: CfgNode, explicit: dict[str, str], *, train: bool) -> No
         raise UserError(f"DATASETS: {odd[0]!r} is not the name of a data set; write ('NAME',)")
     if train and not cfg.DATASETS.TRAIN:
         raise UserError("DATASETS.TRAIN is empty; name at least one training set")
+    if not train and not cfg.DATASETS.TEST:
+        raise UserError("DATASETS.TEST is empty; --eval-only has nothing to evaluate on")
     for name in names:
         get_dataset(name).require()
     if cfg.MODEL.KEYPOINT_ON:
@@ -74,20 +76,24 @@ def check_datasets(cfg: CfgNode, explicit: dict[str, str], *, train: bool) -> No
         spec = get_dataset(name)
         for finding in spec.summary.findings:
             log.info("data set %s: %s", name, finding)
+        if name in cfg.DATASETS.TEST and not spec.summary.annotated:
+            raise UserError(f"data set {name} has no annotations to evaluate against; remove it from DATASETS.TEST")
+        if cfg.MODEL.MASK_ON and spec.summary.maskless:
+            raise UserError(f"data set {name}: {spec.summary.maskless}; MODEL.MASK_ON needs one for each")
         if classes is not None and spec.class_names != classes:
             raise UserError(f"data sets {names[0]} and {name} have different classes; a detector has one list")
         classes = spec.class_names
     if classes is None:
         return
-    key = "MODEL.ROI_HEADS.NUM_CLASSES"
-    if len(classes) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-        if key in explicit:
-            raise UserError(
-                f"{key} is {cfg.MODEL.ROI_HEADS.NUM_CLASSES} ({explicit[key]}), data set {names[0]} has "
-                f"{len(classes)} classes"
-            )
-        cfg.MODEL.ROI_HEADS.NUM_CLASSES = len(classes)
-        log.info("%s = %d, the classes of %s", key, len(classes), names[0])
+    for section in ("ROI_HEADS", "RETINANET") if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else ("ROI_HEADS",):
+        key, node = f"MODEL.{section}.NUM_CLASSES", cfg.MODEL[section]
+        if len(classes) != node.NUM_CLASSES:
+            if key in explicit:
+                raise UserError(
+                    f"{key} is {node.NUM_CLASSES} ({explicit[key]}), data set {names[0]} has {len(classes)} classes"
+                )
+            node.NUM_CLASSES = len(classes)
+            log.info("%s = %d, the classes of %s", key, len(classes), names[0])
 
 
 def check_keypoints(cfg: CfgNode, names: Sequence[str]) -> None:
@@ -113,17 +119,25 @@ def check_keypoints(cfg: CfgNode, names: Sequence[str]) -> None:
 def scale_to_batch(cfg: CfgNode, batch: int) -> list[str]:
     """Apply the linear rule for ``batch`` images per step in place; returns what changed, line by line.
 
-    Learning rate x k, iterations, steps, warm-up and periods / k, where k = batch / IMS_PER_BATCH: the same number of
-    images is seen (Goyal et al., arXiv:1706.02677).
+    Learning rates x k, iterations, steps, warm-up and periods / k, where k = batch / IMS_PER_BATCH: the same number of
+    images is seen (Goyal et al., arXiv:1706.02677). What is 0, and so off, stays 0.
     """
     if cfg.SOLVER.IMS_PER_BATCH < 1:
         raise UserError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} must be 1 or more")
     k = batch / cfg.SOLVER.IMS_PER_BATCH
-    before = {key: cfg.SOLVER[key] for key in ("IMS_PER_BATCH", "BASE_LR", "STEPS", "MAX_ITER", "WARMUP_ITERS")}
-    cfg.SOLVER.IMS_PER_BATCH = batch
-    cfg.SOLVER.BASE_LR = cfg.SOLVER.BASE_LR * k
-    cfg.SOLVER.STEPS = tuple(round(step / k) for step in cfg.SOLVER.STEPS)
-    for key in ("MAX_ITER", "WARMUP_ITERS", "CHECKPOINT_PERIOD"):
-        cfg.SOLVER[key] = max(1, round(cfg.SOLVER[key] / k))
-    cfg.TEST.EVAL_PERIOD = round(cfg.TEST.EVAL_PERIOD / k)
-    return [f"scaled to a batch of {batch}: SOLVER.{key} {old} -> {cfg.SOLVER[key]}" for key, old in before.items()]
+    scaled = {
+        "SOLVER.IMS_PER_BATCH": batch,
+        "SOLVER.BASE_LR": cfg.SOLVER.BASE_LR * k,
+        "SOLVER.BASE_LR_END": cfg.SOLVER.BASE_LR_END * k,
+        "SOLVER.STEPS": tuple(round(step / k) for step in cfg.SOLVER.STEPS),
+    }
+    before = flatten(cfg)
+    for key in ("SOLVER.MAX_ITER", "SOLVER.WARMUP_ITERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD"):
+        scaled[key] = max(1, round(before[key] / k)) if before[key] > 0 else before[key]
+    lines = []
+    for key, value in scaled.items():
+        section, leaf = key.split(".")
+        old, cfg[section][leaf] = cfg[section][leaf], value
+        if value != old:
+            lines.append(f"scaled to a batch of {batch}: {key} {old} -> {value}")
+    return lines

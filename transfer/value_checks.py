@@ -93,7 +93,22 @@ def check_values(cfg: CfgNode, processes: int, *, train: bool) -> None:
     choose_device(cfg.MODEL.DEVICE)
     check_expectations(cfg.TEST.EXPECTED_RESULTS)
     if train:
-        check_schedule(_at(cfg, processes), processes)
+        check_precision(cfg)
+        scaled = _at(cfg, processes)
+        check_schedule(scaled, processes)
+        share = scaled.SOLVER.IMS_PER_BATCH // processes
+        if share < cfg.ENGINE.ACCUMULATE:
+            raise UserError(
+                f"ENGINE.ACCUMULATE {cfg.ENGINE.ACCUMULATE} is more parts than the {share} images of a process"
+            )
+
+
+def check_precision(cfg: CfgNode) -> None:
+    """Raise UserError unless training can compute in the type that the config asks for on its device."""
+    from transfer.engines.torchvision.builder import choose_device
+    from transfer.engines.torchvision.precision import Precision
+
+    Precision(cfg.SOLVER.AMP.ENABLED, cfg.ENGINE.AMP_DTYPE, choose_device(cfg.MODEL.DEVICE))
 
 
 def _check_finite(values: Values) -> None:

@@ -96,6 +96,30 @@ def test_the_documented_table_is_what_the_engine_says(repo: Path) -> None:
 
 
 @pytest.mark.detectron2
+def test_the_detectron2_engine_takes_all_but_other_tasks() -> None:
+    from detectron2 import model_zoo
+
+    from transfer.engines.detectron2_support import OTHER_TASKS, check_support
+
+    folder = Path(model_zoo.get_config_file("COCO-Detection/faster_rcnn_R_50_C4_1x.yaml")).parents[1]
+    refused, taken = set(), 0
+    for file in sorted(folder.rglob("*.yaml")):
+        try:
+            cfg = load_config(file)
+        except UserError:
+            continue
+        if cfg.MODEL.META_ARCHITECTURE in OTHER_TASKS:
+            refused.add(cfg.MODEL.META_ARCHITECTURE)
+            with pytest.raises(UserError, match="Detectron2's own script"):
+                check_support(cfg)
+        else:
+            check_support(cfg)
+            taken += 1
+    assert refused == set(OTHER_TASKS)
+    assert taken > 55
+
+
+@pytest.mark.detectron2
 @pytest.mark.parametrize("name", MOCO_CONFIGS)
 def test_the_moco_configs_load_to_detectron2s_values(name: str, moco: dict[str, Path]) -> None:
     from detectron2.config import get_cfg

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -11,12 +12,12 @@ import pytest
 
 from runtime.errors import UserError
 from runtime.run_folder import RunLock
-from tests.transfer.toy_data import write_coco, write_voc
+from tests.transfer.toy_data import coco_content, write_coco, write_voc
 from transfer import train_net
 from transfer.config import load_config
 from transfer.evaluate.detections import Detections
 from transfer.expectations import failed_expectations
-from transfer.preparation import scale_to_batch
+from transfer.preparation import check_datasets, scale_to_batch
 
 TINY = {
     "MODEL.FPN.OUT_CHANNELS": "16",
@@ -142,12 +143,14 @@ def test_a_folder_in_use_is_refused(data, tmp_path, monkeypatch):
         ((), {"TEST.EXPECTED_RESULTS": "[['bbox', 'AP', 'x', 1]]"}, "TEST.EXPECTED_RESULTS"),
         ((), {"MODEL.RPN.IN_FEATURES": "['p9']"}, "among the maps of this backbone"),
         ((), {"MODEL.DEVICE": "gpu"}, "MODEL.DEVICE 'gpu'"),
+        ((), {"SOLVER.AMP.ENABLED": "True"}, "SOLVER.AMP.ENABLED with float16 needs a GPU"),
         ((), {"OUTPUT_DIR": ""}, "OUTPUT_DIR is empty"),
         ((), {"DATASETS.TEST": "(5,)"}, "5 is not the name of a data set"),
         (("--init", "random", "--scale-to-batch", "2"), {"SOLVER.IMS_PER_BATCH": "0"}, "IMS_PER_BATCH 0 must be 1"),
         (("--init", "nowhere.pkl"), {}, "nowhere.pkl: no such file"),
         (("--init", "random"), {"INPUT.FORMAT": "BGR"}, "INPUT.FORMAT is BGR"),
         (("--eval-only",), {}, "--eval-only: no"),
+        (("--eval-only",), {"DATASETS.TEST": "()"}, "DATASETS.TEST is empty; --eval-only has nothing"),
         (("--init", "random", "--dist-url", "file:///x", "--num-machines", "2"), {}, "--dist-url"),
     ],
 )
@@ -158,6 +161,32 @@ def test_mistakes_are_refused_and_leave_nothing(data, tmp_path, monkeypatch, fla
         train_net.main()
     assert message in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_data_that_cannot_be_evaluated_is_refused_before_training(tmp_path, monkeypatch):
+    content = coco_content(tmp_path / "images", count=2)
+    plain = write_coco(tmp_path, content)
+    boxes = [{k: v for k, v in a.items() if k != "segmentation"} for a in content["annotations"]]
+    for file, annotations, message in (
+        ("none.json", [], "has no annotations to evaluate against"),
+        ("boxes.json", boxes, "6 annotations have no segmentation .*MODEL.MASK_ON needs one for each"),
+    ):
+        (tmp_path / file).write_text(json.dumps({**content, "annotations": annotations}))
+        opts = {"DATASETS__TEST": f"('coco:{tmp_path / file}:{tmp_path / 'images'}',)", "MODEL__MASK_ON": "True"}
+        monkeypatch.setattr(sys, "argv", arguments(plain, tmp_path / "run", **opts))
+        with pytest.raises(UserError, match=message):
+            train_net.main()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_retinanet_gets_the_classes_of_its_data(data):
+    given = ["MODEL.META_ARCHITECTURE", "RetinaNet", "DATASETS.TRAIN", f"('{data}',)", "DATASETS.TEST", "()"]
+    cfg = load_config("coco_R50_FPN.yaml", given)
+    check_datasets(cfg, {}, train=True)
+    assert (cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.RETINANET.NUM_CLASSES) == (3, 3)
+    cfg.MODEL.RETINANET.NUM_CLASSES = 80
+    with pytest.raises(UserError, match=r"MODEL.RETINANET.NUM_CLASSES is 80 \(command line\), data set .* 3 classes"):
+        check_datasets(cfg, {"MODEL.RETINANET.NUM_CLASSES": "command line"}, train=True)
 
 
 def test_a_mistake_is_one_line(data, tmp_path, run_cli):
@@ -184,6 +213,18 @@ def test_scale_to_batch_says_what_it_changed():
     assert "scaled to a batch of 4: SOLVER.BASE_LR 0.02 -> 0.005" in lines
     assert (cfg.SOLVER.IMS_PER_BATCH, cfg.SOLVER.MAX_ITER, cfg.SOLVER.WARMUP_ITERS) == (4, 96000, 400)
     assert cfg.SOLVER.STEPS == (72000, 88000)
+    assert "scaled to a batch of 4: SOLVER.CHECKPOINT_PERIOD 5000 -> 20000" in lines
+    assert not any("EVAL_PERIOD" in line or "BASE_LR_END" in line for line in lines)  # 0 as before
+
+
+def test_scaling_switches_nothing_off_or_on():
+    given = ["TEST.EVAL_PERIOD", "1", "SOLVER.WARMUP_ITERS", "0", "SOLVER.BASE_LR_END", "0.01"]
+    cfg = load_config("voc_R50_C4.yaml", given)
+    lines = scale_to_batch(cfg, 64)
+    assert (cfg.TEST.EVAL_PERIOD, cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.BASE_LR_END) == (1, 0, 0.04)
+    assert not any("EVAL_PERIOD" in line or "WARMUP" in line for line in lines)
+    assert "scaled to a batch of 64: SOLVER.BASE_LR_END 0.01 -> 0.04" in lines
+    assert scale_to_batch(cfg, 64) == []
 
 
 def test_a_voc_folder_needs_no_code(tmp_path, run_cli):
@@ -201,6 +242,27 @@ def test_a_training_that_diverges_leaves_a_failed_result(data, tmp_path, run_cli
     assert result["status"] == "failed"
     assert "not finite" in result["error"]
     assert "not finite" in done.stderr
+
+
+@pytest.mark.parametrize("engine", ["torchvision", pytest.param("detectron2", marks=pytest.mark.detectron2)])
+def test_a_full_disk_is_one_line_and_leaves_no_torn_checkpoint(data, tmp_path, repo, engine):
+    command = [sys.executable, *arguments(data, tmp_path / "run", SOLVER__CHECKPOINT_PERIOD="1")]
+    command[command.index("torchvision")] = engine
+    done = subprocess.run(
+        command,
+        cwd=repo,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        # no file grows beyond a megabyte; the checkpoint of a ResNet-18 would
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)),
+    )
+    assert done.returncode == 2, done.stderr[-2000:]
+    target = tmp_path / "run" / "model_0000000.pth"
+    wanted = f"error: disk full: cannot write {target}; free some space and run the same command again"
+    assert done.stderr.splitlines()[-1] == wanted
+    assert list((tmp_path / "run").glob("*.pth*")) == []
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["status"] == "failed"
 
 
 def weights_of(folder):

@@ -73,6 +73,7 @@ def test_steps_must_rise_and_end_before_the_run(steps):
         ({"SOLVER__REFERENCE_WORLD_SIZE": "3"}, "SOLVER.IMS_PER_BATCH 16 is not a multiple of REFERENCE_WORLD_SIZE 3"),
         ({"SOLVER__REFERENCE_WORLD_SIZE": "1", "SOLVER__MAX_ITER": "1"}, "MAX_ITER 0 after scaling to 2 processes"),
         ({"SOLVER__REFERENCE_WORLD_SIZE": "1", "SOLVER__STEPS": "(30000, 30001)"}, r"SOLVER.STEPS \(15000, 15000\)"),
+        ({"ENGINE__ACCUMULATE": "9"}, "ENGINE.ACCUMULATE 9 is more parts than the 8 images of a process"),
         ({"TEST__EXPECTED_RESULTS": "[5]"}, "TEST.EXPECTED_RESULTS 5"),
     ],
 )

@@ -23,7 +23,7 @@ from typing import Any
 
 from runtime.atomic import sha256_file
 from runtime.errors import UserError
-from transfer.data.coco import load_json, read_coco
+from transfer.data.coco import keep_drawable, load_json, read_coco
 from transfer.data.labels import Labels, Record, Summary
 from transfer.data.lvis import read_lvis
 from transfer.data.voc import VOC_CLASSES, read_voc
@@ -136,12 +136,14 @@ class DatasetSpec:
     def content(self) -> dict[str, Any]:
         """The parsed annotation file (COCO and LVIS), reduced to the images of the share, for evaluators.
 
-        Annotations without an area, which own data often lack, get that of their box; without iscrowd they are none.
+        What the reader drops is missing here too. Annotations without an area, which own data often lack, get that of
+        their box; without iscrowd they are none.
         """
         self.require()
         content = load_json(self.annotations, self.name)
+        content["annotations"] = list(filter(keep_drawable, content["annotations"]))
         for annotation in content["annotations"]:
-            if "area" not in annotation:
+            if annotation.get("area") is None:
                 annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
             annotation.setdefault("iscrowd", 0)
         if self.percent < 100:

@@ -5,15 +5,24 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from runtime.errors import UserError
 from transfer.data.labels import XYWH, Labels, Record, box_findings, check_images_exist, examples
 
 MIN_POLYGON_NUMBERS = 6  # three points
+FARTHEST = 1e7  # pixels; drawing a polygon takes memory by the length of its sides, whatever the size of the image
+
+
+class _Dropped(NamedTuple):
+    """Ids of the annotations that were left out, and of those that lost some of their polygons."""
+
+    annotations: list[Any]
+    polygons: list[Any]
 
 
 @contextlib.contextmanager
@@ -66,8 +75,8 @@ def read_coco(path: Path, images: Path, *, name: str = "", subset: set[Any] | No
 
     Images in the order of their ids, category ids sorted and mapped to 0..K-1, all coordinates floats (Detectron2
     truncates integer ones when it resizes). Polygons with fewer than 3 points are dropped, and annotations that have
-    no other, with a count in ``findings``. ``subset``: keep these image ids only.
-    Raises UserError naming what is wrong: missing images, duplicate ids, unknown categories, malformed boxes.
+    no other, with a count of either in ``findings``. ``subset``: keep these image ids only.
+    Raises UserError naming what is wrong: missing images, duplicate ids, unknown categories, malformed boxes and masks.
     """
     name = name or str(path)
     content = load_json(path, name)
@@ -110,14 +119,14 @@ def _labels(
     of_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for annotation in content["annotations"]:
         of_image[annotation["image_id"]].append(annotation)
-    bare = sum("area" not in annotation for annotation in content["annotations"])
+    bare = sum(annotation.get("area") is None for annotation in content["annotations"])
     content["annotations"] = []  # so that each image's part is freed as soon as it is converted
     records: list[Record] = []
-    short: list[int] = []
+    dropped = _Dropped([], [])
     for image in sorted(content["images"], key=lambda i: i["id"]):
         if subset is not None and image["id"] not in subset:
             continue
-        annotations = [_annotation(a, contiguous, short, name) for a in of_image.pop(image["id"], [])]
+        annotations = [_annotation(a, contiguous, image, dropped, name) for a in of_image.pop(image["id"], [])]
         record: Record = {"file_name": file_name(image), "height": image["height"], "width": image["width"]}
         record["image_id"] = image["id"]
         if image_fields is not None:
@@ -128,11 +137,11 @@ def _labels(
     findings = box_findings(records)
     if bare:
         findings.insert(0, f"{bare} annotations have no area: evaluation takes that of their box")
-    if short:
-        text = f"{len(short)} annotations dropped: no polygon of 3 points or more (annotation ids {examples(short)})"
-        findings.insert(0, text)
-    names, ids = [c["name"] for c in categories], [c["id"] for c in categories]
-    return Labels(records, names, ids, findings, _keypoint_names(categories, name))
+    for ids, what in zip(dropped, ("dropped: no polygon", "keep only their polygons")):
+        if ids:
+            findings.insert(0, f"{len(ids)} annotations {what} of 3 points or more (annotation ids {examples(ids)})")
+    names, numbers = [c["name"] for c in categories], [c["id"] for c in categories]
+    return Labels(records, names, numbers, findings, _keypoint_names(categories, name))
 
 
 def _keypoint_names(categories: list[dict[str, Any]], name: str) -> list[str]:
@@ -144,18 +153,20 @@ def _keypoint_names(categories: list[dict[str, Any]], name: str) -> list[str]:
 
 
 def _annotation(
-    source: dict[str, Any], contiguous: dict[Any, int], short: list[int], name: str
+    source: dict[str, Any], contiguous: dict[Any, int], image: dict[str, Any], dropped: _Dropped, name: str
 ) -> dict[str, Any] | None:
-    """Detectron2's form of one annotation, or None (and its id in ``short``) if no polygon of it is usable."""
+    """Detectron2's form of one annotation, or None if no polygon of it is usable."""
+    where = f"data set {name}: annotation {source['id']}"
     if source.get("ignore", 0):
-        raise UserError(f'data set {name}: annotation {source["id"]} has "ignore" set, which COCO files do not define')
+        raise UserError(f'{where} has "ignore" set, which COCO files do not define')
     if source.get("iscrowd", 0) not in (0, 1):
-        raise UserError(
-            f"data set {name}: annotation {source['id']} has iscrowd {source['iscrowd']!r}; 0 or 1 is expected"
-        )
+        raise UserError(f"{where} has iscrowd {source['iscrowd']!r}; 0 or 1 is expected")
+    area = source.get("area")
+    if area is not None and not (isinstance(area, int | float) and area >= 0):
+        raise UserError(f"{where} has area {area!r}; a number of pixels is expected")
     box = source["bbox"]
-    if len(box) != 4 or not all(-1e7 < v < 1e7 for v in box):
-        raise UserError(f"data set {name}: annotation {source['id']} has bbox {box}; 4 numbers x y w h are expected")
+    if len(box) != 4 or not all(-FARTHEST < v < FARTHEST for v in box):
+        raise UserError(f"{where} has bbox {box}; 4 numbers x y w h are expected")
     annotation: dict[str, Any] = {"iscrowd": source.get("iscrowd", 0), "bbox": [float(v) for v in box]}
     if "keypoints" in source:
         # published keypoints are pixel indices: the centre of a pixel is half a pixel further
@@ -163,11 +174,12 @@ def _annotation(
     segmentation = source.get("segmentation")
     if segmentation:
         if isinstance(segmentation, dict):
-            annotation["segmentation"] = _compressed(segmentation, f"data set {name}: annotation {source['id']}")
+            annotation["segmentation"] = _compressed(segmentation, image, where)
         else:
-            polygons = [list(map(float, p)) for p in segmentation if len(p) % 2 == 0 and len(p) >= MIN_POLYGON_NUMBERS]
+            polygons = _polygons(segmentation, where)
+            if len(polygons) < len(segmentation):
+                (dropped.polygons if polygons else dropped.annotations).append(source["id"])
             if not polygons:
-                short.append(source["id"])
                 return None
             annotation["segmentation"] = polygons
     annotation["bbox_mode"] = XYWH
@@ -175,11 +187,40 @@ def _annotation(
     return annotation
 
 
-def _compressed(mask: dict[str, Any], where: str) -> dict[str, Any]:
+def _is_polygon(numbers: list[Any]) -> bool:
+    return len(numbers) % 2 == 0 and len(numbers) >= MIN_POLYGON_NUMBERS
+
+
+def _polygons(segmentation: list[Any], where: str) -> list[list[float]]:
+    """The polygons of 3 points or more. Raises UserError for coordinates that are not finite or out of all bounds."""
+    polygons = [list(map(float, p)) for p in segmentation if _is_polygon(p)]
+    if not all(math.hypot(*p) < FARTHEST for p in polygons):
+        raise UserError(f"{where} has a polygon with coordinates that are not finite, or millions of pixels away")
+    return polygons
+
+
+def keep_drawable(annotation: dict[str, Any]) -> bool:
+    """Whether the reader keeps this annotation; polygons of fewer than 3 points are taken out of it in place.
+
+    pycocotools takes a list that begins with a polygon of two points for boxes, and fails.
+    """
+    shapes = annotation.get("segmentation")
+    if not shapes or isinstance(shapes, dict):
+        return True
+    annotation["segmentation"] = [p for p in shapes if len(p) >= MIN_POLYGON_NUMBERS]
+    return any(map(_is_polygon, shapes))
+
+
+def _compressed(mask: dict[str, Any], image: dict[str, Any], where: str) -> dict[str, Any]:
     """A run-length mask with its counts as bytes or text; lists of numbers are packed."""
+    height, width = mask["size"]
+    if (height, width) != (image["height"], image["width"]):
+        raise UserError(
+            f"{where} has a mask of {height} x {width} (height x width) in an image of {image['height']} x "
+            f"{image['width']}"
+        )
     if not isinstance(mask["counts"], list):
         return mask
-    height, width = mask["size"]
     if sum(mask["counts"]) != height * width:
         raise UserError(f"{where} has run lengths of {sum(mask['counts'])} pixels in a mask of {height} x {width}")
     from pycocotools import mask as coco_mask

@@ -37,7 +37,8 @@ class Labels:
 class Summary:
     """What is remembered of a data set for the life of the process; fields as in ``Labels``.
 
-    ``image_ids`` are those of the records, in their order; ``annotated``: whether any image has an annotation.
+    ``image_ids`` are those of the records, in their order; ``annotated``: whether any image has an annotation;
+    ``maskless``: a sentence on annotations without a segmentation, "" where all have one.
     """
 
     class_names: list[str]
@@ -46,13 +47,17 @@ class Summary:
     keypoint_names: list[str]
     image_ids: list[Any]
     annotated: bool
+    maskless: str
 
     @classmethod
     def of(cls, labels: Labels) -> Summary:
         """The summary of what a reader returned."""
         ids = [record["image_id"] for record in labels.records]
         annotated = any(record["annotations"] for record in labels.records)
-        return cls(labels.class_names, labels.category_ids, labels.findings, labels.keypoint_names, ids, annotated)
+        bare = [r["image_id"] for r in labels.records for a in r["annotations"] if "segmentation" not in a]
+        maskless = f"{len(bare)} annotations have no segmentation (images {examples(bare)})" if bare else ""
+        head = (labels.class_names, labels.category_ids, labels.findings, labels.keypoint_names)
+        return cls(*head, ids, annotated, maskless)
 
 
 def examples(items: Iterable[Any], limit: int = 3) -> str:

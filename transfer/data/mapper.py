@@ -171,7 +171,11 @@ class DetectionMapper:
 
         shapes = annotation.get("segmentation")
         if isinstance(shapes, dict):
-            mask = self._resize(coco_mask.decode(shapes), draw, Image.Resampling.NEAREST)
+            try:
+                decoded = coco_mask.decode(shapes)
+            except (ValueError, TypeError) as error:
+                raise UserError(f"image {record['file_name']}: a run-length mask cannot be read ({error})") from error
+            mask = self._resize(decoded, draw, Image.Resampling.NEAREST)
         else:
             polygons = [p.tolist() for p in self._polygons(annotation, record, draw, before, after)]
             mask = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, *after[:2])))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -80,6 +81,8 @@ def _read_xml(path: Path) -> tuple[int, int, list[dict[str, Any]]]:
 
 def _object(node: ElementTree.Element) -> dict[str, Any]:
     corners = [float(_text(node, f"bndbox/{corner}")) for corner in ("xmin", "ymin", "xmax", "ymax")]
+    if not all(map(math.isfinite, corners)):
+        raise ValueError(f"bndbox {corners}")
     difficult = node.find("difficult")
     return {
         "name": _text(node, "name"),

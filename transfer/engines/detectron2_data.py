@@ -43,13 +43,7 @@ def as_detectron2_items(batch: Sequence[dict[str, Any]]) -> Items:
 
 def needs_own_loader(cfg: Any) -> bool:
     """Whether the config wants data that only Detectron2's loader makes; such runs resume, but not exactly."""
-    return bool(
-        cfg.MODEL.KEYPOINT_ON
-        or cfg.MODEL.LOAD_PROPOSALS
-        or cfg.INPUT.CROP.ENABLED
-        or cfg.MODEL.META_ARCHITECTURE in ("PanopticFPN", "SemanticSegmentor")
-        or cfg.DATALOADER.SAMPLER_TRAIN not in ("TrainingSampler", "RepeatFactorTrainingSampler")
-    )
+    return bool(cfg.MODEL.KEYPOINT_ON or cfg.MODEL.LOAD_PROPOSALS or cfg.INPUT.CROP.ENABLED)
 
 
 class ResumableBatches:

@@ -14,10 +14,10 @@ import torch
 from runtime.errors import UserError
 from runtime.seeds import seed_everything
 from runtime.stop import StopSignal
-from transfer.config import unsupported_keys
 from transfer.engines.protocol import AfterEval, TrainSummary
 from transfer.engines.torchvision.builder import choose_device
 from transfer.engines.torchvision.ranks import rank, rank_count
+from transfer.engines.torchvision.run import set_arithmetic
 from transfer.engines.torchvision.world_size import scale_to_processes
 from transfer.value_checks import check_schedule
 
@@ -35,11 +35,10 @@ class Detectron2Engine:
         return {package: metadata.version(package) for package in ("detectron2", "torch", "torchvision", "fvcore")}
 
     def check(self, cfg: Any) -> None:
-        """Raise UserError for this project's own keys, which Detectron2 does not know, unless they are defaults."""
-        for key, value in unsupported_keys(cfg, "E").items():
-            raise UserError(f"{key} {value!r} is not supported by engine detectron2; use --engine torchvision for it")
-        if cfg.TEST.AUG.ENABLED and cfg.MODEL.KEYPOINT_ON:
-            raise UserError("TEST.AUG.ENABLED is not supported by engine detectron2 with MODEL.KEYPOINT_ON")
+        """Raise UserError for this project's own keys and for what no run behind Detectron2 could be made with."""
+        from transfer.engines.detectron2_support import check_support
+
+        check_support(cfg)
         if rank_count() > 1 and choose_device(cfg.MODEL.DEVICE).type == "cpu":
             raise UserError(
                 "engine detectron2 trains in several processes on GPUs only; use --engine torchvision on CPUs"
@@ -65,6 +64,7 @@ class Detectron2Engine:
         own = detectron2_config(scale_to_processes(cfg, rank_count()), folder)
         check_schedule(own, rank_count())
         process_seed = cfg.SEED + rank() if cfg.SEED >= 0 else random.SystemRandom().randrange(2**31)
+        set_arithmetic(cfg)
         seed_everything(process_seed)
         trainer = Trainer(
             own,
@@ -94,6 +94,7 @@ class Detectron2Engine:
 
         self.check(cfg)
         own = detectron2_config(cfg, Path(cfg.OUTPUT_DIR))
+        set_arithmetic(cfg)
         model = build_model(own)
         load_weights(model, weights, trained=True)
         return detect_dataset(own, model, dataset)

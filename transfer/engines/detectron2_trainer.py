@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,20 @@ from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
+from runtime.atomic import write_text
 from runtime.errors import UserError
 from runtime.logs import get_logger
 from runtime.seeds import rng_state, set_rng_state
+from runtime.torch_files import save_torch
 from transfer.data.loader import draw_base_seed
-from transfer.engines.detectron2_data import ResumableBatches, as_detectron2_items, needs_own_loader, own_train_loader
-from transfer.engines.torchvision.checkpoints import OWN_KEY, checkpoint_name, load_latest
+from transfer.engines.detectron2_data import (
+    Items,
+    ResumableBatches,
+    as_detectron2_items,
+    needs_own_loader,
+    own_train_loader,
+)
+from transfer.engines.torchvision.checkpoints import OWN_KEY, POINTER, checkpoint_name, load_latest
 from transfer.engines.torchvision.feeding import TrainingFeed
 from transfer.engines.torchvision.loop import ONE_VALUE, NonFiniteLoss
 from transfer.engines.torchvision.precise_bn import PreciseBatchNorm
@@ -117,7 +125,7 @@ class Trainer(DefaultTrainer):
         return ", ".join(str(i.get("image_id")) for i in self.batches.last) if self.batches is not None else "unknown"
 
     def save(self, name: str) -> None:
-        """Write a checkpoint with the random state of all ranks; call it on every rank."""
+        """Write a checkpoint with the random state of all ranks, whole or not at all; call it on every rank."""
         own = {
             "state": rng_state(),
             "process_seed": self.process_seed,
@@ -125,28 +133,32 @@ class Trainer(DefaultTrainer):
         }
         exact = {"rng": gather_objects(own), "precise_bn_position": self.precise_bn.position if self.precise_bn else 0}
         if comm.is_main_process():
-            self.checkpointer.save(name.removesuffix(".pth"), iteration=self.iter, **{OWN_KEY: exact})
+            kept = {key: part.state_dict() for key, part in self.checkpointer.checkpointables.items()}
+            folder, model = Path(self.cfg.OUTPUT_DIR), self.checkpointer.model.state_dict()
+            save_torch({"model": model, **kept, "iteration": self.iter, OWN_KEY: exact}, folder / name)
+            write_text(folder / POINTER, name)
         comm.synchronize()  # no rank reads the file before it is there
 
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks in its order, with checkpoints, precise batch norm and evaluation of this project."""
         cfg = self.cfg
-        if cfg.TEST.PRECISE_BN.ENABLED and self.feed is not None:
-            feed = self.feed
-            self.precise_bn = PreciseBatchNorm(
-                self.model,
-                lambda start: (as_detectron2_items(batch) for batch in feed.precise_bn_batches(start)),
-                iterations=cfg.TEST.PRECISE_BN.NUM_ITER,
-            )
-        built: list[HookBase] = [hooks.IterationTimer(), hooks.LRScheduler()]
-        if cfg.TEST.PRECISE_BN.ENABLED and self.feed is None:
-            batches = own_train_loader(cfg)
-            built.append(hooks.PreciseBN(cfg.TEST.EVAL_PERIOD, self.model, batches, cfg.TEST.PRECISE_BN.NUM_ITER))
-        built.append(AfterStep(self))
+        if cfg.TEST.PRECISE_BN.ENABLED:
+            iterations = cfg.TEST.PRECISE_BN.NUM_ITER
+            self.precise_bn = PreciseBatchNorm(self.model, self._precise_bn_batches, iterations=iterations)
+        built: list[HookBase] = [hooks.IterationTimer(), hooks.LRScheduler(), AfterStep(self)]
         if comm.is_main_process():
             built.append(hooks.PeriodicWriter(self.build_writers(), period=20))
         built.append(StopHook(self))
         return built
+
+    def _precise_bn_batches(self, start: int) -> Iterator[Items]:
+        """Batches for precise batch norm, from number ``start`` on where the shared loader makes them."""
+        if self.feed is not None:
+            return (as_detectron2_items(batch) for batch in self.feed.precise_bn_batches(start))
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0  # as in Detectron2's own hook
+        return iter(own_train_loader(cfg))
 
 
 class AfterStep(HookBase):

@@ -15,6 +15,7 @@ from transfer.data.catalog import COCO_SETS, LVIS_SETS, VOC_SETS, get_dataset
 from transfer.data.voc import VOC_CLASSES
 
 RLE = {"size": [48, 64], "counts": [1, 2]}
+SMALL = {"size": [40, 60], "counts": [0, 2400]}
 
 
 @pytest.fixture
@@ -54,6 +55,12 @@ def test_coco_records_are_sorted_contiguous_and_float(toy):
         (lambda c: c["annotations"][0].update(iscrowd="no"), "annotation 1 has iscrowd 'no'"),
         (lambda c: c["annotations"][0].update(segmentation=[["a"] * 6]), "is not a COCO instances file"),
         (lambda c: c["annotations"][0].update(segmentation=RLE), "run lengths of 3 pixels in a mask of 48 x 64"),
+        (lambda c: c["annotations"][0].update(segmentation=SMALL), "a mask of 40 x 60 .* in an image of 48 x 64"),
+        (lambda c: c["annotations"][0].update(segmentation=[[1, 2, float("nan"), 4, 5, 6]]), "not finite, or millions"),
+        (lambda c: c["annotations"][0].update(segmentation=[[1, 2, float("inf"), 4, 5, 6]]), "not finite, or millions"),
+        (lambda c: c["annotations"][0].update(segmentation=[[1, 2, -3e8, 4, 5, 6]]), "not finite, or millions"),
+        (lambda c: c["annotations"][0].update(area="big"), "annotation 1 has area 'big'"),
+        (lambda c: c["annotations"][0].update(area=-4.0), "annotation 1 has area -4.0"),
         (lambda c: c.update(annotations={"a": 1}), "is not a COCO instances file"),
         (lambda c: c.update(categories=["a"]), "is not a COCO instances file"),
         (lambda c: c["annotations"][0].update(ignore=1), 'annotation 1 has "ignore"'),
@@ -70,19 +77,37 @@ def test_broken_coco_files_are_refused_by_name(toy, change, message):
 
 def test_odd_annotations_are_counted(toy):
     folder, content = toy
-    first, second, third, fourth = content["annotations"][:4]
+    first, second, third, fourth, fifth, sixth = content["annotations"][:6]
     first["bbox"] = [5, 5, 0, 4]
     second["bbox"] = [900, 5, 4, 4]
     third["bbox"] = [30, 5, 500, 4]
     fourth["segmentation"] = [[1, 2, 3, 4]]
+    fifth["segmentation"].insert(0, [1, 2, 3, 4])
+    sixth["segmentation"].append([1, 2, 3, 4, 5, 6, 7])
     spec = get_dataset(write_coco(folder, content))
-    assert spec.summary.findings[:4] == [
+    assert spec.summary.findings[:5] == [
+        "2 annotations keep only their polygons of 3 points or more (annotation ids 5, 6)",
         "1 annotations dropped: no polygon of 3 points or more (annotation ids 4)",
         "1 boxes of zero area, dropped in training (images 11)",
         "1 boxes wholly outside their image, dropped in training (images 11)",
         "1 boxes that stick out of their image, clipped in training (images 11)",
     ]
     assert len(spec.records()[1]["annotations"]) == 2
+    kept = {annotation["id"]: annotation for annotation in spec.content()["annotations"]}
+    assert sorted(kept) == [a["id"] for a in content["annotations"] if a["id"] != 4]  # evaluation drops it too
+    assert kept[5]["segmentation"] == fifth["segmentation"][1:]
+
+
+def test_annotations_without_masks_are_counted(toy, tmp_path):
+    folder, content = toy
+    assert get_dataset(write_coco(folder, content)).summary.maskless == ""
+    del content["annotations"][0]["segmentation"]
+    content["annotations"][3]["segmentation"] = []
+    bare = get_dataset(f"coco:{folder / 'bare.json'}:{folder / 'images'}")
+    (folder / "bare.json").write_text(json.dumps(content))
+    assert bare.summary.maskless == "2 annotations have no segmentation (images 11, 12)"
+    voc = get_dataset(write_voc(tmp_path / "voc", {"a": [("dog", 0, [1, 1, 9, 9])]}))
+    assert voc.summary.maskless == "1 annotations have no segmentation (images a)"
 
 
 def test_annotations_without_area_have_that_of_their_box(toy):
@@ -92,6 +117,7 @@ def test_annotations_without_area_have_that_of_their_box(toy):
     whole = get_dataset(write_coco(folder, content))
     for annotation in content["annotations"][:5]:
         del annotation["area"], annotation["iscrowd"]
+    content["annotations"][0]["area"] = None
     bare = get_dataset(f"coco:{folder / 'bare.json'}:{folder / 'images'}")
     (folder / "bare.json").write_text(json.dumps(content))
     assert bare.summary.findings[0] == "5 annotations have no area: evaluation takes that of their box"
@@ -159,6 +185,9 @@ def test_broken_voc_folders_are_refused_by_name(tmp_path):
         get_dataset(name).records()
     (annotations / "b.xml").write_text("<annotation><size>")
     with pytest.raises(UserError, match=r"b\.xml: not a VOC annotation"):
+        get_dataset(name).records()
+    (annotations / "b.xml").write_text((annotations / "a.xml").read_text().replace("<xmax>9<", "<xmax>nan<"))
+    with pytest.raises(UserError, match=r"b\.xml: not a VOC annotation \(bndbox .*nan"):
         get_dataset(name).records()
     (annotations / "b.xml").write_text((annotations / "a.xml").read_text())
     (tmp_path / "VOC2007" / "JPEGImages" / "b.jpg").unlink()

@@ -120,6 +120,12 @@ def test_missing_masks_are_named(record):
         mapper(masks="polygon")(record, Draw(40, False))
 
 
+def test_run_lengths_that_cannot_be_read_are_named(record):
+    record["annotations"][0]["segmentation"] = {"size": [20, 30], "counts": "%%%"}
+    with pytest.raises(UserError, match=r"a\.png: a run-length mask cannot be read"):
+        mapper(masks="bitmask")(record, Draw(40, False))
+
+
 @pytest.mark.parametrize("change", [{"flip": "both"}, {"masks": "rle"}, {"sampling": "range"}])
 def test_unknown_settings_are_refused(change):
     with pytest.raises(UserError, match="INPUT"):

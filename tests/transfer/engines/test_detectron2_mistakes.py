@@ -11,6 +11,7 @@ import torch
 
 from runtime.errors import UserError
 from runtime.torch_files import load_torch
+from transfer.config import CONFIG_FOLDER, load_config
 
 pytestmark = pytest.mark.detectron2
 
@@ -46,6 +47,65 @@ def test_both_engines_end_with_the_same_message(
         said.append(str(caught.value).split(" (")[0])
         assert not (tmp_path / one.name / "model_final.pth").exists()
     assert said[0] == said[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"MODEL.META_ARCHITECTURE": "ProposalNetwork"},
+            "'ProposalNetwork' is not supported .* Detectron2's own script",
+        ),
+        ({"MODEL.META_ARCHITECTURE": "SemanticSegmentor"}, "MODEL.META_ARCHITECTURE 'SemanticSegmentor'"),
+        ({"MODEL.META_ARCHITECTURE": "PanopticFPN"}, "MODEL.META_ARCHITECTURE 'PanopticFPN'"),
+        ({"MODEL.META_ARCHITECTURE": "YOLO"}, "MODEL.META_ARCHITECTURE 'YOLO' is not registered in Detectron2"),
+        ({"MODEL.RESNETS.NORM": "XN"}, "MODEL.RESNETS.NORM 'XN' is not a norm"),
+        ({"MODEL.RESNETS.DEPTH": 20}, "MODEL.RESNETS.DEPTH 20 is not supported by engine detectron2; it knows 18, 34"),
+        ({"MODEL.RESNETS.DEPTH": 18}, "RES2_OUT_CHANNELS must be 64 for DEPTH 18 and 34 .engine detectron2"),
+        ({"MODEL.ROI_BOX_HEAD.NAME": ""}, "MODEL.ROI_BOX_HEAD.NAME must be FastRCNNConvFCHead"),
+        ({"SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "full"}, "CLIP_TYPE 'full' is not supported by engine detectron2"),
+        ({"DATALOADER.SAMPLER_TRAIN": "RandomSubsetTrainingSampler"}, "SAMPLER_TRAIN 'RandomSubsetTrainingSampler'"),
+        ({"MODEL.LOAD_PROPOSALS": True}, "PROPOSAL_FILES_TRAIN has 0, DATASETS.TRAIN 1"),
+        ({"MODEL.ROI_BOX_HEAD.USE_FED_LOSS": True}, "USE_FED_LOSS needs .* LVIS v1 only, not for data set coco:"),
+    ],
+)
+def test_what_no_run_could_be_made_with_is_named(
+    settings: dict[str, Any], message: str, tiny_config: Callable[..., Any], detectron2_engine: Any
+) -> None:
+    with pytest.raises(UserError, match=message):
+        detectron2_engine.check(tiny_config(settings))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"MODEL.ROI_HEADS.NAME": "CascadeROIHeads"},
+        {"MODEL.PROPOSAL_GENERATOR.NAME": "PrecomputedProposals"},
+        {"MODEL.RESNETS.NORM": "LN"},
+        {"DATASETS.TRAIN": ("lvis_v1_train",), "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": True},
+    ],
+)
+def test_what_detectron2_knows_is_let_through(
+    settings: dict[str, Any], tiny_config: Callable[..., Any], detectron2_engine: Any
+) -> None:
+    detectron2_engine.check(tiny_config(settings))
+
+
+def test_every_config_that_the_embedded_engine_runs_is_let_through(detectron2_engine: Any) -> None:
+    for path in sorted(CONFIG_FOLDER.glob("*.yaml")):
+        detectron2_engine.check(load_config(path))
+
+
+def test_switches_of_arithmetic_are_set(
+    tmp_path: Path, tiny_config: Callable[..., Any], detectron2_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    asked: list[str] = []
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", asked.append)
+    cfg = tiny_config({"CUDNN_BENCHMARK": True, "FLOAT32_PRECISION": "high", "SOLVER.MAX_ITER": 1})
+    detectron2_engine.train(cfg, tmp_path)
+    assert torch.backends.cudnn.benchmark
+    assert asked == ["high"]
 
 
 def test_a_reference_world_size_scales_batch_and_schedule_alike(

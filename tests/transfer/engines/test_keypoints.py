@@ -112,6 +112,28 @@ def test_mirrored_keypoints_change_sides(people: str) -> None:
 
 
 @pytest.mark.detectron2
+def test_statistics_are_measured_so_that_ranks_agree(
+    people: str, tmp_path: Path, detectron2_engine: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from detectron2.engine import hooks
+
+    from transfer.engines.torchvision import precise_bn
+
+    def used(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("fvcore's precise batch norm leaves ranks with different statistics")
+
+    averaged: list[int] = []
+    original = precise_bn._averaged
+    monkeypatch.setattr(hooks, "PreciseBN", used)
+    monkeypatch.setattr(precise_bn, "_averaged", lambda *a: averaged.append(1) or original(*a))
+    given = {**SHRUNK, "SOLVER.MAX_ITER": "1", "DATASETS.TRAIN": f"('{people}',)", "DATASETS.TEST": "()"}
+    cfg = load_config("coco_keypoints_R50_FPN_2x.yaml", [word for pair in given.items() for word in pair])
+    cfg.MODEL.RESNETS.NORM = cfg.MODEL.FPN.NORM = "BN"
+    detectron2_engine.train(cfg, tmp_path)
+    assert len(averaged) > 20  # every batch norm of the backbone
+
+
+@pytest.mark.detectron2
 def test_augmented_keypoints_are_refused(detectron2_engine: Any) -> None:
     cfg = load_config("coco_keypoints_R50_FPN_2x.yaml", ["TEST.AUG.ENABLED", "True"])
     with pytest.raises(UserError, match=r"TEST.AUG.ENABLED is not supported .* with MODEL.KEYPOINT_ON"):

@@ -19,6 +19,7 @@ from runtime.errors import UserError
 from runtime.metrics import read_metrics
 from runtime.torch_files import load_torch, save_torch
 from transfer.engines.torchvision import loop
+from transfer.engines.torchvision.precision import Precision
 
 LONG = {
     "SOLVER.MAX_ITER": 7,
@@ -194,6 +195,36 @@ def test_bfloat16_autocast_trains_on_cpu(tmp_path: Path, engine: Any, tiny_confi
 def test_float16_on_cpu_is_refused(tmp_path: Path, engine: Any, tiny_config: Callable[..., Any]) -> None:
     with pytest.raises(UserError, match="ENGINE.AMP_DTYPE bfloat16"):
         engine.train(tiny_config({"SOLVER.AMP.ENABLED": True, "SOLVER.MAX_ITER": 1}), tmp_path)
+
+
+def test_the_backbone_is_compiled_when_asked(
+    tmp_path: Path, engine: Any, tiny_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[torch.nn.Module] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module: compiled.append(module))
+    for asked in (False, True):
+        engine.train(tiny_config({"ENGINE.COMPILE": asked, "SOLVER.MAX_ITER": 1}), tmp_path / str(asked))
+        assert [type(module).__name__ for module in compiled] == ["FPN"] * asked
+
+
+def test_scaled_losses_update_as_plain_ones_and_an_overflow_updates_nothing() -> None:
+    precision = Precision(False, "", torch.device("cpu"))
+    precision.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)  # float16 itself needs a GPU
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    optimizer = torch.optim.SGD([weight], lr=0.5)
+    for loss, expected in (((weight**2).sum(), [0.0, 0.0]), (weight.sum() * float("inf"), [0.0, 0.0])):
+        optimizer.zero_grad()
+        precision.backward(loss)
+        precision.unscale(optimizer)
+        if loss.isfinite():
+            assert weight.grad.tolist() == [2.0, -4.0]  # what clipping sees
+        precision.step(optimizer)
+        assert weight.tolist() == expected
+    assert precision.scaler.get_scale() == 512.0
+    other = Precision(False, "", torch.device("cpu"))
+    other.scaler = torch.amp.GradScaler("cpu")
+    other.load_state_dict(precision.state_dict())
+    assert other.scaler.get_scale() == 512.0
 
 
 def test_channels_last_gives_the_same_losses(tmp_path: Path, engine: Any, tiny_config: Callable[..., Any]) -> None:

@@ -94,6 +94,25 @@ def test_backbone_of_another_depth_is_refused(tmp_path: Path, tiny_config: Calla
         load_weights(build_model(tiny_config(r101)), write_pkl(tmp_path / "b.pkl", arrays))
 
 
+def test_a_deeper_backbone_is_refused_though_every_shape_fits(tmp_path: Path, tiny_config: Callable[..., Any]) -> None:
+    arrays = backbone_arrays(build_model(tiny_config()), "backbone.bottom_up.")
+    deeper = {f"res4.6.{name[7:]}": value for name, value in arrays.items() if name.startswith("res4.5.")}
+    model = build_model(tiny_config())
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(UserError, match=r"deeper than the config's, 1 blocks .* res4\.6; check MODEL.RESNETS.DEPTH"):
+        load_weights(model, write_pkl(tmp_path / "b.pkl", {**arrays, **deeper}))
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    one_map = {  # whose res5 has no place anywhere: a stage that is left out is no matter of depth
+        "MODEL.BACKBONE.NAME": "build_resnet_backbone",
+        "MODEL.RESNETS.OUT_FEATURES": ["res4"],
+        "MODEL.RPN.IN_FEATURES": ["res4"],
+        "MODEL.ROI_HEADS.IN_FEATURES": ["res4"],
+        "MODEL.ANCHOR_GENERATOR.SIZES": [[32, 64]],
+    }
+    report = load_weights(build_model(tiny_config(one_map)), write_pkl(tmp_path / "b.pkl", arrays))
+    assert "res5.0.conv1.weight" in report.unused
+
+
 def test_unconverted_checkpoint_is_refused(tmp_path: Path, tiny_config: Callable[..., Any]) -> None:
     torch.save({"state_dict": {"module.encoder_q.layer1.0.conv1.weight": torch.zeros(4, 4, 1, 1)}}, tmp_path / "c.pth")
     with pytest.raises(UserError, match=r"convert/to_d2\.py"):

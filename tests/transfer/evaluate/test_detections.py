@@ -4,6 +4,7 @@ import contextlib
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from runtime.errors import UserError
 from tests.transfer.toy_data import coco_content, write_coco
@@ -90,6 +91,32 @@ def test_perfect_detections_of_a_toy_set_score_100(tmp_path):
     assert metrics["bbox"]["AP"] == pytest.approx(100)
     with pytest.raises(UserError, match="1 unknown, 1 missing"):
         evaluate(spec, Detections([0, *list(index)[1:]], [], [], [], []))
+
+
+@pytest.mark.parametrize("evaluator", ["fast", "official"])
+def test_masks_are_scored_beside_polygons_of_two_points(tmp_path, evaluator):
+    content = coco_content(tmp_path / "images", count=2)
+    first, second = content["annotations"][:2]
+    first["segmentation"] = [[1, 2, 3, 4]]
+    second["segmentation"].insert(0, [1, 2, 3, 4])
+    spec = get_dataset(write_coco(tmp_path, content))
+    kept = content["annotations"][1:]
+    index = {image["id"]: k for k, image in enumerate(content["images"])}
+    masks = [
+        coco_mask.merge(coco_mask.frPyObjects(a["segmentation"][-1:], image["height"], image["width"]))
+        for a in kept
+        for image in [content["images"][index[a["image_id"]]]]
+    ]
+    found = Detections(
+        list(index),
+        [index[a["image_id"]] for a in kept],
+        [spec.category_ids.index(a["category_id"]) for a in kept],
+        [[x, y, x + w, y + h] for x, y, w, h in (a["bbox"] for a in kept)],
+        np.linspace(1, 0.5, len(kept)),
+        masks,
+    )
+    metrics, _ = evaluate(spec, found, evaluator=evaluator)
+    assert metrics["segm"]["AP"] == metrics["bbox"]["AP"] == pytest.approx(100)
 
 
 def test_every_torn_or_foreign_file_is_one_error(tmp_path):

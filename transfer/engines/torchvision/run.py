@@ -37,11 +37,16 @@ from transfer.engines.torchvision.weights import load_weights
 from transfer.evaluate.detections import Detections
 
 
-def prepare_device(cfg: Any) -> torch.device:
-    """The device of MODEL.DEVICE, with the config's switches of its arithmetic set."""
+def set_arithmetic(cfg: Any) -> None:
+    """Set FLOAT32_PRECISION and CUDNN_BENCHMARK for this process."""
     if cfg.FLOAT32_PRECISION:
         torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
     torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
+
+
+def prepare_device(cfg: Any) -> torch.device:
+    """The device of MODEL.DEVICE, with the config's switches of its arithmetic set."""
+    set_arithmetic(cfg)
     device = choose_device(cfg.MODEL.DEVICE)
     if device.type == "cpu":
         keep_freed_memory()

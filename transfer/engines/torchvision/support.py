@@ -63,7 +63,7 @@ POSITIVE = (
     "ENGINE.ACCUMULATE",
 )
 
-# settings that exclude each other: (does the config have it?, what to say)
+# settings that exclude each other, in Detectron2 too: (does the config have it?, what to say)
 CONFLICTS: tuple[tuple[Callable[[Any], bool], str], ...] = (
     (
         lambda m: m.RESNETS.DEPTH < 50 and m.RESNETS.RES2_OUT_CHANNELS != 64,
@@ -78,11 +78,11 @@ CONFLICTS: tuple[tuple[Callable[[Any], bool], str], ...] = (
         "MODEL.ROI_BOX_HEAD.NAME must be FastRCNNConvFCHead for StandardROIHeads",
     ),
     (
-        lambda m: m.ROI_HEADS.NAME == "StandardROIHeads" and m.ROI_BOX_HEAD.NUM_CONV + m.ROI_BOX_HEAD.NUM_FC == 0,
+        lambda m: m.ROI_BOX_HEAD.NAME == "FastRCNNConvFCHead" and m.ROI_BOX_HEAD.NUM_CONV + m.ROI_BOX_HEAD.NUM_FC == 0,
         "MODEL.ROI_BOX_HEAD needs NUM_CONV or NUM_FC above 0",
     ),
     (
-        lambda m: m.ROI_HEADS.NAME != "StandardROIHeads" and "fpn" in m.BACKBONE.NAME,
+        lambda m: m.ROI_HEADS.NAME.startswith("Res5") and "fpn" in m.BACKBONE.NAME,
         "MODEL.ROI_HEADS.NAME Res5ROIHeads runs on res4, not on a feature pyramid",
     ),
 )
@@ -97,13 +97,18 @@ def check_support(cfg: Any) -> None:
         if value not in allowed:
             names = ", ".join(repr(a) for a in allowed)
             raise UserError(f"{key} {value!r} is not supported by engine {ENGINE}; it knows {names}")
-    for conflicts, message in CONFLICTS:
-        if conflicts(cfg.MODEL):
-            raise UserError(f"{message} (engine {ENGINE})")
+    check_conflicts(cfg, ENGINE)
     for key in POSITIVE:
         value = _value(cfg, key)
         if value < 1:
             raise UserError(f"{key} {value} must be 1 or more (engine {ENGINE})")
+
+
+def check_conflicts(cfg: Any, engine: str) -> None:
+    """Raise UserError for the first of CONFLICTS that the config has; ``engine`` is named in it."""
+    for conflicts, message in CONFLICTS:
+        if conflicts(cfg.MODEL):
+            raise UserError(f"{message} (engine {engine})")
 
 
 def _value(cfg: Any, key: str) -> Any:

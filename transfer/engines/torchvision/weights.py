@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from transfer.engines.torchvision.weight_names import align, from_caffe2
 # what a backbone file must set: the ResNet, and res5 where it is part of the C4 head
 BACKBONE = re.compile(r"^(backbone\.(bottom_up\.)?(stem|res[2-5])\.|roi_heads\.res5\.\d)")
 STATISTICS = (".running_mean", ".running_var")
+BLOCK = re.compile(r"(?:^|\.)((res[2-5])\.\d+)\.")  # of a stage
 
 
 @dataclass
@@ -33,8 +35,9 @@ class LoadReport:
 def load_weights(model: nn.Module, path: str | Path, *, trained: bool = False) -> LoadReport:
     """Load a backbone or detector file (.pkl, .pth, .safetensors) by Detectron2's rules of matching names.
 
-    Nothing in the file is executed. Raises UserError when it would leave a tensor of the backbone as it was, and with
-    ``trained``, for a detector that is to be tested and not trained, when it would leave any tensor so.
+    Nothing in the file is executed. Raises UserError when it would leave a tensor of the backbone as it was, when its
+    own backbone has more blocks, and with ``trained``, for a detector that is to be tested and not trained, when it
+    would leave any tensor so.
     """
     file, affine_only = read_tensors(path)
     state = model.state_dict()
@@ -57,6 +60,7 @@ def load_weights(model: nn.Module, path: str | Path, *, trained: bool = False) -
         and not (affine_only and name.endswith(STATISTICS) and name.rsplit(".", 1)[0] + ".weight" in chosen)
     ]
     _refuse_random_backbone(path, report.wrong_shape, absent)
+    _refuse_deeper_backbone(path, state, report.unused)
     if trained:
         _refuse_random_detector(path, report.wrong_shape, absent)
     model.load_state_dict(chosen, strict=False)
@@ -97,6 +101,18 @@ def _refuse_random_backbone(path: str | Path, wrong_shape: list[str], absent: li
         raise UserError(
             f"{path}: {len(random)} tensors of the backbone are not in it and would stay random, e.g. {random[0]}; "
             "convert the checkpoint with convert/to_d2.py, or check MODEL.RESNETS"
+        )
+
+
+def _refuse_deeper_backbone(path: str | Path, model: Iterable[str], unused: Iterable[str]) -> None:
+    """The first blocks of a ResNet-101 fit a ResNet-50 in every shape."""
+    blocks = {found[1]: found[2] for name in model if (found := BLOCK.search(name))}
+    stages = set(blocks.values())
+    over = {found[1] for name in unused if (found := BLOCK.search(name)) and found[2] in stages} - set(blocks)
+    if over:
+        raise UserError(
+            f"{path}: its backbone is deeper than the config's, {len(over)} blocks have no place in it, e.g. "
+            f"{min(over)}; check MODEL.RESNETS.DEPTH"
         )
 
 
