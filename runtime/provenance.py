@@ -9,11 +9,13 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from runtime.version import __version__
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGES = (
     "torch", "torchvision", "numpy", "pycocotools", "fvcore", "detectron2",
     "pillow", "simplejpeg", "opencv-python-headless", "opencv-python",  # decoders: pixels depend on them
@@ -23,7 +25,7 @@ PACKAGES = (
 def provenance(argv: list[str] | None = None) -> dict[str, Any]:
     """A JSON-able record of the command, time, git state, package versions and hardware of this process."""
     return {
-        "argv": list(sys.argv if argv is None else argv),
+        "argv": _from_the_repository(sys.argv if argv is None else argv),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "version": __version__,
         "git": _git_state(),
@@ -33,13 +35,17 @@ def provenance(argv: list[str] | None = None) -> dict[str, Any]:
     }
 
 
+def _from_the_repository(argv: Sequence[str]) -> list[str]:
+    """The command as typed in the repository: its script without the folder that the clone happens to be in."""
+    first = Path(argv[0]) if argv else REPOSITORY.parent
+    return [str(first.relative_to(REPOSITORY)), *argv[1:]] if first.is_relative_to(REPOSITORY) else list(argv)
+
+
 @functools.cache
 def _git_state() -> dict[str, Any]:
-    repository = Path(__file__).resolve().parent.parent
-
     def git(*args: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(repository), *args], capture_output=True, text=True, timeout=10)
+            done = subprocess.run(["git", "-C", str(REPOSITORY), *args], capture_output=True, text=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return None  # no git on this machine: the record says so by null
         return done.stdout.strip() if done.returncode == 0 else None

@@ -22,13 +22,17 @@ from transfer.stage_state import read_json
 CACHE = "error_types.json"
 
 
-def detection_sections(tables: Sequence[Table]) -> dict[str, str]:
-    """Table name -> HTML made from the detections of its runs; a table whose detections are gone gets a sentence."""
+def detection_sections(tables: Sequence[Table], *, examples: bool = True) -> dict[str, str]:
+    """Table name -> HTML made from the detections of its runs; a table whose detections are gone gets a sentence.
+
+    ``examples``: with images of the data set.
+    """
     found = {}
     for one in tqdm(tables, desc="error types and examples", disable=None):
         weights, problems = _weights(one)
         parts = [_error_html(one, weights)] if weights else []
-        parts.append(examples_html(one))
+        if examples:
+            parts.append(examples_html(one))
         parts += [f'<p class="soft">{escape(f"{n} runs: {why}.")}</p>' for why, n in problems.items()]
         found[one.name] = "".join(parts)
     return found

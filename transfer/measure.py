@@ -45,7 +45,7 @@ def run_plan(args: argparse.Namespace, command: str) -> int:
     tables, report = plan_report(plan, every, outcomes, command, [*plan.allow, *args.allow], bootstrap)
     wanted = [init.published for init in plan.inits if init.kind == "published"]
     published = args.published or plan.published or bool(wanted)
-    report = _with_sections(tables, report, published, wanted, detections=not args.no_detections)
+    report = _with_sections(tables, report, args, published, wanted)
     _finish(plan.output, tables, report, figures=args.figures)
     if stop.requested:
         done = sum(outcome.status == "finished" for outcome in outcomes.values())
@@ -131,7 +131,7 @@ def report_folder(args: argparse.Namespace, command: str) -> int:
     runs.sort(key=lambda run: first.index(run.init) if run.init in first else len(first))
     bootstrap = None if args.no_detections else ImageBootstrap()
     tables = compare(runs, references, allow=args.allow, image_interval=bootstrap)
-    report = _with_sections(tables, Report(root.name, command), args.published, detections=not args.no_detections)
+    report = _with_sections(tables, Report(root.name, command), args, args.published)
     _finish(root if args.output is None else Path(args.output), tables, report, figures=args.figures)
     return 0
 
@@ -139,13 +139,13 @@ def report_folder(args: argparse.Namespace, command: str) -> int:
 def _with_sections(
     tables: Sequence[Table],
     report: Report,
+    args: argparse.Namespace,
     published: bool,
     wanted: Sequence[Mapping[str, str]] = (),
-    *,
-    detections: bool,
 ) -> Report:
     extra = [published_section(tables, wanted)] if published else []
-    return dataclasses.replace(report, details=detection_sections(tables) if detections else {}, extra=extra)
+    details = {} if args.no_detections else detection_sections(tables, examples=not args.no_examples)
+    return dataclasses.replace(report, details=details, extra=extra)
 
 
 def _finish(folder: Path, tables: Sequence[Table], report: Report, *, figures: bool) -> None:

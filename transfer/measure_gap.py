@@ -49,6 +49,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     report.add_argument("--random", metavar="INIT", help="the random initialisation (for a folder of runs)")
     report.add_argument("--published", action="store_true", help="put matching published rows beside the results")
     report.add_argument("--figures", action="store_true", help="write the charts as SVG files too, into figures/")
+    report.add_argument("--no-examples", action="store_true", help="no images of the data set in the report")
     report.add_argument("--no-detections", action="store_true", help="skip error types, examples and image bootstrap")
     args = parser.parse_args(argv)
     if args.jobs < 1:

@@ -69,6 +69,12 @@ def test_error_types_and_examples_are_shown(tables: list) -> None:
     assert "AP75 asks for better boxes" in text
 
 
+def test_a_report_can_do_without_the_pictures(tables: list) -> None:
+    text = detection_sections(tables, examples=False)["toy"]
+    assert "Error types" in text
+    assert "<img" not in text
+
+
 def test_error_types_are_kept_until_something_changes(tables: list) -> None:
     run = next(run for run in tables[0].runs if run.init == "moco")
     first = run_error_types(run)

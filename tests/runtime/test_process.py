@@ -130,6 +130,11 @@ def test_metrics_resume_and_torn_line(tmp_path):
     assert list(tmp_path.glob("events.out.tfevents*"))
 
 
+def test_provenance_leaves_out_where_the_clone_is(repo):
+    assert provenance([str(repo / "pretrain" / "main.py"), "/DIR"])["argv"] == ["pretrain/main.py", "/DIR"]
+    assert provenance(["/elsewhere/main.py"])["argv"] == ["/elsewhere/main.py"]
+
+
 def test_provenance_names_command_and_versions():
     record = provenance(["pretrain/main.py", "DIR"])
     assert record["argv"] == ["pretrain/main.py", "DIR"]
