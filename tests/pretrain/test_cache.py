@@ -189,8 +189,8 @@ def test_ctrl_c_is_one_line(tmp_path: Path, repo: Path) -> None:
     (tmp_path / "set").mkdir()
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (1500, 1500, 3), np.uint8)).save(tmp_path / "first.jpg")
-    for number in range(400):  # a dozen seconds of decoding
-        (tmp_path / "set" / f"{number:03d}.jpg").symlink_to(tmp_path / "first.jpg")
+    for number in range(1200):  # half a minute of decoding: the signal must come before its end
+        (tmp_path / "set" / f"{number:04d}.jpg").symlink_to(tmp_path / "first.jpg")
     command = [sys.executable, "pretrain/cache_images.py", str(tmp_path / "set"), str(tmp_path / "cache"), "-j", "2",
                "--shorter-side", "100"]  # fmt: skip
     process = subprocess.Popen(command, cwd=repo, stderr=subprocess.PIPE, text=True, start_new_session=True)
