@@ -49,11 +49,12 @@ def leave_signals_to_the_parent(_: int = 0) -> None:
     Slurm, Ctrl-C and ``kill -- -GROUP`` signal every process of a run; the main one needs batches until it has saved.
     SIGTERM of the main process itself still ends the worker: multiprocessing waits for that at its exit.
     """
-    for signum in SIGNALS:
-        signal.signal(signum, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # an ignored signal would never be waited for
+    waits = hasattr(signal, "sigwaitinfo")  # not on macOS
+    if waits:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    for signum in SIGNALS:  # an ignored signal would never be waited for
+        signal.signal(signum, signal.SIG_DFL if waits and signum == signal.SIGTERM else signal.SIG_IGN)
+    if waits:
         threading.Thread(target=_obey_the_parent, daemon=True).start()
 
 
