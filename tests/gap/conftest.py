@@ -97,13 +97,13 @@ opt = lambda key, default=None: args[args.index(key) + 1] if key in args else de
 if "--resume" in args[args.index("OUTPUT_DIR"):]: sys.exit("error: flags go before KEY VALUE options")
 out, seed, init = pathlib.Path(opt("OUTPUT_DIR")), int(opt("SEED")), flag("--init-name")
 out.mkdir(parents=True, exist_ok=True)
+stopped = []
+for signum in (signal.SIGTERM, signal.SIGUSR1): signal.signal(signum, lambda number, frame: stopped.append(number))
 with open(out / "calls.txt", "a") as f: f.write(" ".join(args) + "\\n")
 (out / "config.yaml").write_text("SOLVER:\\n  MAX_ITER: 20\\n")
 (out / "last_checkpoint").write_text("model_0000009.pth")
 if (out / "fail_once").exists():
     (out / "fail_once").unlink(); print("error: loss is not finite at step 7", file=sys.stderr); sys.exit(2)
-stopped = []
-for signum in (signal.SIGTERM, signal.SIGUSR1): signal.signal(signum, lambda number, frame: stopped.append(number))
 done = int((out / "at").read_text()) if "--resume" in args and (out / "at").exists() else 0
 for i in range(done, int(os.environ.get("FAKE_STEPS", "2"))):
     time.sleep(0.02)

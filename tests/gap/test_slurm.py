@@ -177,6 +177,7 @@ def test_job_at_its_time_limit_saves_and_goes_on(
     monkeypatch.setenv("FAKE_STEPS", "400")
     runner = started("submitit", f"--nproc={processes}", "--slurm-option=time=60")
     until(lambda: (RUN / "at").exists() and int((RUN / "at").read_text() or 0) > 20)
+    until(lambda: len((RUN / "calls.txt").read_text().splitlines()) == processes)  # each has its handlers by then
     os.kill(int((cluster / "4242.pid").read_text()), signal.SIGUSR2)  # Slurm, two minutes before the limit
     out, _ = runner.communicate(timeout=90)
     assert runner.returncode == 0, out
