@@ -50,6 +50,14 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def prepare(args: argparse.Namespace) -> tuple[Any, list[dict[str, Any]]]:
+    """The config and the batch, the same in every process."""
+    from transfer.config import load_config
+
+    cfg = load_config(CASES[args.case], ["MODEL.DEVICE", args.device])
+    return cfg, draw_batch(args, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+
+
 def draw_batch(args: argparse.Namespace, classes: int) -> list[dict[str, Any]]:
     """Random images with eight polygons each."""
     import numpy as np
@@ -127,8 +135,8 @@ def embedded_turns(
     return turns, weights
 
 
-def detectron2_turns(cfg: Any, batch: list[dict[str, Any]], weights: dict[str, Any]) -> dict[str, Turn]:
-    """The same by Detectron2."""
+def detectron2_turns(args: argparse.Namespace, weights_file: str) -> dict[str, Turn]:
+    """The same by Detectron2, from what can be sent to another process."""
     import torch
     from detectron2.engine.train_loop import SimpleTrainer
     from detectron2.modeling import build_model
@@ -140,10 +148,11 @@ def detectron2_turns(cfg: Any, batch: list[dict[str, Any]], weights: dict[str, A
     from transfer.engines.detectron2_detection import arrays
     from transfer.engines.detectron2_engine import detectron2_config
 
+    cfg, batch = prepare(args)
     own = detectron2_config(cfg, Path("unused"))
     torch.manual_seed(0)
     model = build_model(own).train()
-    model.load_state_dict(weights)
+    model.load_state_dict(torch.load(weights_file, weights_only=True))
     optimizer = build_optimizer(own, model)
     for group in optimizer.param_groups:
         group["lr"] *= own.SOLVER.WARMUP_FACTOR
@@ -165,17 +174,6 @@ def detectron2_turns(cfg: Any, batch: list[dict[str, Any]], weights: dict[str, A
     return {"training step": step, "test image": detect}
 
 
-def detectron2_apart(config: str, args: argparse.Namespace, weights_file: str) -> dict[str, Turn]:
-    """``detectron2_turns`` from what can be sent to another process."""
-    import torch
-
-    from transfer.config import load_config
-
-    cfg = load_config(config, ["MODEL.DEVICE", args.device])
-    batch = draw_batch(args, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
-    return detectron2_turns(cfg, batch, torch.load(weights_file, weights_only=True))
-
-
 def main() -> int:
     """Measure and print."""
     args = parse()
@@ -183,16 +181,13 @@ def main() -> int:
         raise UserError("this comparison needs Detectron2; install it beside this project")
     import torch
 
-    from transfer.config import load_config
-
-    cfg = load_config(CASES[args.case], ["MODEL.DEVICE", args.device])
-    batch = draw_batch(args, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    cfg, batch = prepare(args)
     ours, weights = embedded_turns(cfg, args, batch)
     with tempfile.TemporaryDirectory() as folder:
         weights_file = str(Path(folder, "weights.pth"))
         torch.save(weights, weights_file)
         del weights
-        theirs = Apart(detectron2_apart, CASES[args.case], args, weights_file)
+        theirs = Apart(detectron2_turns, args, weights_file)
         compare(args, ours, theirs)
     theirs.close()
     return 0

@@ -270,7 +270,6 @@ def main() -> int:
 
     from runtime.provenance import hardware
 
-    torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if args.one:
         print(json.dumps(one(args, device)))
@@ -280,10 +279,10 @@ def main() -> int:
         result["memory"] = peak_memory(args)
         for name, numbers in result["memory"].items():
             print(f"{name:24} {numbers}")
-        args.parts = []
-    names = [*build(args, device), *(PRODUCTS if "loss" in args.parts else ())] if args.parts else []
+    parts = [] if args.memory else args.parts
+    names = [*build(args, device), *(PRODUCTS if "loss" in parts else ())] if parts else []
     candidates = {name: Apart(turns, name, args, str(device)) for name in names}
-    for part in args.parts:
+    for part in parts:
         result[part] = compare(part, args, candidates, device.type == "cuda")
         print(f"{part} ({args.arch}, {args.size} px, batch {args.batch}, K {args.k}; {hardware()['cpu']}, {device})")
         for name, row in result[part].items():
