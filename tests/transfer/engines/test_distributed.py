@@ -140,6 +140,8 @@ PreciseBatchNorm(net, lambda start: iter(batches), iterations=3).update()
 results["precise"] = {{"mean": net[1].running_mean, "var": net[1].running_var}}
 results["inputs"] = {{"batches": batches, "weight": net[0].weight.data, "bias": net[0].bias.data}}
 torch.save(results, {out!r} + f"/{{rank}}.pt")
+dist.barrier()
+dist.destroy_process_group()  # its threads, still running at exit, abort the process now and then
 """
 
 
