@@ -31,7 +31,7 @@ setup(
         "tqdm>=4.60",
     ],
     extras_require={
-        "fast": ["simplejpeg>=1.7"],
+        "fast": ["simplejpeg>=1.7", "numba>=0.60"],
         "slurm": ["submitit>=1.5"],
         "wandb": ["wandb"],
         "dev": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff", "mypy", "types-PyYAML", "submitit>=1.5"],

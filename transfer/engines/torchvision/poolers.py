@@ -7,12 +7,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
-from torchvision.ops import roi_align, roi_pool
+from torchvision.ops import roi_pool
+
+from transfer.engines.torchvision.roi_align import roi_align
 
 # Detectron2's names; "ROIAlign" is Detectron1's, shifted by half a pixel
 POOLER_TYPES: dict[str, Callable[..., torch.Tensor]] = {
-    "ROIAlignV2": lambda x, rois, side, scale, ratio: roi_align(x, rois, (side, side), scale, ratio, aligned=True),
-    "ROIAlign": lambda x, rois, side, scale, ratio: roi_align(x, rois, (side, side), scale, ratio, aligned=False),
+    "ROIAlignV2": lambda x, rois, side, scale, ratio: roi_align(x, rois, side, scale, ratio, aligned=True),
+    "ROIAlign": lambda x, rois, side, scale, ratio: roi_align(x, rois, side, scale, ratio, aligned=False),
     "ROIPool": lambda x, rois, side, scale, ratio: roi_pool(x, rois, (side, side), scale),
 }
 CANONICAL_SIZE, CANONICAL_LEVEL = 224, 4  # a 224-pixel box belongs to p4 (arXiv:1612.03144, eq. 1)
