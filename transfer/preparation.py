@@ -74,6 +74,7 @@ def check_datasets(cfg: CfgNode, explicit: dict[str, str], *, train: bool) -> No
     classes: list[str] | None = None
     for name in dict.fromkeys(names):
         spec = get_dataset(name)
+        spec.check_image_sizes()
         for finding in spec.summary.findings:
             log.info("data set %s: %s", name, finding)
         if name in cfg.DATASETS.TEST and not spec.summary.annotated:

@@ -179,6 +179,17 @@ def test_data_that_cannot_be_evaluated_is_refused_before_training(tmp_path, monk
     assert not (tmp_path / "run").exists()
 
 
+def test_a_wrong_image_size_in_the_test_set_is_named_before_training(data, tmp_path, monkeypatch):
+    content = coco_content(tmp_path / "images")
+    content["images"][1]["height"] += 3
+    (tmp_path / "wrong.json").write_text(json.dumps(content))
+    opts = {"DATASETS__TEST": f"('coco:{tmp_path / 'wrong.json'}:{tmp_path / 'images'}',)"}
+    monkeypatch.setattr(sys, "argv", arguments(data, tmp_path / "run", **opts))
+    with pytest.raises(UserError, match=r"1 of 8 images looked at .*img1\.png is 48 x 64, not 48 x 67"):
+        train_net.main()
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_retinanet_gets_the_classes_of_its_data(data):
     given = ["MODEL.META_ARCHITECTURE", "RetinaNet", "DATASETS.TRAIN", f"('{data}',)", "DATASETS.TEST", "()"]
     cfg = load_config("coco_R50_FPN.yaml", given)

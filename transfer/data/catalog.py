@@ -24,7 +24,7 @@ from typing import Any
 from runtime.atomic import sha256_file
 from runtime.errors import UserError
 from transfer.data.coco import keep_drawable, load_json, read_coco
-from transfer.data.labels import Labels, Record, Summary
+from transfer.data.labels import Labels, Record, Summary, check_image_sizes
 from transfer.data.lvis import read_lvis
 from transfer.data.voc import VOC_CLASSES, read_voc
 
@@ -88,9 +88,16 @@ class DatasetSpec:
     @functools.cached_property
     def summary(self) -> Summary:
         """Class names, findings, image ids; read once. Raises UserError when the data set is missing or broken."""
+        return Summary.of(self._labels())
+
+    def _labels(self) -> Labels:
         if not self._held:
             self._held.append(self._read())
-        return Summary.of(self._held[0])
+        return self._held[0]
+
+    def check_image_sizes(self) -> None:
+        """Raise UserError when images have another size than their annotations say; looks at a few hundred."""
+        check_image_sizes(self._labels().records, self.name)
 
     def records(self) -> list[Record]:
         """One dict per image in Detectron2's form, in the order of the image ids (VOC: of the image list).

@@ -13,16 +13,18 @@ from typing import Any, NamedTuple
 
 from runtime.errors import UserError
 from transfer.data.labels import XYWH, Labels, Record, box_findings, check_images_exist, examples
+from transfer.data.run_lengths import covered_pixels
 
 MIN_POLYGON_NUMBERS = 6  # three points
 FARTHEST = 1e7  # pixels; drawing a polygon takes memory by the length of its sides, whatever the size of the image
 
 
-class _Dropped(NamedTuple):
-    """Ids of the annotations that were left out, and of those that lost some of their polygons."""
+class _Noted(NamedTuple):
+    """Ids of the annotations that were left out, of those that lost some of their polygons, and compressed masks."""
 
     annotations: list[Any]
     polygons: list[Any]
+    masks: list[tuple[Any, dict[str, Any]]]
 
 
 @contextlib.contextmanager
@@ -122,11 +124,11 @@ def _labels(
     bare = sum(annotation.get("area") is None for annotation in content["annotations"])
     content["annotations"] = []  # so that each image's part is freed as soon as it is converted
     records: list[Record] = []
-    dropped = _Dropped([], [])
+    noted = _Noted([], [], [])
     for image in sorted(content["images"], key=lambda i: i["id"]):
         if subset is not None and image["id"] not in subset:
             continue
-        annotations = [_annotation(a, contiguous, image, dropped, name) for a in of_image.pop(image["id"], [])]
+        annotations = [_annotation(a, contiguous, image, noted, name) for a in of_image.pop(image["id"], [])]
         record: Record = {"file_name": file_name(image), "height": image["height"], "width": image["width"]}
         record["image_id"] = image["id"]
         if image_fields is not None:
@@ -134,10 +136,14 @@ def _labels(
         record["annotations"] = [a for a in annotations if a is not None]
         records.append(record)
     check_images_exist(records, name)
+    _check_run_lengths(noted.masks, name)
     findings = box_findings(records)
     if bare:
         findings.insert(0, f"{bare} annotations have no area: evaluation takes that of their box")
-    for ids, what in zip(dropped, ("dropped: no polygon", "keep only their polygons")):
+    for ids, what in (
+        (noted.annotations, "dropped: no polygon"),
+        (noted.polygons, "keep only their polygons"),
+    ):
         if ids:
             findings.insert(0, f"{len(ids)} annotations {what} of 3 points or more (annotation ids {examples(ids)})")
     names, numbers = [c["name"] for c in categories], [c["id"] for c in categories]
@@ -153,7 +159,7 @@ def _keypoint_names(categories: list[dict[str, Any]], name: str) -> list[str]:
 
 
 def _annotation(
-    source: dict[str, Any], contiguous: dict[Any, int], image: dict[str, Any], dropped: _Dropped, name: str
+    source: dict[str, Any], contiguous: dict[Any, int], image: dict[str, Any], noted: _Noted, name: str
 ) -> dict[str, Any] | None:
     """Detectron2's form of one annotation, or None if no polygon of it is usable."""
     where = f"data set {name}: annotation {source['id']}"
@@ -174,11 +180,13 @@ def _annotation(
     segmentation = source.get("segmentation")
     if segmentation:
         if isinstance(segmentation, dict):
-            annotation["segmentation"] = _compressed(segmentation, image, where)
+            mask = _compressed(segmentation, image, where)
+            noted.masks.append((source["id"], mask))
+            annotation["segmentation"] = mask
         else:
             polygons = _polygons(segmentation, where)
             if len(polygons) < len(segmentation):
-                (dropped.polygons if polygons else dropped.annotations).append(source["id"])
+                (noted.polygons if polygons else noted.annotations).append(source["id"])
             if not polygons:
                 return None
             annotation["segmentation"] = polygons
@@ -197,6 +205,18 @@ def _polygons(segmentation: list[Any], where: str) -> list[list[float]]:
     if not all(math.hypot(*p) < FARTHEST for p in polygons):
         raise UserError(f"{where} has a polygon with coordinates that are not finite, or millions of pixels away")
     return polygons
+
+
+def _check_run_lengths(masks: list[tuple[Any, dict[str, Any]]], name: str) -> None:
+    """Refuse compressed masks whose runs do not cover their image: pycocotools scores them without a word."""
+    texts = [m["counts"].encode() if isinstance(m["counts"], str) else m["counts"] for _, m in masks]
+    covered = covered_pixels(texts)
+    broken = [ident for (ident, m), pixels in zip(masks, covered) if pixels != m["size"][0] * m["size"][1]]
+    if broken:
+        raise UserError(
+            f"data set {name}: the run lengths of {len(broken)} masks are damaged: they do not cover their image "
+            f"(annotation ids {examples(broken)})"
+        )
 
 
 def keep_drawable(annotation: dict[str, Any]) -> bool:

@@ -9,11 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import ExifTags, Image
+
 from runtime.errors import UserError
 
 Record = dict[str, Any]  # one image in Detectron2's data set form
 XYXY, XYWH = 0, 1  # values of Detectron2's BoxMode
 OUTSIDE_TOLERANCE = 1.0  # pixels a box may stick out of its image before it is counted
+LOOKED_AT = 500  # images whose size is compared with the annotations before a run: a fraction of a second
+TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
 @dataclass
@@ -83,6 +87,32 @@ def check_images_exist(records: list[Record], name: str) -> None:
         raise UserError(
             f"data set {name}: {len(missing)} of {len(records)} images are missing: {examples(missing)}; "
             "restore them or remove them from the annotations"
+        )
+
+
+def check_image_sizes(records: list[Record], name: str) -> None:
+    """Raise UserError when images have another size than their records say; opens ``LOOKED_AT``, spread evenly.
+
+    A wrong size in a test set would otherwise be named when the training has ended.
+    """
+    chosen = records[:: max(1, -(-len(records) // LOOKED_AT))]
+    wrong = []
+    for record in chosen:
+        try:
+            with Image.open(record["file_name"]) as file:  # reads the header only
+                width, height = file.size
+                if file.getexif().get(ExifTags.Base.Orientation, 1) in TRANSPOSED:
+                    width, height = height, width
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UserError(
+                f"data set {name}: image {record['file_name']} cannot be read ({error}); replace it or remove it"
+            ) from error
+        if (width, height) != (record["width"], record["height"]):
+            wrong.append(f"{record['file_name']} is {width} x {height}, not {record['width']} x {record['height']}")
+    if wrong:
+        raise UserError(
+            f"data set {name}: {len(wrong)} of {len(chosen)} images looked at have another width x height than their "
+            f"annotations say: {examples(wrong)}; correct the annotations"
         )
 
 

@@ -6,16 +6,20 @@ import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+from PIL import Image
+from pycocotools import mask
 
 from runtime.errors import UserError
 from tests.transfer.toy_data import coco_content, write_coco, write_voc
-from transfer.data import catalog
+from transfer.data import catalog, labels
 from transfer.data.catalog import COCO_SETS, LVIS_SETS, VOC_SETS, get_dataset
 from transfer.data.voc import VOC_CLASSES
 
 RLE = {"size": [48, 64], "counts": [1, 2]}
 SMALL = {"size": [40, 60], "counts": [0, 2400]}
+PACKED = mask.encode(np.asfortranarray(np.arange(48 * 64).reshape(48, 64) % 7 < 3, dtype=np.uint8))["counts"].decode()
 
 
 @pytest.fixture
@@ -55,6 +59,14 @@ def test_coco_records_are_sorted_contiguous_and_float(toy):
         (lambda c: c["annotations"][0].update(iscrowd="no"), "annotation 1 has iscrowd 'no'"),
         (lambda c: c["annotations"][0].update(segmentation=[["a"] * 6]), "is not a COCO instances file"),
         (lambda c: c["annotations"][0].update(segmentation=RLE), "run lengths of 3 pixels in a mask of 48 x 64"),
+        (
+            lambda c: [a.update(segmentation={"size": [48, 64], "counts": PACKED[:-4]}) for a in c["annotations"][:2]],
+            r"the run lengths of 2 masks are damaged: .* \(annotation ids 1, 2\)",
+        ),
+        (
+            lambda c: c["annotations"][0].update(segmentation={"size": [48, 64], "counts": 7}),
+            "is not a COCO instances file",
+        ),
         (lambda c: c["annotations"][0].update(segmentation=SMALL), "a mask of 40 x 60 .* in an image of 48 x 64"),
         (lambda c: c["annotations"][0].update(segmentation=[[1, 2, float("nan"), 4, 5, 6]]), "not finite, or millions"),
         (lambda c: c["annotations"][0].update(segmentation=[[1, 2, float("inf"), 4, 5, 6]]), "not finite, or millions"),
@@ -73,6 +85,40 @@ def test_broken_coco_files_are_refused_by_name(toy, change, message):
     with pytest.raises(UserError, match=message) as caught:
         get_dataset(name).records()
     assert name in str(caught.value)
+
+
+def test_a_whole_compressed_mask_is_kept(toy):
+    folder, content = toy
+    content["annotations"][0]["segmentation"] = {"size": [48, 64], "counts": PACKED}
+    record = get_dataset(write_coco(folder, content)).records()[0]
+    assert record["annotations"][0]["segmentation"] == {"size": [48, 64], "counts": PACKED}
+
+
+def test_wrong_sizes_are_named_before_a_run_without_opening_every_image(toy, monkeypatch):
+    folder, content = toy
+    for image in content["images"][4:6]:
+        image.update(width=65)
+    spec = get_dataset(write_coco(folder, content))
+    message = r"2 of 8 images looked at have another .*img4\.png is 90 x 61, not 65 x 61, .*; correct the annotations"
+    with pytest.raises(UserError, match=message):
+        spec.check_image_sizes()
+    monkeypatch.setattr(labels, "LOOKED_AT", 4)  # every second image
+    with pytest.raises(UserError, match="1 of 4 images looked at"):
+        spec.check_image_sizes()
+    monkeypatch.setattr(labels, "LOOKED_AT", 1)
+    spec.check_image_sizes()
+
+
+def test_a_turned_photo_has_the_size_that_is_shown(toy):
+    folder, content = toy
+    path = folder / "images" / content["images"][0]["file_name"]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (48, 64)).save(path, exif=exif)
+    get_dataset(write_coco(folder, content)).check_image_sizes()
+    path.write_bytes(b"no image")
+    with pytest.raises(UserError, match="cannot be read"):
+        get_dataset(write_coco(folder, content)).check_image_sizes()
 
 
 def test_odd_annotations_are_counted(toy):
