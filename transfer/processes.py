@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -57,6 +58,8 @@ def _spawn(worker: Callable[..., int], machines: Machines, args: tuple[Any, ...]
     messages = torch.multiprocessing.get_context("spawn").SimpleQueue()
     host, port = machines.rendezvous()
     job = (worker, machines, host, port, messages, args)
+    # that the others are ended after a mistake in one of them is no news beside the mistake
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     context = torch.multiprocessing.spawn(_enter, job, nprocs=machines.processes, join=False)
 
     def forward(signum: int, frame: FrameType | None) -> None:

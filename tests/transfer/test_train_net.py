@@ -318,3 +318,4 @@ def test_a_mistake_in_one_of_two_processes_is_one_line(data, tmp_path, run_cli):
     done = run_cli(arguments(data, tmp_path / "two", *flags, SOLVER__IMS_PER_BATCH="3"), check=2)
     assert done.stderr.count("error: ") == 1
     assert "SOLVER.IMS_PER_BATCH 3" in done.stderr
+    assert "SIGTERM" not in done.stderr
