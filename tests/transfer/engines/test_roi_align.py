@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -101,6 +102,13 @@ def test_other_types_are_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    lines: list[str] = []
+    monkeypatch.setattr(module, "log", SimpleNamespace(info=lambda line, *values: lines.append(line % values)))
+    return lines
+
+
+@pytest.fixture
 def asked_again() -> Iterator[None]:
     kernels.cache_clear()
     yield
@@ -108,7 +116,7 @@ def asked_again() -> Iterator[None]:
 
 
 def test_loops_that_round_otherwise_are_not_used(
-    compiled: None, asked_again: None, monkeypatch: pytest.MonkeyPatch
+    compiled: None, asked_again: None, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
     from transfer.engines.torchvision import roi_align_kernels
 
@@ -119,16 +127,20 @@ def test_loops_that_round_otherwise_are_not_used(
     true_pool = roi_align_kernels.pool
     monkeypatch.setattr(roi_align_kernels, "pool", fused)
     assert kernels() is None
+    assert "rounds otherwise" in said[0]
     features, rois = draw(8, 10)
     pooled = roi_align(features, rois, 7, 0.25, 0, aligned=True)
     assert torch.equal(pooled, torchvision.ops.roi_align(features, rois, (7, 7), 0.25, 0, True))
 
 
-def test_without_numba_torchvision_pools(asked_again: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_numba_torchvision_pools(asked_again: None, monkeypatch: pytest.MonkeyPatch, said: list[str]) -> None:
     monkeypatch.setitem(sys.modules, "numba", None)
     monkeypatch.delitem(sys.modules, "transfer.engines.torchvision.roi_align_kernels", raising=False)
     monkeypatch.delattr("transfer.engines.torchvision.roi_align_kernels", raising=False)
     assert kernels() is None
+    assert kernels() is None
+    assert len(said) == 1
+    assert "pip install numba" in said[0]
     features, rois = draw(8, 10)
     pooled = roi_align(features, rois, 7, 0.25, 0, aligned=True)
     assert torch.equal(pooled, torchvision.ops.roi_align(features, rois, (7, 7), 0.25, 0, True))
@@ -137,6 +149,8 @@ def test_without_numba_torchvision_pools(asked_again: None, monkeypatch: pytest.
 def test_without_a_place_for_compiled_code_it_is_compiled_anew(compiled: None, tmp_path: Path) -> None:
     folder = tmp_path / "transfer/engines/torchvision"
     folder.mkdir(parents=True)
+    for package in (folder, *folder.parents[:2]):
+        (package / "__init__.py").touch()
     for name in ("roi_align.py", "roi_align_kernels.py"):
         shutil.copy(REPOSITORY / "transfer/engines/torchvision" / name, folder)
     (folder / "__pycache__").touch()  # no folder can be made here, whoever asks
@@ -145,7 +159,7 @@ def test_without_a_place_for_compiled_code_it_is_compiled_anew(compiled: None, t
     done = subprocess.run(
         [sys.executable, "-c", program],
         cwd=tmp_path,
-        env={**os.environ, **places, "PYTHONPATH": str(tmp_path)},
+        env={**os.environ, **places, "PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"},
         capture_output=True,
         text=True,
     )

@@ -17,6 +17,9 @@ import torch
 import torchvision.ops
 from torch.autograd.function import once_differentiable
 
+from runtime.logs import get_logger
+
+log = get_logger("run")
 Kernels = Any  # the module transfer.engines.torchvision.roi_align_kernels
 
 
@@ -41,9 +44,13 @@ def kernels() -> Kernels | None:
     """
     try:
         from transfer.engines.torchvision import roi_align_kernels
-    except ImportError:
+    except ImportError as error:
+        log.info("RoIAlign takes one thread: no numba (%s); pip install numba makes detection faster on a CPU", error)
         return None
-    return roi_align_kernels if _same_bits(roi_align_kernels) else None
+    if not _same_bits(roi_align_kernels):
+        log.info("RoIAlign takes one thread: this build of torchvision rounds otherwise than the compiled loops")
+        return None
+    return roi_align_kernels
 
 
 def _same_bits(found: Kernels) -> bool:
