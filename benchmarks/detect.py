@@ -7,8 +7,9 @@ Each engine has a process of its own, as it would in use: the embedded one tells
 Both models have the same weights and see the same random images; the options concern the embedded one only. The weights
 are random, with the statistics of the images in the norms, and class scores apart enough for detections to be found:
 otherwise features of an untrained network explode, nothing is detected and the mask branch has nothing to do.
-Wall and CPU seconds are medians, the ratio (Detectron2 / embedded, above 1: embedded is faster) is the median of the
-ratios of neighbouring turns, with their quartiles. Needs Detectron2.
+Wall and CPU seconds are medians, the ratios (Detectron2 / embedded, above 1: embedded is faster) medians over
+neighbouring turns, with their quartiles. CPU seconds are what a busy machine leaves steady, but say nothing of cores
+that wait. Needs Detectron2.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.apart import Apart, measure
+from benchmarks.apart import Apart, Seconds, measure
 from runtime.errors import UserError, run_entry
 
 CASES = {"fpn": "coco_R50_FPN.yaml", "c4": "voc_R50_C4.yaml", "r18": "demo_R18_FPN.yaml"}
@@ -202,17 +203,21 @@ def compare(args: argparse.Namespace, ours: dict[str, Turn], theirs: Apart) -> N
     record = provenance(sys.argv)
     print(f"{record['hardware']}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     print(f"{CASES[args.case]}, {args.batch} images of {args.size} x {args.size}, {args.repeat} turns each")
-    print(f"{'':16}{'embedded s (CPU s)':>22}{'Detectron2 s (CPU s)':>24}{'ratio':>8}  quartiles")
+    heads = f"{'':16}{'embedded s (CPU s)':>22}{'Detectron2 s (CPU s)':>24}"
+    print(f"{heads}{'ratio':>8}  quartiles     in CPU seconds")
     # test images first: training moves the weights, and with them the number of detections
     for name in ("test image", "training step")[: 1 if args.test_only else 2]:
         ours[name](), theirs.measure(name)  # the first one allocates
         pairs = [(measure(ours[name]), theirs.measure(name)) for _ in range(args.repeat)]
         columns = [[statistics.median(p[side][kind] for p in pairs) for kind in (0, 1)] for side in (0, 1)]
-        kind = 0 if args.device == "cuda" else 1
-        ratios = sorted(theirs_[kind] / ours_[kind] for ours_, theirs_ in pairs)
-        low, middle, high = statistics.quantiles(ratios, n=4)
         cells = [f"{wall:.3f} ({cpu:.3f})" for wall, cpu in columns]
-        print(f"{name:16}{cells[0]:>22}{cells[1]:>24}{middle:8.2f}  {low:.2f} .. {high:.2f}", flush=True)
+        ratios = "".join("{1:8.2f}  {0:.2f} .. {2:.2f}".format(*quartiles(pairs, kind)) for kind in (0, 1))
+        print(f"{name:16}{cells[0]:>22}{cells[1]:>24}{ratios}", flush=True)
+
+
+def quartiles(pairs: list[tuple[Seconds, Seconds]], kind: int) -> list[float]:
+    """Of the ratios theirs / ours of each pair, in wall (0) or CPU (1) seconds."""
+    return statistics.quantiles((theirs[kind] / ours[kind] for ours, theirs in pairs), n=4)
 
 
 if __name__ == "__main__":
