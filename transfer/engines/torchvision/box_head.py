@@ -36,7 +36,7 @@ class FastRCNNConvFCHead(nn.Sequential):
         for index, dim in enumerate(fc_dims):
             fcs.append(nn.Linear(width, dim))
             self.add_module(f"fc{index + 1}", fcs[-1])
-            self.add_module(f"fc_relu{index + 1}", nn.ReLU())
+            self.add_module(f"fc_relu{index + 1}", nn.ReLU(inplace=True))
             width = dim
         init_msra(*convs)
         init_xavier(*fcs)

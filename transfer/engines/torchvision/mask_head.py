@@ -30,7 +30,7 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
             self.add_module(f"mask_fcn{index + 1}", convs[-1])
             channels = conv_dim
         self.deconv = nn.ConvTranspose2d(channels, conv_dim, kernel_size=2, stride=2)
-        self.add_module("deconv_relu", nn.ReLU())
+        self.add_module("deconv_relu", nn.ReLU(inplace=True))
         self.predictor = nn.Conv2d(conv_dim, num_classes, kernel_size=1)
         init_msra(*convs, self.deconv)
         init_normal(self.predictor, std=0.001)
