@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 
 # parameters of glibc's mallopt(3)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 USER_SETTINGS = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD", "GLIBC_TUNABLES")
+GROWTH = 1.5  # of the resident memory, from which on what was freed is returned
+
+
+class _Kept:
+    """Whether this process keeps freed memory, and its resident pages one turn after it returned some (0: not yet)."""
+
+    on = False
+    pages = 0
 
 
 def keep_freed_memory() -> bool:
@@ -23,4 +32,23 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
+    _Kept.on = bool(mallopt(M_MMAP_MAX, 0) and mallopt(M_TRIM_THRESHOLD, -1))
+    return _Kept.on
+
+
+def return_freed_memory() -> bool:
+    """Between turns whose tensors differ in size: return what ``keep_freed_memory`` kept once there is too much of it.
+
+    Pieces of freed blocks that fit no later tensor add up for as long as a run lasts. They are returned when the
+    resident memory is ``GROWTH`` times that of one turn after the last return. Returns whether they were.
+    """
+    if not _Kept.on:
+        return False
+    resident = int(Path("/proc/self/statm").read_text().split()[1])
+    if not _Kept.pages:
+        _Kept.pages = resident
+    if resident < GROWTH * _Kept.pages:
+        return False
+    ctypes.CDLL(None).malloc_trim(0)
+    _Kept.pages = 0
+    return True

@@ -11,6 +11,7 @@ import pycocotools.mask as rle
 import torch
 from tqdm import tqdm
 
+from runtime.allocator import return_freed_memory
 from transfer.engines.torchvision.instances import Found
 from transfer.engines.torchvision.postprocess import paste_masks
 from transfer.engines.torchvision.ranks import gather_objects, rank
@@ -52,6 +53,7 @@ def detect_images(
                 masks = encode_masks(one, item["height"], item["width"])
                 boxes, scores, classes = one.boxes.float().cpu(), one.scores.float().cpu(), one.classes.cpu()
                 results.append((item["image_id"], boxes.numpy(), scores.numpy(), classes.numpy(), masks))
+            return_freed_memory()
     finally:
         model.train(training)
     return results

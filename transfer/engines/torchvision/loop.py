@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from runtime.allocator import return_freed_memory
 from runtime.distributed import all_reduce_mean
 from runtime.errors import UserError
 from transfer.engines.torchvision.feeding import Batch, split_batch
@@ -145,6 +146,7 @@ def run(
         lr = training.schedule.current()
         losses = training.step(batch, iteration)
         training.schedule.set(iteration + 1)
+        return_freed_memory()
         progress.record(iteration, losses, lr, time.perf_counter() - began, data_seconds)
         stopping = any_rank(stop_requested(), device)
         events.after(iteration, last=iteration + 1 == max_iter, stopping=stopping)

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from runtime.allocator import return_freed_memory
 from transfer.data.loader import draw_base_seed
 from transfer.engines.torchvision.ranks import rank_count
 
@@ -73,6 +74,7 @@ class PreciseBatchNorm:
         measured = [PopulationStatistics(layer) for layer in layers]
         for _ in range(self.iterations):
             self.model(next(self._batches))
+            return_freed_memory()
         for statistics in measured:
             statistics.finish()
         self.position += self.iterations
