@@ -9,6 +9,7 @@ from pathlib import Path
 # parameters of glibc's mallopt(3)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 USER_SETTINGS = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "LD_PRELOAD", "GLIBC_TUNABLES")
+RESIDENT = Path("/proc/self/statm")  # pages: all, resident, ...
 GROWTH = 1.5  # of the resident memory, from which on what was freed is returned
 
 
@@ -27,7 +28,7 @@ def keep_freed_memory() -> bool:
     detection. Numbers do not change. Does nothing with another C library, or where the environment says how memory is
     to be handled.
     """
-    if any(name in os.environ for name in USER_SETTINGS):
+    if any(name in os.environ for name in USER_SETTINGS) or not RESIDENT.exists():
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
@@ -44,7 +45,7 @@ def return_freed_memory() -> bool:
     """
     if not _Kept.on:
         return False
-    resident = int(Path("/proc/self/statm").read_text().split()[1])
+    resident = int(RESIDENT.read_text().split()[1])
     if not _Kept.pages:
         _Kept.pages = resident
     if resident < GROWTH * _Kept.pages:

@@ -98,17 +98,20 @@ def check_image_sizes(records: list[Record], name: str) -> None:
     chosen = records[:: max(1, -(-len(records) // LOOKED_AT))]
     wrong = []
     for record in chosen:
+        expected = (record["width"], record["height"])
         try:
             with Image.open(record["file_name"]) as file:  # reads the header only
                 width, height = file.size
-                if file.getexif().get(ExifTags.Base.Orientation, 1) in TRANSPOSED:
+                # Pillow decodes the whole of a PNG to find an orientation, which next to none has
+                oriented = file.format != "PNG" or file.size != expected
+                if oriented and file.getexif().get(ExifTags.Base.Orientation, 1) in TRANSPOSED:
                     width, height = height, width
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(
                 f"data set {name}: image {record['file_name']} cannot be read ({error}); replace it or remove it"
             ) from error
-        if (width, height) != (record["width"], record["height"]):
-            wrong.append(f"{record['file_name']} is {width} x {height}, not {record['width']} x {record['height']}")
+        if (width, height) != expected:
+            wrong.append(f"{record['file_name']} is {width} x {height}, not {expected[0]} x {expected[1]}")
     if wrong:
         raise UserError(
             f"data set {name}: {len(wrong)} of {len(chosen)} images looked at have another width x height than their "

@@ -121,6 +121,16 @@ def test_a_turned_photo_has_the_size_that_is_shown(toy):
         get_dataset(write_coco(folder, content)).check_image_sizes()
 
 
+def test_a_photo_annotated_as_it_is_stored_but_shown_turned_is_named(toy):
+    folder, content = toy
+    content["images"][0]["file_name"] = "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (64, 48)).save(folder / "images" / "turned.jpg", exif=exif)
+    with pytest.raises(UserError, match=r"turned\.jpg is 48 x 64, not 64 x 48"):
+        get_dataset(write_coco(folder, content)).check_image_sizes()
+
+
 def test_odd_annotations_are_counted(toy):
     folder, content = toy
     first, second, third, fourth, fifth, sixth = content["annotations"][:6]
