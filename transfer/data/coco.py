@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from runtime.errors import UserError
 from transfer.data.labels import XYWH, Labels, Record, box_findings, check_images_exist, examples
-from transfer.data.run_lengths import covered_pixels
+from transfer.data.run_lengths import counts_of, covered_pixels
 
 MIN_POLYGON_NUMBERS = 6  # three points
 FARTHEST = 1e7  # pixels; drawing a polygon takes memory by the length of its sides, whatever the size of the image
@@ -181,7 +181,8 @@ def _annotation(
     if segmentation:
         if isinstance(segmentation, dict):
             mask = _compressed(segmentation, image, where)
-            noted.masks.append((source["id"], mask))
+            if mask is segmentation:  # those packed here have been added up
+                noted.masks.append((source["id"], mask))
             annotation["segmentation"] = mask
         else:
             polygons = _polygons(segmentation, where)
@@ -209,8 +210,7 @@ def _polygons(segmentation: list[Any], where: str) -> list[list[float]]:
 
 def _check_run_lengths(masks: list[tuple[Any, dict[str, Any]]], name: str) -> None:
     """Refuse compressed masks whose runs do not cover their image: pycocotools scores them without a word."""
-    texts = [m["counts"].encode() if isinstance(m["counts"], str) else m["counts"] for _, m in masks]
-    covered = covered_pixels(texts)
+    covered = covered_pixels(counts_of(mask for _, mask in masks))
     broken = [ident for (ident, m), pixels in zip(masks, covered) if pixels != m["size"][0] * m["size"][1]]
     if broken:
         raise UserError(

@@ -17,6 +17,7 @@ Record = dict[str, Any]  # one image in Detectron2's data set form
 XYXY, XYWH = 0, 1  # values of Detectron2's BoxMode
 OUTSIDE_TOLERANCE = 1.0  # pixels a box may stick out of its image before it is counted
 LOOKED_AT = 500  # images whose size is compared with the annotations before a run: a fraction of a second
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for a bad file
 TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
@@ -106,7 +107,7 @@ def check_image_sizes(records: list[Record], name: str) -> None:
                 oriented = file.format != "PNG" or file.size != expected
                 if oriented and file.getexif().get(ExifTags.Base.Orientation, 1) in TRANSPOSED:
                     width, height = height, width
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             raise UserError(
                 f"data set {name}: image {record['file_name']} cannot be read ({error}); replace it or remove it"
             ) from error

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps
 
 from runtime.errors import UserError
-from transfer.data.labels import XYWH, Record
+from transfer.data.labels import UNREADABLE, XYWH, Record
 
 SMALLEST_SIDE = 1e-5  # boxes with a side up to this are dropped, as are empty masks
 FLIPS = ("horizontal", "vertical", "none")
@@ -28,7 +28,7 @@ def read_image(path: str, image_format: str) -> np.ndarray:
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file).convert("RGB" if image_format == "BGR" else image_format)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise UserError(f"image {path} cannot be read ({error}); replace it or remove it from the data set") from error
     pixels = np.asarray(image)
     if image_format == "BGR":

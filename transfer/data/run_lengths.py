@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
 FIRST_CHARACTER, MORE, SIGN, BITS = 48, 32, 16, 5
 LONGEST = 12  # characters of a number that fits 64 bits; a longer one is garbage, and is counted as if it ended there
+
+
+def counts_of(masks: Iterable[dict[str, Any]]) -> list[bytes]:
+    """The compressed run lengths of each mask, which json files hold as text and pycocotools as bytes."""
+    return [m["counts"].encode() if isinstance(m["counts"], str) else m["counts"] for m in masks]
 
 
 def covered_pixels(counts: Sequence[bytes]) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 
 from runtime.atomic import atomic_path
 from runtime.errors import UserError
+from transfer.data.run_lengths import counts_of
 
 Rle = dict[str, Any]  # COCO run-length mask: {"size": [height, width], "counts": bytes}
 # what reading a damaged .npz raises (RuntimeError: bits that claim encryption or an unknown compression)
@@ -96,7 +97,7 @@ class Detections:
             "scores": self.scores,
         }
         if self.masks is not None:
-            counts = [m["counts"].encode() if isinstance(m["counts"], str) else m["counts"] for m in self.masks]
+            counts = counts_of(self.masks)
             arrays["mask_sizes"] = np.array([m["size"] for m in self.masks], dtype=np.int32).reshape(-1, 2)
             arrays["mask_lengths"] = np.array([len(c) for c in counts], dtype=np.int32)
             arrays["mask_counts"] = np.frombuffer(b"".join(counts), dtype=np.uint8)
