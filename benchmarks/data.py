@@ -39,7 +39,7 @@ from runtime.errors import UserError, run_entry
 if TYPE_CHECKING:
     import numpy as np
 
-    from pretrain.images import ImageSource
+    from pretrain.images.source import ImageSource
 
     Candidate = Callable[[int], object]  # makes the batch of a turn
 
@@ -134,9 +134,9 @@ def lightly(folder: Path, count: int, size: int) -> Candidate | None:
 
 def ours(source: ImageSource, size: int, aug_on: str) -> Candidate:
     """One batch of this project's loader, as one of its workers makes it."""
-    from pretrain.loader import BatchMaker
-    from pretrain.order import Order
-    from pretrain.ring import Ring
+    from pretrain.batches.loader import BatchMaker
+    from pretrain.batches.order import Order
+    from pretrain.batches.shared_memory import Ring
     from pretrain.views import build_views
 
     order = Order(images=len(source), batch_size=BATCH, seed=0)
@@ -147,7 +147,7 @@ def ours(source: ImageSource, size: int, aug_on: str) -> Candidate:
 
 def decode_only(source: ImageSource, count: int, reduction: int) -> Candidate:
     """Reading and decoding alone, at 1 / reduction of the size."""
-    from pretrain.decode import Scratch
+    from pretrain.images.decode import Scratch
 
     scratch = Scratch()
     return lambda turn: [
@@ -224,7 +224,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
     import torch
 
-    from pretrain import decode, uint8_views
+    from pretrain.images import decode
+    from pretrain.views import cpu_colour as uint8_views
     from runtime.provenance import provenance
 
     torch.set_num_threads(1)

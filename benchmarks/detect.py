@@ -107,10 +107,11 @@ def embedded_turns(
 
     from transfer.engines.torchvision.builder import build_model
     from transfer.engines.torchvision.detection import detect_images
-    from transfer.engines.torchvision.inference import detection_model, in_arithmetic
+    from transfer.engines.torchvision.inference_arithmetic import detection_model, in_arithmetic
     from transfer.engines.torchvision.loop import Training
-    from transfer.engines.torchvision.precision import Precision
-    from transfer.engines.torchvision.run import build_solver, prepare_device
+    from transfer.engines.torchvision.run import prepare_device
+    from transfer.engines.training.precision import Precision
+    from transfer.engines.training.solver import build_solver
 
     device = prepare_device(cfg)
     torch.manual_seed(0)
@@ -144,10 +145,10 @@ def detectron2_turns(args: argparse.Namespace, weights_file: str) -> dict[str, T
     from detectron2.solver import build_optimizer
     from detectron2.utils.events import EventStorage
 
-    import transfer.engines.detectron2_heads  # noqa: F401 (registers this project's heads)
-    from transfer.engines.detectron2_data import as_detectron2_items
-    from transfer.engines.detectron2_detection import arrays
-    from transfer.engines.detectron2_engine import detectron2_config
+    import transfer.engines.detectron2.heads  # noqa: F401 (registers this project's heads)
+    from transfer.engines.detectron2.data import as_detectron2_items
+    from transfer.engines.detectron2.detection import arrays
+    from transfer.engines.detectron2.engine import detectron2_config
 
     cfg, batch = prepare(args)
     own = detectron2_config(cfg, Path("unused"))

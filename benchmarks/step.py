@@ -132,10 +132,10 @@ class OurStep:
     def __init__(self, encoder: Any, k: int, device: torch.device, bf16: bool) -> None:
         import torch
 
-        from pretrain.guards import StepGuard
-        from pretrain.loop import Stepper
         from pretrain.methods.moco import MoCo
-        from pretrain.optimiser import RefusableSGD
+        from pretrain.training.loop import Stepper
+        from pretrain.training.optimiser import RefusableSGD
+        from pretrain.training.step_guard import StepGuard
 
         self.moco = MoCo(encoder, queue_size=k, temperature=0.2, bf16=bf16).to(device)
         self.moco.to(memory_format=torch.channels_last)

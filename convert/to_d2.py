@@ -20,9 +20,9 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the
 from pathlib import Path
 
 from convert.families import TABLE, list_families
-from convert.leaving import leaving_at_once
 from convert.preprocessing import PREPROCESSING
 from runtime.errors import run_entry
+from runtime.fast_exit import leaving_at_once
 
 FORMATS = ("pkl", "pth", "safetensors")
 

@@ -19,8 +19,8 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the
 from pathlib import Path
 
 from convert.families import TABLE
-from convert.leaving import leaving_at_once
 from runtime.errors import run_entry
+from runtime.fast_exit import leaving_at_once
 
 FORMATS = {"torchvision": ("pth", "safetensors", "pkl"), "caffe2": ("pkl",)}
 

@@ -22,7 +22,7 @@ from runtime.provenance import usable_cores
 if TYPE_CHECKING:
     import numpy as np
 
-    from pretrain.images import ImageSource
+    from pretrain.images.source import ImageSource
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -59,7 +59,7 @@ class Decoded:
         return len(self.source)
 
     def __getitem__(self, index: int) -> tuple[Any, str]:
-        from pretrain.decode import BadImage
+        from pretrain.images.decode import BadImage
 
         try:
             return shrink(self.source.load(index), self.shorter_side), ""
@@ -69,7 +69,7 @@ class Decoded:
 
 def shrink(pixels: np.ndarray, shorter_side: int) -> np.ndarray:
     """uint8 H x W x 3 with its shorter side at most `shorter_side` (0: as it is), antialiased."""
-    from pretrain.crops import resize
+    from pretrain.views.crops import resize
 
     height, width = pixels.shape[:2]
     scale = shorter_side / min(height, width) if shorter_side else 1.0
@@ -82,7 +82,7 @@ def shrink(pixels: np.ndarray, shorter_side: int) -> np.ndarray:
 def main(argv: list[str] | None = None) -> int:
     """Entry point; see the module docstring."""
     args = parse_args(argv)
-    from pretrain import image_cache
+    from pretrain.images import cache as image_cache
     from pretrain.images import open_images
     from runtime.atomic import write_json
     from runtime.run_folder import RunLock
@@ -114,7 +114,7 @@ def write_pixels(source: ImageSource, cache: Path, shorter_side: int, workers: i
     from torch.utils.data import DataLoader
     from tqdm import tqdm
 
-    from pretrain import image_cache
+    from pretrain.images import cache as image_cache
 
     sizes = image_cache.usable_sizes(cache)
     reread = np.flatnonzero(sizes[:, 0] == 0)  # few: only their reasons are needed again

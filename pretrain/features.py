@@ -42,9 +42,9 @@ def main() -> int:
     args = parse()
     import torch
 
-    from pretrain.frozen import read_encoder
+    from pretrain.encoders.reading import read_encoder
     from pretrain.images import open_images
-    from pretrain.probes import alignment, encoder_function, extract, knn_accuracy, uniformity
+    from pretrain.probes.knn import alignment, encoder_function, extract, knn_accuracy, uniformity
     from pretrain.views import build_views, eval_kind
     from runtime.atomic import sha256_file, write_json
     from runtime.provenance import provenance

@@ -45,7 +45,7 @@ def main() -> int:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)} is not positive")
     if args.workers < 0:
         raise UserError(f"--workers {args.workers} is below 0")
-    from pretrain.linear import probe
+    from pretrain.probes.linear import probe
     from runtime.distributed import init_world
 
     output = args.output or f"{args.pretrained.removesuffix('.pth.tar')}_linear"

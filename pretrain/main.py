@@ -15,8 +15,8 @@ from argparse import Namespace
 from pathlib import Path
 from urllib.parse import urlparse
 
-from pretrain.options import parse
-from pretrain.recipes import describe
+from pretrain.settings.options import parse
+from pretrain.settings.recipes import describe
 from runtime.errors import UserError, run_entry
 
 DEMO = Path("runs/demo/data")
@@ -61,7 +61,7 @@ def choose_gpu(gpu: int | None) -> None:
 
 def work(args: Namespace) -> int:
     """One process of the run."""
-    from pretrain.run import pretrain
+    from pretrain.training.run import pretrain
     from runtime.distributed import close_world, init_world
 
     choose_gpu(args.gpu)

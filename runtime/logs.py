@@ -43,3 +43,12 @@ def setup_logging(folder: str | Path | None = None, rank: int = 0) -> logging.Lo
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())
     return logger
+
+
+def last_error(log: Path) -> str:
+    """The line of a log that says what went wrong: the last ``error:`` line, or else the last line."""
+    with open(log, "rb") as file:
+        file.seek(max(0, log.stat().st_size - 65536))
+        lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    said = [line for line in lines if line.startswith("error: ")]
+    return (said or lines or ["no output"])[-1].removeprefix("error: ")[:400]

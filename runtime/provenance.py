@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from runtime.repository import REPOSITORY
 from runtime.version import __version__
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGES = (
     "torch", "torchvision", "numpy", "pycocotools", "fvcore", "detectron2",
     "pillow", "simplejpeg", "opencv-python-headless", "opencv-python",  # decoders: pixels depend on them

@@ -31,7 +31,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Match, compare, print."""
     args = parse()
-    from transfer.run_pairs import match, report
+    from transfer.comparison.run_pairs import match, report
 
     pairs = match(args.first, args.second)
     text, rows, agree = report(pairs)

@@ -7,24 +7,25 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from runtime.atomic import read_json
 from runtime.errors import UserError
 from runtime.stop import StopSignal
-from transfer.detection_sections import detection_sections
-from transfer.dry_run import dry_run
-from transfer.gap import ImageInterval, Table, compare
-from transfer.image_bootstrap import ImageBootstrap
-from transfer.launchers import make_launcher
-from transfer.lr_search import SEARCHED, grid_record, search_folder
-from transfer.plan import Plan, load_plan
-from transfer.published_html import published_section
-from transfer.report import Report, write_report
-from transfer.report_figures import write_figures
-from transfer.report_tables import records, summary
-from transfer.runner import Outcome, Runner
-from transfer.runs import Run, find_runs, read_run
-from transfer.stage_state import read_json, stage_folder
-from transfer.stages import Stage, choose, plan_stages, trained_inits
-from transfer.terminal import gap_table
+from transfer.comparison.gap import ImageInterval, Table, compare
+from transfer.comparison.image_bootstrap import ImageBootstrap
+from transfer.planning.dry_run import dry_run
+from transfer.planning.launchers import make_launcher
+from transfer.planning.lr_search import SEARCHED, grid_record, search_folder
+from transfer.planning.plan import Plan, load_plan
+from transfer.planning.runner import Outcome, Runner
+from transfer.planning.stages import Stage, choose, plan_stages, trained_inits
+from transfer.planning.state import stage_folder
+from transfer.records.run import Run, find_runs, read_run
+from transfer.report.detection_sections import detection_sections
+from transfer.report.figures import write_figures
+from transfer.report.files import Report, write_report
+from transfer.report.published_section import published_section
+from transfer.report.tables import records, summary
+from transfer.report.terminal import gap_table
 
 
 def run_plan(args: argparse.Namespace, command: str) -> int:

@@ -17,8 +17,8 @@ import collections
 from collections.abc import Sequence
 
 from runtime.errors import UserError, run_entry
-from transfer.published_rows import TASKS, Group, Record, grouped, load, row_name, select, shown_gap
-from transfer.terminal import aligned
+from runtime.terminal import aligned
+from transfer.literature.rows import TASKS, Group, Record, grouped, load, row_name, select, shown_gap
 
 # tables of the MoCo paper (arXiv 1911.05722v3) that rows of several sources make up together
 MOCO_TABLES = {  # table -> (words of the detector, initialisations in the paper's order, pretraining data)

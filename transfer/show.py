@@ -19,8 +19,8 @@ from runtime.errors import UserError, run_entry
 
 if TYPE_CHECKING:
     from transfer.data.catalog import DatasetSpec
-    from transfer.drawing import Marked
     from transfer.evaluate.detections import Detections
+    from transfer.report.drawing import Marked
 
 # what of result.json a page is made from
 NEEDS = ("status", "config.name", "init.name", "datasets.test", "detections")
@@ -54,7 +54,7 @@ def main() -> int:
 
     from runtime.atomic import write_text
     from transfer.data.catalog import get_dataset
-    from transfer.results import read_result
+    from transfer.records.result_file import read_result
 
     result = read_result(args.run)
     if result is None or result.get("status") == "failed":
@@ -104,7 +104,7 @@ def picture(
     from PIL import Image
 
     from transfer.data.mapper import read_image
-    from transfer.drawing import draw, side_by_side
+    from transfer.report.drawing import draw, side_by_side
 
     image = Image.fromarray(read_image(record["file_name"], "RGB"))
     left = draw(image, truth_of(record, class_names), f"ground truth, image {record['image_id']}")
@@ -120,7 +120,7 @@ def truth_of(record: dict[str, Any], class_names: list[str]) -> "Marked":
     import numpy as np
 
     from transfer.data.labels import XYWH
-    from transfer.drawing import Marked, polygons_to_mask
+    from transfer.report.drawing import Marked, polygons_to_mask
 
     marked = Marked(np.zeros((0, 4)), [], [])
     boxes = []
@@ -143,7 +143,7 @@ def detections_of(detections: "Detections", index: int, score: float, class_name
     """The detections of image number ``index`` above a score, weakest first so that the best lie on top."""
     import numpy as np
 
-    from transfer.drawing import Marked, polygons_to_mask
+    from transfer.report.drawing import Marked, polygons_to_mask
 
     rows = np.flatnonzero((detections.image_index == index) & (detections.scores > score))
     rows = rows[np.argsort(detections.scores[rows], kind="stable")]

@@ -45,7 +45,7 @@ def main() -> int:
     """Parse, then run in as many processes as asked for."""
     args = parse()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // args.num_gpus)))
-    from transfer.processes import Machines, run_processes
+    from transfer.fine_tuning.processes import Machines, run_processes
 
     machines = Machines(args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
     return run_processes(run, machines, (args,))
@@ -57,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
     from runtime.logs import get_logger, setup_logging
     from transfer.config import load_config
     from transfer.engines import resolve_engine
-    from transfer.fine_tune import Job, evaluate_only, train_and_evaluate
-    from transfer.preparation import output_folder, prepare
+    from transfer.fine_tuning.job import Job, evaluate_only, train_and_evaluate
+    from transfer.fine_tuning.preparation import output_folder, prepare
 
     cfg = load_config(args.config_file, args.opts)
     world = init_world("cpu" if cfg.MODEL.DEVICE == "cpu" else None)

@@ -39,7 +39,7 @@ def _encoder(args: Namespace, outputs: int, bn_splits: int = 1) -> Any:
 
 def _moco(args: Namespace, sizes: Sizes) -> Method:
     from pretrain.methods.moco import MoCo
-    from pretrain.negatives import STRATEGIES
+    from pretrain.methods.negatives import STRATEGIES
 
     score = STRATEGIES[args.negatives](
         hardest=args.mochi_hardest,

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pretrain.exchange import BatchShuffle, gather_with_gradient, rank_and_size
 from pretrain.methods.base import Method, spread
+from pretrain.methods.exchange import BatchShuffle, gather_with_gradient, rank_and_size
 
 
 class InBatch(Method):

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pretrain.contrast import info_nce, rank_accuracy
-from pretrain.dictionaries import MemoryBank
 from pretrain.methods.base import Method, spread
+from pretrain.methods.dictionaries import MemoryBank
+from pretrain.methods.info_nce import info_nce, rank_accuracy
 from runtime.distributed import all_gather_rows, all_reduce_mean
 
 NCE_EPSILON = 1e-7

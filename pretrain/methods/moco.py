@@ -9,11 +9,11 @@ from functools import partial
 import torch
 from torch import nn
 
-from pretrain.contrast import info_nce, rank_accuracy
-from pretrain.dictionaries import Queue
-from pretrain.exchange import BatchShuffle
 from pretrain.methods.base import Method, spread
-from pretrain.negatives import Loss, rows_added
+from pretrain.methods.dictionaries import Queue
+from pretrain.methods.exchange import BatchShuffle
+from pretrain.methods.info_nce import info_nce, rank_accuracy
+from pretrain.methods.negatives import Loss, rows_added
 
 
 class MoCo(Method):

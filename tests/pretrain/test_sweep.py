@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from pretrain import sweep
-from pretrain.checks import check_settings, check_sizes
-from pretrain.options import parse
+from pretrain.settings.checks import check_settings, check_sizes
+from pretrain.settings.options import parse
 from runtime.errors import UserError
 
 PLANS = sorted(Path("plans").glob("ablation_pretrain*.yaml"))

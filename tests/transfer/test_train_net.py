@@ -15,9 +15,9 @@ from runtime.run_folder import RunLock
 from tests.transfer.toy_data import coco_content, write_coco, write_voc
 from transfer import train_net
 from transfer.config import load_config
+from transfer.config.expectations import failed_expectations
 from transfer.evaluate.detections import Detections
-from transfer.expectations import failed_expectations
-from transfer.preparation import check_datasets, scale_to_batch
+from transfer.fine_tuning.preparation import check_datasets, scale_to_batch
 
 TINY = {
     "MODEL.FPN.OUT_CHANNELS": "16",

@@ -10,7 +10,7 @@ from transfer.engines.protocol import Engine
 
 # name -> (module, class); imported only when chosen, so that neither engine needs the other's libraries
 ENGINES: dict[str, tuple[str, str]] = {
-    "detectron2": ("transfer.engines.detectron2_engine", "Detectron2Engine"),
+    "detectron2": ("transfer.engines.detectron2.engine", "Detectron2Engine"),
     "torchvision": ("transfer.engines.torchvision.engine", "TorchvisionEngine"),
 }
 

@@ -177,7 +177,7 @@ def test_batches_equal_detectron2s(name, workers, tmp_path):
     seed_all_rng(cfg.SEED)
     theirs = take(build_detection_train_loader(cfg), 12)
 
-    from transfer.engines.torchvision.feeding import TrainingFeed
+    from transfer.engines.training.batches import TrainingFeed
 
     own = get_cfg()
     own.merge_from_other_cfg(cfg)

@@ -183,7 +183,7 @@ def run_embedded(settings: dict[str, Any], inputs: list[dict[str, Any]], bitmask
     """One training step's losses and gradients, then detections, by the embedded engine."""
     from transfer.config import default_config
     from transfer.engines.torchvision.builder import build_model
-    from transfer.engines.torchvision.postprocess import paste_masks
+    from transfer.engines.torchvision.model.postprocess import paste_masks
 
     cfg = default_config()
     for key, value in {**COMMON, **settings}.items():
@@ -226,7 +226,7 @@ def run_detectron2(settings: dict[str, Any], inputs: list[dict[str, Any]], bitma
     from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
     from detectron2.utils.events import EventStorage
 
-    import transfer.engines.detectron2_heads  # noqa: F401 (registers this project's heads)
+    import transfer.engines.detectron2.heads  # noqa: F401 (registers this project's heads)
 
     cfg = get_cfg()
     for key, value in {**COMMON, **settings}.items():

@@ -110,8 +110,8 @@ sys.path.insert(0, {repo!r})
 import torch
 import torch.distributed as dist
 from torch import nn
-from transfer.engines.torchvision.norms import build_norm
-from transfer.engines.torchvision.precise_bn import PreciseBatchNorm
+from transfer.engines.torchvision.model.norms import build_norm
+from transfer.engines.training.precise_bn import PreciseBatchNorm
 
 torch.set_num_threads(1)
 dist.init_process_group("gloo")
@@ -209,7 +209,7 @@ def test_precise_bn_agrees_between_ranks(two_ranks: list[dict[str, Any]]) -> Non
 
 
 def test_reference_world_size_scales_the_schedule(tiny_config: Callable[..., Any]) -> None:
-    from transfer.engines.torchvision.world_size import scale_to_processes
+    from transfer.engines.training.world_size import scale_to_processes
 
     given = {
         "SOLVER.REFERENCE_WORLD_SIZE": 8,

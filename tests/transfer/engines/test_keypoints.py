@@ -17,7 +17,7 @@ from transfer.config import load_config
 from transfer.data.catalog import get_dataset
 from transfer.evaluate import evaluate
 from transfer.evaluate.detections import Detections
-from transfer.preparation import check_keypoints
+from transfer.fine_tuning.preparation import check_keypoints
 
 SHRUNK = {
     "MODEL.DEVICE": "cpu",
@@ -56,7 +56,7 @@ def arguments(people: str, folder: Path, engine: str, **opts: str) -> list[str]:
 
 @pytest.mark.detectron2
 def test_workers_of_detectron2s_loader_outlive_the_signals_that_stop_a_run(people: str, tmp_path: Path) -> None:
-    from transfer.engines.detectron2_data import own_train_loader
+    from transfer.engines.detectron2.data import own_train_loader
 
     words = arguments(people, tmp_path, "detectron2", **{"DATALOADER.NUM_WORKERS": "1"})
     batches = iter(own_train_loader(load_config(words[2], words[7:])))
@@ -103,7 +103,7 @@ def test_mirrored_keypoints_change_sides(people: str) -> None:
     from detectron2.data import MetadataCatalog
     from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_FLIP_MAP, COCO_PERSON_KEYPOINT_NAMES
 
-    from transfer.engines.detectron2_data import register_datasets
+    from transfer.engines.detectron2.data import register_datasets
 
     register_datasets([people])
     metadata = MetadataCatalog.get(people)
@@ -117,7 +117,7 @@ def test_statistics_are_measured_so_that_ranks_agree(
 ) -> None:
     from detectron2.engine import hooks
 
-    from transfer.engines.torchvision import precise_bn
+    from transfer.engines.training import precise_bn
 
     def used(*args: Any, **kwargs: Any) -> None:
         raise AssertionError("fvcore's precise batch norm leaves ranks with different statistics")

@@ -15,7 +15,7 @@ from transfer.data.catalog import get_dataset
 from transfer.evaluate import evaluate
 from transfer.evaluate.detections import Detections
 from transfer.evaluate.keypoint_ap import SUMMARY, keypoint_ap, keypoint_results
-from transfer.match_tables import match_table
+from transfer.evaluate.match_tables import match_table
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def test_equal_to_detectron2s_evaluator(people, tmp_path):
     from detectron2.evaluation import COCOEvaluator
     from detectron2.structures import Boxes, Instances
 
-    from transfer.engines.detectron2_data import register_datasets
+    from transfer.engines.detectron2.data import register_datasets
 
     register_datasets([people.name])
     MetadataCatalog.get(people.name).set(json_file=str(people.annotations), thing_dataset_id_to_contiguous_id={1: 0})

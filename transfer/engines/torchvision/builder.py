@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
-from runtime.errors import UserError
-from transfer.engines.torchvision.anchors import AnchorGenerator
-from transfer.engines.torchvision.box_head import FastRCNNConvFCHead, FastRCNNOutputLayers
-from transfer.engines.torchvision.dilated_c5 import DilatedC5
-from transfer.engines.torchvision.fpn import FPN
-from transfer.engines.torchvision.mask_head import MaskRCNNConvUpsampleHead
-from transfer.engines.torchvision.norms import build_norm
-from transfer.engines.torchvision.poolers import ROIPooler
-from transfer.engines.torchvision.rcnn import GeneralizedRCNN
-from transfer.engines.torchvision.resnet import ResNet, build_res5_head
-from transfer.engines.torchvision.roi_heads import RegionSampler, Res5ROIHeads, StandardROIHeads
-from transfer.engines.torchvision.rpn import RPN, RPNHead
+from transfer.engines.torchvision.model.anchors import AnchorGenerator
+from transfer.engines.torchvision.model.box_head import FastRCNNConvFCHead, FastRCNNOutputLayers
+from transfer.engines.torchvision.model.dilated_c5 import DilatedC5
+from transfer.engines.torchvision.model.fpn import FPN
+from transfer.engines.torchvision.model.mask_head import MaskRCNNConvUpsampleHead
+from transfer.engines.torchvision.model.norms import build_norm
+from transfer.engines.torchvision.model.poolers import ROIPooler
+from transfer.engines.torchvision.model.rcnn import GeneralizedRCNN
+from transfer.engines.torchvision.model.resnet import ResNet, build_res5_head
+from transfer.engines.torchvision.model.roi_heads import RegionSampler, Res5ROIHeads, StandardROIHeads
+from transfer.engines.torchvision.model.rpn import RPN, RPNHead
 
 Backbone = ResNet | FPN | DilatedC5
 
@@ -192,13 +189,3 @@ def build_res5_roi_heads(cfg: Any, backbone: Backbone) -> Res5ROIHeads:
         mask_head=mask_head,
         extra_norm=extra,
     )
-
-
-def choose_device(name: str) -> torch.device:
-    """MODEL.DEVICE as a device: "cuda" falls back to the CPU where there is no GPU; an unusable name is a UserError."""
-    kind = name.split(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise UserError(f"MODEL.DEVICE {name!r} is not supported by engine torchvision; use cpu or cuda")
-    if kind == "cuda" and not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda", torch.cuda.current_device()) if kind == "cuda" else torch.device("cpu")

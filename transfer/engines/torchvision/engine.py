@@ -9,11 +9,11 @@ from typing import Any
 from runtime.stop import StopSignal
 from transfer.engines.protocol import AfterEval, TrainSummary
 from transfer.engines.torchvision.builder import build_model
-from transfer.engines.torchvision.ranks import rank_count
 from transfer.engines.torchvision.run import Run, detect_named, place, prepare_device
 from transfer.engines.torchvision.support import check_support
-from transfer.engines.torchvision.weights import load_weights
-from transfer.engines.torchvision.world_size import scale_to_processes
+from transfer.engines.training.ranks import rank_count
+from transfer.engines.training.world_size import scale_to_processes
+from transfer.engines.weights.loading import load_weights
 from transfer.evaluate.detections import Detections
 
 

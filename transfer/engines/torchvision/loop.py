@@ -14,13 +14,12 @@ from torch import nn
 from runtime.allocator import return_freed_memory
 from runtime.distributed import all_reduce_mean
 from runtime.errors import UserError
-from transfer.engines.torchvision.feeding import Batch, split_batch
-from transfer.engines.torchvision.precision import Precision
-from transfer.engines.torchvision.progress import Progress
-from transfer.engines.torchvision.ranks import any_rank, gather_objects
-from transfer.engines.torchvision.solver import Schedule
-
-ONE_VALUE = "more than 1 value per channel"  # how torch refuses a variance of a single element
+from transfer.engines.torchvision.metrics import Progress
+from transfer.engines.training.batches import Batch, split_batch
+from transfer.engines.training.failures import ONE_VALUE, NonFiniteLoss
+from transfer.engines.training.precision import Precision
+from transfer.engines.training.ranks import any_rank, gather_objects
+from transfer.engines.training.solver import Schedule
 
 
 @dataclass
@@ -95,10 +94,6 @@ def _diverged(iteration: int, images: list[str], reason: str) -> str:
         f"the loss is not finite at iteration {iteration} on images {', '.join(images)} ({reason}); nothing was "
         "updated. Lower SOLVER.BASE_LR, lengthen the warm-up, or clip gradients, then resume from the last checkpoint"
     )
-
-
-class NonFiniteLoss(FloatingPointError, UserError):
-    """Training has diverged: one line for the user, exit code 2, checkpoints intact."""
 
 
 @dataclass

@@ -21,27 +21,21 @@ from runtime.stop import StopSignal
 from transfer.data.loader import draw_base_seed
 from transfer.engines.protocol import AfterEval, TrainSummary
 from transfer.engines.torchvision import loop
-from transfer.engines.torchvision.augmented import AugmentedDetector
-from transfer.engines.torchvision.builder import build_model, choose_device
-from transfer.engines.torchvision.checkpoints import OWN_KEY, checkpoint_name, load_latest, save_checkpoint
+from transfer.engines.torchvision.builder import build_model
 from transfer.engines.torchvision.detection import Detector, detect_dataset
-from transfer.engines.torchvision.feeding import TrainingFeed, build_test_feed
-from transfer.engines.torchvision.inference import detection_model, in_arithmetic
-from transfer.engines.torchvision.precise_bn import PreciseBatchNorm
-from transfer.engines.torchvision.precision import Precision
-from transfer.engines.torchvision.progress import Progress
-from transfer.engines.torchvision.ranks import any_rank, gather_objects, rank, rank_count
-from transfer.engines.torchvision.rcnn import GeneralizedRCNN
-from transfer.engines.torchvision.solver import CLIPPERS, Schedule, build_optimizer
-from transfer.engines.torchvision.weights import load_weights
+from transfer.engines.torchvision.inference_arithmetic import detection_model, in_arithmetic
+from transfer.engines.torchvision.inference_augmentation import AugmentedDetector
+from transfer.engines.torchvision.metrics import Progress
+from transfer.engines.torchvision.model.rcnn import GeneralizedRCNN
+from transfer.engines.training.batches import TrainingFeed, build_test_feed
+from transfer.engines.training.device import choose_device, set_arithmetic
+from transfer.engines.training.precise_bn import PreciseBatchNorm
+from transfer.engines.training.precision import Precision
+from transfer.engines.training.ranks import any_rank, gather_objects, rank, rank_count
+from transfer.engines.training.solver import CLIPPERS, build_solver
+from transfer.engines.weights.checkpoints import OWN_KEY, checkpoint_name, load_latest, save_checkpoint
+from transfer.engines.weights.loading import load_weights
 from transfer.evaluate.detections import Detections
-
-
-def set_arithmetic(cfg: Any) -> None:
-    """Set FLOAT32_PRECISION and CUDNN_BENCHMARK for this process."""
-    if cfg.FLOAT32_PRECISION:
-        torch.set_float32_matmul_precision(cfg.FLOAT32_PRECISION)
-    torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
 
 
 def prepare_device(cfg: Any) -> torch.device:
@@ -233,32 +227,3 @@ class Run:
         )
         per_iteration = seconds / max(done - self.start, 1)
         return TrainSummary(done, seconds, per_iteration, done < self.cfg.SOLVER.MAX_ITER, memory)
-
-
-def build_solver(cfg: Any, model: nn.Module) -> tuple[torch.optim.SGD, Schedule]:
-    """Optimiser and learning-rate schedule of SOLVER.*."""
-    given = cfg.SOLVER
-    optimizer = build_optimizer(
-        model,
-        base_lr=given.BASE_LR,
-        momentum=given.MOMENTUM,
-        nesterov=given.NESTEROV,
-        weight_decay=given.WEIGHT_DECAY,
-        weight_decay_norm=given.WEIGHT_DECAY_NORM,
-        bias_lr_factor=given.BIAS_LR_FACTOR,
-        weight_decay_bias=given.WEIGHT_DECAY_BIAS,
-    )
-    schedule = Schedule(
-        optimizer,
-        scheduler=given.LR_SCHEDULER_NAME,
-        max_iter=given.MAX_ITER,
-        steps=given.STEPS,
-        gamma=given.GAMMA,
-        num_decays=given.NUM_DECAYS,
-        end_factor=given.BASE_LR_END / given.BASE_LR,
-        warmup_factor=given.WARMUP_FACTOR,
-        warmup_iters=given.WARMUP_ITERS,
-        warmup_method=given.WARMUP_METHOD,
-        rescale_interval=given.RESCALE_INTERVAL,
-    )
-    return optimizer, schedule

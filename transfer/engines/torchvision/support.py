@@ -7,13 +7,13 @@ from typing import Any
 
 from runtime.errors import UserError
 from transfer.config import unsupported_keys
-from transfer.engines.torchvision.boxes import BOX_LOSSES
-from transfer.engines.torchvision.inference import ARITHMETIC
-from transfer.engines.torchvision.norms import NORMS
-from transfer.engines.torchvision.poolers import POOLER_TYPES
-from transfer.engines.torchvision.precision import DTYPES
-from transfer.engines.torchvision.resnet import DEPTHS
-from transfer.engines.torchvision.solver import CLIPPERS
+from transfer.engines.torchvision.inference_arithmetic import ARITHMETIC
+from transfer.engines.torchvision.model.boxes import BOX_LOSSES
+from transfer.engines.torchvision.model.norms import NORMS
+from transfer.engines.torchvision.model.poolers import POOLER_TYPES
+from transfer.engines.torchvision.model.resnet import DEPTHS
+from transfer.engines.training.precision import DTYPES
+from transfer.engines.training.solver import CLIPPERS
 
 ENGINE = "torchvision"
 NORM_NAMES = ("", *NORMS)

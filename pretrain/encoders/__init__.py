@@ -1,0 +1,89 @@
+"""Encoders: torchvision ResNets with a contrastive head, and the BatchNorm that makes shuffling work on one device."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torchvision
+from torch import nn
+from torch.nn import functional as F
+
+from pretrain.encoders.small_maps import multiply_on_small_maps
+
+ARCHITECTURES = (
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet152",
+    "resnext50_32x4d",
+    "resnext101_32x8d",
+    "resnext101_64x4d",
+    "wide_resnet50_2",
+    "wide_resnet101_2",
+)
+
+
+class SplitBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm that normalises ``num_splits`` equal parts of the batch separately, as that many GPUs would.
+
+    Without it, permuting the keys of a batch on one device changes nothing, and the statistics a query and its key
+    share give the positive away (MoCo, section 3.3, "Shuffling BN"). The running statistics take the mean over parts;
+    evaluation is plain BatchNorm. Raises ValueError when the batch is not a multiple of ``num_splits``.
+    """
+
+    def __init__(self, num_features: int, num_splits: int = 1, **kwargs: float | bool) -> None:
+        super().__init__(num_features, **kwargs)  # type: ignore[arg-type]
+        self.num_splits = num_splits
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise x (B x C x H x W)."""
+        if not self.training or self.num_splits == 1:
+            return super().forward(x)
+        if len(x) % self.num_splits:
+            raise ValueError(f"a batch of {len(x)} cannot be split into {self.num_splits} BatchNorm groups")
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        means = self.running_mean.repeat(self.num_splits, 1)  # S x C
+        variances = self.running_var.repeat(self.num_splits, 1)
+        # parts are views along the batch: the usual reshape to C*S channels would copy channels_last tensors (3.5x)
+        parts = [
+            F.batch_norm(part, mean, var, self.weight, self.bias, True, self.momentum or 0.1, self.eps)
+            for part, mean, var in zip(x.chunk(self.num_splits), means, variances)
+        ]
+        self.num_batches_tracked.add_(1)
+        self.running_mean.copy_(means.mean(0))
+        self.running_var.copy_(variances.mean(0))
+        return torch.cat(parts)
+
+
+def build_encoder(
+    arch: str, *, outputs: int, mlp: bool = False, stem: str = "imagenet", bn_splits: int = 1
+) -> torchvision.models.ResNet:
+    """A torchvision ResNet whose ``fc`` gives ``outputs`` numbers: B x 3 x H x W -> B x outputs.
+
+    ``mlp`` makes the head MoCo v2's fc.0 - ReLU - fc.2 with a hidden layer as wide as the features. ``stem`` "cifar"
+    is a 3x3 convolution of stride 1 without max-pooling, for images of about 32 pixels.
+    """
+    norm = partial(SplitBatchNorm2d, num_splits=bn_splits) if bn_splits > 1 else None
+    encoder: torchvision.models.ResNet = torchvision.models.get_model(
+        arch, weights=None, num_classes=outputs, norm_layer=norm
+    )
+    if mlp:
+        width = encoder.fc.in_features
+        encoder.fc = nn.Sequential(nn.Linear(width, width), nn.ReLU(), encoder.fc)  # type: ignore[assignment]
+    if stem == "cifar":
+        encoder.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(encoder.conv1.weight, mode="fan_out", nonlinearity="relu")
+        encoder.maxpool = nn.Identity()  # type: ignore[assignment]
+    multiply_on_small_maps(encoder)
+    return encoder
+
+
+def pooled_features(encoder: torchvision.models.ResNet, images: torch.Tensor) -> torch.Tensor:
+    """Globally pooled features before the head: B x 3 x H x W -> B x C (512 for ResNet-18/34, else 2048)."""
+    x = encoder.maxpool(encoder.relu(encoder.bn1(encoder.conv1(images))))
+    x = encoder.layer4(encoder.layer3(encoder.layer2(encoder.layer1(x))))
+    return encoder.avgpool(x).flatten(1)

@@ -1,0 +1,53 @@
+"""Where the images come from: folders, lists, tar shards, a cache.  ``open_images`` opens any of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pretrain.images.files import open_folder, open_list
+from pretrain.images.source import ImageSource
+from runtime.errors import UserError
+
+
+def open_images(
+    source: str | Path, *, labels: bool, cache: Path | None = None, split: str | None = "train"
+) -> ImageSource:
+    """Open a set of images.
+
+    source: a folder, a `.txt` list of files, a `.tar` shard, or shards as `name-{000..123}.tar`. Of a folder that has
+        a sub-folder called `split` ("train" unless said otherwise), that sub-folder is read, as the official code
+        does; a folder with .tar files is read as shards; otherwise every image below it, however nested, in the order
+        of their names.
+    labels: True asks for class numbers: sub-folders of the folder (sorted), a second tab-separated column of the list,
+        or the `.cls` members of the shards. UserError when there are none.
+    cache: folder written by `pretrain/cache_images.py` for the same images; pixels then come from there. Such a folder
+        can also be the source itself, without the files it was made from.
+    Raises UserError, with what to do, for a path that is missing, unreadable or holds no image.
+    """
+    from pretrain.images.cache import CachedImages, is_cache
+
+    if is_cache(Path(source)):
+        return CachedImages(Path(source), labels=labels)
+    opened = _open(str(source), labels, split)
+    return opened if cache is None else CachedImages(Path(cache), labels=labels, made_from=opened)
+
+
+def _open(source: str, labels: bool, split: str | None) -> ImageSource:
+    path = Path(source)
+    if "{" in path.name or path.suffix == ".tar":
+        return _open_shards(source, labels)
+    if path.suffix.lower() == ".txt":
+        return open_list(path, labels)
+    if path.is_dir():
+        folder = path / split if split and (path / split).is_dir() else path
+        has_shards = any(folder.glob("*.tar"))
+        return _open_shards(str(folder), labels) if has_shards else open_folder(folder, labels)
+    if path.exists():
+        raise UserError(f"{path} is not a folder of images, a .txt list of files or a .tar shard")
+    raise UserError(f"{path} does not exist; give a folder of images, a .txt list of files or .tar shards")
+
+
+def _open_shards(spec: str, labels: bool) -> ImageSource:
+    from pretrain.images.shards import ShardedImages
+
+    return ShardedImages(spec, labels=labels)

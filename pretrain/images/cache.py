@@ -1,0 +1,139 @@
+"""Images decoded once: uint8 pixels in one memory-mapped file, written by `pretrain/cache_images.py`.
+
+CACHE/pixels.bin   the images one after the other, each height x width x 3, RGB
+CACHE/sizes.bin    int32 height, width per image; 0 0 for an image that could not be read
+CACHE/cache.json   what it was made from, names, labels; written last, so that a cache that has it is whole
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pretrain.images.decode import BadImage, Scratch
+from pretrain.images.source import ImageSource
+from runtime.errors import UserError
+
+SUMMARY, PIXELS, SIZES = "cache.json", "pixels.bin", "sizes.bin"
+SCHEMA = 1
+
+
+class MappedPicture:
+    """A decoded image on the disk; only the pages of the rows that a crop needs are read."""
+
+    reductions: tuple[int, ...] = ()
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self._pixels = pixels
+        self.height, self.width = pixels.shape[:2]
+
+    def pixels(self, reduction: int = 1, scratch: Scratch | None = None) -> np.ndarray:
+        """uint8 height x width x 3, read-only; `reduction` is always 1 here and `scratch` not needed."""
+        return self._pixels
+
+
+class CachedImages(ImageSource):
+    """The images of a cache folder.
+
+    labels: True asks for class numbers; UserError when the cache was made without them.
+    made_from: when given, the cache must hold exactly these images (names and sizes); UserError otherwise.
+    """
+
+    def __init__(self, folder: Path, *, labels: bool, made_from: ImageSource | None = None) -> None:
+        summary = read_summary(folder)
+        if made_from is not None and made_from.files_fingerprint != summary["files_fingerprint"]:
+            raise UserError(
+                f"the cache {folder} was made from other images, or they have changed since; make it again: "
+                f"python pretrain/cache_images.py {summary['source']} {folder}"
+            )
+        if made_from is not None:
+            classes, numbers = made_from.classes, made_from.labels()
+        else:
+            classes, numbers = (summary["classes"], summary["labels"]) if labels else (None, None)
+        if labels and classes is None:
+            raise UserError(f"labels are needed, but the cache {folder} was made without any")
+        super().__init__(summary["names"], numbers, classes)
+        self._set_fingerprint(summary["files_fingerprint"])
+        self._folder, self._reasons = folder, summary["bad"]
+        whole = _size_of(folder / SIZES) == 8 * len(self)
+        self._sizes = np.fromfile(folder / SIZES, np.int32).reshape(-1, 2) if whole else np.zeros((0, 2), np.int32)
+        self._ends = np.cumsum(self._sizes.astype(np.int64).prod(1) * 3)
+        self._mapped: np.ndarray | None = None
+        total = int(self._ends[-1]) if len(self._ends) else 0
+        if not whole or _size_of(folder / PIXELS) != total:
+            raise UserError(f"the cache {folder} is damaged: its files do not fit together; make it again")
+
+    def picture(self, index: int) -> MappedPicture:
+        """See ImageSource.picture."""
+        height, width = (int(side) for side in self._sizes[index])
+        if not height:
+            raise BadImage(self.name(index), self._reasons.get(str(index), "unreadable when the cache was made"))
+        if self._mapped is None:
+            self._mapped = np.memmap(self._folder / PIXELS, np.uint8, "r")
+        end = int(self._ends[index])
+        return MappedPicture(self._mapped[end - height * width * 3 : end].reshape(height, width, 3))
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_mapped": None}  # each process maps the file itself
+
+
+def is_cache(folder: Path) -> bool:
+    """Whether a folder holds a cache."""
+    return (folder / SUMMARY).is_file()
+
+
+def read_summary(folder: Path) -> dict:
+    """cache.json of a whole cache; UserError says what to do about anything else."""
+    path = folder / SUMMARY
+    try:
+        summary = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{folder} holds no finished cache; make one: python pretrain/cache_images.py IMAGES {folder}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}; make the cache again") from error
+    if not isinstance(summary, dict) or summary.get("schema") != SCHEMA:
+        raise UserError(f"{path} is of another version of the cache; make the cache again")
+    return summary
+
+
+def usable_sizes(folder: Path) -> np.ndarray:
+    """Sizes (n x 2) of the images that an interrupted run wrote in full; both files are cut back to them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / SIZES).touch()
+    (folder / PIXELS).touch()
+    whole = _size_of(folder / SIZES) // 8
+    sizes = np.fromfile(folder / SIZES, np.int32, 2 * whole).reshape(-1, 2)
+    ends = np.cumsum(sizes.astype(np.int64).prod(1) * 3)
+    count = int(np.searchsorted(ends, _size_of(folder / PIXELS), side="right"))
+    for name, size in ((SIZES, 8 * count), (PIXELS, int(ends[count - 1]) if count else 0)):
+        with open(folder / name, "r+b") as file:
+            file.truncate(size)
+    return sizes[:count]
+
+
+def summarise(source: ImageSource, spec: str, shorter_side: int, bad: dict[int, str]) -> dict:
+    """What cache.json says of a cache of `source`."""
+    names: Sequence[str] = [source.name(index) for index in range(len(source))]
+    numbers = source.labels()
+    return {
+        "schema": SCHEMA,
+        "source": spec,
+        "shorter_side": shorter_side,
+        "files_fingerprint": source.files_fingerprint,
+        "bad": {str(index): reason for index, reason in bad.items()},
+        "classes": source.classes,
+        "labels": None if numbers is None else numbers.tolist(),
+        "names": names,
+    }
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1

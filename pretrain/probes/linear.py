@@ -1,0 +1,150 @@
+"""The linear probe: a classifier on frozen pooled features, on the pretraining's loader, schedule and checkpoints."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from pretrain.batches.loader import build_eval_loader, build_loader
+from pretrain.encoders import pooled_features
+from pretrain.encoders.reading import read_encoder
+from pretrain.images import open_images
+from pretrain.images.source import ImageSource
+from pretrain.settings.schedule import Schedule
+from pretrain.views import build_views, eval_kind
+from runtime.allocator import keep_freed_memory
+from runtime.atomic import sha256_file, write_json
+from runtime.distributed import World
+from runtime.errors import UserError
+from runtime.logs import get_logger, setup_logging
+from runtime.provenance import provenance, usable_cores
+from runtime.run_folder import RunLock
+from runtime.seeds import derive_seed
+from runtime.stop import StopSignal
+from runtime.torch_files import load_torch, save_torch
+
+log = get_logger("linear")
+DECIDING = ("lr", "batch_size", "epochs", "schedule", "momentum", "weight_decay", "seed")
+
+
+class LinearProbe:
+    """Frozen encoder in evaluation mode (its BN statistics stay, as in the official code), trained classifier."""
+
+    def __init__(self, encoder: Any, classes: int, args: Namespace, device: torch.device, kind: str = "eval") -> None:
+        """``kind`` of views (see `pretrain.views.KINDS`) is what its accuracy is measured on."""
+        self.kind = kind
+        self.encoder = encoder.to(device, memory_format=torch.channels_last).requires_grad_(False).eval()
+        torch.manual_seed(derive_seed(args.seed, "linear"))
+        last = encoder.layer4[-1]
+        width = getattr(last, "bn3", last.bn2).num_features  # bottleneck or basic block
+        self.classifier = nn.Linear(width, classes)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+        nn.init.zeros_(self.classifier.bias)
+        self.classifier.to(device)
+        self.device = device
+        self.optimizer = torch.optim.SGD(
+            self.classifier.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay
+        )
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        """B x 3 x H x W -> B x classes."""
+        with torch.no_grad():
+            features = pooled_features(self.encoder, images)
+        return self.classifier(features)
+
+    def step(self, images: torch.Tensor, labels: torch.Tensor, rate: float) -> float:
+        """One update; the loss."""
+        self.optimizer.param_groups[0]["lr"] = rate
+        loss = F.cross_entropy(self.logits(images), labels)
+        if not torch.isfinite(loss):
+            raise UserError("the linear probe's loss is not finite: lower --lr")
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return loss.item()
+
+    def state(self) -> dict[str, Any]:
+        """What a resume needs."""
+        return {"classifier": self.classifier.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    @torch.no_grad()
+    def accuracy(self, source: ImageSource, size: int, workers: int) -> tuple[float, float]:
+        """Top-1 and top-5 in percent on centre crops."""
+        views = build_views(self.kind, image_size=size)
+        hits, seen = torch.zeros(2), 0
+        for batch in build_eval_loader(source, views, batch_size=256, workers=workers):
+            logits, labels = self.logits(views.on_device(batch, self.device)[0]).cpu(), batch.labels
+            ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+            hits += torch.stack([ranked[:, 0].sum(), ranked.any(1).sum()])
+            seen += len(labels)
+        return 100 * hits[0].item() / seen, 100 * hits[1].item() / seen
+
+
+def probe(args: Namespace, folder: Path, world: World) -> int:
+    """Train the probe in ``folder``, write result.json there; returns the exit code. One process suffices."""
+    encoder, checkpoint = read_encoder(args.pretrained, args.arch)
+    settings = checkpoint.get("settings", {})
+    size = args.image_size or settings.get("image_size", 224)
+    train, val = open_images(args.data, labels=True), open_images(Path(args.data) / "val", labels=True, split=None)
+    if train.classes != val.classes:
+        raise UserError(f"the class folders of {args.data}/train and {args.data}/val differ")
+    kind = eval_kind(settings.get("views"))
+    if world.device.type == "cpu":
+        keep_freed_memory()
+    learner = LinearProbe(encoder, len(train.classes or []), args, world.device, kind)
+    made = {"pretrained": sha256_file(args.pretrained), "arch": checkpoint["arch"], "size": size}
+    made |= {"data": [train.fingerprint, val.fingerprint]} | {key: getattr(args, key) for key in DECIDING}
+    with RunLock(folder), StopSignal() as stop:
+        setup_logging(folder)
+        found = _fit(args, folder, learner, train, val, made, stop)
+    if stop.requested:
+        return stop.exit_code
+    write_json(folder / "result.json", {"top1": found[0], "top5": found[1], **made, "provenance": provenance()})
+    return 0
+
+
+def _fit(
+    args: Namespace, folder: Path, learner: LinearProbe, train: ImageSource, val: ImageSource, made: dict[str, Any],
+    stop: StopSignal,
+) -> tuple[float, float]:  # fmt: skip
+    file = folder / "linear.pth.tar"
+    start = _resume(file, learner, made) if args.resume else 0
+    workers = min(args.workers, usable_cores())
+    views = build_views("supervised", image_size=made["size"])
+    batches = build_loader(
+        train, views, batch_size=args.batch_size, epochs=args.epochs, seed=args.seed, start_step=start, workers=workers
+    )  # fmt: skip
+    per_epoch, total = batches.steps_per_epoch, batches.stop_step
+    schedule = Schedule(args.lr, total, per_epoch, milestones=sorted(args.schedule))
+    accuracy = learner.accuracy(val, made["size"], workers) if start == total else (0.0, 0.0)
+    for batch in tqdm(batches, initial=start, total=total, desc="linear probe", disable=None):
+        images = views.on_device(batch, learner.device)[0]
+        loss = learner.step(images, batch.labels.to(learner.device), schedule.rate(batch.step))
+        epoch, within = divmod(batch.step + 1, per_epoch)
+        if stop.requested or not within:
+            save_torch({**learner.state(), "step": batch.step + 1, "made": made}, file)
+        if stop.requested:
+            break
+        if not within:
+            accuracy = learner.accuracy(val, made["size"], workers)
+            log.info("epoch %d/%d  loss %.4f  val top-1 %.2f  top-5 %.2f", epoch, args.epochs, loss, *accuracy)
+    return accuracy
+
+
+def _resume(file: Path, learner: LinearProbe, made: dict[str, Any]) -> int:
+    if not file.exists():
+        return 0
+    saved = load_torch(file)
+    if not isinstance(saved, dict) or not {"classifier", "optimizer", "step", "made"} <= saved.keys():
+        raise UserError(f"{file}: not the checkpoint of a linear probe; move it away or name another --output")
+    if changed := [key for key in made if saved["made"].get(key) != made[key]]:
+        raise UserError(f"{file} was made with other {', '.join(changed)}; restore them or name another --output")
+    learner.classifier.load_state_dict(saved["classifier"])
+    learner.optimizer.load_state_dict(saved["optimizer"])
+    return int(saved["step"])

@@ -1,0 +1,142 @@
+"""Checkpoints of pretraining: named as the official code does, written atomically, the newest readable one resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pretrain.encoders.checkpoint_file import load_checkpoint
+from pretrain.methods.base import Method
+from runtime.errors import UserError
+from runtime.logs import get_logger
+from runtime.torch_files import save_torch
+
+EPOCH_FILE = re.compile(r"checkpoint_(\d{4,})\.pth\.tar")
+STEP_FILE = re.compile(r"checkpoint_step_(\d+)\.pth\.tar")
+log = get_logger("pretrain")
+
+
+@dataclass(frozen=True)
+class CheckpointFolder:
+    """The checkpoints of one run folder: ``checkpoint_0199.pth.tar`` after 200 epochs, ``checkpoint_step_N.pth.tar``
+    in between. ``keep`` newest stay, all with 0."""
+
+    folder: Path
+    steps_per_epoch: int
+    keep: int = 2
+
+    def name(self, step: int) -> Path:
+        """File of the state after ``step`` steps."""
+        epoch, within = divmod(step, self.steps_per_epoch)
+        label = f"step_{step:09d}" if within else f"{epoch - 1:04d}"
+        return self.folder / f"checkpoint_{label}.pth.tar"
+
+    def steps(self) -> list[tuple[int, Path]]:
+        """(step, file) of every checkpoint, newest first."""
+        found = []
+        for file in self.folder.glob("checkpoint_*.pth.tar"):
+            if match := STEP_FILE.fullmatch(file.name):
+                found.append((int(match[1]), file))
+            elif match := EPOCH_FILE.fullmatch(file.name):
+                found.append(((int(match[1]) + 1) * self.steps_per_epoch, file))
+        return sorted(found, reverse=True)
+
+    def save(self, state: dict[str, Any]) -> Path:
+        """Write ``state`` under the name of its step, then remove what is older than the newest ``keep``."""
+        file = self.name(state["step"])
+        save_torch(state, file)
+        for _, old in self.steps()[self.keep :] if self.keep else []:
+            old.unlink(missing_ok=True)
+        return file
+
+    def renumber(self, state: dict[str, Any]) -> None:
+        """Begin to count anew with ``state``, where an epoch has other steps than when the files here were named.
+
+        They move to a folder inside this one: by its name an older one could pass for the newest, which a resume takes
+        and ``save`` keeps.
+        """
+        file = self.name(state["step"])
+        save_torch(state, file)
+        aside = self.folder / f"before_step_{state['step']:09d}"
+        for _, old in self.steps():
+            if old != file:
+                aside.mkdir(exist_ok=True)
+                old.replace(aside / old.name)
+
+    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest checkpoint that can be read; a damaged one is named and passed over. None when there is none.
+
+        Raises UserError when there are checkpoints and none can be read.
+        """
+        files = self.steps()
+        for _, file in files:
+            try:
+                return file, load_checkpoint(file)
+            except UserError as error:
+                log.warning("passing over a damaged checkpoint: %s", error)
+        if files:
+            raise UserError(f"none of the {len(files)} checkpoints in {self.folder} can be read; move them away")
+        return None
+
+
+def weights_sha256(state: dict[str, torch.Tensor]) -> str:
+    """Hex sha256 over a state dict: name without ``module.``, type, shape and bytes of each tensor, in its order.
+
+    Equal for equal weights, whereas the files of two equal runs differ in their provenance.
+    """
+    digest = hashlib.sha256()
+    for name, value in state.items():
+        digest.update(f"{name.removeprefix('module.')} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, method: Method) -> dict[str, Any]:
+    """The optimiser's state with room for parameters that are not trained.
+
+    The official code gives its optimiser the key encoder's parameters too, behind the query encoder's, and refuses a
+    state with another number of them; they never have a state of their own.
+    """
+    state = optimizer.state_dict()
+    everything = len(list(method.parameters()))
+    group = {**state["param_groups"][0], "fused": None}  # which kernel we use is no business of the file's reader
+    state["param_groups"] = [{**group, "params": list(range(everything))}]
+    return state
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load such a state, or an official one, into an optimiser over the trained parameters."""
+    ours = optimizer.state_dict()["param_groups"][0]
+    count = len(ours["params"])
+    group = {**ours, **state["param_groups"][0], "params": list(range(count))}
+    kept = {i: s for i, s in state["state"].items() if i < count}
+    optimizer.load_state_dict({"state": kept, "param_groups": [group]})
+
+
+def restore(method: Method, optimizer: torch.optim.Optimizer, checkpoint: dict[str, Any], file: Path) -> None:
+    """Put a checkpoint's weights, dictionary and momentum into place; UserError names what does not fit."""
+    try:
+        method.import_state(checkpoint["state_dict"])
+        load_optimizer(optimizer, checkpoint["optimizer"])
+    except (RuntimeError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{file} does not fit this method and encoder ({checkpoint['arch']}): {reason}") from error
+
+
+def refuse_changes(saved: dict[str, Any], current: dict[str, Any], allowed: list[str], file: Path) -> dict[str, Any]:
+    """Compare what decides the result with what the checkpoint was made with.
+
+    Returns the allowed differences {key: [before, now]}; UserError names every other one.
+    """
+    changed = {k: [saved.get(k), current.get(k)] for k in sorted(saved.keys() | current.keys())
+               if saved.get(k) != current.get(k)}  # fmt: skip
+    refused = [f"{k} was {was}, is {now}" for k, (was, now) in changed.items() if k not in allowed]
+    if refused:
+        flags = " ".join(f"--allow-change {k}" for k in changed if k not in allowed)
+        raise UserError(f"{file} was made with other settings: {'; '.join(refused)}. Restore them, or add {flags}")
+    return changed

@@ -1,0 +1,150 @@
+"""kNN, alignment, uniformity and the linear probe."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import pdist
+from torch.nn import functional as F
+
+from pretrain.encoders import build_encoder
+from pretrain.encoders.reading import encoder_weights, read_encoder
+from pretrain.probes.knn import alignment, evenly, knn_accuracy, uniformity
+from runtime.errors import UserError
+
+
+def test_knn_equals_votes_counted_one_by_one() -> None:
+    torch.manual_seed(0)
+    bank, queries = F.normalize(torch.randn(60, 8), dim=1), F.normalize(torch.randn(30, 8), dim=1)
+    bank_labels, labels = torch.randint(4, (60,)), torch.randint(4, (30,))
+    right = 0
+    for query, truth in zip(queries.numpy(), labels.tolist()):
+        similarity = bank.numpy() @ query
+        votes = np.zeros(4)
+        for neighbour in np.argsort(-similarity)[:20]:
+            votes[bank_labels[neighbour]] += np.exp(similarity[neighbour] / 0.1)
+        right += votes.argmax() == truth
+    assert knn_accuracy(bank, bank_labels, queries, labels, k=20) == pytest.approx(100 * right / 30)
+    assert knn_accuracy(bank, bank_labels, bank, bank_labels, k=1) == 100
+
+
+def test_alignment_and_uniformity() -> None:
+    torch.manual_seed(0)
+    x, y = F.normalize(torch.randn(40, 5), dim=1), F.normalize(torch.randn(40, 5), dim=1)
+    assert alignment(x, x) == 0
+    assert alignment(x, y) == pytest.approx(np.mean(np.linalg.norm(x - y, axis=1) ** 2), rel=1e-5)
+    assert uniformity(x) == pytest.approx(np.log(np.exp(-2 * pdist(x.numpy(), "sqeuclidean")).mean()), rel=1e-4)
+
+
+def test_evenly() -> None:
+    assert evenly(5, 0).tolist() == evenly(5, 9).tolist() == [0, 1, 2, 3, 4]
+    assert evenly(101, 3).tolist() == [0, 50, 100]
+
+
+@pytest.mark.parametrize("prefix", ["module.encoder_q.", "module.", ""])
+def test_encoder_is_found_under_every_prefix(tmp_path: Path, prefix: str) -> None:
+    made = build_encoder("resnet18", outputs=16, mlp=prefix.endswith("q."), stem="cifar")
+    state = {prefix + k: v for k, v in made.state_dict().items()}
+    torch.save({"arch": "resnet18", "state_dict": {**state, "module.queue": torch.zeros(2, 2)}}, tmp_path / "c.pth")
+    found, _ = read_encoder(tmp_path / "c.pth")
+    torch.testing.assert_close(found.state_dict(), made.state_dict())
+    del state[prefix + "layer2.0.conv1.weight"]
+    torch.save({"arch": "resnet18", "state_dict": state}, tmp_path / "short.pth")
+    with pytest.raises(UserError, match="lacks 1 tensors of resnet18, the first is layer2.0.conv1.weight"):
+        read_encoder(tmp_path / "short.pth")
+
+
+def test_checkpoint_without_encoder_is_refused() -> None:
+    with pytest.raises(UserError, match="no ResNet encoder"):
+        encoder_weights({"module.fc.weight": torch.zeros(1)})
+
+
+def test_linear_probe_learns_stripes_and_leaves_the_encoder(
+    tiny_images: Path, tmp_path: Path, run_cli: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A random encoder tells three directions of stripes apart; its BatchNorm statistics must not move."""
+    from pretrain.linear_probe import parse
+    from pretrain.probes import linear
+    from runtime.distributed import World
+
+    torch.manual_seed(0)
+    encoder = build_encoder("resnet18", outputs=16)
+    torch.save({"arch": "resnet18", "state_dict": encoder.state_dict()}, tmp_path / "c.pth")
+    flags = [str(tiny_images), "--pretrained", str(tmp_path / "c.pth"), "--lr", "0.01", "-b", "8", "--image-size", "32"]
+    args = parse([*flags, "--epochs", "15", "--schedule", "10", "-j", "0"])
+    held: list[linear.LinearProbe] = []
+    build = linear.LinearProbe.__init__
+    monkeypatch.setattr(linear.LinearProbe, "__init__", lambda self, *a: (held.append(self), build(self, *a))[1])
+    assert linear.probe(args, tmp_path / "run", World(0, 1, 0, torch.device("cpu"))) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["top1"] > 50
+    now = held[0].encoder.state_dict()
+    assert all(torch.equal(now[name], value) for name, value in encoder.state_dict().items())
+    args.resume = True
+    assert linear.probe(args, tmp_path / "run", World(0, 1, 0, torch.device("cpu"))) == 0
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["top1"] == result["top1"]
+    args.lr = 1.0
+    with pytest.raises(UserError, match="other lr"):
+        linear.probe(args, tmp_path / "run", World(0, 1, 0, torch.device("cpu")))
+    shutil.copy(tmp_path / "c.pth", tmp_path / "run" / "linear.pth.tar")
+    with pytest.raises(UserError, match=r"linear.pth.tar: not the checkpoint of a linear probe"):
+        linear.probe(args, tmp_path / "run", World(0, 1, 0, torch.device("cpu")))
+
+
+def test_probes_look_at_images_as_the_recipe_does(
+    tiny_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After --views cifar the kNN monitor, features.py and the linear probe see whole images."""
+    from pretrain import features, linear_probe, views
+    from pretrain.probes import knn as probes
+    from pretrain.probes import linear
+    from pretrain.settings.options import parse
+    from pretrain.training.run import pretrain
+    from runtime.distributed import World
+
+    seen: list[str] = []
+    build = views.build_views
+    for module in (probes, views, linear):
+        monkeypatch.setattr(module, "build_views", lambda kind, **how: (seen.append(kind), build(kind, **how))[1])
+    small = ["-a", "resnet18", "--image-size", "32", "-b", "8", "--epochs", "1", "--moco-k", "32", "-j", "0"]
+    here = World(0, 1, 0, torch.device("cpu"))
+    pretrain(parse([str(tiny_images), *small, "--views", "cifar"]), tmp_path / "run", here)
+    assert seen == ["whole"]
+    checkpoint = str(tmp_path / "run" / "checkpoint_0000.pth.tar")
+    monkeypatch.setattr("sys.argv", ["features.py", checkpoint, str(tiny_images), "-j", "0"])
+    features.main()
+    assert seen == ["whole", "whole", "whole", "v1"]
+    flags = [str(tiny_images), "--pretrained", checkpoint, "-b", "8", "--epochs", "1", "--lr", "0.1", "-j", "0"]
+    linear.probe(linear_probe.parse(flags), tmp_path / "linear", here)
+    assert seen[4:] == ["supervised", "whole"]
+
+
+def test_linear_probe_refuses_what_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pretrain import linear_probe
+
+    for flag, message in (("-j", "--workers -1 is below 0"), ("--epochs", "--epochs -1 is not positive")):
+        monkeypatch.setattr("sys.argv", ["linear_probe.py", "DIR", "--pretrained", "c.pth", flag, "-1"])
+        with pytest.raises(UserError, match=message):
+            linear_probe.main()
+
+
+def test_features_of_a_checkpoint(tiny_images: Path, tmp_path: Path, run_cli: Callable) -> None:
+    encoder = build_encoder("resnet18", outputs=16)
+    torch.save({"arch": "resnet18", "state_dict": encoder.state_dict()}, tmp_path / "c.pth")
+    out = tmp_path / "numbers.json"
+    run_cli(["pretrain/features.py", tmp_path / "c.pth", tiny_images, "--image-size", "32", "--output", out], check=0)
+    numbers = json.loads(out.read_text())
+    assert (numbers["train_images"], numbers["val_images"]) == (33, 9)
+    assert 0 <= numbers["knn"] <= 100
+    assert numbers["alignment"] > 0 > numbers["uniformity"]
+    (tmp_path / "data").mkdir()
+    shutil.copytree(tiny_images / "val", tmp_path / "data" / "val")
+    shutil.copytree(tiny_images / "train" / "class1", tmp_path / "data" / "train" / "other")
+    done = run_cli(["pretrain/features.py", tmp_path / "c.pth", tmp_path / "data", "--image-size", "32"], check=2)
+    assert "val differ" in done.stderr

@@ -1,0 +1,192 @@
+"""Gap arithmetic against a brute-force oracle, interval coverage, and scipy's own bootstrap and t interval."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from runtime.errors import UserError
+from transfer.comparison.gap import compare
+from transfer.comparison.intervals import image_bootstrap, paired_t, percentile_interval, resamples, sample_std
+from transfer.records.run import Run, find_runs, read_run
+
+INITS = ("random", "supervised", "moco", "bank")
+METRICS = (("bbox", "AP"), ("bbox", "AP50"), ("segm", "AP"))
+
+
+def random_store(rng: random.Random) -> list[Run]:
+    runs = []
+    for init in INITS:
+        for seed in rng.sample(range(8), rng.randint(0, 6)):
+            status = rng.choices(["finished", "failed", "missing"], [8, 1, 1])[0]
+            scores = {m: round(rng.uniform(0, 60), 4) for m in METRICS if rng.random() < 0.9}
+            metrics = scores if status == "finished" else {}
+            runs.append(Run(Path(f"{init}/{seed}"), "toy", init, seed, status, None, metrics, {"k": 1}))
+    rng.shuffle(runs)
+    return runs
+
+
+def oracle(
+    runs: list[Run], init: str, reference: str, metric: tuple[str, str]
+) -> tuple[list[int], float, float] | None:
+    """(seeds, mean, half width) of the paired difference in exact fractions; the t quantile is scipy.stats.t's."""
+    value = {(r.init, r.seed): Fraction(str(r.metrics[metric])) for r in runs if metric in r.metrics}
+    seeds = sorted(s for i, s in value if i == init and (reference, s) in value)
+    if not seeds:
+        return None
+    paired = [value[init, s] - value[reference, s] for s in seeds]
+    centre = sum(paired) / len(paired)
+    if len(paired) == 1:
+        return seeds, float(centre), math.nan
+    variance = sum((d - centre) ** 2 for d in paired) / (len(paired) - 1)
+    return seeds, float(centre), scipy.stats.t.ppf(0.975, len(paired) - 1) * math.sqrt(variance / len(paired))
+
+
+def test_gap_equals_the_oracle_on_a_thousand_stores() -> None:
+    rng = random.Random(6)
+    compared = 0
+    for _ in range(1000):
+        runs = random_store(rng)
+        tables = compare(runs, {"supervised": "supervised", "random": "random"})
+        rows = {(row.init, (row.task, row.metric)): row for table in tables for row in table.rows}
+        for init in INITS:
+            for metric in METRICS:
+                own = [r.metrics[metric] for r in runs if r.init == init and metric in r.metrics]
+                row = rows.get((init, metric))
+                assert (row is None) == (not own)
+                if row is None:
+                    continue
+                assert row.n == len(own)
+                assert row.mean == pytest.approx(statistics.fmean(own), abs=1e-12)
+                assert row.std == (pytest.approx(statistics.stdev(own), abs=1e-9) if len(own) > 1 else None)
+                for reference in ("supervised", "random"):
+                    expected = oracle(runs, init, reference, metric) if init != reference else None
+                    difference = row.differences.get(reference)
+                    assert (difference is None) == (expected is None)
+                    if difference is None or expected is None:
+                        continue
+                    seeds, centre, half = expected
+                    compared += 1
+                    assert list(difference.seeds) == seeds
+                    assert difference.mean == pytest.approx(centre, abs=1e-12)
+                    if len(seeds) == 1:
+                        assert (difference.interval.low, difference.verdict) == (None, "no interval")
+                        continue
+                    low, high = centre - half, centre + half
+                    assert difference.interval.low == pytest.approx(low, abs=1e-9)
+                    assert difference.interval.high == pytest.approx(high, abs=1e-9)
+                    assert difference.verdict == ("ahead" if low > 0 else "behind" if high < 0 else "within noise")
+    assert compared > 5000
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_paired_t_covers_the_truth(n: int) -> None:
+    rng = np.random.default_rng(1)
+    truth, shared = 1.5, rng.normal(0, 3, (4000, n))  # what a seed does to both arms cancels in the pair
+    arms = shared + truth + rng.normal(0, 0.5, (4000, n)), shared + rng.normal(0, 0.4, (4000, n))
+    intervals = [paired_t(list(a - b)) for a, b in zip(*arms)]
+    covered = np.mean([i.low <= truth <= i.high for i in intervals])
+    assert 0.93 <= covered <= 0.97
+
+
+def test_image_bootstrap_covers_the_truth() -> None:
+    rng = np.random.default_rng(2)
+    covered, truth, images = 0, 0.8, 150
+    for trial in range(400):
+        hard = rng.gamma(2.0, 2.0, images)
+        paired = (hard + truth + rng.normal(0, 1, images)) - (hard + rng.normal(0, 1, images))
+        interval = image_bootstrap(lambda w, d=paired: float(w @ d / w.sum()), images, replicates=400, seed=trial)
+        covered += interval.low <= truth <= interval.high
+    assert 0.93 <= covered / 400 <= 0.97
+
+
+def test_paired_t_is_scipys() -> None:
+    a, b = [30.1, 31.4, 29.9, 30.6], [29.0, 30.9, 29.1, 30.2]
+    expected = scipy.stats.ttest_rel(a, b).confidence_interval(0.95)
+    interval = paired_t([x - y for x, y in zip(a, b)])
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_bootstrap_is_scipys() -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.gamma(2, 3, 80), rng.gamma(2, 3, 80)
+    ours = image_bootstrap(lambda w: float(w @ (a - b) / w.sum()), 80, replicates=2000, seed=11)
+    theirs = scipy.stats.bootstrap(
+        (a, b),
+        lambda x, y, axis: np.mean(x - y, axis=axis),
+        paired=True,
+        n_resamples=2000,
+        method="percentile",
+        rng=np.random.default_rng(11),
+    ).confidence_interval
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    assert percentile_interval(np.arange(101.0)) == pytest.approx((2.5, 97.5))
+    assert resamples(5, 3, 0).shape == (3, 5)
+
+
+def test_one_run_has_no_spread() -> None:
+    assert sample_std([3.0]) is None
+    assert paired_t([3.0]).verdict == "no interval"
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"flat": {"SOLVER.BASE_LR": 0.01}}, "SOLVER.BASE_LR"),
+        ({"flat": {"SOLVER.IMS_PER_BATCH": 8}}, "SOLVER.IMS_PER_BATCH"),
+        ({"flat": {"MODEL.RESNETS.STRIDE_IN_1X1": True}}, "MODEL.RESNETS.STRIDE_IN_1X1"),
+        ({"flat": {"MODEL.PIXEL_STD": [1.0, 1.0, 1.0]}}, "MODEL.PIXEL_STD"),
+        ({"flat": {"INPUT.FORMAT": "BGR"}}, "INPUT.FORMAT"),
+        ({"flat": {"NEW.KEY": 1}}, "NEW.KEY"),
+        ({"engine": {"name": "detectron2", "versions": {"torch": "2.14.1"}}}, "engine.name"),
+        ({"engine": {"name": "torchvision", "versions": {"torch": "2.4.0"}}}, "engine.versions.torch"),
+        ({"evaluator": "voc/2007-11pt"}, "evaluator"),
+        ({"iterations": 99}, "iterations"),
+        (
+            {
+                "datasets": {
+                    "train": [{"name": "toy_train", "sha256": "0" * 64, "images": 8}],
+                    "test": [{"name": "toy_val", "sha256": "e" * 64, "images": 4}],
+                }
+            },
+            "datasets.train.sha256",
+        ),
+    ],
+)
+def test_unequal_runs_are_refused_by_name(store: Callable[..., Path], change: dict, key: str) -> None:
+    store(init="supervised")
+    root = store(init="moco", **change)
+    runs = list(find_runs(root))
+    with pytest.raises(UserError, match=key.replace(".", r"\.")):
+        compare(runs, {"supervised": "supervised"})
+    (table,) = compare(runs, {"supervised": "supervised"}, allow=[key])
+    assert [allowed.key for allowed in table.allowed] == [key]
+    assert table.row("moco", "bbox", "AP").differences["supervised"].mean == 0
+
+
+def test_free_keys_may_differ(store: Callable[..., Path]) -> None:
+    store(init="supervised", flat={"MODEL.WEIGHTS": "a.pkl", "OUTPUT_DIR": "x", "SEED": 1})
+    root = store(init="moco", flat={"MODEL.WEIGHTS": "b.pkl", "OUTPUT_DIR": "y", "SEED": 2})
+    (table,) = compare(list(find_runs(root)), {"supervised": "supervised"})
+    assert table.allowed == ()
+    assert "supervised" in table.row("moco", "bbox", "AP").differences
+
+
+def test_undefined_metrics_are_not_numbers(store: Callable[..., Path]) -> None:
+    root = store(metrics={"bbox": {"AP": 1.0, "APs": -1, "APm": None, "APl": float("nan")}})
+    assert dict(read_run(root / "toy" / "moco" / "seed0").metrics) == {("bbox", "AP"): 1.0}
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"schema": 2}', '{"schema": 1, "status": "finished"}', "nonsense"])
+def test_broken_results_are_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "result.json").write_text(content)
+    with pytest.raises(UserError, match=r"result\.json"):
+        read_run(tmp_path)

@@ -1,0 +1,77 @@
+"""No setting is silently ignored: what the embedded engine does not honour is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from runtime.errors import UserError
+from transfer.config import default_config
+from transfer.config.schema import KEYS
+from transfer.engines import ENGINES, resolve_engine
+from transfer.engines.torchvision.support import CHOICES
+
+
+def test_plain_config_passes(tiny_config: Callable[..., Any], engine: Any) -> None:
+    engine.check(tiny_config())
+
+
+@pytest.mark.parametrize(
+    "key",
+    [name for name, key in KEYS.items() if key.embedded == "D" and isinstance(key.default, bool | str)],
+)
+def test_default_only_keys_are_refused(key: str, tiny_config: Callable[..., Any], engine: Any) -> None:
+    default = KEYS[key].default
+    with pytest.raises(UserError, match=f"{key}.*engine torchvision"):
+        engine.check(tiny_config({key: (not default) if isinstance(default, bool) else "SomethingElse"}))
+
+
+@pytest.mark.parametrize("key", sorted(CHOICES))
+def test_unknown_choices_are_refused(key: str, tiny_config: Callable[..., Any], engine: Any) -> None:
+    value = 3 if isinstance(CHOICES[key][-1], int) else "SomethingElse"
+    with pytest.raises(UserError, match=f"{key} .*not supported by engine torchvision"):
+        engine.check(tiny_config({key: value}))
+
+
+def test_choices_are_keys_of_the_schema() -> None:
+    assert set(CHOICES) <= set(KEYS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"MODEL.RESNETS.DEPTH": 18}, "RES2_OUT_CHANNELS must be 64"),
+        ({"MODEL.ROI_HEADS.NAME": "Res5ROIHeads"}, "runs on res4"),
+        ({"MODEL.ROI_BOX_HEAD.NAME": ""}, "must be FastRCNNConvFCHead"),
+        ({"MODEL.ROI_BOX_HEAD.NUM_FC": 0}, "needs NUM_CONV or NUM_FC"),
+        ({"ENGINE.ACCUMULATE": 0}, "ENGINE.ACCUMULATE 0 must be 1 or more"),
+        ({"SOLVER.CHECKPOINT_PERIOD": 0}, "SOLVER.CHECKPOINT_PERIOD 0 must be 1 or more"),
+    ],
+)
+def test_contradictions_are_refused(
+    settings: dict[str, Any], message: str, tiny_config: Callable[..., Any], engine: Any
+) -> None:
+    with pytest.raises(UserError, match=message):
+        engine.check(tiny_config(settings))
+
+
+def test_other_architectures_are_refused_by_name(engine: Any) -> None:
+    cfg = default_config()
+    cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
+    with pytest.raises(UserError, match="MODEL.META_ARCHITECTURE 'RetinaNet'"):
+        engine.check(cfg)
+
+
+def test_engines_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "detectron2" else find(name))
+    assert resolve_engine("auto").name == resolve_engine("torchvision").name == "torchvision"
+    with pytest.raises(UserError, match="detectron2 is not installed"):
+        resolve_engine("detectron2")
+    with pytest.raises(UserError, match="unknown engine 'mmdet'"):
+        resolve_engine("mmdet")
+    assert set(ENGINES) == {"detectron2", "torchvision"}

@@ -1,0 +1,153 @@
+"""Learning rates, parameter groups and clipping: known values everywhere, Detectron2's where it is installed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from runtime.errors import UserError
+from transfer.engines.training.solver import CLIPPERS, Schedule, build_optimizer
+
+BASE = {"scheduler": "WarmupMultiStepLR", "max_iter": 100, "steps": (60, 80), "warmup_iters": 10}
+
+
+def rates(base_lr: float = 0.02, **options: Any) -> list[float]:
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=base_lr)
+    schedule = Schedule(optimizer, **{**BASE, **options})
+    values = []
+    for iteration in range(options.get("max_iter", 100) + 1):
+        schedule.set(iteration)
+        values.append(schedule.current())
+    return values
+
+
+def test_steps_and_linear_warm_up() -> None:
+    lr = rates()
+    assert lr[0] == pytest.approx(0.02 * 0.001)
+    assert lr[5] == pytest.approx(0.02 * (0.001 * 0.5 + 0.5))
+    assert lr[10] == lr[59] == 0.02
+    assert lr[60] == lr[79] == pytest.approx(0.002)
+    assert lr[80] == lr[100] == pytest.approx(0.0002)
+
+
+def test_constant_warm_up_and_steps_beyond_the_end() -> None:
+    lr = rates(warmup_method="constant", warmup_factor=0.5, steps=(60, 8000))
+    assert lr[9] == 0.01
+    assert lr[11] == 0.02
+    assert lr[99] == pytest.approx(0.002)
+
+
+@pytest.mark.parametrize(("max_iter", "steps"), [(1, (1,)), (100, (100,)), (100, (80, 60)), (100, (0, 60))])
+def test_steps_that_make_no_schedule_are_refused(max_iter: int, steps: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match=rf"SOLVER.STEPS .* before SOLVER.MAX_ITER {max_iter}"):
+        rates(max_iter=max_iter, steps=steps)
+
+
+def test_fixed_gamma_decays_at_equal_distances() -> None:
+    lr = rates(scheduler="WarmupStepWithFixedGammaLR", num_decays=3, warmup_iters=0)
+    assert [lr[i] for i in (0, 24, 25, 50, 75, 100)] == pytest.approx([0.02, 0.02, 2e-3, 2e-4, 2e-5, 2e-5])
+
+
+def test_cosine_ends_at_its_end_value() -> None:
+    lr = rates(scheduler="WarmupCosineLR", end_factor=0.1, warmup_iters=0)
+    assert lr[0] == 0.02
+    assert lr[50] == pytest.approx(0.02 * (0.1 + 0.9 / 2))
+    assert lr[100] == pytest.approx(0.002)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.norm = nn.BatchNorm2d(4)
+        self.frozen = nn.Linear(2, 2)
+        self.frozen.requires_grad_(False)
+        self.gn = nn.GroupNorm(2, 4)
+
+
+OPTIONS: dict[str, Any] = {
+    "base_lr": 0.1,
+    "momentum": 0.9,
+    "nesterov": False,
+    "weight_decay": 1e-4,
+    "weight_decay_norm": 0.0,
+}
+
+
+def test_norms_do_not_decay_and_frozen_parameters_stay_out() -> None:
+    groups = build_optimizer(Net(), **OPTIONS).param_groups
+    assert [(len(g["params"]), g["lr"], g["weight_decay"]) for g in groups] == [(2, 0.1, 1e-4), (4, 0.1, 0.0)]
+
+
+def test_bias_options() -> None:
+    groups = build_optimizer(Net(), **OPTIONS, bias_lr_factor=2.0, weight_decay_bias=0.5).param_groups
+    found = {(g["lr"], g["weight_decay"]): len(g["params"]) for g in groups}
+    assert found == {(0.1, 1e-4): 1, (0.2, 0.5): 3, (0.1, 0.0): 2}
+
+
+def test_clipping_is_per_tensor() -> None:
+    parameters = [nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))]
+    parameters[0].grad, parameters[1].grad = torch.tensor([30.0, 40.0]), torch.tensor([0.3, 0.4])
+    CLIPPERS["norm"](parameters, 1.0, 2.0)
+    torch.testing.assert_close(parameters[0].grad, torch.tensor([0.6, 0.8]))
+    assert parameters[1].grad.tolist() == pytest.approx([0.3, 0.4])
+    parameters[0].grad = torch.tensor([3.0, -4.0])
+    CLIPPERS["value"](parameters, 1.0, 2.0)
+    assert parameters[0].grad.tolist() == [1.0, -1.0]
+
+
+@pytest.mark.detectron2
+def test_equals_detectron2_over_schedules() -> None:
+    from detectron2.config import get_cfg
+    from detectron2.solver import build_lr_scheduler
+
+    rng = np.random.RandomState(0)
+    names = ["WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"]
+    for trial in range(30):
+        cfg = get_cfg()
+        solver = cfg.SOLVER
+        solver.MAX_ITER = int(rng.randint(20, 300))
+        solver.STEPS = tuple(sorted(int(s) for s in rng.randint(1, 320, rng.randint(0, 4))))
+        solver.LR_SCHEDULER_NAME = names[trial % 3]
+        solver.WARMUP_ITERS = int(rng.randint(0, 30))
+        solver.WARMUP_METHOD = ["linear", "constant"][rng.randint(2)]
+        solver.RESCALE_INTERVAL = bool(rng.randint(2))
+        solver.BASE_LR, solver.BASE_LR_END, solver.NUM_DECAYS = 0.02, 0.001, int(rng.randint(1, 5))
+        optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.02)
+        theirs = build_lr_scheduler(cfg, optimizer)
+        ours = rates(
+            scheduler=solver.LR_SCHEDULER_NAME,
+            max_iter=solver.MAX_ITER,
+            steps=solver.STEPS,
+            num_decays=solver.NUM_DECAYS,
+            end_factor=solver.BASE_LR_END / solver.BASE_LR,
+            warmup_iters=solver.WARMUP_ITERS,
+            warmup_method=solver.WARMUP_METHOD,
+            rescale_interval=solver.RESCALE_INTERVAL,
+        )
+        for iteration in range(solver.MAX_ITER):
+            assert optimizer.param_groups[0]["lr"] == ours[iteration], (trial, iteration)
+            optimizer.step()
+            if iteration + 1 < solver.MAX_ITER:
+                theirs.step()
+
+
+@pytest.mark.detectron2
+@pytest.mark.parametrize("bias", [(1.0, None), (2.0, 0.0)])
+def test_parameter_groups_equal_detectron2(bias: tuple[float, float | None]) -> None:
+    from detectron2.solver.build import get_default_optimizer_params
+
+    net = Net()
+    theirs = get_default_optimizer_params(
+        net, base_lr=0.1, weight_decay_norm=0.0, bias_lr_factor=bias[0], weight_decay_bias=bias[1]
+    )
+    ours = build_optimizer(net, **OPTIONS, bias_lr_factor=bias[0], weight_decay_bias=bias[1]).param_groups
+    assert len(ours) == len(theirs)
+    for group, other in zip(ours, theirs):
+        assert [id(p) for p in group["params"]] == [id(p) for p in other["params"]]
+        assert group["lr"] == other["lr"]
+        assert group["weight_decay"] == other.get("weight_decay", 1e-4)

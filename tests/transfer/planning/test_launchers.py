@@ -1,0 +1,74 @@
+"""Launchers and the dry run: commands, batch scripts and estimates without running anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from runtime.errors import UserError
+from runtime.stop import StopSignal
+from transfer.planning.dry_run import dry_run
+from transfer.planning.launchers import Launcher, make_launcher
+from transfer.planning.plan import load_plan
+from transfer.planning.runner import Runner
+from transfer.planning.stages import plan_stages
+
+
+def files_below(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*")) if folder.exists() else []
+
+
+def test_dry_run_writes_nothing(plan_file: Path) -> None:
+    plan = load_plan(plan_file)
+    text = dry_run(plan, plan_stages(plan), Launcher())
+    assert "toy: 11 stages into runs/toy" in text
+    assert "11 stages have nothing measured to estimate from" in text
+    assert text.count("python transfer/train_net.py --config-file toy.yaml") == 6
+    assert files_below(plan.output) == []
+
+
+def test_dry_run_estimates_from_measured_pace(plan_file: Path) -> None:
+    plan = load_plan(plan_file)
+    stages = plan_stages(plan)
+    Runner([s for s in stages if s.name.startswith(("prepare", "toy/random/seed0"))], plan.output).run(StopSignal())
+    path = plan.output / "toy/random/seed0/result.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps({**record, "seconds_per_iteration": 60.0, "iterations": 50}))
+    lines = {
+        line.split()[0]: line for line in dry_run(plan, stages, Launcher()).splitlines() if line.startswith("  toy")
+    }
+    assert "finished" in lines["toy/random/seed0"]
+    assert "50 min" in lines["toy/moco/seed1"]
+    (path.parent / "model_final.pth").write_bytes(bytes(3 << 20))
+    again = dry_run(plan, stages, Launcher())
+    assert next(line for line in again.splitlines() if "toy/moco/seed1" in line).split()[-2:] == ["3", "MB"]
+
+
+@pytest.mark.parametrize(
+    ("name", "processes", "options", "message"),
+    [("local", 8, [], "--nproc 8 wants --launcher"), ("torchrun", 2, ["partition=gpu"], "wants --launcher slurm")],
+)
+def test_what_a_launcher_would_ignore_is_an_error(name: str, processes: int, options: list, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_launcher(name, processes, options)
+
+
+def test_torchrun_shares_trainings_only(tmp_path: Path) -> None:
+    launcher = make_launcher("torchrun", 2, [])
+    assert "torch.distributed.run" in launcher.command("train", ("transfer/train_net.py",), tmp_path)
+    assert "torch.distributed.run" not in launcher.command("convert", ("convert/to_d2.py",), tmp_path)
+
+
+def test_dry_run_prints_commands_that_can_be_started(plan_file: Path) -> None:
+    """What continues a run stands before KEY VALUE options, which take all that follows them; torchrun is named."""
+    plan = load_plan(plan_file)
+    run = plan.output / "toy/random/seed0"
+    run.mkdir(parents=True)
+    (run / "last_checkpoint").write_text("model_0000009.pth")
+    stages = plan_stages(plan)
+    line = next(x for x in dry_run(plan, stages, Launcher()).splitlines() if "random/seed0" in x and "python" in x)
+    assert line.startswith("python transfer/train_net.py --resume --config-file")
+    text = dry_run(plan, stages, make_launcher("torchrun", 2, []))
+    assert text.count("python -m torch.distributed.run --standalone --nproc-per-node=2") == 8

@@ -1,0 +1,170 @@
+"""Learning rates are chosen on a held-out part of train; data fractions are nested; both reach the commands."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from runtime.errors import UserError
+from runtime.stop import StopSignal
+from transfer.data.catalog import get_dataset
+from transfer.measure import plan_report
+from transfer.planning.lr_search import chosen_rate, grid_record
+from transfer.planning.plan import Config, load_plan
+from transfer.planning.runner import Runner
+from transfer.planning.stages import plan_stages, schedule_opts
+from transfer.report.files import write_report
+from transfer.splits import parts_of, split_json
+
+SPLITS = """
+import json, pathlib, sys
+out = pathlib.Path(sys.argv[sys.argv.index("--output") + 1])
+out.mkdir(parents=True, exist_ok=True)
+(out / "names.json").write_text(json.dumps({"fit": ["coco:fit.json:images"], "held_out": ["coco:held.json:images"]}))
+"""
+
+
+def test_parts_are_disjoint_and_nested() -> None:
+    ids = list(range(100, 200))
+    parts = parts_of(ids, 0.8, 0.2)
+    assert (len(parts["fit"]), len(parts["held_out"])) == (80, 20)
+    assert not set(parts["fit"]) & set(parts["held_out"])
+    assert set(parts_of(ids, 0.1, 0.0)["fit"]) < set(parts_of(ids, 0.5, 0.0)["fit"]) < set(parts["fit"])
+    assert parts_of(ids, 0.1, 0.0)["held_out"] == []
+    with pytest.raises(UserError, match="too few"):
+        parts_of([1], 0.8, 0.2)
+
+
+def test_split_files_are_data_sets(tmp_path: Path) -> None:
+    images = [{"id": i, "width": 9, "height": 9, "file_name": f"{i}.jpg"} for i in range(10)]
+    for image in images:
+        (tmp_path / image["file_name"]).write_bytes(b"")
+    box = {"category_id": 4, "bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0}
+    truth = {
+        "images": images,
+        "annotations": [{**box, "id": i + 1, "image_id": i} for i in range(10)],
+        "categories": [{"id": 4, "name": "cat"}],
+    }
+    (tmp_path / "truth.json").write_text(json.dumps(truth))
+    spec = get_dataset(f"coco:{tmp_path / 'truth.json'}:{tmp_path}")
+    names = split_json(spec, parts_of(list(range(10)), 0.7, 0.3), tmp_path / "out")
+    found = {part: [r["image_id"] for r in get_dataset(name).records()] for part, name in names.items()}
+    assert sorted(found["fit"] + found["held_out"]) == list(range(10))
+    assert len(found["held_out"]) == 3
+    assert spec.class_names == get_dataset(names["held_out"]).class_names
+    shares = get_dataset(f"{spec.name}@70%").records()
+    assert {r["image_id"] for r in shares} == set(found["fit"])  # the same images as the catalog's share
+
+
+@pytest.mark.shared
+def test_voc_split_is_a_data_set(shared_data, run_cli, tmp_path: Path) -> None:
+    devkit = shared_data("voc2007_s256") / "voc2007_s256" / "VOCdevkit"
+    name = f"voc:{devkit}:2007:trainval"
+    args = ["--fit", "0.02", "--held-out", "0.01", "--output", str(tmp_path / "s"), "DATASETS.TRAIN", f"('{name}',)"]
+    run_cli(["transfer/splits.py", "--config-file", "small_R18_FPN_voc.yaml", *args], check=0)
+    names = json.loads((tmp_path / "s" / "names.json").read_text())
+    fit, held_out = (get_dataset(names[part][0]) for part in ("fit", "held_out"))
+    assert (len(fit.records()), len(held_out.records())) == (50, 25)
+    assert fit.class_names == get_dataset(name).class_names
+
+
+def write_grid(folder: Path, scores: dict[float, float | None]) -> None:
+    for rate, score in scores.items():
+        run = folder / f"lr{rate:g}"
+        run.mkdir(parents=True)
+        status = "failed" if score is None else "finished"
+        (run / "result.json").write_text(
+            json.dumps({"schema": 1, "status": status, "metrics": {"bbox": {"AP": score}}})
+        )
+
+
+def test_best_held_out_rate_is_chosen(tmp_path: Path) -> None:
+    write_grid(tmp_path, {0.01: 20.0, 0.02: 24.0, 0.04: 24.0, 0.08: None})
+    rates = (0.01, 0.02, 0.04, 0.08)
+    assert chosen_rate(tmp_path, rates) == 0.02  # the smaller of two equal ones
+    record = grid_record(tmp_path, rates)
+    assert (record["chosen"], record["at_edge"]) == (0.02, False)
+    assert np.isnan(record["held_out_AP"]["0.08"])
+    write_grid(tmp_path / "one", {0.01: 20.0, 0.02: 24.0})
+    assert grid_record(tmp_path / "one", (0.01, 0.02))["at_edge"]
+    with pytest.raises(UserError, match="has finished"):
+        chosen_rate(tmp_path / "empty", rates)
+
+
+def test_search_runs_before_the_seeds_and_both_tables_are_reported(plan_file: Path, fake_repo: Path) -> None:
+    (fake_repo / "transfer" / "splits.py").write_text(SPLITS)
+    plan_file.write_text(plan_file.read_text() + "lr: {search: [0.01, 0.02, 0.04], held_out: 0.25}\n")
+    plan = load_plan(plan_file)
+    stages = plan_stages(plan)
+    outcomes = Runner(stages, plan.output).run(StopSignal())
+    assert {o.status for o in outcomes.values()} == {"finished"}
+    searched = (plan.output / "lr_search/toy/moco/lr0.04/calls.txt").read_text()
+    assert "DATASETS.TRAIN ('coco:fit.json:images',)" in searched
+    assert "DATASETS.TEST ('coco:held.json:images',)" in searched
+    final = (plan.output / "toy-own_lr/moco/seed1/calls.txt").read_text()
+    assert "SOLVER.BASE_LR 0.02" in final
+    assert "DATASETS" not in final
+    tables, report = plan_report(plan, stages, outcomes, "command", [])
+    assert [t.name for t in tables] == ["toy", "toy-own_lr"]
+    text = write_report(plan.output, tables, report)["gap.md"].read_text()
+    assert "toy/moco: held-out AP 0.01 -> 32.00, 0.02 -> 33.00, 0.04 -> 31.00; chosen 0.02" in text
+
+
+def test_rate_that_diverges_is_no_choice(plan_file: Path, fake_repo: Path) -> None:
+    (fake_repo / "transfer" / "splits.py").write_text(SPLITS)
+    plan_file.write_text(plan_file.read_text() + "lr: {search: [0.02, 0.04]}\n")
+    plan = load_plan(plan_file, settings=["seeds=[0]"])
+    diverges = plan.output / "lr_search/toy/random/lr0.02"
+    diverges.mkdir(parents=True)
+    (diverges / "fail_once").touch()
+    stages = [stage for stage in plan_stages(plan) if "moco" not in stage.name and "supervised" not in stage.name]
+    outcomes = Runner(stages, plan.output).run(StopSignal())
+    assert outcomes["lr_search/toy/random/lr0.02"].status == "failed"
+    assert outcomes["toy-own_lr/random/seed0"].status == "finished"
+    assert "SOLVER.BASE_LR 0.04" in (plan.output / "toy-own_lr/random/seed0/calls.txt").read_text()
+
+
+def test_one_rate_of_its_own_is_allowed_in_its_table_only(plan_file: Path) -> None:
+    plan = load_plan(plan_file, settings=["inits.moco.lr=0.01"])
+    stages = plan_stages(plan)
+    outcomes = Runner(stages, plan.output).run(StopSignal())
+    tables, _ = plan_report(plan, stages, outcomes, "command", [])
+    own = next(t for t in tables if t.name == "toy-own_lr")
+    assert set(own.inits) == {"moco", "random", "supervised"}  # the others take part as they are
+    assert [allowed.key for allowed in own.allowed] == ["SOLVER.BASE_LR"]
+    row = own.row("moco", "bbox", "AP")
+    assert row is not None
+    assert row.differences["supervised"].mean == pytest.approx(2.0)
+
+
+def test_shrunk_steps_stay_before_the_end(plan_file: Path, fake_repo: Path) -> None:
+    path = fake_repo / "configs" / "toy.yaml"
+    path.write_text("SOLVER:\n  MAX_ITER: 8\n  STEPS: [6, 7]\n")
+    words = schedule_opts(Config("toy", str(path)), 0.25)
+    assert words == ("SOLVER.MAX_ITER", "2", "SOLVER.STEPS", "(1,)")
+    assert schedule_opts(Config("toy", str(path)), 1.0) == ()
+
+
+def test_fraction_and_schedule_reach_the_command(plan_file: Path, fake_repo: Path) -> None:
+    (fake_repo / "transfer" / "splits.py").write_text(SPLITS)
+    text = plan_file.read_text().replace(
+        "[toy.yaml]", "[{config: ./configs/toy.yaml, data_fraction: 0.1, schedule_factor: 2}]"
+    )
+    (fake_repo / "configs" / "toy.yaml").write_text("SOLVER:\n  MAX_ITER: 20\n  STEPS: [10, 15]\n")
+    plan_file.write_text(text)
+    plan = load_plan(plan_file)
+    stages = plan_stages(plan)
+    Runner([s for s in stages if "moco" not in s.name and "sup" not in s.name], plan.output).run(StopSignal())
+    command = (plan.output / "toy-0.1-2x/random/seed0/calls.txt").read_text()
+    assert "SOLVER.MAX_ITER 40 SOLVER.STEPS (20, 30)" in command
+    assert "DATASETS.TRAIN ('coco:fit.json:images',)" in command
+
+
+def test_a_damaged_search_result_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "lr0.01").mkdir()
+    (tmp_path / "lr0.01" / "result.json").write_text('{"schema": 1, "sta')
+    with pytest.raises(UserError, match=r"lr0\.01/result\.json is not a result"):
+        chosen_rate(tmp_path, [0.01])

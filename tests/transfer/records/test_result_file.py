@@ -1,0 +1,111 @@
+"""Files that parse and are something else: result.json, history.json, sidecars and promises, refused in one line."""
+
+import json
+
+import pytest
+
+from runtime.errors import UserError
+from tests.transfer.conftest import make_record
+from transfer.config import default_config
+from transfer.config.expectations import check_expectations
+from transfer.fine_tuning.initialisation import Init, apply_settings
+from transfer.planning.state import stored_result
+from transfer.records.fields import FORMS, result_problem
+from transfer.records.result_file import History, read_result
+from transfer.records.run import find_runs
+
+# a value of another form for every field of the table
+WRONG = {
+    "status": 3,
+    "config": "toy",
+    "config.name": {"a": 1},
+    "config.flat": [1],
+    "init": None,
+    "init.name": ["moco"],
+    "seed": 1.5,
+    "engine": "torchvision",
+    "engine.name": 1,
+    "engine.versions": [],
+    "datasets": [1],
+    "datasets.train": {"name": "toy"},
+    "datasets.test": ["toy"],
+    "iterations": "100",
+    "seconds_per_iteration": "fast",
+    "metrics": {"bbox": {"AP": "high"}},
+    "history": [5],
+    "detections": {"0": "detections_0.npz"},
+}
+
+
+def with_field(path, value):
+    record = make_record()
+    *parents, leaf = path.split(".")
+    node = record
+    for parent in parents:
+        node = node[parent]
+    node[leaf] = value
+    return record
+
+
+def test_a_result_of_the_schema_has_no_problem():
+    assert result_problem(make_record(history=[{"iteration": 5, "metrics": {"bbox": {"AP": None}}}])) is None
+    assert result_problem(make_record(), FORMS) is None
+    assert set(WRONG) == set(FORMS)
+
+
+@pytest.mark.parametrize("path", sorted(FORMS))
+def test_a_field_of_another_form_is_named(path, tmp_path):
+    (tmp_path / "result.json").write_text(json.dumps(with_field(path, WRONG[path])))
+    with pytest.raises(UserError, match=f"result.json is not a result .{path} is not "):
+        read_result(tmp_path)
+    with pytest.raises(UserError, match=path):
+        list(find_runs(tmp_path))
+    assert stored_result(tmp_path / "result.json") == {}
+
+
+@pytest.mark.parametrize("text", ["7", "[1]", '{"a": 1}', "[" * 100_000, '{"schema": 1, "status": null}'])
+def test_json_that_is_no_result_is_refused(text, tmp_path):
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(UserError, match=r"result\.json is not a result"):
+        read_result(tmp_path)
+
+
+def test_fields_that_are_needed_must_be_there(tmp_path):
+    record = make_record()
+    del record["datasets"]["test"]
+    (tmp_path / "result.json").write_text(json.dumps(record))
+    assert read_result(tmp_path) == record
+    with pytest.raises(UserError, match=r"it has no datasets\.test"):
+        read_result(tmp_path, ("datasets.train", "datasets.test"))
+
+
+@pytest.mark.parametrize("history", [[1], {"a": 1}, [{"iteration": "1"}], [{"iteration": 1, "metrics": [2]}], None])
+def test_a_history_of_another_form_is_refused_on_resume(history, tmp_path):
+    (tmp_path / "history.json").write_text(json.dumps({"train_seconds": 1.0, "history": history}))
+    with pytest.raises(UserError, match=r"history\.json is damaged"):
+        History.load(tmp_path, resume=True)
+    assert History.load(tmp_path, resume=False).entries == []
+
+
+@pytest.mark.parametrize("entry", [5, "bbox", ["bbox", "AP", "x", 1], ["bbox", "AP", 1.0], [1, "AP", 1.0, 1.0]])
+def test_promises_of_another_form_are_refused(entry):
+    check_expectations([["bbox", "AP", 27.0, 0.5], ("segm", "AP", 27, 0.2, 2)])
+    with pytest.raises(UserError, match=r"TEST\.EXPECTED_RESULTS .*write \[task, metric, value, tolerance\]"):
+        check_expectations([entry])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ([1], "config is not a mapping"),
+        ({"FOO.BAR": 1}, "FOO.BAR is not a key"),
+        ({"INPUT": 1}, "INPUT is not a key"),
+        ({"MODEL.PIXEL_MEAN": "x"}, "MODEL.PIXEL_MEAN cannot be 'x'"),
+        ({"MODEL.PIXEL_MEAN": [1.0, "x", 2.0]}, "MODEL.PIXEL_MEAN cannot be"),
+        ({"MODEL.RESNETS.STRIDE_IN_1X1": 0}, "MODEL.RESNETS.STRIDE_IN_1X1 cannot be 0"),
+        ({"INPUT.FORMAT": None}, "INPUT.FORMAT cannot be None"),
+    ],
+)
+def test_settings_of_another_form_are_refused(settings, message):
+    with pytest.raises(UserError, match=message):
+        apply_settings(default_config(), Init("x", settings=settings), {})

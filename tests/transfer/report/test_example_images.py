@@ -1,0 +1,102 @@
+"""Sections made from stored detections: error types and example images of a small data set with real pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from transfer.comparison.gap import compare
+from transfer.data.catalog import get_dataset
+from transfer.evaluate import evaluate
+from transfer.evaluate.detections import Detections
+from transfer.records.run import find_runs
+from transfer.report.detection_sections import CACHE, detection_sections, run_error_types
+from transfer.report.example_images import most_different
+
+IMAGES = 4
+BOX = [8.0, 8.0, 28.0, 28.0]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> str:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    images, annotations = [], []
+    for i in range(IMAGES):
+        Image.fromarray(np.full((48, 64, 3), 40 * i, dtype=np.uint8)).save(folder / f"{i}.png")
+        images.append({"id": i + 1, "width": 64, "height": 48, "file_name": f"{i}.png"})
+        row = {"id": i + 1, "image_id": i + 1, "category_id": i % 2 + 1, "iscrowd": 0, "area": 400.0}
+        annotations.append({**row, "bbox": [8.0, 8.0, 20.0, 20.0]})
+    categories = [{"id": 1, "name": "cat"}, {"id": 2, "name": "<dog>"}]
+    (folder / "t.json").write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return f"coco:{folder / 't.json'}:{folder}"
+
+
+@pytest.fixture
+def tables(dataset: str, store) -> list:
+    spec = get_dataset(dataset)
+    sets = {"train": [], "test": [{"name": dataset, "sha256": spec.sha256(), "images": IMAGES}]}
+    found = {"supervised": [0], "moco": [0, 1, 3]}
+    for init, which in found.items():
+        boxes = np.array([BOX] * len(which))
+        detections = Detections([1, 2, 3, 4], which, [i % 2 for i in which], boxes, [0.9 - 0.1 * i for i in which])
+        for seed in (0, 1):
+            metrics = evaluate(spec, detections, evaluator="official")[0]
+            files = ["detections_0.npz"]
+            root = store(init=init, seed=seed, metrics=metrics, datasets=sets, detections=files)
+            detections.save(root / "toy" / init / f"seed{seed}" / "detections_0.npz")
+    return compare(list(find_runs(root)), {"supervised": "supervised"})
+
+
+def test_error_types_and_examples_are_shown(tables: list) -> None:
+    text = detection_sections(tables)["toy"]
+    assert "Error types" in text
+    assert re.search(r"missed.*<span class=\"ahead\">\(-\d", text)  # fewer missed objects are better
+    pictures = re.findall(r'alt="([^"]*)" src="data:image/jpeg;base64,([^"]*)"', text)
+    assert len(pictures) == 2 * 3  # two images differ; truth and two initialisations each
+    assert {alt.split(":")[0] for alt, _ in pictures} == {"ground truth", "supervised", "moco"}
+    assert any(alt == "moco: &lt;dog&gt; 0.80" for alt, _ in pictures)
+    assert "supervised: nothing" in {alt for alt, _ in pictures}
+    assert Image.open(io.BytesIO(base64.b64decode(pictures[0][1]))).size == (320, 240)
+    assert "+" in text
+    assert "AP75 asks for better boxes" in text
+
+
+def test_a_report_can_do_without_the_pictures(tables: list) -> None:
+    text = detection_sections(tables, examples=False)["toy"]
+    assert "Error types" in text
+    assert "<img" not in text
+
+
+def test_error_types_are_kept_until_something_changes(tables: list) -> None:
+    run = next(run for run in tables[0].runs if run.init == "moco")
+    first = run_error_types(run)
+    path = run.folder / CACHE
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps({**kept, "AP50": -1}))
+    assert run_error_types(run)["AP50"] == -1
+    Detections([1, 2, 3, 4], [], [], np.zeros((0, 4)), []).save(run.folder / "detections_0.npz")
+    assert run_error_types(run)["weight"]["missed"] != first["weight"]["missed"]
+    Detections([7, 8], [], [], np.zeros((0, 4)), []).save(run.folder / "detections_0.npz")
+    assert run_error_types(run) == "stored detections are of other images"
+
+
+def test_missing_pictures_leave_the_numbers(tables: list, dataset: str) -> None:
+    for path in Path(dataset.split(":")[2]).glob("*.png"):
+        path.write_bytes(b"not a picture")
+    text = detection_sections(tables)["toy"]
+    assert "Error types" in text
+    assert "<img" not in text
+
+
+def test_images_without_a_difference_are_no_examples(dataset: str) -> None:
+    records = {record["image_id"]: record for record in get_dataset(dataset).records()}
+    same = Detections([1, 2, 3, 4], [0], [0], np.array([BOX]), [0.9])
+    assert most_different(records, {"a": same, "b": same}) == []

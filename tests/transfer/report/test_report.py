@@ -1,0 +1,334 @@
+"""The report: every number of the page is gap.csv's, nothing is fetched, big stores stay quick and small."""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import re
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from benchmarks.report import INITS, write_store
+from tests.transfer.report.browser import Browser
+from transfer.comparison.curves import by_schedule, crossings, mean_curve
+from transfer.comparison.gap import compare
+from transfer.records.run import find_runs
+from transfer.report.charts import LEFT, LETTER, shortened
+from transfer.report.files import Report, write_report
+from transfer.report.tables import number, records, summary
+
+REFERENCES = {"supervised": "supervised", "random": "random"}
+VOID = {"meta", "link", "img", "br", "line", "circle", "rect", "polygon", "polyline", "path"}
+
+
+class Page(html.parser.HTMLParser):
+    """Checks nesting and collects what the tests ask about."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict]] = []
+        self.csv_cells: list[tuple[str, str]] = []
+        self._cell: str | None = None
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+        self._cell = dict(attrs).get("data-csv") or self._cell
+
+    def handle_startendtag(self, tag: str, attrs: list) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._cell:
+            self.csv_cells.append((self._cell, data))
+            self._cell = None
+
+
+@pytest.fixture
+def report(tmp_path: Path) -> dict[str, Path]:
+    write_store(tmp_path / "runs", 2, INITS, 3, classes=30)
+    tables = compare(list(find_runs(tmp_path / "runs")), REFERENCES)
+    return write_report(tmp_path / "out", tables, Report("toy", "python transfer/measure_gap.py plan.yaml"))
+
+
+def test_numbers_of_the_page_are_those_of_the_csv(report: dict[str, Path]) -> None:
+    rows = list(csv.DictReader(report["gap.csv"].open()))
+    page = Page(report["gap.html"].read_text())
+    assert len(page.csv_cells) > 300
+    for place, shown in page.csv_cells:
+        line, column = place.split(".", 1)
+        assert rows[int(line)][column] == shown
+    seen = {place for place, _ in page.csv_cells}
+    main = [i for i, row in enumerate(rows) if row["metric"] in ("AP", "AP50", "AP75")]
+    assert {f"{i}.mean" for i in main} <= seen
+    assert {f"{i}.vs_supervised" for i in main if rows[i]["vs_supervised"]} <= seen
+
+
+def test_csv_is_the_comparison(report: dict[str, Path], tmp_path: Path) -> None:
+    rows = {(r["config"], r["init"], r["task"], r["metric"]): r for r in csv.DictReader(report["gap.csv"].open())}
+    for table in compare(list(find_runs(tmp_path / "runs")), REFERENCES):
+        for row in table.rows:
+            record = rows[table.name, row.init, row.task, row.metric]
+            assert record["mean"] == number(row.mean)
+            for role, difference in row.differences.items():
+                assert record[f"vs_{role}"] == number(difference.mean, signed=True)
+                assert record[f"vs_{role}_verdict"] == difference.verdict
+
+
+def test_other_formats_have_the_same_numbers(report: dict[str, Path]) -> None:
+    rows = [r for r in csv.DictReader(report["gap.csv"].open()) if r["metric"] in ("AP", "AP50", "AP75")]
+    markdown, latex = report["gap.md"].read_text(), report["gap.tex"].read_text()
+    for row in rows:
+        assert f"{row['mean']} ± {row['std']}" in markdown
+        assert f"{row['mean']}\\,$\\pm$\\,{row['std']}" in latex
+        assert row["vs_supervised"] in latex
+    assert latex.count("\\toprule") == latex.count("\\bottomrule") == 2
+    assert "moco\\_v2" in latex
+
+
+def test_page_is_self_contained_and_accessible(report: dict[str, Path]) -> None:
+    text = report["gap.html"].read_text()
+    page = Page(text)
+    assert not re.search(r"(src|href)=.(https?:|//)|url\(|@import|<script|<iframe", text)
+    assert "default-src 'none'" in text
+    for tag, attrs in page.tags:
+        assert tag != "svg" or (attrs["role"] == "img" and attrs["aria-label"])
+        assert tag != "img" or attrs["alt"]
+        assert tag != "th" or attrs["scope"] in ("col", "row")
+        assert tag != "a" or attrs["href"].startswith("#")
+    tags = [tag for tag, _ in page.tags]
+    assert tags.count("table") == tags.count("caption") == tags.count("thead")
+    anchors = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    assert all(attrs["href"][1:] in anchors for tag, attrs in page.tags if tag == "a")
+    assert "python transfer/measure_gap.py plan.yaml" in text
+    assert text.index("box AP ahead of supervised") < text.index("<table")
+
+
+def test_one_run_prints_no_plus_minus(store: Callable[..., Path], tmp_path: Path) -> None:
+    store(init="supervised")
+    root = store(init="moco", metrics={"bbox": {"AP": 31.0}})
+    files = write_report(tmp_path / "out", compare(list(find_runs(root)), REFERENCES), Report("toy", "c"))
+    for path in files.values():
+        assert "±" not in path.read_text()
+        assert "\\pm" not in path.read_text()
+    assert "no interval, so no verdict" in files["gap.md"].read_text()
+
+
+def test_differences_at_the_floor_are_no_verdict(store: Callable[..., Path], tmp_path: Path) -> None:
+    for seed, noise in ((0, 0.001), (1, 0.002), (2, 0.003)):
+        for init, ap in (("supervised", 0.05), ("moco", 0.01)):
+            root = store(init=init, seed=seed, metrics={"bbox": {"AP": ap + noise}})
+    rows = records(compare(list(find_runs(root)), REFERENCES))
+    assert rows[0]["vs_supervised_verdict"] == "behind"  # in the same direction by the same amount each time
+    assert summary(rows) == ["Nothing was learned on toy: no initialisation reaches 0.1 box AP."]
+    root = store(init="moco", seed=3, metrics={"bbox": {"AP": 0.9}})
+    assert "moco is" in summary(records(compare(list(find_runs(root)), REFERENCES)))[0]
+
+
+def test_gaps_by_size_and_frequency(store: Callable[..., Path], tmp_path: Path) -> None:
+    names = ("AP", "APs", "APm", "APl", "APr", "APc", "APf", "AP-cat")
+    for seed in (0, 1):
+        for init, ap in (("supervised", 20.0), ("moco", 22.5)):
+            metrics = {"bbox": {name: ap + i + seed for i, name in enumerate(names)}}
+            root = store(init=init, seed=seed, metrics=metrics)
+    files = write_report(tmp_path / "out", compare(list(find_runs(root)), REFERENCES), Report("toy", "c"))
+    rows = {(r["init"], r["metric"]): r for r in csv.DictReader(files["gap.csv"].open())}
+    assert {rows["moco", name]["vs_supervised"] for name in names} == {"+2.50"}
+    text = files["gap.html"].read_text()
+    assert all(
+        f"moco, box {name}" in text and f"| moco | box {name} |" in files["gap.md"].read_text() for name in names[:7]
+    )
+    assert ">cat<" in text  # in the plot of classes
+
+
+def test_allowed_differences_are_shown_in_red(store: Callable[..., Path], tmp_path: Path) -> None:
+    store(init="supervised", flat={"INPUT.FORMAT": "BGR"})
+    root = store(init="moco")
+    tables = compare(list(find_runs(root)), REFERENCES, allow=["INPUT.FORMAT"])
+    files = write_report(tmp_path / "out", tables, Report("toy", "c"))
+    text = files["gap.html"].read_text()
+    assert text.index('class="alarm"') < text.index("<table")
+    assert "**Not like for like on toy: INPUT.FORMAT** (moco: RGB, supervised: BGR)" in files["gap.md"].read_text()
+
+
+def test_hostile_names_are_text(store: Callable[..., Path], tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>"
+    store(init="supervised", metrics={"bbox": {"AP": 1.0, f"AP-{evil}": 2.0}})
+    root = store(init="moco", metrics={"bbox": {"AP": 2.0, f"AP-{evil}": 3.0}})
+    store(init="bank", seed=1, status="failed", error=evil)
+    text = write_report(tmp_path / "out", compare(list(find_runs(root)), REFERENCES), Report(evil, evil))["gap.html"]
+    Page(text.read_text())
+    assert "<script" not in text.read_text()
+
+
+def test_curves_and_crossings(store: Callable[..., Path]) -> None:
+    def history(*values: float) -> list:
+        return [{"iteration": 25 * (i + 1), "metrics": {"bbox": {"AP": v}}} for i, v in enumerate(values)]
+
+    for seed in (0, 1):
+        store(init="random", seed=seed, history=history(0.0, 10.0, 28.0), metrics={"bbox": {"AP": 40.0}})
+        root = store(init="moco", seed=seed, history=history(20.0, 24.0, 26.0), metrics={"bbox": {"AP": 27.0 + seed}})
+    runs = list(find_runs(root))
+    curves = {i: mean_curve([r for r in runs if r.init == i], "bbox", "AP") for i in ("random", "moco")}
+    assert curves["moco"] == [(25.0, 20.0), (50.0, 24.0), (75.0, 26.0), (100.0, 27.5)]
+    (crossing,) = crossings(curves)
+    assert (crossing.winner, crossing.loser) == ("random", "moco")
+    assert crossing.iteration == pytest.approx(50 + 25 * 14 / 16)
+
+
+def test_schedules_of_different_lengths_are_set_side_by_side(store: Callable[..., Path], tmp_path: Path) -> None:
+    for length, gaps in ((100, {"random": 10.0, "supervised": 30.0, "moco": 29.0}), (200, {"random": 28.0})):
+        for init, ap in {"supervised": 31.0, "moco": 33.0, **gaps}.items():
+            for seed in (0, 1):
+                flat = {"SOLVER.MAX_ITER": length, "SOLVER.STEPS": [length // 2]}
+                metrics = {"bbox": {"AP": ap + seed}}
+                root = store(init=init, seed=seed, config=f"toy{length}", flat=flat, iterations=length, metrics=metrics)
+    store(init="moco", config="other_data", flat={"DATASETS.TEST": ["else"]}, iterations=300)
+    tables = compare(list(find_runs(root)), REFERENCES)
+    assert [[*group] for group in by_schedule(tables)] == [[100, 200]]
+    text = write_report(tmp_path / "out", tables, Report("toy", "c"))["gap.html"].read_text()
+    section = text[text.index('<h2 id="schedules">') :]
+    assert '<th scope="col">100 iterations</th><th scope="col">200 iterations</th>' in section
+    assert "moco overtakes supervised at about 133 iterations." in section
+    assert "other_data" not in section[: section.index("</section>")]
+    assert "schedules" not in write_report(tmp_path, tables[:1], Report("toy", "c"))["gap.html"].read_text()
+
+
+def test_folder_of_runs_by_command_line(store: Callable[..., Path], run_cli) -> None:
+    store(init="random", metrics={"bbox": {"AP": 20.0}})
+    store(init="supervised")
+    root = store(init="moco", metrics={"bbox": {"AP": 33.0}})
+    done = run_cli(["transfer/measure_gap.py", str(root), "--published"], check=0)
+    assert "33.00 (+3.00)" in done.stdout
+    assert "No published row has this protocol" in (root / "gap.html").read_text()
+    store(init="moco", flat={"SOLVER.MAX_ITER": 5})
+    before = (root / "gap.csv").read_text()
+    failed = run_cli(["transfer/measure_gap.py", str(root)], check=2)
+    assert "SOLVER.MAX_ITER" in failed.stderr
+    assert failed.stderr.count("\n") == 1
+    assert (root / "gap.csv").read_text() == before
+    run_cli(["transfer/measure_gap.py", str(root), "--allow", "SOLVER.MAX_ITER"], check=0)
+    assert "**Not like for like on toy: SOLVER.MAX_ITER**" in (root / "gap.md").read_text()
+    ignored = run_cli(["transfer/measure_gap.py", str(root), "--dry-run"], check=2)
+    assert ignored.stderr.startswith("error: --dry-run has no meaning")
+
+
+@pytest.mark.slow
+def test_two_thousand_runs(tmp_path: Path, run_cli) -> None:
+    assert write_store(tmp_path / "runs", 80, INITS, 5) == 2000
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    run_cli(["transfer/measure_gap.py", str(tmp_path / "runs")], check=0)
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 20  # wall time depends on who else runs
+    assert (tmp_path / "runs" / "gap.html").stat().st_size < 5e6
+
+
+OPEN_ALL = "document.querySelectorAll('details').forEach(d => d.open = true)"
+OUTSIDE = """(() => {  // text that its picture cuts off, and what is wider than the page without scrolling by itself
+  const cut = [...document.querySelectorAll('svg')].flatMap(s => { const box = s.getBoundingClientRect();
+    return [...s.querySelectorAll('text')].filter(t => { const r = t.getBoundingClientRect();
+      return r.left < box.left - 1 || r.right > box.right + 1 }).map(t => t.textContent) });
+  const wide = [...document.querySelectorAll('body *')].filter(e => !e.closest('.scroll, pre') &&
+    e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName);
+  return [...cut, ...wide] })()"""
+OVERLAPPING = """[...document.querySelectorAll('svg')].flatMap(s => { const t = [...s.querySelectorAll('text')];
+  const r = t.map(e => e.getBoundingClientRect());
+  return t.flatMap((e, i) => t.slice(i + 1).filter((f, k) => { const a = r[i], b = r[i + 1 + k];
+    return Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
+      Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4 }).map(f => e.textContent + '/' + f.textContent)) })"""
+FAINT = """(() => {  // text whose contrast to its ground is below 4.5 (WCAG 2.1, 1.4.3)
+  const part = v => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4 };
+  const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number);
+    return 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b) };
+  const ground = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
+    if (c !== 'rgba(0, 0, 0, 0)') return c } return 'rgb(255, 255, 255)' };
+  const seen = [...document.querySelectorAll('body *')].filter(e => e.tagName !== 'title' &&
+    [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()));
+  return seen.filter(e => { const style = getComputedStyle(e), a = light(e.closest('svg') ? style.fill : style.color);
+    const b = light(ground(e)); return (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05) < 4.5 })
+    .map(e => e.tagName + ' ' + e.className + ' ' + e.textContent.slice(0, 30)) })()"""
+FOCUSED = "document.activeElement.tagName + ' ' + getComputedStyle(document.activeElement).outlineStyle"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+def test_in_a_browser(tmp_path: Path) -> None:
+    """Three widths, light and dark: nothing logged, nothing asked for, nothing cut off or too faint to read."""
+    inits = (*INITS, "memory_bank_65536_temperature_0.07", "memory_bank_65536_temperature_0.20")
+    write_store(tmp_path / "runs", 2, inits, 3, classes=30)
+    tables = compare(list(find_runs(tmp_path / "runs")), REFERENCES)
+    report = Report("toy", "python transfer/measure_gap.py plan.yaml", limits="Toy runs.", plan="name: toy\n")
+    page = write_report(tmp_path / "out", tables, report)["gap.html"]
+    with Browser(tmp_path / "profile") as browser:
+        for width in (360, 820, 1400):
+            for scheme in ("light", "dark"):
+                browser.open(page, width, scheme)
+                browser.evaluate(OPEN_ALL)
+                assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+                assert browser.evaluate(OUTSIDE) == []
+                assert browser.evaluate(OVERLAPPING) == []
+                assert browser.evaluate(FAINT) == []
+        browser.tab()
+        assert browser.evaluate("document.activeElement.getAttribute('href')") == "#main"
+        for _ in range(8):
+            browser.tab()
+            assert browser.evaluate(FOCUSED).endswith("solid")
+        assert browser.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+        dark = {"name": "prefers-color-scheme", "value": "dark"}
+        browser.call("Emulation.setEmulatedMedia", media="print", features=[dark])
+        assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert browser.evaluate(FAINT) == []
+        assert browser.pdf().startswith(b"%PDF")
+    said = [e for e in browser.events if e.get("method") in ("Runtime.consoleAPICalled", "Log.entryAdded")]
+    assert said + [e for e in browser.events if e.get("method") == "Runtime.exceptionThrown"] == []
+    asked = {e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"}
+    assert {url for url in asked if not url.startswith("data:")} == {page.resolve().as_uri()}
+
+
+def test_figures_are_pictures_of_their_own(tmp_path: Path, run_cli) -> None:
+    write_store(tmp_path / "runs", 2, INITS, 3, classes=5)
+    run_cli(["transfer/measure_gap.py", str(tmp_path / "runs"), "--figures"], check=0)
+    drawn = sorted((tmp_path / "runs" / "figures").iterdir())
+    assert len(drawn) == (tmp_path / "runs" / "gap.html").read_text().count("<svg ") == 2 * 4
+    for path in drawn:
+        assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+    assert drawn[0].name == "config0-AP_against_iterations_mean_over_seeds.svg"
+
+
+def test_long_names_stay_apart_in_pictures() -> None:
+    names = [f"memory_bank_65536_temperature_0.{k:02d}" for k in range(20)]
+    assert len({shortened(name) for name in names}) == len(names)
+    assert all(len(shortened(name)) * LETTER <= LEFT for name in names)
+    assert shortened("moco_v2") == "moco_v2"
+
+
+def test_summary_then_limits_then_the_other_comparisons(tmp_path: Path) -> None:
+    write_store(tmp_path / "runs", 2, INITS, 3, classes=3)
+    tables = compare(list(find_runs(tmp_path / "runs")), REFERENCES)
+    text = write_report(tmp_path / "out", tables, Report("toy", "c", limits="Toy runs."))["gap.html"].read_text()
+    said = summary(records(tables))
+    assert all(" supervised on " in sentence for sentence in said[:6])  # both configs, before any against random
+    assert all(sentence in text for sentence in said)
+    head = text[text.index("<h1>") : text.index("<nav")]
+    assert head.index(said[0]) < head.index("Toy runs.") < head.index(said[1]) < head.index("more comparisons")
+
+
+def test_random_does_not_set_the_scale_of_the_others(report: dict[str, Path]) -> None:
+    text = report["gap.html"].read_text()
+    start = text.index("Differences to supervised")
+    picture = text[start : text.index("</svg>", start)]
+    assert ">moco_v2<" in picture
+    assert ">random<" not in picture
+    assert "random, box AP" in text  # the table has it

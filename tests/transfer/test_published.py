@@ -1,0 +1,158 @@
+"""Published numbers: the MoCo paper's tables come out with the paper's own brackets."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from transfer.comparison.gap import compare
+from transfer.literature.rows import FILE, Protocol, grouped, load, matching, protocol_of, select, shown_gap
+from transfer.published import moco_table, text_table
+from transfer.records.run import find_runs, read_run
+from transfer.report.published_section import published_section
+
+# (table, initialisation, pretraining data) -> cells as printed in arXiv 1911.05722v3
+TABLE_2 = {
+    ("2a", "random", None): ["64.4", "37.9", "38.6"],
+    ("2a", "supervised", "IN-1M"): ["81.4", "54.0", "59.1"],
+    ("2a", "MoCo v1", "IN-1M"): ["81.1 (-0.3)", "54.6 (+0.6)", "59.9 (+0.8)"],
+    ("2a", "MoCo v1", "IG-1B"): ["81.6 (+0.2)", "55.5 (+1.5)", "61.2 (+2.1)"],
+    ("2b", "random", None): ["60.2", "33.8", "33.1"],
+    ("2b", "supervised", "IN-1M"): ["81.3", "53.5", "58.8"],
+    ("2b", "MoCo v1", "IN-1M"): ["81.5 (+0.2)", "55.9 (+2.4)", "62.6 (+3.8)"],
+    ("2b", "MoCo v1", "IG-1B"): ["82.2 (+0.9)", "57.2 (+3.7)", "63.7 (+4.9)"],
+}
+TABLE_3 = {
+    "end-to-end": ["79.2", "52.0", "56.6", "80.4", "54.6", "60.3"],
+    "memory bank": ["79.8", "52.9", "57.9", "80.6", "54.9", "60.6"],
+    "MoCo v1": ["81.1", "54.6", "59.9", "81.5", "55.9", "62.6"],
+}
+TABLE_5 = {
+    "5a": {
+        "IN-1M": ["38.5 (-0.4)", "58.9 (-0.7)", "42.0 (-0.7)", "35.1 (-0.3)", "55.9 (-0.6)", "37.7 (-0.4)"],
+        "IG-1B": ["38.9 (0.0)", "59.4 (-0.2)", "42.3 (-0.4)", "35.4 (0.0)", "56.5 (0.0)", "37.9 (-0.2)"],
+    },
+    "5b": {
+        "IN-1M": ["40.8 (+0.2)", "61.6 (+0.3)", "44.7 (+0.3)", "36.9 (+0.1)", "58.4 (+0.3)", "39.7 (+0.2)"],
+        "IG-1B": ["41.1 (+0.5)", "61.8 (+0.5)", "45.1 (+0.7)", "37.4 (+0.6)", "59.1 (+1.0)", "40.2 (+0.7)"],
+    },
+    "5c": {
+        "IN-1M": ["38.5 (+0.3)", "58.3 (+0.1)", "41.6 (+0.4)", "33.6 (+0.3)", "54.8 (+0.1)", "35.6 (+0.4)"],
+        "IG-1B": ["39.1 (+0.9)", "58.7 (+0.5)", "42.2 (+1.0)", "34.1 (+0.8)", "55.4 (+0.7)", "36.4 (+1.2)"],
+    },
+    "5d": {
+        "IN-1M": ["40.7 (+0.7)", "60.5 (+0.6)", "44.1 (+1.0)", "35.4 (+0.7)", "57.3 (+0.8)", "37.6 (+0.7)"],
+        "IG-1B": ["41.1 (+1.1)", "60.7 (+0.8)", "44.8 (+1.7)", "35.6 (+0.9)", "57.4 (+0.9)", "38.1 (+1.2)"],
+    },
+}
+LVIS = {
+    "IN-1M": ["24.1 (-0.3)", "37.4 (-0.4)", "25.5 (-0.3)"],
+    "IG-1B": ["24.9 (+0.5)", "38.2 (+0.4)", "26.4 (+0.6)"],
+}
+
+
+def cells(group, row, metrics=None) -> list[str]:
+    names = metrics or group.metrics
+    return [f"{row['metrics'][m]} {shown_gap(group.gap(row, m))}".strip() for m in names]
+
+
+def test_table_2() -> None:
+    seen = {}
+    for name in ("2a", "2b"):
+        (group,) = grouped(moco_table(name))
+        for row in group.rows:
+            seen[name, row["init"], row.get("pretrain_data")] = cells(group, row, ["AP50", "AP", "AP75"])
+    assert seen == TABLE_2
+
+
+def test_table_3() -> None:
+    groups = sorted(grouped(moco_table("3")), key=lambda group: "dilated" not in group.detector)
+    assert [group.detector for group in groups] == ["Faster R-CNN R50-dilated-C5", "Faster R-CNN R50-C4"]
+    seen: dict[str, list[str]] = {}
+    for group in groups:
+        for row in group.rows:
+            seen.setdefault(row["init"], []).extend(cells(group, row, ["AP50", "AP", "AP75"]))
+    assert seen == TABLE_3
+
+
+@pytest.mark.parametrize("name", TABLE_5)
+def test_table_5(name: str) -> None:
+    (group,) = grouped(select(load(), paper="MoCo v1", source=f"Table {name}"))
+    seen = {row["pretrain_data"]: cells(group, row) for row in group.rows if row["init"] == "MoCo v1"}
+    assert seen == TABLE_5[name]
+
+
+def test_lvis_rows_of_table_6() -> None:
+    (group,) = grouped(select(load(), task="lvis", paper="MoCo v1", source="Table 6"))
+    assert {row["pretrain_data"]: cells(group, row) for row in group.rows if row["init"] == "MoCo v1"} == LVIS
+
+
+def test_every_record_says_where_it_is_from() -> None:
+    assert len(load()) == 475
+    assert all(r["source"] and r["verification"] and r["protocol"] and r["metrics"] for r in load())
+    assert json.loads(FILE.read_text()) == list(load())
+
+
+def test_rows_of_other_protocols_never_share_a_table() -> None:
+    for group in grouped(load()):
+        assert {(r["protocol"], r["detector"], r["schedule"], r["dataset"]) for r in group.rows} == {
+            (group.protocol, group.detector, group.schedule, group.dataset)
+        }
+        assert text_table(group).splitlines()[1].endswith(f"protocol: {group.protocol}")
+
+
+def test_own_runs_are_matched_by_protocol(store) -> None:
+    flat = {
+        "DATASETS.TRAIN": ["voc_2007_trainval", "voc_2012_trainval"],
+        "DATASETS.TEST": ["voc_2007_test"],
+        "MODEL.BACKBONE.NAME": "build_resnet_backbone",
+        "MODEL.BACKBONE.FREEZE_AT": 0,
+        "MODEL.RESNETS.DEPTH": 50,
+        "MODEL.RESNETS.NORM": "SyncBN",
+        "MODEL.RESNETS.RES5_DILATION": 1,
+        "MODEL.MASK_ON": False,
+        "SOLVER.IMS_PER_BATCH": 16,
+        "TEST.PRECISE_BN.ENABLED": True,
+    }
+    root = store(init="moco", flat=flat, iterations=24000)
+    own = protocol_of(read_run(root / "toy" / "moco" / "seed0").record)
+    exact, _ = matching(load(), own)
+    assert [(g.dataset[:8], g.detector, g.schedule, g.protocol) for g in exact] == [
+        ("VOC07+12", "Faster R-CNN R50-C4", "24k", "moco")
+    ]
+    other = Protocol(own.dataset, "Faster R-CNN R18-C4", own.schedule, own.heads)
+    exact, nearest = matching(load(), other)
+    assert exact == []
+    assert any(
+        differs == ["detector (Faster R-CNN R18-C4 here, Faster R-CNN R50-C4 published)"] for _, differs in nearest
+    )
+
+
+def test_command_line(run_cli) -> None:
+    done = run_cli(["transfer/published.py", "--task", "voc", "--detector", "R50-C4"], check=0)
+    assert "MoCo v1 IN-1M, 200 ep" in done.stdout
+    assert "55.9 (+2.4)" in done.stdout
+    assert "no published record" in run_cli(["transfer/published.py", "--detector", "R7"], check=2).stderr
+    assert run_cli(["transfer/published.py", "--task", "nonsense"]).returncode == 2
+
+
+def test_published_initialisations_of_a_plan_choose_the_rows(store) -> None:
+    flat = {
+        "DATASETS.TRAIN": ["coco_2017_train"],
+        "DATASETS.TEST": ["coco_2017_val"],
+        "MODEL.BACKBONE.NAME": "build_resnet_fpn_backbone",
+        "MODEL.BACKBONE.FREEZE_AT": 0,
+        "MODEL.RESNETS.DEPTH": 50,
+        "MODEL.RESNETS.NORM": "SyncBN",
+        "MODEL.MASK_ON": True,
+        "SOLVER.IMS_PER_BATCH": 16,
+        "TEST.PRECISE_BN.ENABLED": True,
+    }
+    root = store(init="moco", flat=flat, iterations=90000)
+    tables = compare(list(find_runs(root)), {})
+    body = published_section(tables, [{"init": "MoCo v1", "pretrain_data": "IG-1B"}]).body
+    assert "MoCo v1 IG-1B" in body
+    assert "38.9 (0.0)" in body
+    assert "MoCo v1 IN-1M" not in body
+    assert "DetCo" in published_section(tables).body

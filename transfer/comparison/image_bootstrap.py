@@ -1,0 +1,82 @@
+"""An interval for one seed: both initialisations scored on the same resampled test images, from stored detections."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from runtime.errors import UserError
+from transfer.comparison.intervals import Interval, percentile_interval, resamples
+from transfer.data.catalog import get_dataset
+from transfer.evaluate.detections import Detections
+from transfer.evaluate.match_tables import METRICS, match_table
+from transfer.records.run import Run
+
+TOLERANCE = 0.05  # AP points by which stored detections may miss the recorded AP (VOC files round scores and boxes)
+
+
+class ImageBootstrap:
+    """Callable for ``gap.compare``: (run, reference run, task, metric) -> paired percentile interval over images.
+
+    Replicates of one run are computed once and paired by draw, so comparing many initialisations costs one evaluation
+    each. It says how much the test images matter, not how much another seed would.
+    """
+
+    def __init__(self, replicates: int = 1000, seed: int = 0) -> None:
+        self._replicates = replicates
+        self._seed = seed
+        self._values: dict[tuple[str, str], np.ndarray | str] = {}
+
+    def __call__(self, run: Run, reference: Run, task: str, metric: str) -> Interval:
+        """The interval, or one without bounds whose method says why there is none."""
+        if metric not in METRICS:
+            return Interval(None, None, "none (n=1)")
+        own, other = self._replicate(run, task), self._replicate(reference, task)
+        if isinstance(own, str) or isinstance(other, str):
+            return Interval(None, None, f"none (n=1; {own if isinstance(own, str) else other})")
+        column = METRICS.index(metric)
+        differences = own[:, column] - other[:, column]
+        differences = differences[~np.isnan(differences)]
+        if len(differences) < self._replicates / 2:
+            return Interval(None, None, "none (n=1; undefined on most resamples)")
+        low, high = percentile_interval(differences)
+        return Interval(low, high, f"paired bootstrap over images, {self._replicates} replicates")
+
+    def _replicate(self, run: Run, task: str) -> np.ndarray | str:
+        key = (str(run.folder), task)
+        if key not in self._values:
+            self._values[key] = self._compute(run, task)
+        return self._values[key]
+
+    def _compute(self, run: Run, task: str) -> np.ndarray | str:
+        """float[replicates x 3] of AP, AP50, AP75; or why there is none."""
+        loaded = load_detections(run)
+        if isinstance(loaded, str):
+            return loaded
+        spec, detections = loaded
+        if not len(detections):
+            return "no detection stored"
+        table = match_table(spec, detections, task)
+        if table is None:
+            return f"not defined for {spec.evaluator}"
+        whole = table.ap(np.ones(table.images, dtype=np.int64))["AP"]
+        if not math.isclose(whole, run.metrics.get((task, "AP"), math.nan), abs_tol=TOLERANCE):
+            return "stored detections do not give the recorded AP"
+        draws = resamples(table.images, self._replicates, self._seed)
+        counts = (np.bincount(draw, minlength=table.images) for draw in draws)
+        return np.array([[table.ap(count)[m] for m in METRICS] for count in counts])
+
+
+def load_detections(run: Run) -> tuple | str:
+    """(DatasetSpec, Detections) of a run's first test set with image ids in file order, or why they cannot be used."""
+    if run.detections is None:
+        return "no stored detections"
+    described = run.record["datasets"]["test"][0]
+    try:
+        spec = get_dataset(described["name"])
+        if spec.sha256() != described["sha256"]:
+            return f"data set {described['name']} has changed since"
+        return spec, Detections.load(run.detections)
+    except UserError as error:
+        return str(error).split(";")[0].split(".")[0]

@@ -1,0 +1,204 @@
+"""Configuration: Detectron2's schema on fvcore's CfgNode, read from safe YAML only.
+
+A config is a YAML file with keys of `config_defaults.KEYS` and an optional ``_BASE_`` (a relative path, or a list of
+them). Unknown keys, duplicate keys, Python tags and addresses as bases are errors that name the file and the key.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from fvcore.common.config import CfgNode
+
+from runtime.errors import UserError
+from runtime.repository import REPOSITORY
+from runtime.strict_yaml import YAML_ERRORS, StrictLoader
+from transfer.config.schema import KEYS, OWN_PREFIX
+
+CONFIG_FOLDER = REPOSITORY / "configs"
+BASE_KEY = "_BASE_"
+# keys that say where a run comes from and goes to; they are not part of what the run measures
+RUN_KEYS = ("MODEL.WEIGHTS", "SEED", "OUTPUT_DIR")
+
+
+def default_config() -> CfgNode:
+    """The whole tree of keys at their defaults, not frozen."""
+    tree: dict[str, Any] = {}
+    for name, key in KEYS.items():
+        node = tree
+        *parents, leaf = name.split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[leaf] = copy.deepcopy(key.default)
+    return CfgNode(tree)
+
+
+def resolve_config(name: str | Path) -> Path:
+    """The file of a config: a path as it is, a bare name (with or without .yaml) in ``configs/``."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if path.name == str(name):
+        for candidate in (CONFIG_FOLDER / path.name, CONFIG_FOLDER / f"{path.name}.yaml"):
+            if candidate.is_file():
+                return candidate
+        known = sorted(p.name for p in CONFIG_FOLDER.glob("*.yaml"))
+        raise UserError(f"config {name}: no such file, and not one of {CONFIG_FOLDER}{_suggestion(path.name, known)}")
+    raise UserError(f"config {name}: no such file")
+
+
+def load_config(name: str | Path, opts: Sequence[str] = ()) -> CfgNode:
+    """The defaults, overridden by a config file and its bases, then by ``opts`` (KEY VALUE KEY VALUE ...).
+
+    Values in ``opts`` are Python literals or plain strings. Not frozen: the caller freezes it. Raises UserError for a
+    file that does not exist or is not safe YAML, an unknown key and a value of the wrong type.
+    """
+    file = resolve_config(name)
+    cfg = default_config()
+    written = _read_yaml_with_bases(file, ())
+    for key, _ in _leaves(written):
+        _check_known(key, f"config {file}")
+    try:
+        cfg.merge_from_other_cfg(CfgNode(written))
+    except (ValueError, KeyError, AssertionError) as error:
+        raise UserError(f"config {file}: {_first_line(error)}") from error
+    if KEYS["VERSION"].default != cfg.VERSION:
+        raise UserError(f"config {file}: VERSION {cfg.VERSION} is an older schema; convert the file to VERSION 2")
+    merge_opts(cfg, opts)
+    return cfg
+
+
+def merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
+    """Override keys of ``cfg`` in place by command-line pairs; raises UserError naming the key at fault."""
+    if flags := [word for word in opts if word.startswith("--")]:
+        raise UserError(f"{flags[0]} stands behind KEY VALUE options, which take all that follows; put it before them")
+    if len(opts) % 2:
+        raise UserError(f"options come in pairs KEY VALUE; the last one has no value: {opts[-1]}")
+    for key, value in zip(opts[::2], opts[1::2]):
+        _check_known(key, "command line")
+        try:
+            cfg.merge_from_list([key, value])
+        except (ValueError, KeyError, AssertionError, AttributeError) as error:
+            raise UserError(f"option {key} {value}: {_first_line(error)}") from error
+
+
+def explicit_keys(name: str | Path, opts: Sequence[str] = ()) -> dict[str, str]:
+    """Leaf keys that the file, its bases or ``opts`` set explicitly -> where ("config FILE" or "command line")."""
+    file = resolve_config(name)
+    where = {key: f"config {file.name}" for key, _ in _leaves(_read_yaml_with_bases(file, ()))}
+    where.update(dict.fromkeys(opts[::2], "command line"))
+    return where
+
+
+def flatten(cfg: CfgNode) -> dict[str, Any]:
+    """Leaf key -> value in JSON-able form (tuples become lists), in sorted order."""
+    return {key: json.loads(json.dumps(value)) for key, value in sorted(_leaves(cfg))}
+
+
+def recipe(cfg: CfgNode) -> dict[str, Any]:
+    """``flatten`` without RUN_KEYS: what two runs must share for their difference to mean anything."""
+    return {key: value for key, value in flatten(cfg).items() if key not in RUN_KEYS}
+
+
+def config_sha256(cfg: CfgNode) -> str:
+    """Digest of ``recipe``, independent of key order and of where defaults come from."""
+    return hashlib.sha256(json.dumps(recipe(cfg), sort_keys=True).encode()).hexdigest()
+
+
+def dump_config(cfg: CfgNode) -> str:
+    """YAML text that loads back to an equal config, in this project and, own keys at defaults, in Detectron2."""
+    tree = {section: value for section, value in cfg.items() if section != "VERSION"}
+    if not any(key.startswith(OWN_PREFIX) for key in changed_keys(cfg)):
+        tree.pop(OWN_PREFIX.rstrip("."), None)
+    return CfgNode({"VERSION": cfg.VERSION, **copy.deepcopy(tree)}).dump(sort_keys=False)
+
+
+def changed_keys(cfg: CfgNode) -> dict[str, Any]:
+    """Leaf keys whose value differs from the default."""
+    return {key: value for key, value in _leaves(cfg) if _plain(value) != _plain(KEYS[key].default)}
+
+
+def unsupported_keys(cfg: CfgNode, classes: str = "D") -> dict[str, Any]:
+    """Keys of the given classes (see `config_defaults`) that do not have their default; an engine refuses them."""
+    return {key: value for key, value in changed_keys(cfg).items() if KEYS[key].embedded in classes}
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _leaves(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _check_known(key: str, where: str) -> None:
+    if key in KEYS:
+        return
+    if any(known.startswith(f"{key}.") for known in KEYS):
+        raise UserError(f"{where}: {key} is a section, not a key; set the keys below it")
+    raise UserError(f"{where}: unknown key {key}{_suggestion(key, list(KEYS))}")
+
+
+def _suggestion(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error.args[0] if error.args else error).strip().split("\n")[0]
+    if "Type mismatch" in text:  # yacs wants the default's type: 1.0 and not 1, (640,) and not 640
+        text += " (write floats with a point, tuples with a comma)"
+    return text
+
+
+def _read_yaml_with_bases(file: Path, below: tuple[Path, ...]) -> dict[str, Any]:
+    if file.resolve() in below:
+        raise UserError(f"config {file}: its {BASE_KEY} chain comes back to itself")
+    written = _read_yaml(file)
+    bases = written.pop(BASE_KEY, [])
+    merged: dict[str, Any] = {}
+    for base in bases if isinstance(bases, list) else [bases]:
+        if not isinstance(base, str) or "://" in base:
+            raise UserError(f"config {file}: {BASE_KEY} must be a local file, not {base}")
+        path = file.parent / Path(base).expanduser()
+        if not path.is_file():
+            raise UserError(f"config {file}: its {BASE_KEY} {path} does not exist")
+        _merge_into(merged, _read_yaml_with_bases(path, (*below, file.resolve())), path)
+    _merge_into(merged, written, file)
+    return merged
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        written = yaml.load(file.read_text(encoding="utf-8"), Loader=StrictLoader)  # noqa: S506 (a SafeLoader)
+    except yaml.constructor.ConstructorError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise UserError(f"config {file}, line {line}: {error.problem}; only plain YAML is read") from error
+    except YAML_ERRORS as error:
+        raise UserError(f"config {file}: not YAML ({' '.join(str(error).split())})") from error
+    if written is None:
+        return {}
+    if not isinstance(written, dict):
+        raise UserError(f"config {file}: expected keys and values, found a {type(written).__name__}")
+    return written
+
+
+def _merge_into(target: dict[str, Any], source: dict[str, Any], file: Path) -> None:
+    for key, value in source.items():
+        if isinstance(value, dict) and key in target:
+            if not isinstance(target[key], dict):
+                raise UserError(f"config {file}: {key} is a section here and a value in its base")
+            _merge_into(target[key], value, file)
+        else:
+            target[key] = value

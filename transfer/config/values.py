@@ -1,0 +1,113 @@
+"""Values that would stop a run after it has begun: found in the config before anything is written, for both engines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from runtime.errors import UserError
+from runtime.logs import get_logger
+from transfer.config.schema import KEYS
+
+if TYPE_CHECKING:
+    pass
+
+log = get_logger("run")
+Values = Mapping[str, Any]  # leaf key -> value
+
+AT_LEAST_ONE = (
+    "SOLVER.MAX_ITER",
+    "SOLVER.IMS_PER_BATCH",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "INPUT.MAX_SIZE_TRAIN",
+    "MODEL.RPN.BATCH_SIZE_PER_IMAGE",
+    "MODEL.RPN.PRE_NMS_TOPK_TRAIN",
+    "MODEL.RPN.POST_NMS_TOPK_TRAIN",
+    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE",
+)
+ABOVE_ZERO = (
+    "SOLVER.BASE_LR",
+    "SOLVER.GAMMA",
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE",
+)
+NOT_NEGATIVE = (
+    "SOLVER.BASE_LR_END",
+    "SOLVER.WEIGHT_DECAY",
+    "SOLVER.WEIGHT_DECAY_NORM",
+    "SOLVER.WEIGHT_DECAY_BIAS",
+    "SOLVER.BIAS_LR_FACTOR",
+    "SOLVER.WARMUP_ITERS",
+    "SOLVER.WARMUP_FACTOR",
+    "SOLVER.REFERENCE_WORLD_SIZE",
+    "DATALOADER.REPEAT_THRESHOLD",
+    "MODEL.RPN.SMOOTH_L1_BETA",
+    "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA",
+    "TEST.EVAL_PERIOD",
+)
+SHARES = ("SOLVER.MOMENTUM", "MODEL.RPN.POSITIVE_FRACTION", "MODEL.ROI_HEADS.POSITIVE_FRACTION")
+TEST_AT_LEAST_ONE = (
+    "INPUT.MAX_SIZE_TEST",
+    "MODEL.ROI_HEADS.NUM_CLASSES",
+    "MODEL.RPN.PRE_NMS_TOPK_TEST",
+    "MODEL.RPN.POST_NMS_TOPK_TEST",
+)
+TEST_NOT_NEGATIVE = ("INPUT.MIN_SIZE_TEST", "DATALOADER.NUM_WORKERS", "MODEL.BACKBONE.FREEZE_AT")
+TEST_SHARES = ("MODEL.RPN.NMS_THRESH", "MODEL.ROI_HEADS.NMS_THRESH_TEST", "MODEL.ROI_HEADS.SCORE_THRESH_TEST")
+ONE, ZERO, POSITIVE, SHARE = "1 or more", "0 or more", "above 0", "between 0 and 1"
+TESTS: dict[str, Callable[[float], bool]] = {
+    ONE: lambda value: value >= 1,
+    ZERO: lambda value: value >= 0,
+    POSITIVE: lambda value: value > 0,
+    SHARE: lambda value: 0 <= value <= 1,
+}
+TO_TEST = {
+    **dict.fromkeys(TEST_AT_LEAST_ONE, ONE),
+    **dict.fromkeys(TEST_NOT_NEGATIVE, ZERO),
+    **dict.fromkeys(TEST_SHARES, SHARE),
+}
+TO_TRAIN = {
+    **dict.fromkeys(AT_LEAST_ONE, ONE),
+    **dict.fromkeys(ABOVE_ZERO, POSITIVE),
+    **dict.fromkeys(NOT_NEGATIVE, ZERO),
+    **dict.fromkeys(SHARES, SHARE),
+}
+
+
+def check_bounds(values: Values, *, train: bool) -> None:
+    """Raise UserError naming the first key whose value lies outside what any run could be made with."""
+    _check_finite(values)
+    _check_limits(values, {**TO_TEST, **(TO_TRAIN if train else {})})
+    _check_input(values, train)
+
+
+def _check_finite(values: Values) -> None:
+    for key, value in values.items():
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"{key} {value} is not a finite number")
+
+
+def _check_limits(values: Values, bounds: Mapping[str, str]) -> None:
+    for key, bound in bounds.items():
+        value = values[key]
+        if value is None and KEYS[key].default is None:
+            continue
+        if not isinstance(value, int | float) or isinstance(value, bool) or not TESTS[bound](value):
+            raise UserError(f"{key} {value} must be {bound}")
+
+
+def _check_input(values: Values, train: bool) -> None:
+    """Sizes of images and what their pixels are divided by."""
+    key = "INPUT.MIN_SIZE_TRAIN"
+    sizes = values[key] if isinstance(values[key], list) else [values[key]]
+    if train and not (sizes and all(isinstance(size, int) and size > 0 for size in sizes)):
+        raise UserError(f"{key} {tuple(sizes)} must hold at least one size, all above 0")
+    if train and values[f"{key}_SAMPLING"] == "range" and (len(sizes) != 2 or sizes[0] > sizes[1]):
+        raise UserError(f"{key} {tuple(sizes)} must be (low, high) when sampled as a range")
+    if values["TEST.AUG.ENABLED"] and not values["TEST.AUG.MIN_SIZES"]:
+        raise UserError("TEST.AUG.MIN_SIZES () must hold at least one size when TEST.AUG.ENABLED")
+    mean, std = values["MODEL.PIXEL_MEAN"], values["MODEL.PIXEL_STD"]
+    if len(mean) != len(std) or not mean or not all(s > 0 for s in std):
+        raise UserError(f"MODEL.PIXEL_STD {std} must hold a number above 0 for each of MODEL.PIXEL_MEAN {mean}")

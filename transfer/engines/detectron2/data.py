@@ -1,0 +1,125 @@
+"""Images for Detectron2: the shared loader's batches as its Instances, or its own loader where only that will do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from detectron2.data import (
+    DatasetCatalog,
+    DatasetMapper,
+    MetadataCatalog,
+    build_detection_test_loader,
+    build_detection_train_loader,
+)
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
+from torch.utils.data import get_worker_info
+
+from runtime.errors import UserError
+from runtime.stop import leave_signals_to_the_parent
+from transfer.data.catalog import get_dataset
+from transfer.engines.training.batches import TrainingFeed, build_test_feed
+
+Items = list[dict[str, Any]]
+
+
+def as_detectron2_items(batch: Sequence[dict[str, Any]]) -> Items:
+    """Items of the shared loader with their targets as Detectron2's Instances; others unchanged."""
+    items: Items = []
+    for item in batch:
+        if "instances" not in item:
+            items.append(dict(item))
+            continue
+        found = item["instances"]
+        instances = Instances(tuple(item["image"].shape[1:]))
+        instances.gt_boxes, instances.gt_classes = Boxes(found["boxes"]), found["classes"]
+        masks = found.get("masks")
+        if masks is not None:
+            instances.gt_masks = BitMasks(masks) if isinstance(masks, torch.Tensor) else PolygonMasks(masks)
+        items.append({**item, "instances": instances})
+    return items
+
+
+def needs_own_loader(cfg: Any) -> bool:
+    """Whether the config wants data that only Detectron2's loader makes; such runs resume, but not exactly."""
+    return bool(cfg.MODEL.KEYPOINT_ON or cfg.MODEL.LOAD_PROPOSALS or cfg.INPUT.CROP.ENABLED)
+
+
+class ResumableBatches:
+    """The training batches as Detectron2's trainer wants them: ``iter()`` starts at ``start``.
+
+    The shared loader plans Detectron2's own stream (order, sizes, flips) without its loader's hidden state, so that it
+    can be entered anywhere; Detectron2's sampler would begin again with the first epoch.
+    """
+
+    def __init__(self, feed: TrainingFeed) -> None:
+        self.feed, self.start, self.worker_seed = feed, 0, -1
+        self.last: Items = []
+
+    def __iter__(self) -> Iterator[Items]:
+        for batch in self.feed.batches(self.worker_seed, self.start):
+            self.last = as_detectron2_items(batch)
+            yield self.last
+
+
+class _MapperOfALastingWorker:
+    """Detectron2's mapper, in workers that outlive the signals to their run: its loader takes no ``worker_init_fn``."""
+
+    def __init__(self, mapper: DatasetMapper) -> None:
+        self._mapper, self._unprotected = mapper, True
+
+    def __call__(self, record: dict[str, Any]) -> Any:
+        if self._unprotected and get_worker_info() is not None:
+            leave_signals_to_the_parent()
+            self._unprotected = False
+        return self._mapper(record)
+
+
+def own_train_loader(cfg: Any) -> Any:
+    """Detectron2's training loader on the data sets of the shared catalog."""
+    register_datasets([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    return build_detection_train_loader(cfg, mapper=_MapperOfALastingWorker(DatasetMapper(cfg, is_train=True)))
+
+
+def test_batches(cfg: Any, dataset: str, rank: int, world: int) -> Any:
+    """One image at a time, this rank's share."""
+    if needs_own_loader(cfg):
+        register_datasets([dataset])
+        return build_detection_test_loader(cfg, dataset)
+    return build_test_feed(cfg, dataset, rank, world)
+
+
+def register_datasets(names: Sequence[str]) -> None:
+    """Give Detectron2's catalog the shared records under these names.
+
+    Built-in names that the shared catalog does not know (keypoints, panoptic) stay Detectron2's. The shared records
+    hold floats: Detectron2's reader keeps integers, whose resized coordinates it would then truncate.
+    """
+    for name in names:
+        try:
+            spec = get_dataset(name)
+        except UserError:
+            if name in DatasetCatalog.list():
+                continue
+            raise
+        if name in DatasetCatalog.list():
+            DatasetCatalog.remove(name)
+            MetadataCatalog.remove(name)
+        DatasetCatalog.register(name, lambda spec=spec: _with_box_modes(spec.records()))
+        metadata = MetadataCatalog.get(name)
+        metadata.set(thing_classes=list(spec.class_names), evaluator_type=spec.kind)
+        if points := spec.summary.keypoint_names:
+            metadata.set(keypoint_names=points, keypoint_flip_map=mirrored_pairs(points))
+
+
+def mirrored_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Keypoints that change places in a mirrored image: left_eye and right_eye."""
+    pairs = [(name, name.replace("left", "right")) for name in names if "left" in name]
+    return [pair for pair in pairs if pair[1] in names]
+
+
+def _with_box_modes(records: list[dict[str, Any]]) -> Items:
+    return [
+        {**r, "annotations": [{**a, "bbox_mode": BoxMode(a["bbox_mode"])} for a in r["annotations"]]} for r in records
+    ]

@@ -1,0 +1,46 @@
+"""Running a Detectron2 model over a data set."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pycocotools.mask as rle
+import torch
+from tqdm import tqdm
+
+from transfer.engines.detectron2.data import test_batches
+from transfer.engines.training.ranks import gather_objects, rank, rank_count
+from transfer.evaluate.detections import Detections
+
+
+@torch.no_grad()
+def detect_dataset(cfg: Any, model: torch.nn.Module, dataset: str) -> Detections:
+    """Detections of a whole data set on every rank; with TEST.AUG.ENABLED by Detectron2's test-time augmentation."""
+    training = model.training
+    model.eval()
+    network: Any = getattr(model, "module", model)
+    if cfg.TEST.AUG.ENABLED:
+        from detectron2.modeling import GeneralizedRCNNWithTTA
+
+        network = GeneralizedRCNNWithTTA(cfg, network)
+    loader = test_batches(cfg, dataset, rank(), rank_count())
+    results = []
+    for batch in tqdm(loader, desc=f"detect {dataset}"[:48], disable=True if rank() else None):
+        for item, output in zip(batch, network(batch)):
+            results.append((item["image_id"], *arrays(output["instances"].to("cpu"))))
+    model.train(training)
+    detections = Detections.from_images(itertools.chain.from_iterable(gather_objects(results)))
+    if cfg.MODEL.MASK_ON and detections.masks is None:
+        detections.masks = []
+    return detections
+
+
+def arrays(found: Any) -> tuple[Any, ...]:
+    """Boxes, scores, classes, run-length masks and, if there are any, keypoints n x K x 3 of an image's Instances."""
+    masks = None
+    if found.has("pred_masks"):
+        masks = [rle.encode(np.asfortranarray(mask.numpy().astype(np.uint8))) for mask in found.pred_masks]
+    points = [found.pred_keypoints.numpy()] if found.has("pred_keypoints") else []
+    return found.pred_boxes.tensor.numpy(), found.scores.numpy(), found.pred_classes.numpy(), masks, *points

@@ -1,0 +1,131 @@
+"""The engine around the real Detectron2. Only the files of this folder whose names begin with detectron2 import it."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from runtime.errors import UserError
+from runtime.seeds import seed_everything
+from runtime.stop import StopSignal
+from transfer.engines.protocol import AfterEval, TrainSummary
+from transfer.engines.training.checks import check_schedule
+from transfer.engines.training.device import choose_device, set_arithmetic
+from transfer.engines.training.ranks import rank, rank_count
+from transfer.engines.training.world_size import scale_to_processes
+
+if TYPE_CHECKING:
+    from transfer.evaluate.detections import Detections
+
+
+class Detectron2Engine:
+    """Detectron2's models, trainer and checkpointer on the shared data sets."""
+
+    name = "detectron2"
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the libraries that make the numbers."""
+        return {package: metadata.version(package) for package in ("detectron2", "torch", "torchvision", "fvcore")}
+
+    def check(self, cfg: Any) -> None:
+        """Raise UserError for this project's own keys and for what no run behind Detectron2 could be made with."""
+        from transfer.engines.detectron2.support import check_support
+
+        check_support(cfg)
+        if rank_count() > 1 and choose_device(cfg.MODEL.DEVICE).type == "cpu":
+            raise UserError(
+                "engine detectron2 trains in several processes on GPUs only; use --engine torchvision on CPUs"
+            )
+
+    def train(
+        self,
+        cfg: Any,
+        folder: Path,
+        *,
+        resume: bool = False,
+        stop: StopSignal | None = None,
+        after_eval: AfterEval | None = None,
+    ) -> TrainSummary:
+        """See ``transfer.engines.protocol.Engine.train``."""
+        import transfer.engines.detectron2.heads  # noqa: F401 (registers this project's heads)
+        from transfer.engines.detectron2.trainer import StoppedEarly, Trainer
+
+        self.check(cfg)
+        began = time.perf_counter()
+        _join_local_group()
+        # Detectron2's trainer scales on its own, but only after the batches have been made
+        own = detectron2_config(scale_to_processes(cfg, rank_count()), folder)
+        check_schedule(own, rank_count())
+        process_seed = cfg.SEED + rank() if cfg.SEED >= 0 else random.SystemRandom().randrange(2**31)
+        set_arithmetic(cfg)
+        seed_everything(process_seed)
+        trainer = Trainer(
+            own,
+            process_seed,
+            lambda: stop is not None and stop.requested,
+            lambda model, done: _evaluate(own, model, done, after_eval),
+        )
+        trainer.begin(Path(folder), resume)
+        start = trainer.start_iter
+        stopped = False
+        try:
+            trainer.train()
+        except StoppedEarly:
+            stopped = True
+        done = trainer.iter + 1 if stopped else own.SOLVER.MAX_ITER
+        seconds = time.perf_counter() - began
+        memory = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
+        return TrainSummary(done, seconds, seconds / max(done - start, 1), stopped, memory)
+
+    def detect(self, cfg: Any, weights: Path, dataset: str) -> Detections:
+        """See ``transfer.engines.protocol.Engine.detect``."""
+        from detectron2.modeling import build_model
+
+        import transfer.engines.detectron2.heads  # noqa: F401 (registers this project's heads)
+        from transfer.engines.detectron2.detection import detect_dataset
+        from transfer.engines.weights.loading import load_weights
+
+        self.check(cfg)
+        own = detectron2_config(cfg, Path(cfg.OUTPUT_DIR))
+        set_arithmetic(cfg)
+        model = build_model(own)
+        load_weights(model, weights, trained=True)
+        return detect_dataset(own, model, dataset)
+
+
+def detectron2_config(cfg: Any, folder: Path) -> Any:
+    """``cfg`` on Detectron2's own tree, without this project's keys."""
+    from detectron2.config import get_cfg
+
+    shared = cfg.clone()
+    shared.defrost()
+    shared.pop("ENGINE", None)
+    own = get_cfg()
+    own.merge_from_other_cfg(shared)
+    own.OUTPUT_DIR = str(folder)
+    own.TEST.EXPECTED_RESULTS = []  # checked outside the engines; Detectron2's trainer insists on its own evaluation
+    own.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE).type
+    return own
+
+
+def _join_local_group() -> None:
+    """What Detectron2's launcher does in every process: name the processes of this machine."""
+    from detectron2.utils import comm
+
+    if rank_count() > 1 and comm._LOCAL_PROCESS_GROUP is None:
+        comm.create_local_process_group(int(os.environ.get("LOCAL_WORLD_SIZE", rank_count())))
+
+
+def _evaluate(cfg: Any, model: Any, done: int, after_eval: AfterEval | None) -> Any:
+    if after_eval is None:
+        return None
+    from transfer.engines.detectron2.detection import detect_dataset
+
+    detections = {name: detect_dataset(cfg, model, name) for name in cfg.DATASETS.TEST}
+    return after_eval(done, detections) if rank() == 0 else None

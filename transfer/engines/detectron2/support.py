@@ -1,0 +1,107 @@
+"""What Detectron2, or this project around it, would end on with a traceback, or pass over: named before a run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detectron2.data import MetadataCatalog
+from detectron2.layers import get_norm
+from detectron2.modeling import (
+    ANCHOR_GENERATOR_REGISTRY,
+    BACKBONE_REGISTRY,
+    META_ARCH_REGISTRY,
+    PROPOSAL_GENERATOR_REGISTRY,
+    ROI_BOX_HEAD_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    ROI_KEYPOINT_HEAD_REGISTRY,
+    ROI_MASK_HEAD_REGISTRY,
+    RPN_HEAD_REGISTRY,
+)
+
+import transfer.engines.detectron2.heads  # noqa: F401 (registers this project's heads)
+from runtime.errors import UserError
+from transfer.config import flatten, unsupported_keys
+from transfer.engines.torchvision.support import CHOICES, check_conflicts
+
+ENGINE = "detectron2"
+
+# what they find is not boxes of classes, which is all that this project's data sets and evaluation are about
+OTHER_TASKS = ("ProposalNetwork", "SemanticSegmentor", "PanopticFPN")
+SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")  # the others need keys that Detectron2's schema lacks
+
+# names that a user's script may add to
+REGISTRIES = {
+    "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
+    "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
+    "MODEL.PROPOSAL_GENERATOR.NAME": PROPOSAL_GENERATOR_REGISTRY,
+    "MODEL.ANCHOR_GENERATOR.NAME": ANCHOR_GENERATOR_REGISTRY,
+    "MODEL.RPN.HEAD_NAME": RPN_HEAD_REGISTRY,
+    "MODEL.ROI_HEADS.NAME": ROI_HEADS_REGISTRY,
+    "MODEL.ROI_BOX_HEAD.NAME": ROI_BOX_HEAD_REGISTRY,
+    "MODEL.ROI_MASK_HEAD.NAME": ROI_MASK_HEAD_REGISTRY,
+    "MODEL.ROI_KEYPOINT_HEAD.NAME": ROI_KEYPOINT_HEAD_REGISTRY,
+}
+UNREGISTERED = {"MODEL.ROI_BOX_HEAD.NAME": "", "MODEL.PROPOSAL_GENERATOR.NAME": "PrecomputedProposals"}
+NORMS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
+# keys of which Detectron2 knows the same values as the embedded engine
+CLOSED = (
+    "MODEL.FPN.FUSE_TYPE",
+    "MODEL.RPN.BBOX_REG_LOSS_TYPE",
+    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE",
+    "MODEL.RESNETS.DEPTH",
+    "MODEL.RESNETS.RES5_DILATION",
+    "INPUT.MASK_FORMAT",
+    "INPUT.MIN_SIZE_TRAIN_SAMPLING",
+    "INPUT.RANDOM_FLIP",
+    "SOLVER.WARMUP_METHOD",
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE",
+    "FLOAT32_PRECISION",
+)
+
+
+def check_support(cfg: Any) -> None:
+    """Raise UserError naming the key for the first setting that a run behind Detectron2 could not be made with."""
+    for key, value in unsupported_keys(cfg, "E").items():
+        raise UserError(f"{key} {value!r} is not supported by engine {ENGINE}; use --engine torchvision for it")
+    values = flatten(cfg)
+    if values["MODEL.META_ARCHITECTURE"] in OTHER_TASKS:
+        raise UserError(
+            f"MODEL.META_ARCHITECTURE {values['MODEL.META_ARCHITECTURE']!r} is not supported by engine {ENGINE}: only "
+            "detectors of boxes, masks and keypoints are trained and evaluated here; use Detectron2's own script for it"
+        )
+    for key, registry in REGISTRIES.items():
+        if values[key] not in registry and values[key] != UNREGISTERED.get(key):
+            raise UserError(f"{key} {values[key]!r} is not registered in Detectron2")
+    for key in NORMS:
+        try:
+            get_norm(values[key], 32)
+        except KeyError as error:
+            raise UserError(f"{key} {values[key]!r} is not a norm of Detectron2") from error
+    for key, known in [*((key, CHOICES[key]) for key in CLOSED), ("DATALOADER.SAMPLER_TRAIN", SAMPLERS)]:
+        if values[key] not in known:
+            names = ", ".join(map(repr, known))
+            raise UserError(f"{key} {values[key]!r} is not supported by engine {ENGINE}; it knows {names}")
+    if values["MODEL.META_ARCHITECTURE"] == "GeneralizedRCNN":
+        check_conflicts(cfg, ENGINE)
+    if cfg.TEST.AUG.ENABLED and cfg.MODEL.KEYPOINT_ON:
+        raise UserError(f"TEST.AUG.ENABLED is not supported by engine {ENGINE} with MODEL.KEYPOINT_ON")
+    _check_companions(cfg)
+
+
+def _check_companions(cfg: Any) -> None:
+    """Settings that need something beside them: proposal files, counts of classes."""
+    if cfg.MODEL.LOAD_PROPOSALS:
+        for part in ("TRAIN", "TEST"):
+            names, files = cfg.DATASETS[part], cfg.DATASETS[f"PROPOSAL_FILES_{part}"]
+            if len(names) != len(files):
+                raise UserError(
+                    f"MODEL.LOAD_PROPOSALS needs a file for each data set: DATASETS.PROPOSAL_FILES_{part} has "
+                    f"{len(files)}, DATASETS.{part} {len(names)}"
+                )
+    if cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS:
+        for name in cfg.DATASETS.TRAIN:
+            if name not in MetadataCatalog.list() or not hasattr(MetadataCatalog.get(name), "class_image_count"):
+                raise UserError(
+                    f"MODEL.ROI_BOX_HEAD.USE_FED_LOSS needs the number of images of each class, which Detectron2 has "
+                    f"for LVIS v1 only, not for data set {name}"
+                )

@@ -1,0 +1,59 @@
+"""Feature pyramid (arXiv:1612.03144) with Detectron2's names and order of creation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from transfer.engines.torchvision.model.convolution import Conv, init_xavier
+from transfer.engines.torchvision.model.resnet import ResNet
+
+
+class FPN(nn.Module):
+    """Levels ``p2 .. p5`` from ``res2 .. res5`` and ``p6`` by subsampling p5; images are padded to the top stride."""
+
+    def __init__(
+        self,
+        bottom_up: ResNet,
+        *,
+        in_features: Sequence[str],
+        out_channels: int = 256,
+        norm: str = "",
+        average: bool = False,
+    ) -> None:
+        super().__init__()
+        self.in_features, self.average = list(in_features), average
+        strides = [bottom_up.strides[name] for name in self.in_features]
+        self.levels = [int(math.log2(stride)) for stride in strides]
+        for level, name in zip(self.levels, self.in_features):
+            lateral = Conv(bottom_up.channels[name], out_channels, 1, norm=norm)
+            output = Conv(out_channels, out_channels, 3, padding=1, norm=norm)
+            init_xavier(lateral, output)
+            self.add_module(f"fpn_lateral{level}", lateral)
+            self.add_module(f"fpn_output{level}", output)
+        self.bottom_up = bottom_up
+        self.size_divisibility = strides[-1]
+        self.strides = {f"p{level}": 2**level for level in [*self.levels, self.levels[-1] + 1]}
+        self.channels = dict.fromkeys(self.strides, out_channels)
+
+    def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """N x 3 x H x W to {level: N x C x H/stride x W/stride}, finest level first."""
+        stages = self.bottom_up(x)
+        outputs: dict[str, torch.Tensor] = {}
+        top: torch.Tensor | None = None
+        for level, name in zip(reversed(self.levels), reversed(self.in_features)):
+            lateral = getattr(self, f"fpn_lateral{level}")(stages[name])
+            if top is not None:
+                lateral = lateral + F.interpolate(top, scale_factor=2.0, mode="nearest")
+                if self.average:
+                    lateral /= 2
+            top = lateral
+            outputs[f"p{level}"] = getattr(self, f"fpn_output{level}")(top)
+        last = self.levels[-1]
+        outputs = {f"p{level}": outputs[f"p{level}"] for level in self.levels}
+        outputs[f"p{last + 1}"] = F.max_pool2d(outputs[f"p{last}"], kernel_size=1, stride=2, padding=0)
+        return outputs

@@ -1,0 +1,81 @@
+"""GeneralizedRCNN: images to losses in training, to detections otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from transfer.engines.torchvision.model.dilated_c5 import DilatedC5
+from transfer.engines.torchvision.model.fpn import FPN
+from transfer.engines.torchvision.model.instances import Found, Targets
+from transfer.engines.torchvision.model.postprocess import rescale
+from transfer.engines.torchvision.model.resnet import ResNet
+from transfer.engines.torchvision.model.roi_heads import Res5ROIHeads, StandardROIHeads
+from transfer.engines.torchvision.model.rpn import RPN
+
+
+class GeneralizedRCNN(nn.Module):
+    """Backbone, region proposal network and region heads.
+
+    ``pixel_mean`` and ``pixel_std`` are per channel in the order of the input images, on the 0-255 scale.
+    """
+
+    def __init__(
+        self,
+        backbone: ResNet | FPN | DilatedC5,
+        proposal_generator: RPN,
+        roi_heads: StandardROIHeads | Res5ROIHeads,
+        *,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.backbone, self.proposal_generator, self.roi_heads = backbone, proposal_generator, roi_heads
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
+        self.pixel_mean: torch.Tensor
+        self.pixel_std: torch.Tensor
+        self.memory_format = torch.contiguous_format
+
+    def channels_last(self) -> GeneralizedRCNN:
+        """Keep weights and images in channels-last memory from now on; returns the model."""
+        self.memory_format = torch.channels_last
+        return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def batch_images(self, items: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, list[tuple[int, int]]]:
+        """Normalised images, zero-padded at the right and bottom: N x 3 x H x W, and each one's own (height, width)."""
+        images = [(item["image"].to(self.pixel_mean.device) - self.pixel_mean) / self.pixel_std for item in items]
+        sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
+        height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
+        step = self.backbone.size_divisibility
+        if step > 1:
+            height, width = -(-height // step) * step, -(-width // step) * step
+        batch = images[0].new_zeros(len(images), images[0].shape[0], height, width)
+        for row, image in zip(batch, images):
+            row[:, : image.shape[1], : image.shape[2]].copy_(image)
+        return batch.contiguous(memory_format=self.memory_format), sizes
+
+    def detect_boxes(self, features: dict[str, torch.Tensor], sizes: Sequence[tuple[int, int]]) -> list[Found]:
+        """Detections without masks, in the coordinates of the input images of ``sizes``."""
+        proposals, _ = self.proposal_generator(features, sizes)
+        return self.roi_heads.detect(features, proposals, sizes)
+
+    def forward(self, items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor] | list[Found]:
+        """Losses by name in training mode; detections in each item's original height x width in evaluation mode.
+
+        An item has ``image`` (uint8, 3 x H x W) and, in training, ``instances``; see ``Targets.from_item``.
+        """
+        images, sizes = self.batch_images(items)
+        features = self.backbone(images)
+        if self.training:
+            targets = [Targets.from_item(item, images.device) for item in items]
+            proposals, losses = self.proposal_generator(features, sizes, targets)
+            return {**self.roi_heads.losses(features, proposals, targets), **losses}
+        found = self.roi_heads.add_masks(features, self.detect_boxes(features, sizes))
+        return [
+            rescale(one, size, int(item.get("height", size[0])), int(item.get("width", size[1])))
+            for one, size, item in zip(found, sizes, items)
+        ]

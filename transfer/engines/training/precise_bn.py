@@ -1,0 +1,95 @@
+"""Precise batch norm (arXiv:2105.07576, section 3): statistics over many batches, the same on all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from runtime.allocator import return_freed_memory
+from transfer.data.loader import draw_base_seed
+from transfer.engines.training.ranks import rank_count
+
+BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
+
+
+class PopulationStatistics:
+    """Mean and variance of everything a batch norm saw, from the statistics of each batch and its size."""
+
+    def __init__(self, layer: BatchNorm) -> None:
+        self.layer, self.momentum, self.elements = layer, layer.momentum, 0
+        self.mean = torch.zeros_like(layer.running_mean)  # type: ignore[arg-type]
+        self.square = torch.zeros_like(layer.running_var)  # type: ignore[arg-type]
+        layer.momentum = 1.0  # the running statistics become those of the last batch
+        self.hook = layer.register_forward_hook(self._add)
+
+    def _add(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        batch = inputs[0].numel() // inputs[0].shape[1]
+        self.elements += batch
+        mean, var = self.layer.running_mean, self.layer.running_var
+        assert mean is not None
+        assert var is not None
+        square = mean.square() + var * ((batch - 1) / batch)  # undo the correction for the sample's own mean
+        self.mean += (mean - self.mean) * (batch / self.elements)
+        self.square += (square - self.square) * (batch / self.elements)
+
+    def finish(self) -> None:
+        """Give the layer the statistics of all batches, of all ranks alike."""
+        self.hook.remove()
+        self.layer.momentum = self.momentum
+        if not self.elements:
+            return
+        mean, square = _averaged(self.mean, self.square)
+        with torch.no_grad():
+            self.layer.running_mean.copy_(mean)  # type: ignore[union-attr]
+            self.layer.running_var.copy_(square - mean.square())  # type: ignore[union-attr]
+
+
+class PreciseBatchNorm:
+    """Replaces running statistics by those of ``iterations`` fresh batches of its own stream.
+
+    ``position`` counts the batches taken from the stream so far; it belongs into the checkpoint.
+    """
+
+    def __init__(
+        self, model: nn.Module, stream: Callable[[int], Iterator[Any]], *, iterations: int, position: int = 0
+    ) -> None:
+        self.model, self.iterations, self.position = model, iterations, position
+        self._open = stream
+        self._batches: Iterator[Any] | None = None
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Measure and set the statistics; the model must be in training mode, its weights stay as they are."""
+        layers = [m for m in self.model.modules() if isinstance(m, BatchNorm) and m.training]
+        if not layers:
+            return
+        if self._batches is None:
+            if self.position == 0:
+                draw_base_seed()  # a new DataLoader iterator draws once, and the heads' samples come after it
+            self._batches = self._open(self.position)
+        measured = [PopulationStatistics(layer) for layer in layers]
+        for _ in range(self.iterations):
+            self.model(next(self._batches))
+            return_freed_memory()
+        for statistics in measured:
+            statistics.finish()
+        self.position += self.iterations
+
+
+def _averaged(mean: torch.Tensor, square: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """First and second moments averaged over ranks.
+
+    Without it each rank keeps the statistics of its own batches, and the checkpoint of one rank is tested with numbers
+    that the others never saw (fvcore issue 152). Moments add up where variances would not.
+    """
+    if rank_count() == 1:
+        return mean, square
+    moments = torch.cat([mean, square])
+    dist.all_reduce(moments)
+    moments /= rank_count()
+    first, second = moments.split(len(mean))
+    return first, second

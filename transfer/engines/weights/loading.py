@@ -1,0 +1,125 @@
+"""MODEL.WEIGHTS into a model, with an account of every tensor: nothing of the backbone stays random unnoticed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from convert.backbone_file import read_sidecar
+from convert.checkpoint import read_checkpoint
+from runtime.errors import UserError
+from runtime.logs import get_logger
+from transfer.engines.weights.names import align, from_caffe2
+
+# what a backbone file must set: the ResNet, and res5 where it is part of the C4 head
+BACKBONE = re.compile(r"^(backbone\.(bottom_up\.)?(stem|res[2-5])\.|roi_heads\.res5\.\d)")
+STATISTICS = (".running_mean", ".running_var")
+BLOCK = re.compile(r"(?:^|\.)((res[2-5])\.\d+)\.")  # of a stage
+
+
+@dataclass
+class LoadReport:
+    """What became of the tensors: set in the model, left as they were, of another shape, unused in the file."""
+
+    set: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    wrong_shape: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+
+
+def load_weights(model: nn.Module, path: str | Path, *, trained: bool = False) -> LoadReport:
+    """Load a backbone or detector file (.pkl, .pth, .safetensors) by Detectron2's rules of matching names.
+
+    Nothing in the file is executed. Raises UserError when it would leave a tensor of the backbone as it was, when its
+    own backbone has more blocks, and with ``trained``, for a detector that is to be tested and not trained, when it
+    would leave any tensor so.
+    """
+    file, affine_only = read_tensors(path)
+    state = model.state_dict()
+    matched = align(state, file)
+    report = LoadReport(unused=sorted(set(file) - set(matched.values())))
+    chosen: dict[str, torch.Tensor] = {}
+    for name, value in state.items():
+        source = matched.get(name)
+        if source is None:
+            report.missing.append(name)
+        elif file[source].shape != value.shape:
+            report.wrong_shape.append(f"{name} {tuple(file[source].shape)} instead of {tuple(value.shape)}")
+        else:
+            chosen[name] = file[source]
+            report.set.append(name)
+    absent = [
+        name
+        for name in report.missing
+        if not name.endswith(".num_batches_tracked")
+        and not (affine_only and name.endswith(STATISTICS) and name.rsplit(".", 1)[0] + ".weight" in chosen)
+    ]
+    _refuse_random_backbone(path, report.wrong_shape, absent)
+    _refuse_deeper_backbone(path, state, report.unused)
+    if trained:
+        _refuse_random_detector(path, report.wrong_shape, absent)
+    model.load_state_dict(chosen, strict=False)
+    logger = get_logger(__name__)
+    logger.info("%s: %d of %d tensors of the model set", path, len(report.set), len(state))
+    if report.missing or report.wrong_shape:
+        fresh = sorted({name.rsplit(".", 1)[0] for name in report.missing if "num_batches" not in name})
+        logger.info("new layers: %s", ", ".join([*fresh, *report.wrong_shape]) or "none")
+    return report
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], bool]:
+    """Tensors of a weight file under Detectron2's names, and whether it is a Caffe2 file.
+
+    Caffe2 (MSRA, Detectron1) files may come without batch-norm statistics, folded into weight and bias.
+    """
+    checkpoint = read_checkpoint(path)
+    read_sidecar(Path(path))  # refuses a file that is not the one its sidecar describes
+    prefix = next((mark + "." for mark in ("model", "blobs") if mark in checkpoint.marks), "")
+    tensors: dict[str, torch.Tensor] = {}
+    for name, value in checkpoint.tensors.items():
+        if name.startswith(prefix):
+            array = value.load()
+            tensors[name[len(prefix) :]] = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=True))
+    caffe2 = all("." not in name for name in tensors)  # res2_0_branch2a_w: every other layout has dots
+    return (from_caffe2(tensors) if caffe2 else tensors), caffe2
+
+
+def _refuse_random_backbone(path: str | Path, wrong_shape: list[str], absent: list[str]) -> None:
+    wrong = [text for text in wrong_shape if BACKBONE.match(text)]
+    if wrong:
+        raise UserError(
+            f"{path}: its backbone has other shapes than the config asks for ({len(wrong)} tensors, e.g. {wrong[0]}); "
+            "check MODEL.RESNETS.DEPTH and widths against the file"
+        )
+    random = [name for name in absent if BACKBONE.match(name)]
+    if random:
+        raise UserError(
+            f"{path}: {len(random)} tensors of the backbone are not in it and would stay random, e.g. {random[0]}; "
+            "convert the checkpoint with convert/to_d2.py, or check MODEL.RESNETS"
+        )
+
+
+def _refuse_deeper_backbone(path: str | Path, model: Iterable[str], unused: Iterable[str]) -> None:
+    """The first blocks of a ResNet-101 fit a ResNet-50 in every shape."""
+    blocks = {found[1]: found[2] for name in model if (found := BLOCK.search(name))}
+    stages = set(blocks.values())
+    over = {found[1] for name in unused if (found := BLOCK.search(name)) and found[2] in stages} - set(blocks)
+    if over:
+        raise UserError(
+            f"{path}: its backbone is deeper than the config's, {len(over)} blocks have no place in it, e.g. "
+            f"{min(over)}; check MODEL.RESNETS.DEPTH"
+        )
+
+
+def _refuse_random_detector(path: str | Path, wrong_shape: list[str], absent: list[str]) -> None:
+    random = [*absent, *wrong_shape]
+    if random:
+        raise UserError(
+            f"{path}: {len(random)} tensors of the detector are not in it or have another shape, e.g. {random[0]}; "
+            "only a trained detector of this config can be tested (model_final.pth), a backbone has to be trained first"
+        )

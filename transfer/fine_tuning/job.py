@@ -1,0 +1,183 @@
+"""One fine-tuning run from a finished config to result.json; one process of possibly several."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime.atomic import write_json, write_text
+from runtime.errors import UserError
+from runtime.logs import get_logger, setup_logging
+from runtime.provenance import provenance
+from runtime.run_folder import RunLock
+from runtime.stop import StopSignal
+from transfer.config import dump_config
+from transfer.config.expectations import failed_expectations
+from transfer.data.catalog import get_dataset
+from transfer.engines.protocol import Engine, TrainSummary
+from transfer.evaluate import Metrics, evaluate, evaluator_id
+from transfer.evaluate.detections import Detections
+from transfer.fine_tuning.preparation import FINAL_WEIGHTS
+from transfer.records import result_file as results
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
+log = get_logger("run")
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything a run needs. ``cfg`` is frozen and complete; ``init`` is the record for result.json."""
+
+    cfg: CfgNode
+    config_name: str
+    folder: Path
+    init: Mapping[str, Any]
+    engine: Engine
+    evaluator: str
+    resume: bool
+    rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process evaluates and writes."""
+        return self.rank == 0
+
+    def metrics(self, dataset: str, detections: Detections) -> Metrics:
+        """Metrics of a data set's detections by task."""
+        sigmas = self.cfg.TEST.KEYPOINT_OKS_SIGMAS
+        return evaluate(get_dataset(dataset), detections, evaluator=self.evaluator, sigmas=sigmas)[0]
+
+
+def train_and_evaluate(job: Job) -> int:
+    """Train, detect, evaluate and write result.json; returns the exit code (143 and the like when stopped).
+
+    Raises UserError for a folder that holds another run and for a training that cannot go on, after noting why in
+    result.json.
+    """
+    refuse_used_folder(job)
+    with _lock(job):
+        setup_logging(job.folder, job.rank)
+        header: dict[str, Any] = {}
+        if job.is_main:
+            write_text(job.folder / "config.yaml", dump_config(job.cfg))
+            header = results.run_header(job.cfg, job.config_name, job.init, job.engine)
+        history = results.History.load(job.folder, job.resume)
+        before = history.train_seconds
+        with StopSignal() as stop:
+            try:
+                summary = job.engine.train(
+                    job.cfg,
+                    job.folder,
+                    resume=job.resume,
+                    stop=stop,
+                    after_eval=lambda iteration, found: _in_training(job, history, iteration, found),
+                )
+            except (UserError, FloatingPointError) as error:
+                if job.is_main:
+                    with contextlib.suppress(UserError):  # on a full disk the first error is the one to report
+                        results.write_failed(job.folder, header, str(error))
+                raise error if isinstance(error, UserError) else UserError(str(error)) from error
+            history.train_seconds = before + summary.seconds
+            if job.is_main:
+                history.save()
+            if summary.stopped:
+                log.info("stopped after %d iterations; --resume continues", summary.iterations)
+                return stop.exit_code
+        return _finish(job, header, summary, history)
+
+
+def refuse_used_folder(job: Job) -> None:
+    """Raise UserError when the folder already holds a run that this one would overwrite."""
+    if not job.resume and (job.folder / "last_checkpoint").exists():
+        raise UserError(f"{job.folder} already holds a run: pass --resume to continue it, or another OUTPUT_DIR")
+
+
+def _lock(job: Job) -> contextlib.AbstractContextManager[Any]:
+    return RunLock(job.folder) if job.is_main else contextlib.nullcontext()
+
+
+def _in_training(
+    job: Job, history: results.History, iteration: int, found: Mapping[str, Detections]
+) -> dict[str, float]:
+    """Evaluate the detections of an intermediate model; its scalars go to metrics.json."""
+    by_dataset = {name: job.metrics(name, detections) for name, detections in found.items()}
+    if job.is_main:
+        history.add(iteration, next(iter(by_dataset.values()), {}))
+    several = len(by_dataset) > 1
+    return {
+        f"{name}/{task}/{key}" if several else f"{task}/{key}": value
+        for name, metrics in by_dataset.items()
+        for task, values in metrics.items()
+        for key, value in values.items()
+    }
+
+
+def _finish(job: Job, header: Mapping[str, Any], summary: TrainSummary, history: results.History) -> int:
+    began = time.perf_counter()
+    by_dataset, names = detect_and_evaluate(job, job.folder / FINAL_WEIGHTS)
+    if not job.is_main:
+        return 0
+    history.add(summary.iterations, next(iter(by_dataset.values()), {}))
+    result = results.write_finished(
+        job.folder,
+        header,
+        summary=summary,
+        history=history,
+        by_dataset=by_dataset,
+        evaluators=[evaluator_id(get_dataset(name), job.evaluator) for name in by_dataset],
+        evaluate_seconds=time.perf_counter() - began,
+        detections=names,
+    )
+    log.info("%s", metrics_table(by_dataset))
+    log.info("wrote %s", job.folder / results.RESULT)
+    return _check_expectations(job, result["metrics"])
+
+
+def detect_and_evaluate(job: Job, weights: Path, prefix: str = "detections") -> tuple[dict[str, Any], list[str]]:
+    """Detections of every test set into ``<prefix>_<k>.npz``; returns metrics by data set and the file names."""
+    by_dataset: dict[str, Any] = {}
+    names: list[str] = []
+    for index, name in enumerate(job.cfg.DATASETS.TEST):
+        detections = job.engine.detect(job.cfg, weights, name)
+        if job.is_main:
+            names.append(f"{prefix}_{index}.npz")
+            detections.save(job.folder / names[-1])
+            by_dataset[name] = job.metrics(name, detections)
+    return by_dataset, names
+
+
+def evaluate_only(job: Job, weights: Path) -> int:
+    """--eval-only: detect with ``weights``, print and write evaluation.json; result.json stays as it is."""
+    with _lock(job):
+        setup_logging(job.folder, job.rank)
+        by_dataset, _ = detect_and_evaluate(job, weights, prefix="evaluation")
+        if not job.is_main:
+            return 0
+        record = {"weights": str(weights), "metrics_by_dataset": by_dataset, "provenance": provenance()}
+        record["evaluators"] = [evaluator_id(get_dataset(name), job.evaluator) for name in by_dataset]
+        write_json(job.folder / "evaluation.json", record)
+        log.info("%s", metrics_table(by_dataset))
+        return _check_expectations(job, next(iter(by_dataset.values()), {}))
+
+
+def _check_expectations(job: Job, metrics: Mapping[str, Any]) -> int:
+    failures = failed_expectations(job.cfg.TEST.EXPECTED_RESULTS, metrics)
+    for failure in failures:
+        log.error("%s", failure)
+    return 1 if failures else 0
+
+
+def metrics_table(by_dataset: Mapping[str, Any]) -> str:
+    """The summary metrics of each data set and task as lines of text; per-class values are left to result.json."""
+    lines = []
+    for name, metrics in by_dataset.items():
+        for task, values in metrics.items():
+            summary = "  ".join(f"{k} {v:.2f}" for k, v in values.items() if not k.startswith("AP-"))
+            lines.append(f"{name} {task}: {summary}")
+    return "\n".join(lines)

@@ -1,0 +1,97 @@
+"""What a plan would do: every stage, its state, estimated time and disk, and its command. Nothing is run or written."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from runtime.atomic import read_json
+from runtime.errors import UserError
+from runtime.terminal import aligned
+from transfer.planning.launchers import RESUME, SHARED_KINDS, Launcher, sbatch_script
+from transfer.planning.plan import Plan
+from transfer.planning.progress import last_record, max_iterations
+from transfer.planning.stages import Stage
+from transfer.planning.state import BROKEN, FINISHED, stage_folder, stage_state, stored_result
+
+
+def dry_run(plan: Plan, stages: Sequence[Stage], launcher: Launcher) -> str:
+    """The text of ``--dry-run``."""
+    measured = Measured(plan.output)
+    lines = [["stage", "state", "time", "disk", "why"]]
+    commands, total, unknown = [], 0.0, 0
+    for stage in stages:
+        state = stage_state(plan.output, stage)
+        seconds = 0.0 if state.kind == FINISHED else measured.seconds(stage)
+        size = None if state.kind == FINISHED else measured.bytes(stage)
+        total, unknown = total + (seconds or 0), unknown + (seconds is None)
+        shown = "-" if state.kind == FINISHED else _duration(seconds)
+        lines.append([stage.name, state.kind, shown, _size(size), state.why])
+        if state.kind != FINISHED:
+            commands.append(_command(plan, stage, launcher, state.kind == BROKEN))
+    guess = f"; {unknown} stages have nothing measured to estimate from" if unknown else ""
+    return "\n".join(
+        [f"{plan.name}: {len(stages)} stages into {plan.output}", aligned(lines), f"to do: {_duration(total)}{guess}"]
+        + (["", *commands] if commands else [])
+    )
+
+
+def _command(plan: Plan, stage: Stage, launcher: Launcher, resume: bool) -> str:
+    try:
+        command = stage.command()
+    except UserError:
+        sources = ", ".join((stage.needs + stage.after)[-3:])
+        return f"{shlex.join(['python', *stage.argv])}  # and what {sources} will have found"
+    extra = RESUME.get(stage.kind, ()) if resume else ()
+    command = (command[0], *extra, *command[1:])  # KEY VALUE options take all that follows them
+    if launcher.name == "slurm" and stage.kind in SHARED_KINDS:
+        return sbatch_script(launcher, stage.kind, command, stage_folder(plan.output, stage))
+    if launcher.name == "torchrun" and stage.kind in SHARED_KINDS:
+        return shlex.join(["python", *launcher.command(stage.kind, command, stage_folder(plan.output, stage))[1:]])
+    return shlex.join(["python", *command])
+
+
+class Measured:
+    """Times and sizes of what has run before under the same folder."""
+
+    def __init__(self, output: Path) -> None:
+        self._output = output
+        self._pace: dict[str, float] = {}
+        self._iterations: dict[str, int] = {}
+        self._bytes: dict[str, int] = {}
+        for path in sorted(output.glob("*/*/seed*/result.json")):
+            result = stored_result(path)
+            if result.get("status") == "finished":
+                table = path.parent.parent.parent.name
+                self._pace[table] = float(result.get("seconds_per_iteration") or 0)
+                self._iterations[table] = int(result.get("iterations") or 0)
+                self._bytes[table] = sum(f.stat().st_size for f in path.parent.rglob("*") if f.is_file())
+
+    def seconds(self, stage: Stage) -> float | None:
+        """Estimated seconds to go: measured s/iteration x iterations left; None when nothing was measured."""
+        if stage.kind != "train" or stage.cell is None:
+            seconds = read_json(stage_folder(self._output, stage) / "record.json").get("seconds")
+            return float(seconds) if seconds else None
+        last = last_record(stage.folder / "metrics.json")
+        pace = self._pace.get(stage.cell.table) or last.get("time")
+        total = max_iterations(stage.folder / "config.yaml") or self._iterations.get(stage.cell.table)
+        if not pace or not total:
+            return None
+        return float(pace) * max(0, total - int(last.get("iteration") or 0))
+
+    def bytes(self, stage: Stage) -> int | None:
+        """Size of a finished run of the same config; None when there is none."""
+        return self._bytes.get(stage.cell.table) if stage.cell else None
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "?"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _size(count: int | None) -> str:
+    return "" if count is None else f"{count / 2**20:.0f} MB"

@@ -1,0 +1,127 @@
+"""Reads a plan's YAML: data only, one document, no repeated key, one clear line for every mistake."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from runtime.errors import UserError
+from runtime.strict_yaml import YAML_ERRORS, StrictLoader
+
+MAX_BYTES = 1 << 20  # a plan is a page; a megabyte of YAML is some other file
+
+
+class PlanLoader(StrictLoader):
+    """Strict YAML that also refuses aliases: they can explode. Dumped configs have them, plans do not."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose one node; an alias is an error."""
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.constructor.ConstructorError(None, None, "aliases are not used in plans", event.start_mark)
+        return super().compose_node(parent, index)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in ``path``. Raises UserError for a missing, oversized, malformed or non-mapping file."""
+    if not path.is_file():
+        known = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise UserError(f"plan {path} does not exist" + suggest(path.name, known))
+    if path.stat().st_size > MAX_BYTES:
+        raise UserError(f"plan {path} has {path.stat().st_size} bytes: not a plan")
+    try:
+        value = yaml.load(path.read_text(encoding="utf-8"), Loader=PlanLoader)  # noqa: S506 (a SafeLoader)
+    except YAML_ERRORS as error:
+        raise UserError(f"plan {path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"plan {path} must be a mapping with name, inits, configs and seeds")
+    return value
+
+
+def suggest(word: str, known: Collection[str]) -> str:
+    """The end of an error message: the nearest known word, or the list of what there is, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; there are {', '.join(sorted(known)[:12])}" if known else ""
+
+
+class Fields:
+    """Typed access to one mapping of a plan; remembers what was read so that unknown keys are errors."""
+
+    def __init__(self, value: Any, where: str, known: Collection[str]) -> None:
+        if not isinstance(value, Mapping):
+            raise UserError(f"{where} must be a mapping, not {value!r}")
+        for key in value:
+            if key not in known:
+                raise UserError(f"{where}: unknown key {key!r}{suggest(str(key), known)}")
+        self.value, self.where = value, where
+
+    def __contains__(self, key: str) -> bool:
+        return self.value.get(key) is not None
+
+    def get(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
+        """The value of ``key`` if it has type ``kind`` (bool is not an int here); ``default`` when absent."""
+        value = self.value.get(key)
+        if value is None:
+            return default
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            names = " or ".join(k.__name__ for k in kinds)
+            raise UserError(f"{self.where}: {key} must be {names}, not {value!r}")
+        return value
+
+    def need(self, key: str, kind: type | tuple[type, ...]) -> Any:
+        """Like ``get``, but the key must be there."""
+        if key not in self:
+            raise UserError(f"{self.where}: {key} is missing")
+        return self.get(key, kind)
+
+    def items(self, key: str, kind: type | tuple[type, ...]) -> list[Any]:
+        """A list whose elements have type ``kind``; empty when absent."""
+        values = self.get(key, list, [])
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        for value in values:
+            if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+                raise UserError(f"{self.where}: {key} has {value!r}, expected {' or '.join(k.__name__ for k in kinds)}")
+        return list(values)
+
+
+def apply_settings(plan: dict[str, Any], settings: Collection[str]) -> None:
+    """Apply ``KEY=VALUE`` overrides in place.
+
+    A key whose first part is upper case (``SOLVER.MAX_ITER``) goes to the plan's ``overrides``, and no config of the
+    plan overrides it any more: the command line has the last word. Any other is a dotted path in the plan
+    (``seeds=[0,1,2]``, ``inits.moco.lr=0.02``). Values are YAML.
+    """
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set {setting}: expected KEY=VALUE")
+        try:
+            value = yaml.load(text, Loader=PlanLoader)  # noqa: S506 (a SafeLoader)
+        except YAML_ERRORS as error:
+            raise UserError(f"--set {setting}: the value is not YAML") from error
+        is_config_key = key.split(".")[0].isupper()
+        for config in _configs(plan) if is_config_key else []:
+            config.pop(key, None)
+        path = ["overrides", key] if is_config_key else key.split(".")
+        node = plan
+        for part in path[:-1]:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise UserError(f"--set {setting}: {part} is not a mapping in the plan")
+        node[path[-1]] = value
+
+
+def _configs(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """The overrides of the plan's configs; what is malformed is left for the checks that name it."""
+    configs = plan.get("configs")
+    entries = (
+        [entry.get("overrides") for entry in configs if isinstance(entry, dict)] if isinstance(configs, list) else []
+    )
+    return [overrides for overrides in entries if isinstance(overrides, dict)]

@@ -1,0 +1,258 @@
+"""A gap plan: which initialisations x configs x seeds make one table, and what makes the initialisations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import UserError
+from runtime.repository import REPOSITORY
+from transfer.planning.fields import Fields, apply_settings, read_yaml, suggest
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")  # names become folder names
+PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+INIT_KINDS = ("random", "supervised", "weights", "pretrain", "published")
+INIT_KEYS = (*INIT_KINDS, "family", "encoder", "lr")
+CONFIG_KEYS = ("config", "name", "overrides", "data_fraction", "schedule_factor")
+PUBLISHED_KEYS = ("init", "pretrain_data", "pretrain_epochs", "source")
+LR_KEYS = ("search", "held_out", "schedule_factor")
+PLAN_KEYS = (
+    *("name", "output", "seed", "prepare", "inits", "configs", "seeds", "supervised", "random"),
+    *("overrides", "engine", "evaluator", "lr", "allow", "published", "limits"),
+)
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """Base learning rate of an initialisation: one value, or a grid searched on a held-out part of train."""
+
+    value: float | None = None
+    search: tuple[float, ...] = ()
+    held_out: float = 0.2  # part of train kept for choosing
+    schedule_factor: float = 1.0  # length of a search run against the real one
+
+
+@dataclass(frozen=True)
+class Init:
+    """One way to start the detector's backbone."""
+
+    name: str
+    kind: str  # random | supervised | supervised-msra | weights | pretrain | published
+    weights: str | None = None  # a backbone .pkl, or a checkpoint that is converted on the fly
+    pretrain: tuple[str, ...] = ()  # arguments of pretrain/main.py
+    checkpoint: str | None = None  # what pretraining leaves
+    published: Mapping[str, Any] = field(default_factory=dict)
+    convert: tuple[str, ...] = ()  # extra arguments of convert/to_d2.py
+    lr: LearningRate | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """One column of the table: a detector, its data and its schedule."""
+
+    name: str
+    file: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    data_fraction: float = 1.0
+    schedule_factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """A command that must have run before anything else, and the file that proves it."""
+
+    argv: tuple[str, ...]
+    done: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A validated plan. Paths are relative to the working folder."""
+
+    path: Path
+    name: str
+    output: Path
+    inits: tuple[Init, ...]
+    configs: tuple[Config, ...]
+    seeds: tuple[int, ...]
+    supervised: str | None
+    random: str | None
+    prepare: tuple[Prepare, ...] = ()
+    engine: str = "auto"
+    evaluator: str = "auto"
+    allow: tuple[str, ...] = ()
+    published: bool = False
+    limits: str = ""  # what these runs can and cannot show; the report's first paragraph
+
+
+def load_plan(
+    path: str | Path, *, settings: Collection[str] = (), output: str | None = None, seed_offset: int = 0
+) -> Plan:
+    """Read and check a plan.
+
+    ``settings`` are KEY=VALUE overrides; ``output`` replaces the plan's folder; ``seed_offset`` shifts the data seed,
+    the pretraining seed and every run seed, so that a whole plan is repeated independently. Raises UserError.
+    """
+    path = Path(path)
+    raw = read_yaml(path)
+    apply_settings(raw, settings)
+    fields = Fields(raw, f"plan {path}", PLAN_KEYS)
+    name = _name(fields.get("name", str, path.stem), fields.where)
+    folder = output or fields.get("output", str, f"runs/{name}")
+    fill = {"output": folder, "seed": str(fields.get("seed", int, 0) + seed_offset)}
+    default_lr = _learning_rate(raw.get("lr"), f"{fields.where}: lr")
+    inits = _inits(fields, fill, default_lr)
+    configs = _configs(fields, fill)
+    return Plan(
+        path=path,
+        name=name,
+        output=Path(folder),
+        inits=inits,
+        configs=configs,
+        seeds=_seeds(fields, seed_offset),
+        supervised=_reference(fields, "supervised", inits, ("supervised", "supervised-msra")),
+        random=_reference(fields, "random", inits, ("random",)),
+        prepare=_prepare(fields, fill),
+        engine=fields.get("engine", str, "auto"),
+        evaluator=fields.get("evaluator", str, "auto"),
+        allow=tuple(fields.items("allow", str)),
+        published=fields.get("published", bool, False),
+        limits=" ".join(fields.get("limits", str, "").split()),
+    )
+
+
+def _name(text: str, where: str) -> str:
+    if not NAME.fullmatch(text):
+        raise UserError(f"{where}: {text!r} is no name (letters, digits and ._+- only; it becomes a folder)")
+    return text
+
+
+def _fill(text: str, values: Mapping[str, str], where: str) -> str:
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in values:
+            raise UserError(f"{where}: unknown placeholder {match[0]}; there are {{{'}, {'.join(values)}}}")
+        return values[match[1]]
+
+    return PLACEHOLDER.sub(value, text)
+
+
+def _argv(fields: Fields, key: str, fill: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(_fill(str(part), fill, fields.where) for part in fields.items(key, (str, int, float)))
+
+
+def _prepare(fields: Fields, fill: Mapping[str, str]) -> tuple[Prepare, ...]:
+    stages = []
+    for i, raw in enumerate(fields.items("prepare", dict)):
+        stage = Fields(raw, f"{fields.where}: prepare {i + 1}", ("argv", "done"))
+        argv = _argv(stage, "argv", fill)
+        script = (REPOSITORY / argv[0]).resolve() if argv else REPOSITORY
+        # a plan is data that people pass around: it may start this project's scripts, nothing else
+        if script.suffix != ".py" or not script.is_file() or REPOSITORY not in script.parents:
+            raise UserError(f"{stage.where}: argv must begin with a script of this repository, e.g. demo/draw.py")
+        stages.append(Prepare(argv, _fill(stage.need("done", str), fill, stage.where)))
+    return tuple(stages)
+
+
+def _learning_rate(raw: Any, where: str) -> LearningRate | None:
+    if raw is None:
+        return None
+    if isinstance(raw, int | float) and not isinstance(raw, bool) and raw > 0:
+        return LearningRate(value=float(raw))
+    fields = Fields(raw, where, LR_KEYS)
+    grid = tuple(float(v) for v in fields.items("search", (int, float)))
+    held_out = float(fields.get("held_out", (int, float), 0.2))
+    factor = float(fields.get("schedule_factor", (int, float), 1.0))
+    if not grid or min(grid) <= 0 or not 0 < held_out < 1 or factor <= 0:
+        raise UserError(f"{where}: search must be a list of positive rates, held_out in (0, 1), schedule_factor > 0")
+    return LearningRate(search=grid, held_out=held_out, schedule_factor=factor)
+
+
+def _init(name: str, raw: Any, where: str, fill: Mapping[str, str], default_lr: LearningRate | None) -> Init:
+    fields = Fields(raw, where, INIT_KEYS)
+    kinds = [key for key in INIT_KINDS if key in fields]
+    if len(kinds) != 1:
+        raise UserError(f"{where}: give exactly one of {', '.join(INIT_KINDS)}")
+    kind = kinds[0]
+    lr = _learning_rate(raw.get("lr"), f"{where}: lr") or default_lr
+    extra = [f"--{key}={fields.get(key, str)}" for key in ("family", "encoder") if key in fields]
+    common: dict[str, Any] = {"name": name, "kind": kind, "lr": lr, "convert": tuple(extra)}
+    if kind == "supervised":
+        variant = fields.get("supervised", (bool, str))
+        if variant not in (True, "torchvision", "msra"):
+            raise UserError(f"{where}: supervised is true (torchvision's weights) or msra")
+        return Init(**{**common, "kind": "supervised-msra" if variant == "msra" else "supervised"})
+    if kind == "weights":
+        return Init(**common, weights=_fill(fields.need("weights", str), fill, where))
+    if kind == "pretrain":
+        stage = Fields(raw["pretrain"], f"{where}: pretrain", ("argv", "checkpoint"))
+        checkpoint = _fill(stage.need("checkpoint", str), fill, stage.where)
+        return Init(**common, pretrain=_argv(stage, "argv", fill), checkpoint=checkpoint)
+    if kind == "published":
+        row = Fields(raw["published"], f"{where}: published", PUBLISHED_KEYS)
+        return Init(**common, published={key: str(row.need(key, (str, int))) for key in row.value})
+    if fields.get("random", bool) is not True:
+        raise UserError(f"{where}: random must be true")
+    return Init(**common)
+
+
+def _inits(fields: Fields, fill: Mapping[str, str], lr: LearningRate | None) -> tuple[Init, ...]:
+    raw = fields.need("inits", dict)
+    where = f"{fields.where}: inits"
+    return tuple(
+        _init(_name(str(n), where), body, f"{where}.{n}", {**fill, "init": str(n)}, lr) for n, body in raw.items()
+    )
+
+
+def _configs(fields: Fields, fill: Mapping[str, str]) -> tuple[Config, ...]:
+    shared = fields.get("overrides", dict, {})
+    configs = []
+    for raw in fields.items("configs", (str, dict)):
+        one = Fields({"config": raw} if isinstance(raw, str) else raw, f"{fields.where}: configs", CONFIG_KEYS)
+        file = one.need("config", str)
+        check_config_exists(file, fields.where)
+        fraction = float(one.get("data_fraction", (int, float), 1.0))
+        factor = float(one.get("schedule_factor", (int, float), 1.0))
+        if not 0 < fraction <= 1 or factor <= 0:
+            raise UserError(f"{one.where}: {file}: data_fraction must be in (0, 1], schedule_factor > 0")
+        parts = [Path(file).stem, f"-{fraction:g}" if fraction < 1 else "", f"-{factor:g}x" if factor != 1 else ""]
+        overrides = {**shared, **one.get("overrides", dict, {})}
+        overrides = {k: _fill(v, fill, one.where) if isinstance(v, str) else v for k, v in overrides.items()}
+        configs.append(
+            Config(_name(one.get("name", str, "".join(parts)), one.where), file, overrides, fraction, factor)
+        )
+    names = [c.name for c in configs]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{fields.where}: two configs are called {name}; give one a name:")
+    if not configs:
+        raise UserError(f"{fields.where}: configs is empty")
+    return tuple(configs)
+
+
+def check_config_exists(file: str, where: str) -> None:
+    """A bare name must be in configs/, a path must exist. Raises UserError with the nearest name."""
+    folder = REPOSITORY / "configs"
+    if Path(file).is_file() or ("/" not in file and (folder / file).is_file()):
+        return
+    known = [str(p.relative_to(folder)) for p in folder.rglob("*.yaml")]
+    raise UserError(f"{where} names config {file}, which does not exist (looked in configs/){suggest(file, known)}")
+
+
+def _seeds(fields: Fields, offset: int) -> tuple[int, ...]:
+    seeds = fields.items("seeds", int)
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise UserError(f"{fields.where}: seeds must be a list of different numbers >= 0, not {seeds}")
+    return tuple(seed + offset for seed in seeds)
+
+
+def _reference(fields: Fields, key: str, inits: tuple[Init, ...], kinds: tuple[str, ...]) -> str | None:
+    named = fields.get(key, str)
+    known = [init.name for init in inits]
+    if named is not None and named not in known:
+        raise UserError(f"{fields.where}: {key}: {named} is none of the inits{suggest(named, known)}")
+    guesses = [init.name for init in inits if init.kind in kinds or init.name == key]
+    return named or (guesses[0] if guesses else None)

@@ -1,0 +1,173 @@
+"""Slurm jobs of a plan's stages: their batch scripts, and how they are submitted, through submitit or by sbatch."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.atomic import write_json, write_text
+from runtime.errors import UserError
+from runtime.repository import REPOSITORY
+from transfer.planning.slurm.stage_job import StageJob
+
+SAVE_SECONDS = 120  # between Slurm's signal and the time limit
+REQUEUES = 20  # times that submitit lets one job run into its time limit
+REQUEST = "job.json"
+TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
+
+
+@dataclass(frozen=True)
+class SlurmStage:
+    """A stage as a Slurm job: its folder, name, command, what continues it, and #SBATCH options (``partition=gpu``)."""
+
+    folder: str
+    name: str
+    argv: list[str]
+    resumed: list[str]
+    options: list[str]
+    via: str  # submitit | sbatch
+
+    def script(self) -> str:
+        """The batch script that would be submitted now."""
+        return _submitit_script(self) if self.via == "submitit" else _batch_script(self)
+
+    def write(self) -> None:
+        """Leave in the stage's folder what ``wait_for_job.py`` submits."""
+        write_json(Path(self.folder) / REQUEST, asdict(self))
+
+    def submit(self) -> str:
+        """Submit it; returns the job's id. Raises UserError with what Slurm said."""
+        return _submit_with_submitit(self) if self.via == "submitit" else _sbatch(self)
+
+
+def chosen_way(via: str) -> str:
+    """submitit where it is installed, else sbatch; raises UserError when it is asked for and not there."""
+    if via != "sbatch" and importlib.util.find_spec("submitit") is not None:
+        return "submitit"
+    if via == "submitit":
+        raise UserError("--slurm-via submitit: submitit is not installed; pip install submitit, or --slurm-via sbatch")
+    return "sbatch"
+
+
+def _slurm_log(stage: SlurmStage) -> str:
+    return str(Path(stage.folder) / "slurm" / "%j_0_log.out")  # submitit's own name for it
+
+
+def _batch_script(stage: SlurmStage) -> str:
+    options = [f"job-name={stage.name}", f"output={_slurm_log(stage)}", f"signal=USR1@{SAVE_SECONDS}"]
+    options += ["nodes=1", "ntasks-per-node=1", *stage.options]
+    header = "\n".join(f"#SBATCH --{option}" for option in options)
+    started = shlex.join(
+        [
+            sys.executable,
+            str(REPOSITORY / "transfer" / "planning" / "slurm" / "stage_job.py"),
+            stage.folder,
+            *stage.argv,
+        ]
+    )
+    return f"#!/bin/bash\n{header}\ncd {shlex.quote(str(Path.cwd()))}\nexec srun {started}\n"
+
+
+def _sbatch(stage: SlurmStage) -> str:
+    script = Path(stage.folder) / "job.sbatch"
+    (script.parent / "slurm").mkdir(exist_ok=True)  # Slurm makes no folder for its logs
+    write_text(script, _batch_script(stage))
+    try:
+        done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise UserError("sbatch is not on PATH: --launcher slurm runs on a machine that submits to Slurm") from None
+    job = done.stdout.split(";")[0].strip()
+    if done.returncode or not job.isdigit():
+        raise UserError(f"sbatch refused the job: {_last_line(done.stderr) or _last_line(done.stdout)}")
+    return job
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].removeprefix("sbatch: ").removeprefix("error: ") if lines else "no output"
+
+
+def _executor(stage: SlurmStage) -> Any:
+    """A submitit executor for one stage, usable for its script where there is no Slurm."""
+    import submitit
+
+    class Executor(submitit.SlurmExecutor):
+        @classmethod
+        def affinity(cls) -> int:
+            return 2  # without srun submitit would not even print a script
+
+        def _make_submission_file_text(self, command: str, uid: str) -> str:
+            text: str = super()._make_submission_file_text(command, uid)
+            # without a limit of one's own the partition's holds, as for any batch job; submitit would ask for 5 minutes
+            return text if self.parameters["time"] else text.replace("#SBATCH --time=0\n", "")
+
+    options = dict(_key_value(option) for option in stage.options)
+    executor = Executor(folder=str(Path(stage.folder) / "slurm"), max_num_timeout=REQUEUES)
+    executor.update_parameters(
+        job_name=stage.name,
+        time=minutes(str(options.pop("time", "0"))),
+        nodes=1,
+        ntasks_per_node=1,
+        signal_delay_s=SAVE_SECONDS,
+        stderr_to_stdout=True,
+        wckey=None,
+        setup=[
+            f"export PYTHONPATH={shlex.quote(str(REPOSITORY))}${{PYTHONPATH:+:$PYTHONPATH}}"
+        ],  # to unpickle StageJob
+        additional_parameters=options,
+    )
+    return executor
+
+
+def _key_value(option: str) -> tuple[str, str | bool]:
+    key, equals, value = option.partition("=")
+    return key, value if equals else True
+
+
+def minutes(text: str) -> int:
+    """Slurm's notations of a time limit ("90", "1:30:00", "2-12", "1-0:30") in minutes, rounded up."""
+    match = TIME.fullmatch(text)
+    if match is None:
+        raise UserError(f"--slurm-option time={text}: write minutes, HH:MM:SS or DAYS-HH:MM:SS")
+    parts = [int(part) for part in match["parts"].split(":")]
+    if match["days"] is not None:
+        hours, mins, seconds = (parts + [0, 0])[:3]
+        return int(match["days"]) * 1440 + hours * 60 + mins + (seconds > 0)
+    if len(parts) == 3:
+        return parts[0] * 60 + parts[1] + (parts[2] > 0)
+    return parts[0] + (len(parts) == 2 and parts[1] > 0)
+
+
+def _submitit_script(stage: SlurmStage) -> str:
+    executor = _executor(stage)
+    text: str = executor._make_submission_file_text(executor._submitit_command_str, "")
+    return f"{text.rstrip()}\n# the pickled command: {shlex.join(stage.argv)}\n"
+
+
+def _submit_with_submitit(stage: SlurmStage) -> str:
+    import submitit
+
+    try:
+        job = _executor(stage).submit(StageJob(stage.folder, stage.argv, stage.resumed, os.getcwd()))
+    except FileNotFoundError:
+        raise UserError("sbatch is not on PATH: --launcher slurm runs on a machine that submits to Slurm") from None
+    except submitit.core.utils.UncompletedJobError as error:  # its subclasses name what sbatch said
+        raise UserError(f"sbatch refused the job: {_last_line(str(error))}") from error
+    return str(job.job_id)
+
+
+def check_options(options: Sequence[str], via: str) -> None:
+    """Raises UserError for options that could leave their #SBATCH line, and for a time submitit cannot count with."""
+    for option in options:
+        if "\n" in option or not option.strip():
+            raise UserError(f"--slurm-option {option!r} must be one line such as partition=gpu")
+        if via == "submitit" and option.startswith("time="):
+            minutes(option.removeprefix("time="))

@@ -1,0 +1,252 @@
+"""A plan as stages: prepare -> pretrain -> convert -> train, each with its command and the stages it waits for."""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import UserError
+from transfer.planning.lr_search import SEARCHED, chosen_rate, search_folder, split_folder, split_names
+from transfer.planning.plan import Config, Init, Plan
+
+TRAIN_SCRIPT = "transfer/train_net.py"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command of a plan. ``late`` gives arguments that only exist once the stages in ``needs`` have run."""
+
+    name: str
+    kind: str  # prepare | pretrain | convert | split | train
+    argv: tuple[str, ...]  # script of this repository, then its arguments
+    folder: Path  # where it writes
+    proof: Path  # the file that a finished stage leaves
+    needs: tuple[str, ...] = ()  # must have finished
+    after: tuple[str, ...] = ()  # must have ended, a failure is an answer too (a rate that diverges)
+    late: Callable[[], tuple[str, ...]] = field(default=tuple, compare=False)
+    weights: Path | None = None  # backbone a training starts from
+    seed: int | None = None
+    cell: Cell | None = None
+
+    def command(self) -> tuple[str, ...]:
+        """The whole command, late arguments included. Raises UserError when what they read is not there."""
+        return (*self.argv, *self.late())
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Where one number of the table comes from."""
+
+    table: str
+    config: str
+    init: str
+    seed: int
+    folder: Path
+
+
+def plan_stages(plan: Plan) -> list[Stage]:
+    """Every stage of the plan in an order that respects their dependencies.
+
+    One seed of every initialisation comes before the next seed, so a plan stopped early still compares like with like.
+    """
+    stages = [
+        Stage(f"prepare/{i + 1}", "prepare", step.argv, Path(step.done).parent, Path(step.done))
+        for i, step in enumerate(plan.prepare)
+    ]
+    prepared = tuple(stage.name for stage in stages)
+    backbones: dict[str, tuple[Path | None, tuple[str, ...]]] = {}
+    for init in plan.inits:
+        made, backbones[init.name] = _backbone_stages(plan, init, prepared)
+        stages += made
+    trainings = []
+    for config in plan.configs:
+        stages += _subset_stages(plan, config, prepared)
+        for init in trained_inits(plan):
+            weights, needs = backbones[init.name]
+            training = _Train(plan, config, init, weights, (*prepared, *needs))
+            stages += training.search_stages()
+            trainings.append(training)
+    return stages + [stage for seed in plan.seeds for training in trainings for stage in training.seed_stages(seed)]
+
+
+def trained_inits(plan: Plan) -> list[Init]:
+    """The initialisations that are run here, i.e. all but the published-only ones."""
+    return [init for init in plan.inits if init.kind != "published"]
+
+
+def _backbone_stages(
+    plan: Plan, init: Init, prepared: tuple[str, ...]
+) -> tuple[list[Stage], tuple[Path | None, tuple[str, ...]]]:
+    """Stages that make the backbone of ``init``, its file, and the names a training waits for."""
+    stages: list[Stage] = []
+    source = init.weights
+    if init.kind == "pretrain":
+        checkpoint = Path(init.checkpoint or "")
+        argv = ("pretrain/main.py", *init.pretrain)
+        stages.append(Stage(f"pretrain/{init.name}", "pretrain", argv, checkpoint.parent, checkpoint, prepared))
+        source = str(checkpoint)
+    if source is None:
+        return [], (None, ())
+    if init.kind == "weights" and source.endswith(".pkl"):
+        return [], (Path(source), ())
+    backbone = plan.output / "backbones" / f"{init.name}.pkl"
+    argv = ("convert/to_d2.py", source, str(backbone), *init.convert)
+    needs = tuple(stage.name for stage in stages) or prepared
+    stages.append(
+        Stage(f"convert/{init.name}", "convert", argv, backbone.parent, backbone, needs, weights=Path(source))
+    )
+    return stages, (backbone, (stages[-1].name,))
+
+
+def _search_parts(config: Config, init: Init) -> tuple[float, float]:
+    """Parts of the training images that a learning-rate search trains on and is scored on."""
+    held_out = init.lr.held_out if init.lr else 0.0
+    return config.data_fraction * (1 - held_out), config.data_fraction * held_out
+
+
+def _subset_stages(plan: Plan, config: Config, prepared: tuple[str, ...]) -> list[Stage]:
+    stages = []
+    wanted = {(config.data_fraction, 0.0)} if config.data_fraction < 1 else set()
+    wanted |= {_search_parts(config, init) for init in trained_inits(plan) if init.lr and init.lr.search}
+    opts = _words({k: v for k, v in config.overrides.items() if k.startswith("DATASETS.")})
+    for fit, held_out in sorted(wanted):
+        folder = split_folder(plan.output, config.name, fit, held_out)
+        argv = ["transfer/splits.py", "--config-file", config.file, "--output", str(folder)]
+        argv += ["--fit", f"{fit:g}", "--held-out", f"{held_out:g}", *opts]
+        stages.append(Stage(_split_name(folder, plan), "split", tuple(argv), folder, folder / "names.json", prepared))
+    return stages
+
+
+def _split_name(folder: Path, plan: Plan) -> str:
+    return str(folder.relative_to(plan.output))
+
+
+@dataclass(frozen=True)
+class _Train:
+    """What the runs of one config and one initialisation share."""
+
+    plan: Plan
+    config: Config
+    init: Init
+    weights: Path | None
+    needs: tuple[str, ...]
+
+    def stage(
+        self,
+        folder: Path,
+        table: str,
+        seed: int,
+        needs: tuple[str, ...],
+        late: Callable[[], tuple[str, ...]],
+        opts: Mapping[str, Any],
+        after: tuple[str, ...] = (),
+    ) -> Stage:
+        init = self.init.kind if self.weights is None else str(self.weights)
+        argv = [TRAIN_SCRIPT, "--config-file", self.config.file, "--init", init, "--init-name", self.init.name]
+        for flag, value in (("--engine", self.plan.engine), ("--evaluator", self.plan.evaluator)):
+            argv += [flag, value] if value != "auto" else []
+        argv += _words({**self.config.overrides, **opts, "SEED": seed, "OUTPUT_DIR": str(folder)})
+        name = str(folder.relative_to(self.plan.output))
+        cell = Cell(table, self.config.name, self.init.name, seed, folder)
+        proof = folder / "result.json"
+        return Stage(name, "train", tuple(argv), folder, proof, needs, after, late, self.weights, seed, cell)
+
+    def seed_stages(self, seed: int) -> list[Stage]:
+        """The run at the config's own rate, and the one at this initialisation's rate where it has one."""
+        late, needs = self._subset()
+        where = Path(self.init.name) / f"seed{seed}"
+        stages = [self.stage(self.plan.output / self.config.name / where, self.config.name, seed, needs, late, {})]
+        rate = self.init.lr
+        if rate is not None:
+            table = self.config.name + SEARCHED
+            folder = self.plan.output / table / where
+            if rate.value is not None:
+                stages.append(self.stage(folder, table, seed, needs, late, {"SOLVER.BASE_LR": rate.value}))
+            else:
+                grid = search_folder(self.plan.output, self.config.name, self.init.name)
+                searched = tuple(self._search_name(value) for value in rate.search)
+                with_rate = lambda: (*late(), "SOLVER.BASE_LR", repr(chosen_rate(grid, rate.search)))  # noqa: E731
+                stages.append(self.stage(folder, table, seed, needs, with_rate, {}, after=searched))
+        return stages
+
+    def _subset(self) -> tuple[Callable[[], tuple[str, ...]], tuple[str, ...]]:
+        """Late schedule and data arguments, and what they wait for."""
+        if self.config.data_fraction == 1:
+            return self._schedule, self.needs
+        folder = split_folder(self.plan.output, self.config.name, self.config.data_fraction, 0.0)
+        needs = (*self.needs, _split_name(folder, self.plan))
+        return lambda: (*self._schedule(), *split_names(folder, "TRAIN", "fit")), needs
+
+    def _schedule(self, factor: float = 1.0) -> tuple[str, ...]:
+        return schedule_opts(self.config, factor)
+
+    def _search_name(self, value: float) -> str:
+        grid = search_folder(self.plan.output, self.config.name, self.init.name)
+        return str((grid / f"lr{value:g}").relative_to(self.plan.output))
+
+    def search_stages(self) -> list[Stage]:
+        """One short training per learning rate on part of train, evaluated on the part held out."""
+        rate = self.init.lr
+        if rate is None or not rate.search:
+            return []
+        folder = split_folder(self.plan.output, self.config.name, *_search_parts(self.config, self.init))
+        needs = (*self.needs, _split_name(folder, self.plan))
+
+        def late() -> tuple[str, ...]:
+            data = (*split_names(folder, "TRAIN", "fit"), *split_names(folder, "TEST", "held_out"))
+            return (*self._schedule(rate.schedule_factor), *data)
+
+        return [
+            self.stage(
+                self.plan.output / self._search_name(value),
+                f"{self.config.name} learning-rate search",
+                self.plan.seeds[0],
+                needs,
+                late,
+                {"SOLVER.BASE_LR": value},
+            )
+            for value in rate.search
+        ]
+
+
+def schedule_opts(config: Config, factor: float = 1.0) -> tuple[str, ...]:
+    """KEY VALUE words that stretch MAX_ITER and STEPS by the schedule factor; warm-up stays, as in 2x configs."""
+    factor *= config.schedule_factor
+    return _stretched(config.file, tuple(_words(config.overrides)), factor) if factor != 1 else ()
+
+
+@functools.cache
+def _stretched(file: str, overrides: tuple[str, ...], factor: float) -> tuple[str, ...]:
+    from transfer.config import load_config
+
+    solver = load_config(file, overrides).SOLVER
+    length = max(1, round(solver.MAX_ITER * factor))
+    steps = sorted({min(round(step * factor), length - 1) for step in solver.STEPS})  # a step must come before the end
+    return tuple(_words({"SOLVER.MAX_ITER": length, "SOLVER.STEPS": tuple(steps)}))
+
+
+def _words(overrides: Mapping[str, Any]) -> list[str]:
+    return [
+        word for key, value in overrides.items() for word in (key, value if isinstance(value, str) else repr(value))
+    ]
+
+
+def choose(stages: Sequence[Stage], patterns: Sequence[str]) -> list[Stage]:
+    """Stages whose name matches one of the glob ``patterns``, and everything they wait for."""
+    if not patterns:
+        return list(stages)
+    by_name = {stage.name: stage for stage in stages}
+    wanted = [s.name for s in stages if any(fnmatch.fnmatch(s.name, p) or f"/{p}/" in f"/{s.name}/" for p in patterns)]
+    if not wanted:
+        raise UserError(f"--only {' '.join(patterns)} matches no stage; stages are {', '.join(list(by_name)[:12])} ...")
+    keep: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        if name not in keep:
+            keep.add(name)
+            wanted += (*by_name[name].needs, *by_name[name].after)
+    return [stage for stage in stages if stage.name in keep]

@@ -1,0 +1,125 @@
+"""Is a stage finished? Decided by what it left, never by a flag alone: status, weights and command must agree."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime.atomic import read_json, sha256_file, write_json
+from runtime.errors import UserError
+from transfer.planning.stages import Stage
+from transfer.records.fields import result_problem
+
+FINISHED, BROKEN, TO_DO, STALE = "finished", "broken", "to do", "stale"
+
+
+@dataclass(frozen=True)
+class State:
+    """``kind`` is finished, broken (resume it), to do, or stale (made by something else than the plan says)."""
+
+    kind: str
+    why: str = ""
+
+
+def stored_result(path: Path) -> dict[str, Any]:
+    """A result.json, or {} when it is absent, torn or has not a result's form."""
+    content = read_json(path)
+    return {} if result_problem(content) else content
+
+
+_DIGESTS: dict[tuple[str, int, int], str] = {}
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, remembered while its size and time of change stay (2,000 runs share a few backbones)."""
+    stat = path.stat()
+    key = (str(path), stat.st_size, stat.st_mtime_ns)
+    if key not in _DIGESTS:
+        _DIGESTS[key] = sha256_file(path)
+    return _DIGESTS[key]
+
+
+def stage_folder(output: Path, stage: Stage) -> Path:
+    """Where the log, the lock and the record of a stage live."""
+    return output / "stages" / stage.name.replace("/", "__")
+
+
+def record_stage(output: Path, stage: Stage, command: Sequence[str], **outcome: Any) -> None:
+    """Write what was run and how it ended, so that a changed plan is noticed and a failure reaches the table."""
+    proof = {"path": str(stage.proof), "sha256": digest(stage.proof)} if stage.proof.is_file() else None
+    write_json(stage_folder(output, stage) / "record.json", {"argv": list(command), "proof": proof, **outcome})
+
+
+def stage_state(output: Path, stage: Stage) -> State:
+    """The state of one stage from the files on disk."""
+    state = CHECKS.get(stage.kind, _proof_state)(stage)
+    if state.kind != FINISHED:
+        return state
+    made_by = read_json(stage_folder(output, stage) / "record.json").get("argv")
+    try:
+        command = list(stage.command())
+    except UserError:
+        return state  # its inputs are gone, its result stands
+    if made_by is not None and made_by != command:
+        changed = sorted(set(made_by) ^ set(command))
+        return State(STALE, f"it was made by another command (differs in {' '.join(changed[:6])})")
+    return state
+
+
+def _proof_state(stage: Stage) -> State:
+    return State(FINISHED) if stage.proof.is_file() else State(TO_DO)
+
+
+def _pretrain_state(stage: Stage) -> State:
+    if stage.proof.is_file():
+        return State(FINISHED)
+    return State(BROKEN, "unfinished checkpoints") if newest_checkpoint(stage.folder) else State(TO_DO)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The pretraining checkpoint written last in ``folder``."""
+    found = sorted(folder.glob("checkpoint*.pth.tar"), key=os.path.getmtime) if folder.is_dir() else []
+    return found[-1] if found else None
+
+
+def _convert_state(stage: Stage) -> State:
+    sidecar = read_json(stage.proof.with_suffix(".json"))
+    source = stage.weights
+    if not stage.proof.is_file() or not sidecar:
+        return State(TO_DO)
+    files, made_from = (found if isinstance(found := sidecar.get(k), dict) else {} for k in ("files", "source"))
+    if files.get(stage.proof.name) != digest(stage.proof):
+        return State(TO_DO, "the backbone is not the one its sidecar describes")
+    if source is not None and source.is_file() and made_from.get("sha256") != digest(source):
+        return State(TO_DO, "the checkpoint has changed since")
+    return State(FINISHED)
+
+
+def _train_state(stage: Stage) -> State:
+    result = stored_result(stage.proof)
+    if result.get("status") != "finished":
+        begun = (stage.folder / "last_checkpoint").is_file()
+        return State(BROKEN, str(result.get("error") or "interrupted")) if begun or result else State(TO_DO)
+    if result.get("seed") != stage.seed:
+        return State(STALE, f"it holds a run with seed {result.get('seed')}")
+    weights = stage.weights if stage.weights is not None and stage.weights.is_file() else None
+    if weights is not None and result.get("init", {}).get("sha256") != digest(weights):
+        return State(STALE, f"its run started from other weights than {weights} holds now")
+    return State(FINISHED)
+
+
+CHECKS = {"pretrain": _pretrain_state, "convert": _convert_state, "train": _train_state}
+
+
+def set_aside(stage: Stage) -> Path:
+    """Rename what a stale stage left so that it can be made again; nothing is deleted. Returns the new name."""
+    made = stage.folder if stage.kind in ("train", "pretrain") else stage.proof
+    for number in range(1, 1000):
+        aside = made.with_name(f"{made.name}.old{number}")
+        if not aside.exists():
+            made.rename(aside)
+            return aside
+    raise UserError(f"{made} has been set aside a thousand times; tidy its folder up")

@@ -1,0 +1,136 @@
+"""result.json: what a finished or failed run leaves for the gap, and what is remembered while it is still running."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime.atomic import write_json
+from runtime.errors import UserError
+from runtime.provenance import hardware, provenance
+from transfer.config import config_sha256, recipe
+from transfer.data.catalog import get_dataset
+from transfer.records.fields import is_history, result_problem
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
+    from transfer.engines.protocol import Engine, TrainSummary
+
+SCHEMA = 1
+RESULT = "result.json"
+HISTORY = "history.json"
+
+
+@dataclass
+class History:
+    """Evaluations during training and the seconds trained, kept in history.json across resumptions."""
+
+    path: Path
+    entries: list[dict[str, Any]] = field(default_factory=list)
+    train_seconds: float = 0.0
+
+    @classmethod
+    def load(cls, folder: Path, resume: bool) -> History:
+        """The history of a resumed run, or an empty one."""
+        path = folder / HISTORY
+        if not resume or not path.exists():
+            return cls(path)
+        try:
+            content = json.loads(path.read_text())
+            if not is_history(content["history"]):
+                raise ValueError("history is not a list of evaluations")
+            return cls(path, content["history"], float(content["train_seconds"]))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(f"{path} is damaged ({error}); remove it, the run itself can be resumed") from error
+
+    def add(self, iteration: int, metrics: Mapping[str, Any]) -> None:
+        """Record an evaluation after ``iteration`` steps; a repetition of it replaces the earlier one."""
+        self.entries = [e for e in self.entries if e["iteration"] != iteration]
+        self.entries.append({"iteration": iteration, "metrics": dict(metrics)})
+        self.entries.sort(key=lambda e: e["iteration"])
+        self.save()
+
+    def save(self) -> None:
+        """Write history.json."""
+        write_json(self.path, {"train_seconds": self.train_seconds, "history": self.entries})
+
+
+def run_header(cfg: CfgNode, config_name: str, init: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
+    """The part of a result that is known before training: config, init, seed, engine, data sets, provenance."""
+    return {
+        "schema": SCHEMA,
+        "status": "failed",
+        "error": None,
+        "config": {"name": config_name, "sha256": config_sha256(cfg), "flat": recipe(cfg)},
+        "init": dict(init),
+        "seed": cfg.SEED,
+        "engine": {"name": engine.name, "versions": engine.versions()},
+        "datasets": {part.lower(): [_describe(n) for n in cfg.DATASETS[part]] for part in ("TRAIN", "TEST")},
+        "provenance": provenance(),
+    }
+
+
+def _describe(name: str) -> dict[str, Any]:
+    spec = get_dataset(name)
+    return {"name": name, "sha256": spec.sha256(), "images": len(spec.summary.image_ids)}
+
+
+def write_finished(
+    folder: Path,
+    header: Mapping[str, Any],
+    *,
+    summary: TrainSummary,
+    history: History,
+    by_dataset: Mapping[str, Any],
+    evaluators: list[str],
+    evaluate_seconds: float,
+    detections: list[str],
+) -> dict[str, Any]:
+    """Write result.json of a finished run and return it; ``metrics`` are those of the first test set."""
+    result = {
+        **header,
+        "status": "finished",
+        "evaluator": "+".join(dict.fromkeys(evaluators)),
+        "iterations": summary.iterations,
+        "metrics": next(iter(by_dataset.values()), {}),
+        "metrics_by_dataset": dict(by_dataset),
+        "history": history.entries,
+        "seconds": {"train": history.train_seconds, "evaluate": evaluate_seconds},
+        "seconds_per_iteration": summary.seconds_per_iteration,
+        "detections": detections,
+        "peak_memory_mb": max(summary.peak_memory_mb, peak_memory_mb()),
+        "hardware": hardware(),
+    }
+    write_json(folder / RESULT, result)
+    return result
+
+
+def write_failed(folder: Path, header: Mapping[str, Any], error: str) -> None:
+    """Write result.json of a run that ended with an error, so that a report can say why a cell is empty."""
+    write_json(folder / RESULT, {**header, "status": "failed", "error": error, "hardware": hardware()})
+
+
+def read_result(folder: Path, needs: Iterable[str] = ()) -> dict[str, Any] | None:
+    """The result.json of a run folder, or None; UserError if it is damaged, of another form, or without ``needs``."""
+    path = folder / RESULT
+    if not path.exists():
+        return None
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        if content["schema"] != SCHEMA:
+            raise UserError(f"{path} has schema {content['schema']}, this version reads {SCHEMA}")
+        if problem := result_problem(content, needs):
+            raise ValueError(problem)
+        return content
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is not a result ({error}); remove it and run again") from error
+
+
+def peak_memory_mb() -> float:
+    """Largest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,0 +1,101 @@
+"""One finished or failed run as the gap sees it, read from result.json; and everything two runs must agree on."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runtime.errors import UserError
+from transfer.config import RUN_KEYS
+from transfer.records.result_file import RESULT, read_result
+
+SET_ASIDE = re.compile(r"\.old\d+$")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run. ``metrics`` maps (task, metric) to a value x100; undefined values are absent."""
+
+    folder: Path
+    table: str
+    init: str
+    seed: int
+    status: str  # finished | failed | missing
+    error: str | None = None
+    metrics: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    must_agree: Mapping[str, Any] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)  # the whole result.json, for the report
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has numbers."""
+        return self.status == "finished"
+
+    @property
+    def detections(self) -> Path | None:
+        """Stored detections of the first test set, when they are still there."""
+        names = self.record.get("detections") or []
+        path = self.folder / str(names[0]) if names else None
+        return path if path is not None and path.is_file() else None
+
+
+def read_run(folder: Path, *, table: str | None = None, init: str | None = None, seed: int | None = None) -> Run:
+    """The run in ``folder``. Names given by a plan win over those in the file; without a result it is "missing".
+
+    Raises UserError for a result.json of another schema or without the fields that a comparison rests on.
+    """
+    names = folder.parent.parent.name, folder.parent.name
+    record = read_result(folder)
+    if record is None:
+        return Run(folder, table or names[0], init or names[1], -1 if seed is None else seed, "missing", "not run yet")
+    try:
+        finished = record["status"] == "finished"
+        return Run(
+            folder,
+            table or record["config"]["name"],
+            init or record["init"]["name"],
+            int(record["seed"]) if seed is None else seed,
+            "finished" if finished else "failed",
+            None if finished else str(record.get("error") or "unknown error"),
+            flat_metrics(record["metrics"]) if finished else {},
+            must_agree(record) if finished else {},
+            record,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise UserError(f"{folder / RESULT} lacks what a comparison needs ({problem}); run it again") from error
+
+
+def flat_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], float]:
+    """{(task, metric): value}; null, NaN and pycocotools' -1 mean that there is nothing to measure and are left out."""
+    flat = {}
+    for task, values in metrics.items():
+        for name, value in values.items():
+            if isinstance(value, int | float) and math.isfinite(value) and value >= 0:
+                flat[task, name] = float(value)
+    return flat
+
+
+def must_agree(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything of a result that has to be equal for two runs to differ only in their initialisation and seed."""
+    agree: dict[str, Any] = {k: v for k, v in record["config"]["flat"].items() if k not in RUN_KEYS}
+    agree["evaluator"] = record["evaluator"]
+    agree["iterations"] = record["iterations"]
+    agree["engine.name"] = record["engine"]["name"]
+    agree.update({f"engine.versions.{k}": v for k, v in record["engine"]["versions"].items()})
+    for part, sets in record["datasets"].items():
+        agree[f"datasets.{part}.sha256"] = [one["sha256"] for one in sets]
+        agree[f"datasets.{part}.images"] = [one.get("images") for one in sets]
+    return agree
+
+
+def find_runs(root: Path) -> Iterator[Run]:
+    """Every result.json under ``root``, in order of path; folders that were set aside are not read."""
+    for path in sorted(root.rglob(RESULT)):
+        parts = path.relative_to(root).parts
+        if not any(SET_ASIDE.search(part) for part in parts) and "lr_search" not in parts:
+            yield read_run(path.parent)
