@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from convert.rename import BN_FIELDS, SHORTCUT, TORCHVISION, Part
 from runtime.errors import UserError
 
-# (bottleneck?, blocks per stage) -> depth; exactly what Detectron2's build_resnet_backbone knows
-DEPTHS = {
-    (False, (2, 2, 2, 2)): 18,
-    (False, (3, 4, 6, 3)): 34,
-    (True, (3, 4, 6, 3)): 50,
-    (True, (3, 4, 23, 3)): 101,
-    (True, (3, 8, 36, 3)): 152,
+# depth -> (bottleneck blocks?, blocks in res2 .. res5); these are all that Detectron2's build_resnet_backbone can build
+BLOCKS: dict[int, tuple[bool, tuple[int, int, int, int]]] = {
+    18: (False, (2, 2, 2, 2)),
+    34: (False, (3, 4, 6, 3)),
+    50: (True, (3, 4, 6, 3)),
+    101: (True, (3, 4, 23, 3)),
+    152: (True, (3, 8, 36, 3)),
 }
 
 
@@ -31,12 +31,12 @@ class Architecture:
     @property
     def bottleneck(self) -> bool:
         """Whether its blocks are 1x1, 3x3, 1x1 (ResNet-50 and deeper)."""
-        return self.depth >= 50
+        return BLOCKS[self.depth][0]
 
     @property
     def blocks(self) -> tuple[int, int, int, int]:
         """Blocks in res2..res5."""
-        return next(b for (bottleneck, b), depth in DEPTHS.items() if depth == self.depth)
+        return BLOCKS[self.depth][1]
 
     @property
     def name(self) -> str:
@@ -102,7 +102,7 @@ def infer(shapes: Mapping[Part, tuple[int, ...]]) -> Architecture:
         raise UserError(f"its stem takes {stem[1]} channels (colour split or grey), not an RGB image: not convertible")
     blocks = tuple(max((p.block + 1 for p in shapes if p.stage == stage), default=0) for stage in (2, 3, 4, 5))
     bottleneck = any(p.conv == 3 for p in shapes)
-    depth = DEPTHS.get((bottleneck, blocks))  # type: ignore[arg-type]
+    depth = next((d for d, built in BLOCKS.items() if built == (bottleneck, blocks)), None)
     if 0 in blocks:
         raise UserError(f"res{blocks.index(0) + 2} has no tensors: this is half a network; convert the whole encoder")
     if depth is None:

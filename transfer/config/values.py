@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runtime.errors import UserError
 from runtime.logs import get_logger
 from transfer.config.schema import KEYS
-
-if TYPE_CHECKING:
-    pass
 
 log = get_logger("run")
 Values = Mapping[str, Any]  # leaf key -> value
@@ -20,6 +17,8 @@ AT_LEAST_ONE = (
     "SOLVER.MAX_ITER",
     "SOLVER.IMS_PER_BATCH",
     "SOLVER.CHECKPOINT_PERIOD",
+    "TEST.PRECISE_BN.NUM_ITER",
+    "ENGINE.ACCUMULATE",
     "INPUT.MAX_SIZE_TRAIN",
     "MODEL.RPN.BATCH_SIZE_PER_IMAGE",
     "MODEL.RPN.PRE_NMS_TOPK_TRAIN",

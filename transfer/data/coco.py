@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runtime.errors import UserError
-from transfer.data.labels import XYWH, Labels, Record, box_findings, check_images_exist, examples
+from transfer.data.box_modes import XYWH
+from transfer.data.labels import Labels, Record, box_findings, check_images_exist, examples
 from transfer.data.run_lengths import counts_of, covered_pixels
 
 MIN_POLYGON_NUMBERS = 6  # three points

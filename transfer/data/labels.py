@@ -12,9 +12,9 @@ from typing import Any
 from PIL import ExifTags, Image
 
 from runtime.errors import UserError
+from transfer.data.box_modes import box_corners
 
 Record = dict[str, Any]  # one image in Detectron2's data set form
-XYXY, XYWH = 0, 1  # values of Detectron2's BoxMode
 OUTSIDE_TOLERANCE = 1.0  # pixels a box may stick out of its image before it is counted
 LOOKED_AT = 500  # images whose size is compared with the annotations before a run: a fraction of a second
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for a bad file
@@ -135,10 +135,7 @@ def box_findings(records: list[Record]) -> list[str]:
     clipped: list[Any] = []
     for record in records:
         width, height = record["width"], record["height"]
-        for annotation in record["annotations"]:
-            x0, y0, x1, y1 = annotation["bbox"]
-            if annotation["bbox_mode"] == XYWH:
-                x1, y1 = x0 + x1, y0 + y1
+        for x0, y0, x1, y1 in map(box_corners, record["annotations"]):
             if x1 - x0 <= 0 or y1 - y0 <= 0:
                 empty.append(record["image_id"])
             elif x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:

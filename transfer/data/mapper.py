@@ -10,10 +10,13 @@ import torch
 from PIL import Image, ImageOps
 
 from runtime.errors import UserError
-from transfer.data.labels import UNREADABLE, XYWH, Record
+from transfer.data.box_modes import corners
+from transfer.data.labels import UNREADABLE, Record
 
 SMALLEST_SIDE = 1e-5  # boxes with a side up to this are dropped, as are empty masks
 FLIPS = ("horizontal", "vertical", "none")
+SIZE_SAMPLINGS = ("choice", "range")
+MASK_FORMATS = ("polygon", "bitmask")
 
 
 class Draw(NamedTuple):
@@ -63,7 +66,7 @@ class DetectionMapper:
         flip: str = "none",
         masks: str = "",
     ) -> None:
-        if flip not in FLIPS or sampling not in ("choice", "range") or masks not in ("", "polygon", "bitmask"):
+        if flip not in FLIPS or sampling not in SIZE_SAMPLINGS or masks not in ("", *MASK_FORMATS):
             raise UserError(
                 f"INPUT: RANDOM_FLIP {flip!r} must be one of {FLIPS}, MIN_SIZE_TRAIN_SAMPLING {sampling!r} choice or "
                 f"range, MASK_FORMAT {masks!r} polygon or bitmask"
@@ -125,7 +128,7 @@ class DetectionMapper:
 
     def _instances(self, record: Record, draw: Draw, before: tuple[int, int], after: tuple[int, ...]) -> dict[str, Any]:
         kept = [a for a in record["annotations"] if a.get("iscrowd", 0) == 0]
-        boxes = self._move(_corners(kept).reshape(-1, 2), draw, before, after).reshape(-1, 4)
+        boxes = self._move(corners(kept, np.float32).reshape(-1, 2), draw, before, after).reshape(-1, 4)
         if draw.flip:  # the mirrored corners changed places
             axis = 0 if self.flip == "horizontal" else 1
             boxes[:, [axis, axis + 2]] = boxes[:, [axis + 2, axis]]
@@ -180,16 +183,3 @@ class DetectionMapper:
             polygons = [p.tolist() for p in self._polygons(annotation, record, draw, before, after)]
             mask = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, *after[:2])))
         return np.ascontiguousarray(mask.astype(bool))
-
-
-def _corners(annotations: list[dict[str, Any]]) -> np.ndarray:
-    """Boxes as N x 4 float64 corners; widths and heights are added in float32, which is what Detectron2 does."""
-    rows = []
-    for annotation in annotations:
-        box = np.array(annotation["bbox"], dtype=np.float64)
-        if annotation["bbox_mode"] == XYWH:
-            single = box.astype(np.float32)
-            single[2:] += single[:2]
-            box = single.astype(np.float64)
-        rows.append(box)
-    return np.array(rows).reshape(-1, 4)

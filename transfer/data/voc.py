@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
-from transfer.data.labels import XYXY, Labels, Record, box_findings, check_images_exist, examples, read_text
+from transfer.data.box_modes import XYXY
+from transfer.data.labels import Labels, Record, box_findings, check_images_exist, examples, read_text
 
 # The order fixes the class indices of every published VOC model.
 VOC_CLASSES = [

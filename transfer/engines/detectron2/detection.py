@@ -10,8 +10,9 @@ import pycocotools.mask as rle
 import torch
 from tqdm import tqdm
 
+from runtime.distributed import rank, rank_count
 from transfer.engines.detectron2.data import test_batches
-from transfer.engines.training.ranks import gather_objects, rank, rank_count
+from transfer.engines.training.ranks import gather_objects
 from transfer.evaluate.detections import Detections
 
 

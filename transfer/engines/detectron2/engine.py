@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from runtime.distributed import rank, rank_count
 from runtime.errors import UserError
 from runtime.seeds import seed_everything
 from runtime.stop import StopSignal
 from transfer.engines.protocol import AfterEval, TrainSummary
 from transfer.engines.training.checks import check_schedule
 from transfer.engines.training.device import choose_device, set_arithmetic
-from transfer.engines.training.ranks import rank, rank_count
 from transfer.engines.training.world_size import scale_to_processes
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
 from runtime.atomic import write_text
-from runtime.errors import UserError
 from runtime.logs import get_logger
 from runtime.seeds import rng_state, set_rng_state
 from runtime.torch_files import save_torch
@@ -25,7 +24,13 @@ from transfer.engines.detectron2.data import (
     own_train_loader,
 )
 from transfer.engines.training.batches import TrainingFeed
-from transfer.engines.training.failures import ONE_VALUE, NonFiniteLoss
+from transfer.engines.training.failures import (
+    ONE_VALUE,
+    check_length,
+    different_config,
+    non_finite_loss,
+    one_value_per_channel,
+)
 from transfer.engines.training.precise_bn import PreciseBatchNorm
 from transfer.engines.training.ranks import any_rank, gather_objects
 from transfer.engines.weights.checkpoints import OWN_KEY, POINTER, checkpoint_name, load_latest
@@ -52,39 +57,32 @@ class Trainer(DefaultTrainer):
         super().__init__(cfg)
 
     def begin(self, folder: Path, resume: bool) -> None:
-        """Take up the newest readable checkpoint of ``folder``, or load MODEL.WEIGHTS."""
+        """Resume from the newest readable checkpoint of ``folder``, or load MODEL.WEIGHTS."""
         latest = load_latest(folder) if resume else None
         model: Any = getattr(self.model, "module", self.model)
         if latest is None:
             if self.cfg.MODEL.WEIGHTS:
                 load_weights(model, self.cfg.MODEL.WEIGHTS)
         else:
-            self._take_up(model, *latest)
+            self._restore(model, *latest)
         if self.batches is not None and self.batches.worker_seed < 0:
             self.batches.worker_seed = draw_base_seed()
 
-    def _take_up(self, model: torch.nn.Module, name: str, content: dict[str, Any]) -> None:
+    def _restore(self, model: torch.nn.Module, name: str, content: dict[str, Any]) -> None:
         folder = Path(self.cfg.OUTPUT_DIR)
         try:
             model.load_state_dict(content["model"])
             self.load_state_dict(content["trainer"])
             self.start_iter = int(self.iter) + 1
-            exactly = self._take_up_stream(content.get(OWN_KEY))
+            exactly = self._restore_stream(content.get(OWN_KEY))
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-            raise UserError(
-                f"{folder / name} is of another config than this one; use another OUTPUT_DIR "
-                f"({' '.join(str(error).split())[:200]})"
-            ) from error
-        if self.start_iter > self.max_iter:
-            raise UserError(
-                f"{folder / name} has {self.start_iter} iterations, SOLVER.MAX_ITER is {self.max_iter}; raise it, or "
-                "use another OUTPUT_DIR"
-            )
+            raise different_config(folder / name, error) from error
+        check_length(folder / name, self.start_iter, self.max_iter)
         get_logger(__name__).info("resuming from %s at iteration %d", name, self.start_iter)
         if not exactly:
             get_logger(__name__).warning("%s: the order of images restarts", name)
 
-    def _take_up_stream(self, exact: dict[str, Any] | None) -> bool:
+    def _restore_stream(self, exact: dict[str, Any] | None) -> bool:
         """Random states and position in the stream of images; False when the checkpoint has none for these ranks."""
         if exact is None or self.batches is None or len(exact["rng"]) != comm.get_world_size():
             return False
@@ -104,25 +102,18 @@ class Trainer(DefaultTrainer):
             set_rng_state(self.random_state)
 
     def run_step(self) -> None:
-        """One step; a loss that is not finite is reported with iteration and images before the update."""
+        """One step; a loss that is not finite raises NonFiniteLoss with iteration and images before the update."""
         try:
             super().run_step()
         except FloatingPointError as error:
-            reason = " ".join(str(error).split())
-            raise NonFiniteLoss(
-                f"the loss is not finite at iteration {self.iter} on images {self._images()} ({reason}); nothing "
-                "was updated. Lower SOLVER.BASE_LR, lengthen the warm-up, or clip gradients, then resume"
-            ) from error
+            raise non_finite_loss(self.iter, self._image_ids(), error) from error
         except ValueError as error:
             if ONE_VALUE not in str(error):
                 raise
-            raise UserError(
-                f"a batch norm sees one value per channel at iteration {self.iter}, images {self._images()} ({error}); "
-                "raise SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN, or choose norms GN or FrozenBN"
-            ) from error
+            raise one_value_per_channel(self.iter, self._image_ids(), error) from error
 
-    def _images(self) -> str:
-        return ", ".join(str(i.get("image_id")) for i in self.batches.last) if self.batches is not None else "unknown"
+    def _image_ids(self) -> list[str]:
+        return [str(item.get("image_id")) for item in self.batches.last] if self.batches is not None else ["unknown"]
 
     def save(self, name: str) -> None:
         """Write a checkpoint with the random state of all ranks, whole or not at all; call it on every rank."""

@@ -12,10 +12,11 @@ import torch
 from tqdm import tqdm
 
 from runtime.allocator import return_freed_memory
+from runtime.distributed import rank
 from transfer.engines.torchvision.model.instances import Found
 from transfer.engines.torchvision.model.postprocess import paste_masks
 from transfer.engines.torchvision.model.rcnn import GeneralizedRCNN
-from transfer.engines.training.ranks import gather_objects, rank
+from transfer.engines.training.ranks import gather_objects
 from transfer.evaluate.detections import Detections, Rle
 
 Detector = Callable[[Sequence[dict[str, Any]]], list[Found]]

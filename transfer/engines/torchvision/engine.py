@@ -6,12 +6,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from runtime.distributed import rank_count
 from runtime.stop import StopSignal
 from transfer.engines.protocol import AfterEval, TrainSummary
 from transfer.engines.torchvision.builder import build_model
 from transfer.engines.torchvision.run import Run, detect_named, place, prepare_device
 from transfer.engines.torchvision.support import check_support
-from transfer.engines.training.ranks import rank_count
 from transfer.engines.training.world_size import scale_to_processes
 from transfer.engines.weights.loading import load_weights
 from transfer.evaluate.detections import Detections

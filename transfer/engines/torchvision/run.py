@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from runtime.allocator import keep_freed_memory
-from runtime.distributed import barrier
-from runtime.errors import UserError
+from runtime.distributed import barrier, rank, rank_count
 from runtime.logs import get_logger
 from runtime.seeds import rng_state, seed_everything, set_rng_state
 from runtime.stop import StopSignal
@@ -29,9 +28,10 @@ from transfer.engines.torchvision.metrics import Progress
 from transfer.engines.torchvision.model.rcnn import GeneralizedRCNN
 from transfer.engines.training.batches import TrainingFeed, build_test_feed
 from transfer.engines.training.device import choose_device, set_arithmetic
+from transfer.engines.training.failures import check_length, different_config
 from transfer.engines.training.precise_bn import PreciseBatchNorm
 from transfer.engines.training.precision import Precision
-from transfer.engines.training.ranks import any_rank, gather_objects, rank, rank_count
+from transfer.engines.training.ranks import any_rank, gather_objects
 from transfer.engines.training.solver import CLIPPERS, build_solver
 from transfer.engines.weights.checkpoints import OWN_KEY, checkpoint_name, load_latest, save_checkpoint
 from transfer.engines.weights.loading import load_weights
@@ -150,30 +150,23 @@ class Run:
         )
 
     def _resume(self) -> dict[str, Any] | None:
-        """Take up the newest checkpoint; returns this rank's random state if the run continues exactly."""
+        """Restore the newest checkpoint; returns this rank's random state if the run continues exactly."""
         latest = load_latest(self.folder)
         if latest is None:
             return None
         name, content = latest
         try:
-            exact = self._take_up(content)
+            exact = self._restore(content)
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{self.folder / name} is of another config than this one; use another OUTPUT_DIR "
-                f"({' '.join(str(error).split())[:200]})"
-            ) from error
-        if self.start > self.cfg.SOLVER.MAX_ITER:
-            raise UserError(
-                f"{self.folder / name} has {self.start} iterations, SOLVER.MAX_ITER is {self.cfg.SOLVER.MAX_ITER}; "
-                "raise it, or use another OUTPUT_DIR"
-            )
+            raise different_config(self.folder / name, error) from error
+        check_length(self.folder / name, self.start, self.cfg.SOLVER.MAX_ITER)
         logger = get_logger(__name__)
         logger.info("resuming from %s at iteration %d", self.folder / name, self.start)
         if exact is None:
             logger.warning("%s has no random state for %d processes: the order of images restarts", name, rank_count())
         return exact
 
-    def _take_up(self, content: dict[str, Any]) -> dict[str, Any] | None:
+    def _restore(self, content: dict[str, Any]) -> dict[str, Any] | None:
         """Weights, optimiser and position of a checkpoint; this rank's random state, None where it has none."""
         trainer = content["trainer"]["_trainer"]
         self.model.load_state_dict(content["model"])

@@ -10,8 +10,8 @@ import torch.distributed as dist
 from torch import nn
 
 from runtime.allocator import return_freed_memory
+from runtime.distributed import rank_count
 from transfer.data.loader import draw_base_seed
-from transfer.engines.training.ranks import rank_count
 
 BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
 

@@ -1,4 +1,4 @@
-"""The process group as the model and the loop see it: how many ranks, sums over them, decisions shared by them."""
+"""Sums over the ranks of the process group, and decisions that all ranks share."""
 
 from __future__ import annotations
 
@@ -7,15 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-
-def rank_count() -> int:
-    """Processes in the group; 1 where there is no group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def rank() -> int:
-    """This process's rank; 0 where there is no group."""
-    return dist.get_rank() if rank_count() > 1 else 0
+from runtime.distributed import rank_count
 
 
 class SummedOverRanks(torch.autograd.Function):

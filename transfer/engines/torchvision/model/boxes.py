@@ -114,7 +114,6 @@ IOU_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "diou": distance_box_iou_loss,
     "ciou": complete_box_iou_loss,
 }
-BOX_LOSSES = ("smooth_l1", *IOU_LOSSES)
 
 
 def box_regression_loss(
@@ -122,7 +121,8 @@ def box_regression_loss(
 ) -> torch.Tensor:
     """Summed loss of ``deltas`` (N x 4) at ``references`` (N x 4) against ground-truth ``boxes`` (N x 4).
 
-    ``kind`` is a name of BOX_LOSSES: smooth L1 (plain L1 at beta 0) compares deltas, the others decoded boxes.
+    ``kind`` is ``smooth_l1``, which compares deltas (plain L1 at beta 0), or a name of ``IOU_LOSSES``, which compare
+    decoded boxes.
     """
     if kind == "smooth_l1":
         return _smooth_l1_sum(deltas, coder.encode(references, boxes), beta)

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from runtime.distributed import rank_count
 from runtime.errors import UserError
-from transfer.engines.training.ranks import SummedOverRanks, rank_count
+from transfer.engines.training.ranks import SummedOverRanks
 
 
 class FrozenBatchNorm(nn.Module):

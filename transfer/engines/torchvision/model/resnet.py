@@ -9,17 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from convert.architecture import BLOCKS
 from transfer.engines.torchvision.model.convolution import Conv, init_msra
 from transfer.engines.torchvision.model.norms import freeze
-
-# depth -> (bottleneck blocks?, blocks of res2, res3, res4, res5)
-DEPTHS = {
-    18: (False, (2, 2, 2, 2)),
-    34: (False, (3, 4, 6, 3)),
-    50: (True, (3, 4, 6, 3)),
-    101: (True, (3, 4, 23, 3)),
-    152: (True, (3, 8, 36, 3)),
-}
 
 
 class BasicBlock(nn.Module):
@@ -150,7 +142,7 @@ class ResNet(nn.Module):
         res5_dilation: int = 1,
     ) -> None:
         super().__init__()
-        bottleneck, blocks = DEPTHS[depth]
+        bottleneck, blocks = BLOCKS[depth]
         self.stem = Stem(stem_channels, norm)
         self.names = [f"res{i}" for i in range(2, 6) if f"res{i}" <= max(out_features)]
         in_channels = stem_channels
