@@ -11,12 +11,11 @@ import sys
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-from runtime.atomic import write_json, write_text
+from runtime.atomic import read_json, write_json, write_text
 from runtime.errors import UserError, run_entry
 
 DRAWING = 1  # raise it when the drawing changes, so that old folders are drawn again
@@ -83,10 +82,7 @@ def generator(seed: int, *parts: Any) -> Any:
 
 def already_drawn(folder: Path, made_with: dict[str, int]) -> bool:
     """Whether the folder holds the finished drawing of these settings."""
-    try:
-        return bool(json.loads((folder / RECORD).read_text()) == made_with)
-    except (OSError, ValueError):
-        return False
+    return read_json(folder / RECORD) == made_with
 
 
 def clear(folder: Path) -> None:

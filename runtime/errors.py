@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 EXIT_USER = 2  # bad input: nothing was done, nothing was lost
@@ -23,6 +23,14 @@ def disk_full_error(error: OSError, path: object) -> UserError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return UserError(f"disk full: cannot write {path}; free some space and run the same command again")
     return UserError(f"cannot write {path}: {error.strerror or error}")
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """``; did you mean NAME?``, to end a message about an unknown ``name``; empty if nothing in ``known`` is close."""
+    import difflib  # only a mistake needs it
+
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def run_entry(main: Callable[[], int | None]) -> NoReturn:

@@ -119,23 +119,17 @@ def truth_of(record: dict[str, Any], class_names: list[str]) -> "Marked":
     """The annotations of a record; crowds, difficult objects say so."""
     import numpy as np
 
-    from transfer.data.labels import XYWH
+    from transfer.data.box_modes import corners
     from transfer.report.drawing import Marked, polygons_to_mask
 
-    marked = Marked(np.zeros((0, 4)), [], [])
-    boxes = []
+    marked = Marked(corners(record["annotations"]), [], [])
     for annotation in record["annotations"]:
-        box = np.array(annotation["bbox"], dtype=float)
-        if annotation["bbox_mode"] == XYWH:
-            box[2:] += box[:2]
         note = " (crowd)" if annotation.get("iscrowd") else " (difficult)" if annotation.get("difficult") else ""
-        boxes.append(box)
         marked.labels.append(class_names[annotation["category_id"]] + note)
         marked.classes.append(annotation["category_id"])
         shape = annotation.get("segmentation")
         empty = np.zeros((record["height"], record["width"]), dtype=bool)
         marked.masks.append(polygons_to_mask(shape, *empty.shape) if shape else empty)
-    marked.boxes = np.array(boxes).reshape(-1, 4)
     return marked
 
 

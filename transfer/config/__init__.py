@@ -7,7 +7,6 @@ them). Unknown keys, duplicate keys, Python tags and addresses as bases are erro
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 import yaml
 from fvcore.common.config import CfgNode
 
-from runtime.errors import UserError
+from runtime.errors import UserError, suggestion
 from runtime.repository import REPOSITORY
 from runtime.strict_yaml import YAML_ERRORS, StrictLoader
 from transfer.config.schema import KEYS, OWN_PREFIX
@@ -50,7 +49,7 @@ def resolve_config(name: str | Path) -> Path:
             if candidate.is_file():
                 return candidate
         known = sorted(p.name for p in CONFIG_FOLDER.glob("*.yaml"))
-        raise UserError(f"config {name}: no such file, and not one of {CONFIG_FOLDER}{_suggestion(path.name, known)}")
+        raise UserError(f"config {name}: no such file, and not one of {CONFIG_FOLDER}{suggestion(path.name, known)}")
     raise UserError(f"config {name}: no such file")
 
 
@@ -147,12 +146,7 @@ def _check_known(key: str, where: str) -> None:
         return
     if any(known.startswith(f"{key}.") for known in KEYS):
         raise UserError(f"{where}: {key} is a section, not a key; set the keys below it")
-    raise UserError(f"{where}: unknown key {key}{_suggestion(key, list(KEYS))}")
-
-
-def _suggestion(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+    raise UserError(f"{where}: unknown key {key}{suggestion(key, list(KEYS))}")
 
 
 def _first_line(error: BaseException) -> str:

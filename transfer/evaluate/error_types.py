@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from transfer.data.box_modes import corners
 from transfer.data.labels import Record
 from transfer.evaluate.detections import Detections
 from transfer.evaluate.match_tables import envelope_101
@@ -92,12 +93,9 @@ def _judge(records: Sequence[Record], detections: Detections) -> _Judged:
 def _objects(record: Record) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Boxes G x 4, classes G, and which objects do not count (COCO's crowds, VOC's difficult ones)."""
     annotations = record["annotations"]
-    boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4)
-    if annotations and annotations[0].get("bbox_mode", 0) == 1:  # XYWH
-        boxes[:, 2:] += boxes[:, :2]
     classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
     skipped = np.array([bool(a.get("iscrowd") or a.get("difficult")) for a in annotations], dtype=bool)
-    return boxes, classes, skipped
+    return corners(annotations), classes, skipped
 
 
 def overlaps(a: np.ndarray, b: np.ndarray, crowd: np.ndarray) -> np.ndarray:
