@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     from transfer.config import load_config
     from transfer.engines import resolve_engine
     from transfer.fine_tuning.job import Job, evaluate_only, train_and_evaluate
-    from transfer.fine_tuning.preparation import output_folder, prepare
+    from transfer.fine_tuning.preparation import prepare, set_default_seed, set_output_folder
 
     cfg = load_config(args.config_file, args.opts)
     world = init_world("cpu" if cfg.MODEL.DEVICE == "cpu" else None)
@@ -67,9 +67,9 @@ def run(args: argparse.Namespace) -> int:
         log = get_logger("run")
         engine = resolve_engine(args.engine)
         log.info("engine: %s (%s)", engine.name, ", ".join(f"{k} {v}" for k, v in engine.versions().items()))
-        engine.check(cfg)
-        folder = output_folder(cfg, args)
-        init = prepare(cfg, args, folder, world.size)
+        set_default_seed(cfg)
+        folder = set_output_folder(cfg, args)
+        init = prepare(cfg, args, folder, engine, world.size)
         cfg.freeze()
         name = Path(args.config_file).stem
         job = Job(cfg, name, folder, init.record(), engine, args.evaluator, args.resume, world.rank)

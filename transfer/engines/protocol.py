@@ -1,4 +1,4 @@
-"""What every detection engine offers. Data sets, evaluation, results and provenance live outside and are shared."""
+"""The interface of a detection engine. Data sets, evaluation, results and provenance are shared and not part of it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ class Engine(Protocol):
         ...
 
     def check(self, cfg: Any) -> None:
-        """Raise UserError naming key and engine for every setting that this engine would not honour."""
+        """Raise UserError naming key and engine for the first setting that this engine would not honour.
+
+        ``train`` and ``detect`` rely on it: call it once, before them.
+        """
         ...
 
     def train(

@@ -17,7 +17,7 @@ from transfer.config import load_config
 from transfer.data.catalog import get_dataset
 from transfer.evaluate import evaluate
 from transfer.evaluate.detections import Detections
-from transfer.fine_tuning.preparation import check_keypoints
+from transfer.fine_tuning.checks import Datasets, check_keypoints
 
 SHRUNK = {
     "MODEL.DEVICE": "cpu",
@@ -151,6 +151,8 @@ def test_augmented_keypoints_are_refused(detectron2_engine: Any) -> None:
 def test_keypoints_that_do_not_fit_are_refused(
     changes: dict[str, Any], opts: list[str], message: str, tmp_path: Path
 ) -> None:
-    cfg = load_config("coco_keypoints_R50_FPN_2x.yaml", opts)
+    data = f"('{write_keypoints(tmp_path, images=2, **changes)}',)"
+    cfg = load_config("coco_keypoints_R50_FPN_2x.yaml", ["DATASETS.TRAIN", data, "DATASETS.TEST", data, *opts])
+    datasets = Datasets.of(cfg, train=True)
     with pytest.raises(UserError, match=message):
-        check_keypoints(cfg, [write_keypoints(tmp_path, images=2, **changes)])
+        check_keypoints(cfg, datasets)

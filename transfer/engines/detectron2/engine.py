@@ -56,7 +56,6 @@ class Detectron2Engine:
         import transfer.engines.detectron2.heads  # noqa: F401 (registers this project's heads)
         from transfer.engines.detectron2.trainer import StoppedEarly, Trainer
 
-        self.check(cfg)
         began = time.perf_counter()
         _join_local_group()
         # Detectron2's trainer scales on its own, but only after the batches have been made
@@ -91,7 +90,6 @@ class Detectron2Engine:
         from transfer.engines.detectron2.detection import detect_dataset
         from transfer.engines.weights.loading import load_weights
 
-        self.check(cfg)
         own = detectron2_config(cfg, Path(cfg.OUTPUT_DIR))
         set_arithmetic(cfg)
         model = build_model(own)

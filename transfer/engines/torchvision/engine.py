@@ -40,12 +40,10 @@ class TorchvisionEngine:
         after_eval: AfterEval | None = None,
     ) -> TrainSummary:
         """See ``transfer.engines.protocol.Engine.train``."""
-        self.check(cfg)
         return Run(scale_to_processes(cfg, rank_count()), Path(folder)).train(resume, stop, after_eval)
 
     def detect(self, cfg: Any, weights: Path, dataset: str) -> Detections:
         """See ``transfer.engines.protocol.Engine.detect``."""
-        self.check(cfg)
         device = prepare_device(cfg)
         model = build_model(cfg)
         load_weights(model, weights, trained=True)

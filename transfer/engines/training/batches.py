@@ -15,6 +15,7 @@ from transfer.data.labels import Record
 from transfer.data.loader import PackedRecords, TestLoader, build_test_loader, build_train_loader
 from transfer.data.mapper import DetectionMapper
 from transfer.data.samplers import repeat_factors
+from transfer.engines.training.world_size import images_per_process
 
 Batch = list[dict[str, Any]]
 
@@ -26,15 +27,13 @@ class TrainingFeed:
     """
 
     def __init__(self, cfg: Any, rank: int, world: int, process_seed: int) -> None:
-        if cfg.SOLVER.IMS_PER_BATCH % world:
-            raise UserError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is not a multiple of {world} processes")
         records = training_records(cfg)
         self.rank, self.images = rank, len(records)
         self.process_seed = process_seed
         self.options: dict[str, Any] = {
             "records": PackedRecords(records),  # once for all loaders; the list itself is not kept
             "mapper": build_mapper(cfg, train=True),
-            "batch_size": cfg.SOLVER.IMS_PER_BATCH // world,
+            "batch_size": images_per_process(cfg.SOLVER.IMS_PER_BATCH, world),
             "seed": cfg.SEED,
             "rank": rank,
             "world": world,
@@ -61,8 +60,6 @@ def training_records(cfg: Any) -> list[Record]:
     Raises UserError when there are none, or when a class index does not fit MODEL.ROI_HEADS.NUM_CLASSES.
     """
     logger = get_logger(__name__)
-    if not cfg.DATASETS.TRAIN:
-        raise UserError("DATASETS.TRAIN is empty; name at least one training set")
     records: list[Record] = []
     for name in cfg.DATASETS.TRAIN:
         spec = get_dataset(name)
