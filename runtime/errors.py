@@ -1,4 +1,4 @@
-"""One clear line for a user's mistake, and the exit codes of every entry script."""
+"""A user's mistake as one clear line, and the exit codes of every command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class UserError(Exception):
 
 
 def disk_full_error(error: OSError, path: object) -> UserError:
-    """The one line for a write that failed: disk full by name, anything else by its reason."""
+    """The error for a write that failed: a full disk is named as such, anything else by the system's reason."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return UserError(f"disk full: cannot write {path}; free some space and run the same command again")
     return UserError(f"cannot write {path}: {error.strerror or error}")
@@ -34,7 +34,7 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def run_entry(main: Callable[[], int | None]) -> NoReturn:
-    """Run an entry script's main() and leave with its exit code; a user's mistake never shows a traceback."""
+    """Run an entry script's ``main()`` and exit with its code; a user's mistake never shows a traceback."""
     try:
         code = main() or 0
         sys.stdout.flush()

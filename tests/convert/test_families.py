@@ -101,7 +101,7 @@ def test_copies_of_different_content_are_not_chosen_between(tmp_path) -> None:
     state = checkpoint["state_dict"]
     state["encoder_q.0.layer2.0.conv1.weight"] = state["encoder_q.0.layer2.0.conv1.weight"] + 1
     path = save(checkpoint, tmp_path / "c.pth")
-    with pytest.raises(UserError, match="two encoders of different content"):
+    with pytest.raises(UserError, match="two encoders with different tensors"):
         convert(path)
     assert convert(path, prefix="state_dict.backbone", verify=False).family == "custom"
 

@@ -34,7 +34,7 @@ REFUSED = {
     "grey stem": (change(STATE, conv1__weight=torch.zeros(8, 1, 7, 7)), "takes 1 channels"),
     "deep stem": (
         change(STATE, conv1__weight=None, conv1__0__weight=torch.zeros(8, 3, 3, 3)),
-        "deep stem.*take a plain",
+        "deep stem.*use a plain",
     ),
     "resnet-d": (change(STATE, layer1__0__downsample__2__weight=torch.zeros(32)), "pooled shortcut"),
     "squeeze and excitation": (change(STATE, layer1__0__se__fc1__weight=torch.zeros(2, 32, 1, 1)), "squeeze-and-excit"),
@@ -43,7 +43,7 @@ REFUSED = {
     "vit": (VIT, "vision transformer.*only ResNets"),
     "moco v3 vit": ({f"module.base_encoder.{k}": v for k, v in VIT.items()}, "vision transformer"),
     "regnet": ({"_feature_blocks.block1.0.weight": torch.zeros(4)}, "RegNet"),
-    "no stem": (change(STATE, conv1__weight=None), "no stem convolution beside it: half a network"),
+    "no stem": (change(STATE, conv1__weight=None), "no stem convolution beside it: this is half a network"),
     "no layer4": ({k: v for k, v in STATE.items() if "layer4" not in k}, "res5 has no tensors: this is half a network"),
     "no layer2.1": ({k: v for k, v in STATE.items() if "layer2.1." not in k}, "15 of 265 tensors .* missing: layer2.1"),
     "one tensor missing": (change(STATE, layer4__2__bn3__running_var=None), "1 of 265 .* layer4.2.bn3.running_var"),
@@ -91,7 +91,7 @@ def test_width_that_is_not_doubled_is_refused() -> None:
 
 def test_collision_after_prefixes(tmp_path) -> None:
     path = save({**STATE, "module.conv1.weight": STATE["conv1.weight"] + 1}, tmp_path / "c.pth")
-    with pytest.raises(UserError, match="are both conv1.weight once module. and _orig_mod. are taken off"):
+    with pytest.raises(UserError, match="are both conv1.weight without module. and _orig_mod.; keep one"):
         convert(path)
 
 
