@@ -39,7 +39,7 @@ REFUSED = {
     "resnet-d": (change(STATE, layer1__0__downsample__2__weight=torch.zeros(32)), "pooled shortcut"),
     "squeeze and excitation": (change(STATE, layer1__0__se__fc1__weight=torch.zeros(2, 32, 1, 1)), "squeeze-and-excit"),
     "folded batch norm": (change(STATE, layer1__0__conv1__bias=torch.zeros(8)), "BN folded in"),
-    "stem bias": (change(STATE, conv1__bias=torch.zeros(8)), "conv1.bias is no tensor"),
+    "stem bias": (change(STATE, conv1__bias=torch.zeros(8)), "conv1.bias is not a tensor"),
     "vit": (VIT, "vision transformer.*only ResNets"),
     "moco v3 vit": ({f"module.base_encoder.{k}": v for k, v in VIT.items()}, "vision transformer"),
     "regnet": ({"_feature_blocks.block1.0.weight": torch.zeros(4)}, "RegNet"),
@@ -53,7 +53,7 @@ REFUSED = {
     ),
     "group norm": (
         {k: v for k, v in STATE.items() if "running" not in k and "tracked" not in k},
-        "106 of 265 .* BN statistics are folded away",
+        "106 of 265 .* BN statistics were folded away",
     ),
     "nan": (change(STATE, layer3__1__conv2__weight=NAN), "layer3.1.conv2.weight holds NaN or Inf"),
     "inf": (change(STATE, layer3__1__conv2__weight=INF), "layer3.1.conv2.weight holds NaN or Inf"),
@@ -122,7 +122,7 @@ def test_flags_that_exclude_each_other(run_cli, tmp_path) -> None:
     for flags, match in (
         (["--prefix", "net", "--family", "moco"], "leave out --family and --encoder"),
         (["--prefix", "net", "--encoder", "key"], "leave out --family and --encoder"),
-        (["--reverse", "--emit-config"], "no use for"),
+        (["--reverse", "--emit-config"], "leave it out with --reverse"),
     ):
         assert match in run_cli(["convert/to_d2.py", "c.pth", *flags], check=2).stderr
     done = run_cli(["convert/to_torchvision.py", "c.pth", tmp_path / "x.pth", "--names", "caffe2"], check=2)

@@ -50,7 +50,7 @@ def check_shapes(values: Values) -> None:
         _check_cuts(section, values[f"{section}.IOU_THRESHOLDS"], values[f"{section}.IOU_LABELS"])
     for norm, width, count in NORMED:
         if values[norm] == "GN" and values[width] % GROUPS and (count is None or values[count]):
-            raise UserError(f"{norm} GN needs a multiple of {GROUPS} channels, {width} is {values[width]}")
+            raise UserError(f"{norm} GN needs a multiple of {GROUPS} channels, but {width} is {values[width]}")
     _check_features(values)
     _check_anchors(values)
 

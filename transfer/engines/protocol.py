@@ -17,7 +17,7 @@ AfterEval = Callable[[int, "Mapping[str, Detections]"], "Mapping[str, float] | N
 
 @dataclass(frozen=True)
 class TrainSummary:
-    """What a training run did.
+    """The outcome of a training run.
 
     ``iterations`` is the number of finished iterations in total (resumed ones included); ``seconds`` and
     ``seconds_per_iteration`` cover this process only; ``stopped`` says that a signal ended it early, resumable.
@@ -37,7 +37,7 @@ class Engine(Protocol):
     name: str
 
     def versions(self) -> dict[str, str]:
-        """Versions of the libraries that make this engine's numbers."""
+        """Versions of the libraries that this engine's results depend on."""
         ...
 
     def check(self, cfg: Any) -> None:

@@ -1,7 +1,7 @@
 """Pascal VOC AP by Detectron2's rule: scores rounded to 3 decimals, boxes to 1, overlap strictly above a threshold.
 
 2007 test sets use the 11-point interpolation at every threshold, later years the area under the envelope. AP is the
-mean over IoU 0.50, 0.55 ... 0.95 of the mean over classes, which is not COCO's AP.
+mean over IoU 0.50, 0.55 ... 0.95 of the mean over classes, which differs from COCO's AP.
 """
 
 from __future__ import annotations

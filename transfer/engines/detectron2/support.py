@@ -28,7 +28,7 @@ ENGINE = "detectron2"
 # they do not predict boxes with classes, which is all that this project's data sets and evaluation cover
 OTHER_TASKS = ("ProposalNetwork", "SemanticSegmentor", "PanopticFPN")
 
-# names that a user's script may add to
+# registries that a user's script can extend
 REGISTRIES = {
     "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
     "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,

@@ -1,4 +1,4 @@
-"""Detectron2's DefaultTrainer with what a run of this project adds: exact resume, stops, shared evaluation."""
+"""Detectron2's DefaultTrainer with exact resume, stop signals and this project's evaluation."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from transfer.engines.weights.loading import load_weights
 
 
 class StoppedEarly(BaseException):
-    """Leaves Detectron2's loop after a stop signal; not an Exception, which the loop would log as a failure."""
+    """Ends Detectron2's loop after a stop signal. Not an Exception, which the loop would log as a failure."""
 
 
 class Trainer(DefaultTrainer):
-    """DefaultTrainer on the shared batches; ``process_seed`` is what this process was seeded with."""
+    """DefaultTrainer on the shared batches; ``process_seed`` is the seed of this process's generators."""
 
     def __init__(self, cfg: Any, process_seed: int, stop_requested: Callable[[], bool], evaluate: Any) -> None:
         self.process_seed, self.stop_requested, self.evaluate = process_seed, stop_requested, evaluate
@@ -52,7 +52,7 @@ class Trainer(DefaultTrainer):
         self.batches = ResumableBatches(self.feed) if self.feed is not None else None
         self.precise_bn: PreciseBatchNorm | None = None
         self.random_state: dict[str, Any] | None = None
-        # DefaultTrainer calls a class method for its loader; this run's batches stand in its place
+        # DefaultTrainer gets its loader from this class method; an instance attribute replaces it
         self.build_train_loader = (lambda cfg: self.batches) if self.batches is not None else own_train_loader
         super().__init__(cfg)
 
@@ -83,7 +83,7 @@ class Trainer(DefaultTrainer):
             get_logger(__name__).warning("%s: the order of images restarts", name)
 
     def _restore_stream(self, exact: dict[str, Any] | None) -> bool:
-        """Random states and position in the stream of images; False when the checkpoint has none for these ranks."""
+        """Restore random states and stream position; returns False if the checkpoint has none for these ranks."""
         if exact is None or self.batches is None or len(exact["rng"]) != comm.get_world_size():
             return False
         own = exact["rng"][comm.get_rank()]
@@ -96,7 +96,7 @@ class Trainer(DefaultTrainer):
         return True
 
     def before_train(self) -> None:
-        """Restore the random state last: building the trainer drew from it."""
+        """Restore the random state last: building the trainer has drawn from it."""
         super().before_train()
         if self.random_state is not None:
             set_rng_state(self.random_state)
@@ -124,11 +124,11 @@ class Trainer(DefaultTrainer):
         }
         exact = {"rng": gather_objects(own), "precise_bn_position": self.precise_bn.position if self.precise_bn else 0}
         if comm.is_main_process():
-            kept = {key: part.state_dict() for key, part in self.checkpointer.checkpointables.items()}
+            parts = {key: part.state_dict() for key, part in self.checkpointer.checkpointables.items()}
             folder, model = Path(self.cfg.OUTPUT_DIR), self.checkpointer.model.state_dict()
-            save_torch({"model": model, **kept, "iteration": self.iter, OWN_KEY: exact}, folder / name)
+            save_torch({"model": model, **parts, "iteration": self.iter, OWN_KEY: exact}, folder / name)
             write_text(folder / POINTER, name)
-        comm.synchronize()  # no rank reads the file before it is there
+        comm.synchronize()  # no rank reads the file before it is complete
 
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks in its order, with checkpoints, precise batch norm and evaluation of this project."""
@@ -164,17 +164,17 @@ class AfterStep(HookBase):
         period, last = owner.cfg.TEST.EVAL_PERIOD, done == owner.max_iter
         due = period > 0 and done % period == 0
         if owner.precise_bn is not None and (due or last):
-            with EventStorage():  # what the forward passes record belongs to no iteration
+            with EventStorage():  # discards what the forward passes record: it belongs to no iteration
                 owner.precise_bn.update()
         if done % owner.cfg.SOLVER.CHECKPOINT_PERIOD == 0:
             owner.save(checkpoint_name(owner.iter))
         if last:
             owner.save(checkpoint_name(owner.iter, final=True))
         elif due:
-            kept = rng_state()
+            state = rng_state()
             for name, value in (owner.evaluate(owner.model, done) or {}).items():
                 owner.storage.put_scalar(name, value, smoothing_hint=False)
-            set_rng_state(kept)
+            set_rng_state(state)
 
 
 class StopHook(HookBase):
@@ -184,7 +184,7 @@ class StopHook(HookBase):
         self.owner = owner
 
     def after_step(self) -> None:
-        """Save and leave when a signal has come."""
+        """Save and stop the loop when a signal has arrived."""
         owner = self.owner
         if any_rank(owner.stop_requested(), torch.device(owner.cfg.MODEL.DEVICE)) and owner.iter + 1 < owner.max_iter:
             owner.save(checkpoint_name(owner.iter))

@@ -1,4 +1,4 @@
-"""The embedded engine: what it knows, trains and detects."""
+"""The embedded engine behind the protocol of ``transfer.engines``."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from transfer.evaluate.detections import Detections
 
 
 class TorchvisionEngine:
-    """Detectron2's detectors, trainer and numbers on torch and torchvision operators."""
+    """Detectron2's detectors and training, with equal results, on torch and torchvision operators."""
 
     name = "torchvision"
 
     def versions(self) -> dict[str, str]:
-        """Versions of the libraries that make the numbers."""
+        """Versions of the libraries that results depend on."""
         return {package: metadata.version(package) for package in ("torch", "torchvision", "fvcore")}
 
     def check(self, cfg: Any) -> None:

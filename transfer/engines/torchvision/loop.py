@@ -1,4 +1,4 @@
-"""The training loop."""
+"""The training loop: one iteration, and what happens between iterations."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 
 from runtime.allocator import return_freed_memory
 from runtime.distributed import all_reduce_mean
-from transfer.engines.torchvision.metrics import Progress
+from transfer.engines.torchvision.training_metrics import Progress
 from transfer.engines.training.batches import Batch, split_batch
 from transfer.engines.training.failures import ONE_VALUE, non_finite_loss, one_value_per_channel
 from transfer.engines.training.precision import Precision
@@ -23,7 +23,7 @@ from transfer.engines.training.solver import Schedule
 
 @dataclass
 class Training:
-    """Everything that one iteration changes or needs; ``model`` may be wrapped in DistributedDataParallel."""
+    """Everything that one iteration needs or changes; ``model`` may be wrapped in DistributedDataParallel."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -41,7 +41,7 @@ class Training:
         self.optimizer.zero_grad()
         try:
             losses = self._forward_backward(batch)
-        except FloatingPointError as error:  # the proposals were not finite, before there was a loss
+        except FloatingPointError as error:  # the proposals were not finite; there is no loss yet
             raise non_finite_loss(iteration, _image_ids(batch), error) from error
         except ValueError as error:
             if ONE_VALUE not in str(error):
@@ -57,7 +57,7 @@ class Training:
         pieces = split_batch(batch, self.accumulate)
         total: dict[str, torch.Tensor] = {}
         for index, piece in enumerate(pieces):
-            # gradients of all pieces but the last stay on their rank
+            # gradients are exchanged with the last piece only
             hold = index + 1 < len(pieces) and hasattr(self.model, "no_sync")
             with self.model.no_sync() if hold else contextlib.nullcontext():  # type: ignore[operator]
                 with self.precision.autocast():
@@ -86,7 +86,7 @@ def _image_ids(batch: Batch) -> list[str]:
 
 @dataclass
 class Events:
-    """What happens between iterations; the arguments are 0-based iterations."""
+    """Callbacks between iterations; their arguments are 0-based iterations."""
 
     save: Callable[[int, bool], None]
     evaluate: Callable[[int], None]

@@ -16,7 +16,7 @@ class SummedOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
         """All-reduce ``x`` (any shape)."""
-        # one tensor per rank, added in rank order: the sum does not depend on the backend's ring
+        # gathered and added in rank order: the result of an all-reduce depends on the backend's algorithm
         parts = [torch.empty_like(x) for _ in range(rank_count())]
         dist.all_gather(parts, x.contiguous())
         return torch.stack(parts).sum(0)

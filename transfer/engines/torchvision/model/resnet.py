@@ -149,7 +149,7 @@ class ResNet(nn.Module):
         for index, name in enumerate(("res2", "res3", "res4", "res5")):
             out_channels = res2_channels * 2**index
             dilation = res5_dilation if name == "res5" else 1
-            # basic blocks know neither groups nor dilation; the builder refuses those settings for
+            # basic blocks have neither groups nor dilation; ``CONFLICTS`` refuses those settings for
             extra: dict[str, Any] = (
                 {
                     "middle_channels": groups * width_per_group * 2**index,
@@ -171,7 +171,7 @@ class ResNet(nn.Module):
                 **extra,
             )
             in_channels = out_channels
-            # Detectron2 creates the unused stages too before it drops them: the random numbers after them depend on it
+            # unused stages are created too, as in Detectron2: all random numbers after them depend on it
             if name in self.names:
                 self.add_module(name, stage)
         self.out_features = list(out_features)

@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[5]
 def compiled() -> None:
     pytest.importorskip("numba", reason="numba (the extra `fast`) is not installed")
     if kernels() is None:
-        pytest.skip("this build of torchvision rounds otherwise than the compiled loops")
+        pytest.skip("this build of torchvision rounds differently from the compiled loops")
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_loops_that_round_otherwise_are_not_used(
     true_pool = roi_align_kernels.pool
     monkeypatch.setattr(roi_align_kernels, "pool", fused)
     assert kernels() is None
-    assert "rounds otherwise" in said[0]
+    assert "rounds differently" in said[0]
     features, rois = draw(8, 10)
     pooled = roi_align(features, rois, 7, 0.25, 0, aligned=True)
     assert torch.equal(pooled, torchvision.ops.roi_align(features, rois, (7, 7), 0.25, 0, True))
