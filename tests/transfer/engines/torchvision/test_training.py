@@ -217,6 +217,7 @@ def test_scaled_losses_update_as_plain_ones_and_an_overflow_updates_nothing() ->
         precision.backward(loss)
         precision.unscale(optimizer)
         if loss.isfinite():
+            assert weight.grad is not None
             assert weight.grad.tolist() == [2.0, -4.0]  # what clipping sees
         precision.step(optimizer)
         assert weight.tolist() == expected

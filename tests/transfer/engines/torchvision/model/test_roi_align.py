@@ -62,6 +62,8 @@ def test_bits_are_torchvisions(
     weights = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(1))
     pooled.backward(weights)
     expected.backward(weights)
+    assert ours.grad is not None
+    assert theirs.grad is not None
     assert torch.equal(ours.grad, theirs.grad)
     assert ours.grad.is_contiguous(), "the layout decides how the next convolution sums"
 
@@ -75,6 +77,8 @@ def test_channels_last_features_and_a_strided_gradient_give_the_same_bits(compil
     leaf_of_theirs = features.clone().requires_grad_()
     torchvision.ops.roi_align(leaf_of_theirs, rois, (7, 7), 0.25, 0, True).sum().backward()
     pooled.sum().backward()  # a gradient of one element, expanded
+    assert leaf.grad is not None
+    assert leaf_of_theirs.grad is not None
     assert torch.equal(leaf.grad, leaf_of_theirs.grad)
 
 
@@ -83,6 +87,7 @@ def test_no_regions(compiled: None) -> None:
     pooled = roi_align(features.requires_grad_(), rois, 7, 0.25, 0, aligned=True)
     assert pooled.shape == (0, 16, 7, 7)
     pooled.sum().backward()
+    assert features.grad is not None
     assert torch.equal(features.grad, torch.zeros_like(features))
 
 
