@@ -65,13 +65,13 @@ def fits(checkpoint: Checkpoint, family: Family, prefixes: set[str]) -> bool:
 
 
 def _only_fit(checkpoint: Checkpoint, prefixes: set[str]) -> str:
-    found = [n for n, f in TABLE.items() if not f.same_keys_as and fits(checkpoint, f, prefixes)]
-    if not found:
+    fitting = [n for n, f in TABLE.items() if not f.same_keys_as and fits(checkpoint, f, prefixes)]
+    if not fitting:
         raise UserError(f"{checkpoint.path} belongs to no known family. {explain_no_backbone(checkpoint)}")
-    if len(found) > 1:
-        flags = " or ".join(f"--family {name}" for name in found)
-        raise UserError(f"{checkpoint.path} fits {len(found)} families, {' and '.join(found)}: choose with {flags}")
-    return found[0]
+    if len(fitting) > 1:
+        flags = " or ".join(f"--family {name}" for name in fitting)
+        raise UserError(f"{checkpoint.path} fits {len(fitting)} families, {' and '.join(fitting)}: choose with {flags}")
+    return fitting[0]
 
 
 def _only_encoder(checkpoint: Checkpoint, row: Family, prefixes: set[str]) -> str:
@@ -96,11 +96,11 @@ def _at_prefix(checkpoint: Checkpoint, prefix: str, prefixes: set[str]) -> Encod
 
 def key_prefixes(names: Iterable[str]) -> set[str]:
     """Every dotted prefix of the names, including the names themselves."""
-    found: set[str] = set()
+    prefixes: set[str] = set()
     for name in names:
         parts = name.split(".")
-        found.update(".".join(parts[:i]) for i in range(1, len(parts) + 1))
-    return found
+        prefixes.update(".".join(parts[:i]) for i in range(1, len(parts) + 1))
+    return prefixes
 
 
 def _join(root: str, name: str) -> str:
@@ -139,11 +139,11 @@ def _take(checkpoint: Checkpoint, place: Place, prefixes: set[str]) -> dict[Part
 
 def _under(checkpoint: Checkpoint, layout: Layout, root: str) -> dict[Part, str]:
     start = len(root) + 1 if root else 0
-    found = {}
+    names = {}
     for name in checkpoint.tensors:
         if (not root or name.startswith(f"{root}.")) and (part := layout.parse(name[start:])):
-            found[part] = name
-    return found
+            names[part] = name
+    return names
 
 
 def _differ(checkpoint: Checkpoint, names: Mapping[Part, str], others: Mapping[Part, str]) -> Part | None:

@@ -186,7 +186,7 @@ def test_a_wrong_image_size_in_the_test_set_is_named_before_training(data, tmp_p
     (tmp_path / "wrong.json").write_text(json.dumps(content))
     opts = {"DATASETS__TEST": f"('coco:{tmp_path / 'wrong.json'}:{tmp_path / 'images'}',)"}
     monkeypatch.setattr(sys, "argv", arguments(data, tmp_path / "run", **opts))
-    with pytest.raises(UserError, match=r"1 of 8 images looked at .*img1\.png is 48 x 64, not 48 x 67"):
+    with pytest.raises(UserError, match=r"1 of 8 checked images .*img1\.png is 48 x 64, not 48 x 67"):
         train_net.main()
     assert not (tmp_path / "run").exists()
 

@@ -117,8 +117,8 @@ def check_image_sizes(records: list[Record], name: str) -> None:
             wrong.append(f"{record['file_name']} is {width} x {height}, not {expected[0]} x {expected[1]}")
     if wrong:
         raise UserError(
-            f"data set {name}: {len(wrong)} of {len(chosen)} images looked at have another width x height than their "
-            f"annotations say: {examples(wrong)}; correct the annotations"
+            f"data set {name}: {len(wrong)} of {len(chosen)} checked images differ in width x height from their "
+            f"annotations: {examples(wrong)}; correct the annotations"
         )
 
 

@@ -62,10 +62,10 @@ def read_voc(folder: Path, split: str, class_names: list[str] | None = None, *, 
     files = _image_files(folder / "JPEGImages")
     records = []
     for image_id in ids:
-        height, width, found = objects[image_id]
+        height, width, listed = objects[image_id]
         file = folder / "JPEGImages" / files.get(image_id, f"{image_id}.jpg")
         head: Record = {"file_name": str(file), "image_id": image_id, "height": height, "width": width}
-        records.append({**head, "annotations": _annotations(found, index, f"{folder}/Annotations/{image_id}.xml")})
+        records.append({**head, "annotations": _annotations(listed, index, f"{folder}/Annotations/{image_id}.xml")})
     check_images_exist(records, name)
     return Labels(records, list(names), list(range(1, len(names) + 1)), box_findings(records))
 

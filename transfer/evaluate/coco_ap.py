@@ -116,8 +116,8 @@ def _official_precision(truth: Any, results: list[dict[str, Any]], task: str, ma
 
     with contextlib.redirect_stdout(io.StringIO()), collector_paused():
         # loadRes cannot read an empty list
-        found = truth.loadRes(results) if results else coco_truth({**truth.dataset, "annotations": []}, "official")
-        evaluation = COCOeval(truth, found, task)
+        loaded = truth.loadRes(results) if results else coco_truth({**truth.dataset, "annotations": []}, "official")
+        evaluation = COCOeval(truth, loaded, task)
         evaluation.params.maxDets = [max_detections]
         evaluation.evaluate()
         evaluation.accumulate()

@@ -107,10 +107,10 @@ def _table(matches: Matches, numbering: Numbering, detections: Detections) -> Ma
     places = np.array([position[image_id] for image_id in numbering.images], dtype=np.int64)
     count = len(numbering.classes)
     object_image, object_class = np.divmod(matches.objects.pair, count)
-    found_image, found_class = np.divmod(matches.found.pair, count)
+    found_image, found_class = np.divmod(matches.scored.pair, count)
     matched, ignored = matches.matched[:, 0].T, matches.ignored[:, 0].T  # T x D
     counts = ~matches.skipped[:, 0]
-    order = np.lexsort((-matches.found.score, found_class))
+    order = np.lexsort((-matches.scored.score, found_class))
     bounds = np.searchsorted(found_class[order], np.arange(count + 1))
     classes = []
     for k in range(count):
@@ -133,15 +133,15 @@ def _voc(spec: DatasetSpec, detections: Detections, task: str) -> MatchTable:
     classes = []
     for c, (truth_boxes, truth_images, difficult) in enumerate(truth):
         rows = np.flatnonzero(detections.category == c)
-        found = match(boxes[rows], scores[rows], detections.image_index[rows], truth_boxes, truth_images, difficult)
+        best = match(boxes[rows], scores[rows], detections.image_index[rows], truth_boxes, truth_images, difficult)
         image = detections.image_index[rows][np.argsort(-scores[rows], kind="stable")]
-        hit = found.overlap[None, :] > THRESHOLDS[:, None]  # T x D
+        hit = best.overlap[None, :] > THRESHOLDS[:, None]  # T x D
         right = np.zeros_like(hit)
-        for t, row in enumerate(hit & ~found.difficult):
+        for t, row in enumerate(hit & ~best.difficult):
             counted = np.flatnonzero(row)
-            right[t, counted[np.unique(found.target[counted], return_index=True)[1]]] = True
+            right[t, counted[np.unique(best.target[counted], return_index=True)[1]]] = True
         positives = np.bincount(truth_images[~difficult], minlength=len(by_id))
-        classes.append(ClassMatches(image, right, ~right & ~(hit & found.difficult), positives))
+        classes.append(ClassMatches(image, right, ~right & ~(hit & best.difficult), positives))
     eleven = spec.year == 2007
     return MatchTable(classes, len(by_id), eleven_point_area if eleven else envelope_area, 0.0)
 

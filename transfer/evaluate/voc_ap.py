@@ -125,12 +125,12 @@ def inclusive_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def average_precision(matches: Matches, threshold: float, *, eleven_point: bool) -> float:
     """AP (0..1) of one class at one IoU: an object's first detection is right, difficult objects do not count."""
-    found = matches.overlap > threshold
-    counted = np.flatnonzero(found & ~matches.difficult)
-    right = np.zeros(len(found))
+    hit = matches.overlap > threshold
+    counted = np.flatnonzero(hit & ~matches.difficult)
+    right = np.zeros(len(hit))
     _, first = np.unique(matches.target[counted], return_index=True)
     right[counted[first]] = 1.0
-    wrong = (1.0 - right) * ~(found & matches.difficult)
+    wrong = (1.0 - right) * ~(hit & matches.difficult)
     right, wrong = np.cumsum(right), np.cumsum(wrong)
     with np.errstate(divide="ignore", invalid="ignore"):
         recall = right / np.float64(matches.positives)

@@ -135,7 +135,7 @@ def _converted(path: Path, folder: Path) -> Path:
 
 
 def evaluated_model(weights: Path) -> Init:
-    """A trained detector to evaluate, with the input settings of the config.yaml beside it where there is one."""
+    """A trained detector to evaluate, with the input settings of the config.yaml in its folder, if there is one."""
     if not weights.is_file():
         raise UserError(f"--eval-only: no file {weights}; set MODEL.WEIGHTS or OUTPUT_DIR")
     beside = weights.parent / "config.yaml"

@@ -99,11 +99,11 @@ def test_wrong_sizes_are_named_before_a_run_without_opening_every_image(toy, mon
     for image in content["images"][4:6]:
         image.update(width=65)
     spec = get_dataset(write_coco(folder, content))
-    message = r"2 of 8 images looked at have another .*img4\.png is 90 x 61, not 65 x 61, .*; correct the annotations"
+    message = r"2 of 8 checked images differ .*img4\.png is 90 x 61, not 65 x 61, .*; correct the annotations"
     with pytest.raises(UserError, match=message):
         spec.check_image_sizes()
     monkeypatch.setattr(labels, "SAMPLED_IMAGES", 4)  # every second image
-    with pytest.raises(UserError, match="1 of 4 images looked at"):
+    with pytest.raises(UserError, match="1 of 4 checked images"):
         spec.check_image_sizes()
     monkeypatch.setattr(labels, "SAMPLED_IMAGES", 1)
     spec.check_image_sizes()

@@ -1,4 +1,4 @@
-"""The embedded engine behind the protocol of ``transfer.engines``."""
+"""The embedded engine."""
 
 from __future__ import annotations
 
