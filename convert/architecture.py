@@ -1,4 +1,4 @@
-"""Which ResNet a set of tensors is: read off the shapes, compared one by one, written as Detectron2's config keys."""
+"""Which ResNet a set of tensors is: inferred from shapes, checked one by one, written as Detectron2's config keys."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from convert.rename import BN_FIELDS, SHORTCUT, TORCHVISION, Part
 from runtime.errors import UserError
 
-# (bottleneck?, blocks per stage) -> depth; exactly what Detectron2's build_resnet_backbone knows
-DEPTHS = {
-    (False, (2, 2, 2, 2)): 18,
-    (False, (3, 4, 6, 3)): 34,
-    (True, (3, 4, 6, 3)): 50,
-    (True, (3, 4, 23, 3)): 101,
-    (True, (3, 8, 36, 3)): 152,
+# depth -> (bottleneck blocks?, blocks in res2 .. res5); these are all that Detectron2's build_resnet_backbone can build
+BLOCKS: dict[int, tuple[bool, tuple[int, int, int, int]]] = {
+    18: (False, (2, 2, 2, 2)),
+    34: (False, (3, 4, 6, 3)),
+    50: (True, (3, 4, 6, 3)),
+    101: (True, (3, 4, 23, 3)),
+    152: (True, (3, 8, 36, 3)),
 }
 
 
@@ -31,16 +31,16 @@ class Architecture:
     @property
     def bottleneck(self) -> bool:
         """Whether its blocks are 1x1, 3x3, 1x1 (ResNet-50 and deeper)."""
-        return self.depth >= 50
+        return BLOCKS[self.depth][0]
 
     @property
     def blocks(self) -> tuple[int, int, int, int]:
         """Blocks in res2..res5."""
-        return next(b for (bottleneck, b), depth in DEPTHS.items() if depth == self.depth)
+        return BLOCKS[self.depth][1]
 
     @property
     def name(self) -> str:
-        """torchvision's name where it has one, else the depth with what differs (``resnet50w2`` is twice as wide)."""
+        """torchvision's name where it has one, else the depth and what differs (``resnet50w2`` is twice as wide)."""
         plain = f"resnet{self.depth}"
         if not self.bottleneck:
             return plain
@@ -52,7 +52,7 @@ class Architecture:
         return f"{plain}w{factor:g}" if (self.res2, self.width) == (256 * factor, 64 * factor) else f"{plain}_custom"
 
     def parts(self) -> Iterator[tuple[Part, tuple[int, ...]]]:
-        """Every tensor that must be there, with its shape: convolutions as O x I x k x k, BN as C (no counters)."""
+        """Every required tensor with its shape: convolutions O x I x k x k, batch norms C (without counters)."""
         yield from _conv_bn(1, 0, 1, (self.stem, 3, 7, 7))
         inputs = self.stem
         for index, count in enumerate(self.blocks):
@@ -85,9 +85,9 @@ def _conv_bn(stage: int, block: int, conv: int, shape: tuple[int, ...]) -> Itera
 
 
 def infer(shapes: Mapping[Part, tuple[int, ...]]) -> Architecture:
-    """The architecture whose tensors ``shapes`` are, every one of them and none besides.
+    """The architecture that has exactly the tensors of ``shapes``.
 
-    Raises UserError naming the first tensors that are missing, too many or of another shape, and for a depth or width
+    Raises UserError naming the first tensors that are missing, unexpected or of a wrong shape, and for a depth or width
     that Detectron2 cannot build.
     """
     stem = shapes.get(Part(1, 0, 1, ""))
@@ -99,10 +99,10 @@ def infer(shapes: Mapping[Part, tuple[int, ...]]) -> Architecture:
             "stride 2. Pretrain with the 7x7 stem"
         )
     if stem[1] != 3:
-        raise UserError(f"its stem takes {stem[1]} channels (colour split or grey), not an RGB image: not convertible")
+        raise UserError(f"its stem takes {stem[1]} channels, not RGB images: it cannot be converted")
     blocks = tuple(max((p.block + 1 for p in shapes if p.stage == stage), default=0) for stage in (2, 3, 4, 5))
     bottleneck = any(p.conv == 3 for p in shapes)
-    depth = DEPTHS.get((bottleneck, blocks))  # type: ignore[arg-type]
+    depth = next((d for d, built in BLOCKS.items() if built == (bottleneck, blocks)), None)
     if 0 in blocks:
         raise UserError(f"res{blocks.index(0) + 2} has no tensors: this is half a network; convert the whole encoder")
     if depth is None:
@@ -110,15 +110,15 @@ def infer(shapes: Mapping[Part, tuple[int, ...]]) -> Architecture:
         raise UserError(
             f"its blocks per stage are {blocks} ({kind}); Detectron2 builds ResNet-18, 34, 50, 101 and 152 only"
         )
-    found = _measure(shapes, depth, stem[0], bottleneck)
-    _compare(shapes, found)
-    return found
+    architecture = _measure(shapes, depth, stem[0], bottleneck)
+    _compare(shapes, architecture)
+    return architecture
 
 
 def _measure(shapes: Mapping[Part, tuple[int, ...]], depth: int, stem: int, bottleneck: bool) -> Architecture:
     last, middle = shapes.get(Part(2, 0, 3 if bottleneck else 2, "")), shapes.get(Part(2, 0, 2, ""))
     if last is None or middle is None or len(last) != 4 or len(middle) != 4 or 0 in middle:
-        raise UserError("the convolutions of res2's first block are missing or of no known shape")
+        raise UserError("the convolutions of res2's first block are missing or have an unknown shape")
     if not bottleneck:
         if (stem, last[0]) != (64, 64):
             raise UserError(
@@ -126,27 +126,27 @@ def _measure(shapes: Mapping[Part, tuple[int, ...]], depth: int, stem: int, bott
             )
         return Architecture(depth, stem, last[0])
     if middle[0] % middle[1]:
-        raise UserError(f"res2's 3x3 convolution is {_shape(middle)}: no whole number of groups")
+        raise UserError(f"res2's 3x3 convolution is {_shape(middle)}: not a whole number of groups")
     return Architecture(depth, stem, last[0], middle[0], middle[0] // middle[1])
 
 
-def _compare(shapes: Mapping[Part, tuple[int, ...]], found: Architecture) -> None:
-    expected = dict(found.parts())
+def _compare(shapes: Mapping[Part, tuple[int, ...]], architecture: Architecture) -> None:
+    expected = dict(architecture.parts())
     missing = [p for p in expected if p not in shapes]
     extra = [p for p in shapes if p not in expected and not (p.is_counter and p._replace(field="bias") in expected)]
     if missing:
         folded = all(p.field in ("running_mean", "running_var") for p in missing)
-        hint = "BN statistics are folded away or were never kept" if folded else "this is half a network"
+        hint = "its BN statistics were folded away or never saved" if folded else "this is half a network"
         raise UserError(
-            f"{len(missing)} of {len(expected)} tensors of {found.name} are missing: {_some(missing)}; {hint}"
+            f"{len(missing)} of {len(expected)} tensors of {architecture.name} are missing: {_some(missing)}; {hint}"
         )
     if extra:
-        raise UserError(f"it has {len(extra)} tensors that {found.name} has not: {_some(extra)}")
+        raise UserError(f"it has {len(extra)} tensors that {architecture.name} does not have: {_some(extra)}")
     wrong = [p for p, shape in expected.items() if shapes[p] != shape]
     if wrong:
         p = wrong[0]
         raise UserError(
-            f"{len(wrong)} tensors do not fit {found.name}, first {TORCHVISION.format(p)}: {_shape(shapes[p])} "
+            f"{len(wrong)} tensors do not fit {architecture.name}, first {TORCHVISION.format(p)}: {_shape(shapes[p])} "
             f"instead of {_shape(expected[p])}; Detectron2 cannot build this width"
         )
 

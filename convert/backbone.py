@@ -1,4 +1,4 @@
-"""A converted backbone and everything that is known about it."""
+"""A converted backbone and what is known about it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from convert.preprocessing import Preprocessing
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many of the backbone's tensors are set (BN's batch counters not counted), and what was left behind."""
+    """How many of the backbone's tensors are set (not counting BN's batch counters), and what was left out."""
 
     backbone_tensors: int
     set: int

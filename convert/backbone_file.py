@@ -1,4 +1,4 @@
-"""Backbone files on disk: written whole or not at all in the formats that are asked for, and read back safely."""
+"""Backbone files: written atomically in the requested formats, and read back safely."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from convert.pickle_writer import write_pickle
 from convert.rename import BLOBS, COUNTER, DETECTRON2, MSRA, TORCHVISION, Layout
 from convert.safetensors_file import write_safetensors
 from convert.sidecar import config_yaml, sidecar
-from runtime.atomic import atomic_path, write_json, write_text
+from runtime.atomic import atomic_path, read_json, write_json, write_text
 from runtime.errors import UserError
 
 AUTHOR = "self-supervised detection transfer"  # Detectron2 prints it when it reads the file
 
 
 def output_stem(source: Path, out: Path | None, formats: Sequence[str], tail: str = "") -> Path:
-    """Where to write, without a format's suffix: ``out``, or beside ``source`` with ``tail`` added to its name.
+    """The output path without a format's suffix: ``out``, or beside ``source`` with ``tail`` added to its name.
 
-    Where ``out`` is a folder, the default name in it. A default name that would be the source itself gets ``_d2``;
-    UserError where ``out`` is the source.
+    If ``out`` is a folder, the default name is used in it. ``_d2`` is added to a default name that would be the source
+    itself. Raises UserError if ``out`` is the source.
     """
     if out is not None and out.is_dir():
         return output_stem(out / source.name, None, formats, tail)
@@ -48,12 +48,12 @@ def write_backbone(
 ) -> list[Path]:
     """Write ``backbone`` as NAME.<format> for each of ``formats``, its sidecar NAME.json, and NAME.yaml if asked for.
 
-    ``path`` is NAME, with or without a format's suffix. Returns the files written. Each appears whole or not at all;
-    UserError for a full disk.
+    ``path`` is NAME, with or without a format's suffix. Returns the files, each written atomically. Raises UserError
+    for a full disk.
     """
     extra = {"__author__": AUTHOR, "matching_heuristics": True}
     if emit_config:
-        _refuse_foreign_config(_with(_stem(path), "yaml"))
+        _refuse_unrelated_config(_with(_stem(path), "yaml"))
     written = _write(backbone, path, formats, backbone.tensors, extra)
     if emit_config:
         target = written[0].with_suffix(".yaml")
@@ -78,7 +78,7 @@ def _renamed(backbone: Backbone, layout: Layout) -> dict[str, np.ndarray]:
     return {layout.format(part): array for part, array in parts.items() if part}
 
 
-def _refuse_foreign_config(target: Path) -> None:
+def _refuse_unrelated_config(target: Path) -> None:
     if target.is_file() and f"{target.stem}." not in target.read_text(errors="replace"):
         raise UserError(f"{target} exists and is not the config of a backbone of this name; give another output name")
 
@@ -105,26 +105,26 @@ def _write(
     if record.exists() and not _is_sidecar(record):
         raise UserError(f"{record} exists and is not a backbone's sidecar; give another output name")
     written: dict[Path, str] = {}
-    proven = backbone.source_sha256 is not None  # else speed was asked for: sha256 is a third of the whole conversion
+    verified = backbone.source_sha256 is not None  # otherwise --no-verify: sha256 takes a third of a conversion
     for name in formats:
         target = _with(stem, name)
         with atomic_path(target) as partial, open(partial, "wb") as file:
-            hashed = _Hashed(file) if proven else None
+            hashed = _Hashed(file) if verified else None
             FORMATS[name](hashed or file, tensors, extra)
             file.flush()
             written[target] = hashed.digest.hexdigest() if hashed else quick_fingerprint(partial)
     content = sidecar(backbone, {p.name: digest for p, digest in written.items()})
-    write_json(record, content | {"files": _twins(record, content) | content["files"]})
+    write_json(record, content | {"files": _files_of_equal_conversion(record, content) | content["files"]})
     return [*written, record]
 
 
-def _twins(record: Path, content: Mapping[str, Any]) -> dict[str, str]:
-    """The files of an earlier conversion of the same source that sidecar ``record`` describes: they stay described."""
+def _files_of_equal_conversion(record: Path, content: Mapping[str, Any]) -> dict[str, str]:
+    """Files of an earlier conversion of the same source in sidecar ``record``; the new sidecar keeps their entries."""
+    earlier = read_json(record)
     try:
-        earlier = json.loads(record.read_text())
         files = {name: digest for name, digest in earlier["files"].items() if record.with_name(name).is_file()}
         same = all(earlier[key] == content[key] for key in ("family", "encoder", "arch", "source", "config"))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (KeyError, AttributeError, TypeError):
         return {}
     return files if same and content["source"]["sha256"] else {}
 
@@ -166,8 +166,8 @@ def read_backbone(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, An
     """Read a backbone file (.pkl, .pth, .safetensors; Detectron2's or Caffe2's names) -> (tensors, sidecar).
 
     ``tensors``: Detectron2 name -> array, float32 (``num_batches_tracked`` int64). ``sidecar``: the JSON beside it, or
-    None. Nothing in the file is executed. Raises UserError for a file that is no backbone (an unconverted checkpoint,
-    say), is damaged or hostile, or is not the one its sidecar describes.
+    None. Nothing in the file is executed. Raises UserError for a file that is not a backbone (an unconverted
+    checkpoint, for example), is damaged or malicious, or is not the one its sidecar describes.
     """
     path = Path(path)
     checkpoint = read_checkpoint(path)
@@ -179,15 +179,15 @@ def read_backbone(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, An
     except UserError as error:
         raise UserError(f"cannot read {path}: {error}") from error
     if "stem.conv1.weight" not in tensors:
-        raise UserError(f"{path} is no Detectron2 backbone; convert it first: python convert/to_d2.py {path}")
+        raise UserError(f"{path} is not a Detectron2 backbone; convert it first: python convert/to_d2.py {path}")
     return tensors, read_sidecar(path)
 
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """The sidecar of backbone file ``path`` (NAME.json); None where there is none, or one that describes other files.
+    """The sidecar NAME.json of backbone file ``path``; None if there is none, or if it describes other files.
 
-    A file that was renamed together with its sidecar is known by its fingerprint. UserError where the sidecar is
-    damaged or describes another file of this name.
+    A file that was renamed together with its sidecar is recognised by its fingerprint. Raises UserError if the sidecar
+    is damaged or describes another file of this name.
     """
     record = path.with_suffix(".json")
     if not _is_sidecar(record):
@@ -199,7 +199,7 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
         is_source = content["source"]["file"] == path.name
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(
-            f"{record} is no backbone sidecar ({type(error).__name__}); convert the checkpoint again"
+            f"{record} is not a valid backbone sidecar ({type(error).__name__}); convert the checkpoint again"
         ) from error
     if expected is None and is_source:
         return None  # ckpt.json beside ckpt.pth describes the ckpt.pkl that was made from it
@@ -215,10 +215,10 @@ def _is_sidecar(record: Path) -> bool:
 
 
 def _backbone_names(checkpoint: Checkpoint) -> dict[Any, str]:
-    found = {}
+    names = {}
     for name in checkpoint.tensors:
         local = name.removeprefix("model.").removeprefix("blobs.")
         for layout in (DETECTRON2, MSRA, BLOBS):
             if part := layout.parse(local):
-                found[part] = name
-    return found
+                names[part] = name
+    return names

@@ -1,4 +1,4 @@
-"""Any checkpoint file -> its tensors under canonical names. What the file is, its first bytes say, never its name."""
+"""Any checkpoint file -> its tensors under canonical names. The first bytes decide the format, not the name."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from convert.safetensors_file import is_safetensors, read_safetensors
 from convert.torch_archive import is_legacy, read_legacy, read_zip
 from runtime.errors import UserError
 
-WRAPPERS = ("module", "_orig_mod")  # what DistributedDataParallel and torch.compile put into names, anywhere and often
+WRAPPERS = ("module", "_orig_mod")  # what DistributedDataParallel and torch.compile add to names, at any level
 MAX_DEPTH = 8  # dicts inside dicts: VISSL goes five deep
 
-# first bytes -> what it is, for files that are plainly something else
-STRANGERS = {
+# first bytes -> what the file is, for files that are not checkpoints
+OTHER_FORMATS = {
     b"<": "an HTML or XML page, not a checkpoint: the download failed or needs a login",
     b"version https://git-lfs": "a Git LFS pointer, not the file itself: run `git lfs pull`",
     b"\x1f\x8b": "gzip-compressed: unpack it first",
@@ -34,21 +34,21 @@ STRANGERS = {
 
 @dataclass
 class Checkpoint:
-    """The tensors of one file. Names are dotted paths from the top, `module.` and `_orig_mod.` taken off."""
+    """The tensors of one file. Names are dotted paths from the top, without ``module.`` and ``_orig_mod.``."""
 
     path: Path
     tensors: dict[str, LazyArray] = field(default_factory=dict)
     source_names: dict[str, str] = field(default_factory=dict)  # canonical name -> the path as the file has it
     marks: frozenset[str] = frozenset()  # the keys of the top level
-    author: str = ""  # "__author__" of a Detectron2 file, which the embedded engine tells Caffe2 files by
+    author: str = ""  # "__author__" of a Detectron2 file
     config_text: str = ""  # the config that OpenMMLab checkpoints carry as text
 
 
 def read_checkpoint(path: str | Path, *, checksums: bool = True) -> Checkpoint:
     """Open ``path`` and list its tensors; no tensor's bytes are read yet.
 
-    ``checksums``: whether a zip file's tensors are held to their CRC-32 when they are read.
-    Raises UserError, naming the file, for anything that is no checkpoint, is damaged, or could run code.
+    ``checksums``: check the CRC-32 of a zip file's tensors when they are read.
+    Raises UserError, naming the file, for anything that is not a checkpoint, is damaged, or could run code.
     """
     path = Path(path)
     try:
@@ -67,7 +67,7 @@ def read_checkpoint(path: str | Path, *, checksums: bool = True) -> Checkpoint:
         checkpoint.config_text = "".join(t for t in texts if isinstance(t, str))
     _collect(checkpoint, content, (), set())
     if not checkpoint.tensors:
-        raise UserError(f"cannot read {path}: there is not a single tensor in it")
+        raise UserError(f"cannot read {path}: it contains no tensors")
     return checkpoint
 
 
@@ -75,13 +75,13 @@ def _read(path: Path, checksums: bool) -> Any:
     if path.is_dir():
         raise UserError("it is a folder; name the checkpoint file inside it")
     if path.parts and path.parts[0].endswith(":") and len(path.parts[0]) > 2 and not path.exists():  # not a drive
-        raise UserError("it is an address, not a file: download it first and name the file")
+        raise UserError("it is an address, not a file: download it first and give the path of the file")
     size = path.stat().st_size
     with open(path, "rb") as file:
         head = file.read(64)
         if size == 0:
             raise UserError("it is empty")
-        for magic, what in STRANGERS.items():
+        for magic, what in OTHER_FORMATS.items():
             if head.lstrip().startswith(magic):
                 raise UserError(f"it is {what}")
         if head.startswith(b"PK\x03\x04"):
@@ -100,7 +100,7 @@ def _read(path: Path, checksums: bool) -> Any:
 
 
 def _collect(into: Checkpoint, value: Any, path: tuple[str, ...], seen: set[int]) -> None:
-    """Walk nested dicts with string keys; each dict once, so that shared or cyclic ones end."""
+    """Walk nested dicts with string keys, each dict once, so that shared and cyclic ones terminate."""
     if isinstance(value, PickledArray):
         value = value.array
     if isinstance(value, np.ndarray):
@@ -118,8 +118,8 @@ def _add(into: Checkpoint, tensor: LazyArray, source: str) -> None:
     name = ".".join(part for part in source.split(".") if part not in WRAPPERS)
     if name in into.tensors:
         raise UserError(
-            f"cannot read {into.path}: {into.source_names[name]} and {source} are both {name} once module. and "
-            "_orig_mod. are taken off; keep one of them"
+            f"cannot read {into.path}: {into.source_names[name]} and {source} are both {name} without module. and "
+            "_orig_mod.; keep one of them"
         )
     into.tensors[name] = tensor
     into.source_names[name] = source

@@ -1,4 +1,4 @@
-"""One checkpoint -> one Backbone: read, recognise, rename, check, prove. Nothing is written here."""
+"""One checkpoint -> one Backbone: read, recognise, rename, check, verify. Nothing is written here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from convert.backbone import Backbone, Coverage
 from convert.checkpoint import Checkpoint, read_checkpoint
 from convert.preprocessing import Preprocessing
 from convert.recognition import Encoder, recognise
-from convert.recorded_preprocessing import how_seen
+from convert.recorded_preprocessing import preprocessing_of
 from convert.rename import DETECTRON2, Part
 from runtime.atomic import sha256_file
 from runtime.errors import UserError
@@ -32,39 +32,39 @@ def convert(
     """Convert the ResNet encoder of a checkpoint file to Detectron2's names.
 
     ``family`` is a row of :data:`convert.families.TABLE` or "auto" (recognised by keys); ``encoder`` one of the row's
-    encoders (default: the row's own); ``prefix`` points at a ResNet of no family; ``preprocessing`` overrides how its
-    images were normalised. ``verify`` runs the source network and the converted one on the same image, refuses any
-    difference, holds the file to its checksums and hashes it; ``against`` ("detectron2" or "torchvision") compares with
+    encoders (default: the row's own); ``prefix`` names a ResNet of no known family; ``preprocessing`` overrides how
+    its images were normalised. ``verify`` runs the source network and the converted one on the same image, refuses any
+    difference, checks the file's checksums and hashes it; ``against`` ("detectron2" or "torchvision") compares with
     that package's own model and loader.
 
-    Raises UserError, one line, where the file is no checkpoint, could run code, is of no known family or of two, holds
-    no ResNet that Detectron2 can build, misses a tensor, or has NaN or Inf in its weights.
+    Raises UserError when the file is not a checkpoint, could run code, fits no known family or several, holds no ResNet
+    that Detectron2 can build, lacks a tensor, or has NaN or Inf in its weights.
     """
     checkpoint = read_checkpoint(path, checksums=verify)
-    found = recognise(checkpoint, family, encoder, prefix)
+    recognised = recognise(checkpoint, family, encoder, prefix)
     try:
-        architecture = infer({part: checkpoint.tensors[name].shape for part, name in found.names.items()})
-        arrays = _load(checkpoint, found.names, architecture)
+        architecture = infer({part: checkpoint.tensors[name].shape for part, name in recognised.names.items()})
+        arrays = _load(checkpoint, recognised.names, architecture)
         tensors = {DETECTRON2.format(part): array for part, array in arrays.items()}
     except UserError as error:
         raise UserError(f"cannot convert {path}: {error}") from error
-    seen, notes = how_seen(checkpoint, found.family, architecture)
-    seen = preprocessing or seen
+    recorded, notes = preprocessing_of(checkpoint, recognised.family, architecture)
+    preprocessing = preprocessing or recorded
     needed = sum(1 for _ in architecture.parts())
     difference = None
     if verify:
         from convert.verify import compare  # torch is not needed to rename
 
-        difference = compare(arrays, tensors, architecture, stride_in_1x1=seen.stride_in_1x1)
+        difference = compare(arrays, tensors, architecture, stride_in_1x1=preprocessing.stride_in_1x1)
     backbone = Backbone(
         tensors=tensors,
         architecture=architecture,
-        preprocessing=seen,
-        coverage=Coverage(needed, sum(not p.is_counter for p in arrays), _dropped(checkpoint, found)),
-        family=found.family,
-        encoder=found.encoder,
+        preprocessing=preprocessing,
+        coverage=Coverage(needed, sum(not p.is_counter for p in arrays), _dropped(checkpoint, recognised)),
+        family=recognised.family,
+        encoder=recognised.encoder,
         source=Path(path),
-        source_sha256=sha256_file(path) if verify else None,  # hashing costs more than converting
+        source_sha256=sha256_file(path) if verify else None,  # hashing takes longer than converting
         max_abs_diff=difference,
         notes=notes,
     )
@@ -76,7 +76,7 @@ def convert(
 
 
 def _load(checkpoint: Checkpoint, names: Mapping[Part, str], architecture: Architecture) -> dict[Part, np.ndarray]:
-    """The arrays in network order, counters after their BN; refuses integers for weights, NaN and Inf."""
+    """The arrays in network order, counters after their BN. Raises UserError for integer weights, NaN and Inf."""
     arrays: dict[Part, np.ndarray] = {}
     order = {part: index for index, (part, _) in enumerate(architecture.parts())}
     for part in sorted(
@@ -105,6 +105,6 @@ def _all_finite(array: np.ndarray) -> bool:
         return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(array).all())  # the sum alone may overflow
 
 
-def _dropped(checkpoint: Checkpoint, found: Encoder) -> tuple[str, ...]:
-    used = set(found.names.values())
+def _dropped(checkpoint: Checkpoint, encoder: Encoder) -> tuple[str, ...]:
+    used = set(encoder.names.values())
     return tuple(source for name, source in checkpoint.source_names.items() if name not in used)

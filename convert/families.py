@@ -1,8 +1,8 @@
-"""The checkpoint families of the field, one row each: where the encoder is, and by which keys the family is known.
+"""The known checkpoint families, one row each: where the encoder is, and which keys identify the family.
 
-Names are canonical: dotted from the top of the file, `module.` and `_orig_mod.` taken off. A row fits a checkpoint when
-its default encoder is there, everything in ``has`` is, and nothing in ``lacks`` is. Rows with ``same_keys_as`` cannot
-be told from another row by keys; they can be asked for with --family.
+Names are canonical: dotted from the top of the file, without ``module.`` and ``_orig_mod.``. A row fits a checkpoint
+that has its default encoder, everything in ``has`` and nothing in ``lacks``. Rows with ``same_keys_as`` cannot be
+distinguished from another row by keys; --family selects them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from convert.preprocessing import IMAGENET, IMAGENET_BGR, MSRA_BGR, UNIT, Prepro
 class Place:
     """Where one encoder may be: under any of ``roots``, in the names of ``layout``.
 
-    ``layer4_roots``: where a C4 detector keeps its last stage. ``copies``: where the same tensors may stand once more.
-    Two places of different content are never chosen between in silence.
+    ``layer4_roots``: where a C4 detector keeps its last stage. ``copies``: where the same tensors may occur a second
+    time. If two places hold different tensors, the user must choose.
     """
 
     roots: tuple[str, ...]
@@ -29,12 +29,12 @@ class Place:
 
 @dataclass(frozen=True)
 class Family:
-    """One row of the table. ``default`` is the encoder to take; "" means the user chooses where there are several."""
+    """One row of the table. ``default`` is the encoder to convert; "" means the user chooses if there are several."""
 
     title: str
     encoders: Mapping[str, Place]
     default: str = "encoder"
-    has: tuple[tuple[str, ...], ...] = ()  # of each group one prefix or top-level key must be there
+    has: tuple[tuple[str, ...], ...] = ()  # one prefix or top-level key of each group must be present
     lacks: tuple[str, ...] = ()
     same_keys_as: str = ""
     preprocessing: Preprocessing = IMAGENET
@@ -44,17 +44,17 @@ class Family:
 
     @property
     def main(self) -> Place:
-        """The place by which the family is recognised."""
+        """The place that identifies the family."""
         return self.encoders[self.default or next(iter(self.encoders))]
 
 
 def _in(*names: str) -> tuple[str, ...]:
-    """A name under the usual wrappers of a state dict, or bare."""
+    """Names under the usual wrappers of a state dict, and without one."""
     return tuple(f"{w}{n}" for n in names for w in ("state_dict.", "model.", ""))
 
 
 LIGHTNING = "pytorch-lightning_version"
-# where a state dict in torchvision's own names may lie; the released file of many families is such a bare backbone
+# where a state dict in torchvision's names may be; many families release such a bare backbone
 FLAT = ("", "state_dict", "model", "model_state_dict", "network", "state_dict.model", "state_dict.backbone.model")
 _VISSL_WRAPPERS = ("classy_state_dict.base_model.model.trunk.", "model_state_dict.", "model.", "state_dict.", "")
 _VISSL_TRUNKS = ("", "base_model.", "trunk.", "trunk.base_model.")
@@ -107,7 +107,7 @@ TABLE: dict[str, Family] = {
         {"online": Place(("model.encoder",)), "ema": Place(("model_ema.encoder",))},
         "online",
         has=(("model.neck",),),
-        note="FPN and head weights of SoCo are left behind: a backbone file holds the ResNet",
+        note="FPN and head weights of SoCo are left out: a backbone file holds only the ResNet",
     ),
     "openselfsup": Family(
         "OpenSelfSup MoCo, EasyCV", OPENSELFSUP, "query", has=(_in("encoder_q.0"),), lacks=(LIGHTNING,)
@@ -140,7 +140,7 @@ TABLE: dict[str, Family] = {
         "query",
         has=(_in("roi_head"),),
         lacks=_in("encoder_q"),
-        note="neck and head weights of the detector are left behind: a backbone file holds the ResNet",
+        note="neck and head weights of the detector are left out: a backbone file holds only the ResNet",
     ),
     "vissl": Family("VISSL", {"encoder": Place(_VISSL)}),
     "swav": Family("SwAV", SWAV, has=(("prototypes", "projection_head", *_in("prototypes", "projection_head")),)),
@@ -251,17 +251,17 @@ TABLE: dict[str, Family] = {
     "detectron2-detector": Family(
         "fine-tuned Detectron2 detector (model_final.pth; FPN, DC5 or C4)",
         {"encoder": Place(_in(*_DETECTOR), "detectron2", layer4_roots=_in("roi_heads"))},
-        note="box, mask and proposal weights of the detector are left behind",
+        note="box, mask and proposal weights of the detector are left out",
     ),
 }
 
 
 def list_families() -> str:
-    """The table as text, one family a line: name, title, encoders (the default first) and what is special."""
+    """The table as text, one family per line: name, title, encoders (the default first) and special cases."""
     lines = []
     for name, row in TABLE.items():
         encoders = sorted(row.encoders, key=lambda e: e != (row.default or "encoder"))
-        extra = f"  [same keys as {row.same_keys_as}: ask with --family {name}]" if row.same_keys_as else ""
+        extra = f"  [same keys as {row.same_keys_as}: select with --family {name}]" if row.same_keys_as else ""
         lines.append(f"{name:20} {row.title}; encoders: {', '.join(encoders)}{extra}")
         lines[-1] += "  [REFUSED]" if row.refused else ""
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A tensor of a checkpoint that has not been read yet: where its bytes are, and how to make an array of them."""
+"""A tensor of a checkpoint that has not been read yet: where its bytes are, and how to turn them into an array."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class LazyArray:
-    """A view of a storage: offset and strides in numbers, as torch has them. Nothing is trusted until :meth:`load`."""
+    """A view of a storage: offset and strides in elements, as in torch. Nothing is validated before :meth:`load`."""
 
     storage: Storage
     offset: int
@@ -59,7 +59,7 @@ class LazyArray:
     def load(self) -> np.ndarray:
         """The numbers as stored (bfloat16 widened to float32), shape ``self.shape``, without a copy if possible.
 
-        Raises UserError where the view reaches outside its storage.
+        Raises UserError if the view reaches outside its storage.
         """
         numbers = [*self.shape, *self.stride, self.offset]
         if len(self.shape) != len(self.stride) or not all(isinstance(n, int) and n >= 0 for n in numbers):
@@ -83,7 +83,7 @@ class LazyArray:
 
     def load_float32(self) -> np.ndarray:
         """The numbers as C-ordered native float32, exact for every float type but float64 (rounded)."""
-        with np.errstate(over="ignore"):  # too large for float32 is Inf, which the converter refuses
+        with np.errstate(over="ignore"):  # values too large for float32 become Inf, which the converter refuses
             return np.ascontiguousarray(self.load(), dtype=np.float32)
 
 

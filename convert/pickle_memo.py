@@ -1,7 +1,7 @@
-"""A pickle's memo indices, looked at before the pickle is read.
+"""A check of a pickle's memo indices before the pickle is read.
 
-The memo of CPython's unpickler is an array as long as the largest index, so that ten bytes (LONG_BINPUT 0x1fffffff) ask
-for 8 GB and get them. Each index of a sound pickle is below the number of opcodes before it.
+CPython's unpickler keeps its memo as an array as long as the largest index: ten bytes (LONG_BINPUT 0x1fffffff) make it
+allocate 8 GB. In a valid pickle each index is smaller than the number of opcodes before it.
 """
 
 from __future__ import annotations
@@ -26,13 +26,14 @@ for _code in pickletools.opcodes:
     else:
         _PREFIXED[_op] = _LENGTHS[_code.arg.n]
 _LONG_BINPUT, _PUT, _STOP = pickle.LONG_BINPUT[0], pickle.PUT[0], pickle.STOP[0]
-_FIXED[_LONG_BINPUT] = _FIXED[_STOP] = -1  # to be looked at
+_FIXED[_LONG_BINPUT] = _FIXED[_STOP] = -1  # handled separately below
 
 
 def refuse_wild_memo(content: bytes | mmap, start: int = 0) -> None:
-    """Raise UserError where the pickle at ``start`` of ``content`` puts something at an index it cannot have reached.
+    """Raise UserError if the pickle at ``start`` of ``content`` stores to a memo index that it cannot have reached.
 
-    Stops in silence where the stream is no pickle: reading it will say so, and no opcode is executed past that place.
+    Returns without an error where the stream stops being a pickle: the unpickler fails at the same place, and executes
+    no opcode after it.
     """
     position, end = start, len(content)
     while position < end:
@@ -55,9 +56,9 @@ def refuse_wild_memo(content: bytes | mmap, start: int = 0) -> None:
             if op == _PUT:
                 try:
                     _check(int(content[begin : position - 1]), begin - start)
-                except ValueError:  # what int() does not read, the unpickler does not either
+                except ValueError:  # the unpickler does not accept what int() does not
                     return
-        else:  # the end, or no opcode
+        else:  # STOP, or not an opcode
             return
 
 

@@ -1,7 +1,7 @@
-"""Write the .pkl that Detectron2 reads, opcode by opcode, so that numpy 1 and numpy 2 both open it.
+"""Writes the .pkl that Detectron2 reads, opcode by opcode, so that numpy 1 and numpy 2 both open it.
 
 numpy 2's own pickles name ``numpy._core``, which numpy 1 lacks; ``numpy.core.multiarray._reconstruct`` exists in both.
-Writing the stream ourselves also sends each array's bytes straight from the source to the file, without a copy.
+Writing the opcodes directly also copies each array's bytes from the source to the file without an intermediate copy.
 Protocol 4, without frames (they are optional).
 """
 
@@ -33,7 +33,7 @@ def write_pickle(file: BinaryIO, arrays: Mapping[str, np.ndarray], extra: Mappin
 
 
 def _definitions() -> bytes:
-    """Put the two functions and the two dtypes that every array needs into the memo, and leave the stack as it was."""
+    """Opcodes that store the two functions and two dtypes of every array in the memo and leave the stack unchanged."""
     stream = b""
     for slot, name in ((0, "numpy.core.multiarray\n_reconstruct"), (1, "numpy\nndarray")):
         stream += pickle.GLOBAL + name.encode() + b"\n" + pickle.BINPUT + bytes([slot]) + pickle.POP
@@ -48,12 +48,12 @@ def _definitions() -> bytes:
 
 def _write_array(file: BinaryIO, name: str, array: np.ndarray) -> None:
     array = np.ascontiguousarray(array) if array.ndim else array
-    made = (
+    construction = (
         _get("reconstruct") + _get("ndarray") + _int(0) + pickle.TUPLE1 + _bytes(b"b") + pickle.TUPLE3 + pickle.REDUCE
     )
     shape = pickle.MARK + b"".join(_int(n) for n in array.shape) + pickle.TUPLE
     content = memoryview(array.reshape(-1)).cast("B")  # type: ignore[arg-type]
-    file.write(_text(name) + made + pickle.MARK + _int(1) + shape + _get(array.dtype.name) + pickle.NEWFALSE)
+    file.write(_text(name) + construction + pickle.MARK + _int(1) + shape + _get(array.dtype.name) + pickle.NEWFALSE)
     file.write(_BYTES8 + struct.pack("<Q", len(content)))
     file.write(content)
     file.write(pickle.TUPLE + pickle.BUILD)

@@ -1,4 +1,4 @@
-"""The four switches that must travel with a backbone's weights: pixel order, mean, std, and where a block strides."""
+"""The four settings that belong to a backbone's weights: pixel order, mean, std, and the place of the stride."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How the network saw its images, as Detectron2 writes it: channels in the order of ``format``, range 0..255."""
+    """How images were normalised, in Detectron2's terms: channels in the order of ``format``, pixel values 0..255."""
 
     format: str
     pixel_mean: tuple[float, float, float]
@@ -42,7 +42,7 @@ PREPROCESSING = {
 
 
 def from_config(config: dict[str, Any]) -> Preprocessing:
-    """The switches in a flat config (a sidecar's, say); what it does not name is as ImageNet training has it."""
+    """The settings in a flat config (a sidecar's, for example); missing ones are those of ImageNet training."""
     return replace(
         IMAGENET,
         format=config.get("INPUT.FORMAT", IMAGENET.format),

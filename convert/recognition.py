@@ -1,4 +1,4 @@
-"""Which family a checkpoint belongs to, and which of its tensors are the backbone: by keys, never by file name."""
+"""Which family a checkpoint belongs to, and which of its tensors are the backbone: by its keys, not its file name."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from convert.refusals import explain_no_backbone, refuse_strange_parts
 from convert.rename import LAYOUTS, Layout, Part
 from runtime.errors import UserError
 
-CUSTOM = "custom"  # the family of what --prefix points at
+CUSTOM = "custom"  # the family of a ResNet that --prefix names
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """The backbone's tensors in a checkpoint: Part -> canonical name, and how they were found."""
+    """The backbone's tensors in a checkpoint: Part -> canonical name, with their family and encoder."""
 
     family: str
     encoder: str
@@ -28,10 +28,10 @@ class Encoder:
 def recognise(
     checkpoint: Checkpoint, family: str = "auto", encoder: str | None = None, prefix: str | None = None
 ) -> Encoder:
-    """Find the encoder that ``family`` and ``encoder`` name ("auto": the one family whose keys these are).
+    """Find the encoder that ``family`` and ``encoder`` name; "auto" takes the only family that fits the keys.
 
-    ``prefix`` points at a ResNet by hand instead. Raises UserError where no family fits, two do, the encoder is not
-    there, or it is there twice with different content.
+    ``prefix`` names a ResNet directly instead. Raises UserError if no family or more than one fits, or if the encoder
+    is missing or occurs twice with different tensors.
     """
     prefixes = key_prefixes(checkpoint.tensors)
     if prefix is not None:
@@ -46,16 +46,16 @@ def recognise(
     name = encoder or row.default or _only_encoder(checkpoint, row, prefixes)
     names = _take(checkpoint, row.encoders[name], prefixes)
     if names is None:
-        wanted = " or ".join(dict.fromkeys(_show(r) for r in row.encoders[name].roots[:4]))
+        expected = " or ".join(dict.fromkeys(_show(r) for r in row.encoders[name].roots[:4]))
         raise UserError(
-            f"{checkpoint.path} has no {name} encoder of family {family}: nothing under {wanted}. "
+            f"{checkpoint.path} has no {name} encoder of family {family}: nothing under {expected}. "
             f"{explain_no_backbone(checkpoint)}"
         )
     return Encoder(family, name, names)
 
 
 def fits(checkpoint: Checkpoint, family: Family, prefixes: set[str]) -> bool:
-    """Whether the keys are those of ``family``; ``prefixes`` are all dotted beginnings of the tensors' names."""
+    """Whether the keys fit ``family``; ``prefixes`` are all dotted prefixes of the tensors' names."""
     known = prefixes | checkpoint.marks
     return (
         bool(_roots(family.main, prefixes))
@@ -65,25 +65,25 @@ def fits(checkpoint: Checkpoint, family: Family, prefixes: set[str]) -> bool:
 
 
 def _only_fit(checkpoint: Checkpoint, prefixes: set[str]) -> str:
-    found = [n for n, f in TABLE.items() if not f.same_keys_as and fits(checkpoint, f, prefixes)]
-    if not found:
-        raise UserError(f"{checkpoint.path} is of no known family. {explain_no_backbone(checkpoint)}")
-    if len(found) > 1:
-        flags = " or ".join(f"--family {name}" for name in found)
-        raise UserError(f"{checkpoint.path} fits {len(found)} families, {' and '.join(found)}: choose with {flags}")
-    return found[0]
+    fitting = [n for n, f in TABLE.items() if not f.same_keys_as and fits(checkpoint, f, prefixes)]
+    if not fitting:
+        raise UserError(f"{checkpoint.path} belongs to no known family. {explain_no_backbone(checkpoint)}")
+    if len(fitting) > 1:
+        flags = " or ".join(f"--family {name}" for name in fitting)
+        raise UserError(f"{checkpoint.path} fits {len(fitting)} families, {' and '.join(fitting)}: choose with {flags}")
+    return fitting[0]
 
 
 def _only_encoder(checkpoint: Checkpoint, row: Family, prefixes: set[str]) -> str:
-    """The encoder of a row without default: the one that is there, or any of several with equal content."""
-    there = [n for n, place in row.encoders.items() if _roots(place, prefixes)]
-    if len(there) < 2:
-        return there[0] if there else next(iter(row.encoders))
-    first, second = (_take(checkpoint, row.encoders[n], prefixes) or {} for n in there[:2])
+    """The encoder of a row without a default: the one that is present, or any of several with equal tensors."""
+    present = [n for n, place in row.encoders.items() if _roots(place, prefixes)]
+    if len(present) < 2:
+        return present[0] if present else next(iter(row.encoders))
+    first, second = (_take(checkpoint, row.encoders[n], prefixes) or {} for n in present[:2])
     if _differ(checkpoint, first, second):
-        flags = " or ".join(f"--encoder {n}" for n in there)
-        raise UserError(f"{checkpoint.path} holds two encoders of different content: choose with {flags}")
-    return there[0]
+        flags = " or ".join(f"--encoder {n}" for n in present)
+        raise UserError(f"{checkpoint.path} holds two encoders with different tensors: choose with {flags}")
+    return present[0]
 
 
 def _at_prefix(checkpoint: Checkpoint, prefix: str, prefixes: set[str]) -> Encoder:
@@ -95,12 +95,12 @@ def _at_prefix(checkpoint: Checkpoint, prefix: str, prefixes: set[str]) -> Encod
 
 
 def key_prefixes(names: Iterable[str]) -> set[str]:
-    """Every dotted beginning of the names, the names themselves included."""
-    found: set[str] = set()
+    """Every dotted prefix of the names, including the names themselves."""
+    prefixes: set[str] = set()
     for name in names:
         parts = name.split(".")
-        found.update(".".join(parts[:i]) for i in range(1, len(parts) + 1))
-    return found
+        prefixes.update(".".join(parts[:i]) for i in range(1, len(parts) + 1))
+    return prefixes
 
 
 def _join(root: str, name: str) -> str:
@@ -127,11 +127,11 @@ def _take(checkpoint: Checkpoint, place: Place, prefixes: set[str]) -> dict[Part
     for extra in place.layer4_roots:
         names = {p: n for p, n in _under(checkpoint, layout, extra).items() if p.stage == 5} | names
     for other in [*roots[1:], *place.copies]:
-        twins = _under(checkpoint, layout, other)
-        if part := _differ(checkpoint, names, twins):
-            first, second = (checkpoint.source_names[n[part]] for n in (names, twins))
+        copy = _under(checkpoint, layout, other)
+        if part := _differ(checkpoint, names, copy):
+            first, second = (checkpoint.source_names[n[part]] for n in (names, copy))
             raise UserError(
-                f"{checkpoint.path} holds two encoders of different content ({first} and {second}): choose with "
+                f"{checkpoint.path} holds two encoders with different tensors ({first} and {second}): choose with "
                 f"--prefix '{roots[0]}' or --prefix '{other}'"
             )
     return names
@@ -139,18 +139,18 @@ def _take(checkpoint: Checkpoint, place: Place, prefixes: set[str]) -> dict[Part
 
 def _under(checkpoint: Checkpoint, layout: Layout, root: str) -> dict[Part, str]:
     start = len(root) + 1 if root else 0
-    found = {}
+    names = {}
     for name in checkpoint.tensors:
         if (not root or name.startswith(f"{root}.")) and (part := layout.parse(name[start:])):
-            found[part] = name
-    return found
+            names[part] = name
+    return names
 
 
-def _differ(checkpoint: Checkpoint, names: Mapping[Part, str], twins: Mapping[Part, str]) -> Part | None:
-    """The first tensor that both have and that is not the same in both."""
+def _differ(checkpoint: Checkpoint, names: Mapping[Part, str], others: Mapping[Part, str]) -> Part | None:
+    """The first tensor that both have with different content, or None."""
     for part in names:
-        if part in twins and not part.is_counter:
-            a, b = checkpoint.tensors[names[part]], checkpoint.tensors[twins[part]]
+        if part in others and not part.is_counter:
+            a, b = checkpoint.tensors[names[part]], checkpoint.tensors[others[part]]
             if a.shape != b.shape or (a.storage is not b.storage and not np.array_equal(a.load(), b.load())):
                 return part
     return None

@@ -1,4 +1,4 @@
-"""How the images were normalised for the weights in a file: the sidecar knows, the family says, or a note is due."""
+"""How images were normalised for the weights in a file: from its sidecar, its family, or assumed with a note."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ from convert.preprocessing import IMAGENET, MSRA_BGR, Preprocessing, from_config
 from convert.recognition import CUSTOM
 
 ASSUMED = (
-    "pixel order, mean, std and stride place are assumed as for ImageNet in RGB; say otherwise with --preprocessing"
+    "pixel order, mean, std and stride are assumed to be those of ImageNet in RGB; change them with --preprocessing"
 )
 
 
-def how_seen(checkpoint: Checkpoint, family: str, architecture: Architecture) -> tuple[Preprocessing, tuple[str, ...]]:
-    """The preprocessing of the weights, and what the user should be told about it.
+def preprocessing_of(
+    checkpoint: Checkpoint, family: str, architecture: Architecture
+) -> tuple[Preprocessing, tuple[str, ...]]:
+    """The preprocessing of the weights, and notes on it for the user.
 
-    A sidecar of ours settles it. A Detectron2 file says nothing itself; the config.yaml beside a fine-tuned one does.
+    A sidecar of this project decides. A Detectron2 file does not record it; the config.yaml beside a fine-tuned one
+    does.
     """
     if recorded := _recorded(checkpoint):
         return recorded, ()
@@ -37,12 +40,12 @@ def how_seen(checkpoint: Checkpoint, family: str, architecture: Architecture) ->
 
 
 def _recorded(checkpoint: Checkpoint) -> Preprocessing | None:
-    """What a sidecar of ours says, if the file is the one that it describes."""
+    """The preprocessing in a sidecar of this project, if the file is the one that it describes."""
     content = read_sidecar(checkpoint.path)
     try:
         return from_config(content["config"]) if content else None
     except (KeyError, TypeError, AttributeError):
-        return None  # a sidecar that somebody edited: it says nothing about these weights
+        return None  # an edited sidecar proves nothing about these weights
 
 
 def _from_yaml(text: str) -> Preprocessing | None:
@@ -60,4 +63,4 @@ def _from_yaml(text: str) -> Preprocessing | None:
             }
         )
     except (yaml.YAMLError, KeyError, TypeError):
-        return None  # not a whole Detectron2 config: it does not settle the question
+        return None  # not a complete Detectron2 config

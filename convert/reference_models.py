@@ -1,6 +1,6 @@
-"""The same proof against models that are not ours: torchvision's ResNet, and Detectron2's loader and ResNet.
+"""The same check against independent models: torchvision's ResNet, and Detectron2's loader and ResNet.
 
-Detectron2 is optional; it is imported only when it is asked for.
+Detectron2 is optional; it is imported only on request.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def against_torchvision(backbone: Backbone) -> str:
 
     arch = backbone.architecture
     if (arch.stem, arch.res2) != (64, 256 if arch.bottleneck else 64):
-        raise UserError(f"torchvision builds no ResNet of the width of {arch.name}; leave out --against torchvision")
+        raise UserError(f"torchvision has no ResNet as wide as {arch.name}; leave out --against torchvision")
     block = Bottleneck if arch.bottleneck else BasicBlock
     net = ResNet(block, list(arch.blocks), groups=arch.groups, width_per_group=arch.width // arch.groups)  # type: ignore[arg-type]
     weights = {

@@ -1,4 +1,4 @@
-"""Why a checkpoint cannot be converted, said from its keys, and what would work instead."""
+"""Why a checkpoint cannot be converted, from its keys, and what would work instead."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from convert.checkpoint import Checkpoint
 from convert.rename import LAYOUTS, Layout, Part
 from runtime.errors import UserError
 
-# a piece of a key -> what kind of network has it
-STRANGERS = {
+# part of a key -> the kind of network that has it
+OTHER_NETWORKS = {
     "cls_token": "a vision transformer (ViT)",
     "pos_embed": "a vision transformer (ViT)",
     "patch_embed.proj.weight": "a vision transformer (ViT, Swin)",
@@ -22,7 +22,7 @@ STRANGERS = {
     "denseblock1": "a DenseNet",
     "mixing_conv": "a SimCLR v2 network with selective kernels (sk1; its sk0 models can be converted)",
 }
-# what a tensor inside a stage says of the block it belongs to
+# part of the name of a tensor inside a stage -> what it shows about its block
 BLOCKS = {
     "downsample.2.": "a pooled shortcut (ResNet-D)",
     ".se.": "squeeze-and-excitation",
@@ -33,21 +33,21 @@ BLOCKS = {
 
 
 def explain_no_backbone(checkpoint: Checkpoint) -> str:
-    """One sentence: what kind of network the keys are of, or where there is a ResNet, or what the keys look like."""
+    """One sentence: which kind of network the keys belong to, where there is a ResNet, or what the keys look like."""
     names = checkpoint.source_names
     if deep := next((n for n in names if n.endswith("conv1.0.weight") and ".layer" not in f".{n}"), None):
         return (
             f"{names[deep]} is a deep stem (ResNet-C/D/S, resnet50d): Detectron2's ResNet has one 7x7 convolution; "
-            "take a plain resnet50"
+            "use a plain resnet50"
         )
-    for piece, kind in STRANGERS.items():
-        if hit := next((n for n in names if piece in n), None):
-            return f"Its keys ({names[hit]}) are those of {kind}; only ResNets can be converted"
+    for piece, kind in OTHER_NETWORKS.items():
+        if match := next((n for n in names if piece in n), None):
+            return f"Its keys ({names[match]}) are those of {kind}; only ResNets can be converted"
     if roots := find_roots(checkpoint):
         where = " and ".join(f"{r}.*" if r else "the top level" for r in roots[:4])
         return f"There is a ResNet at {where}: take it with --prefix '{roots[0]}'"
     if half := next((n for n in names if n.endswith(("layer1.0.conv1.weight", "res2.0.conv1.weight"))), None):
-        return f"{names[half]} has no stem convolution beside it: half a network; convert the whole encoder"
+        return f"{names[half]} has no stem convolution beside it: this is half a network; convert the whole encoder"
     begins = Counter(".".join(source.split(".")[:3])[:40] for source in names.values())
     sample = ", ".join(k for k, _ in begins.most_common(3))
     return f"No ResNet of torchvision's topology is among its {len(names)} tensors (keys begin with {sample})"
@@ -55,18 +55,18 @@ def explain_no_backbone(checkpoint: Checkpoint) -> str:
 
 def find_roots(checkpoint: Checkpoint) -> list[str]:
     """The prefixes under which a ResNet's stem and first block lie, in torchvision's or Detectron2's names."""
-    found = []
+    roots = []
     for layout in (LAYOUTS["torchvision"], LAYOUTS["detectron2"]):
         stem, block = layout.format(Part(1, 0, 1, "")), layout.format(Part(2, 0, 1, ""))
         for name in checkpoint.tensors:
             root = name[: -len(stem)]
             if name.endswith(stem) and (not root or root.endswith(".")) and root + block in checkpoint.tensors:
-                found.append(root.rstrip("."))
-    return found
+                roots.append(root.rstrip("."))
+    return roots
 
 
 def refuse_strange_parts(checkpoint: Checkpoint, layout: Layout, root: str) -> None:
-    """Refuse tensors inside the stem or the stages that torchvision's ResNet has not (SE, biases, pooled shortcuts)."""
+    """Refuse tensors inside stem or stages that torchvision's ResNet does not have (SE, biases, pooled shortcuts)."""
     start = len(root) + 1 if root else 0
     inside = tuple(_namespaces(layout))
     for name in checkpoint.tensors:
@@ -74,8 +74,8 @@ def refuse_strange_parts(checkpoint: Checkpoint, layout: Layout, root: str) -> N
         if (not root or name.startswith(f"{root}.")) and local.startswith(inside) and not layout.parse(local):
             kind = next((k for piece, k in BLOCKS.items() if piece in local), "another kind of block")
             raise UserError(
-                f"{checkpoint.path} cannot be converted: {checkpoint.source_names[name]} is no tensor of torchvision's "
-                f"ResNet ({kind}), and Detectron2's has no place for it; take a plain resnet50"
+                f"{checkpoint.path} cannot be converted: {checkpoint.source_names[name]} is not a tensor of "
+                f"torchvision's ResNet ({kind}), and Detectron2's has no place for it; use a plain resnet50"
             )
 
 

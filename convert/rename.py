@@ -1,7 +1,7 @@
-"""The names of a ResNet's tensors in every scheme of the field, and the way from each to each.
+"""The names of a ResNet's tensors in every common scheme, and conversion between any two.
 
-A tensor is a :class:`Part`: stage, block, which convolution, and what of it. A :class:`Layout` writes a Part as a name
-and reads it back, from one table of templates, so that every renaming is a bijection by construction.
+A tensor is a :class:`Part`: stage, block, convolution, and which of its tensors. A :class:`Layout` writes a Part as a
+name and reads it back, from one table of templates, so that every renaming is a bijection by construction.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 SHORTCUT = 0  # the number of the projection beside convolutions 1, 2, 3
 BN_FIELDS = ("weight", "bias", "running_mean", "running_var")
-COUNTER = "num_batches_tracked"  # travels when it is there; a frozen BN has none
+COUNTER = "num_batches_tracked"  # kept if present; a frozen BN has none
 
 
 class Part(NamedTuple):
@@ -54,10 +54,10 @@ class Layout:
     templates: tuple[str, ...]
 
     def parse(self, name: str) -> Part | None:
-        """The Part that ``name`` stands for, or None where it is none of this network's tensors."""
+        """The Part with this name, or None if it is not a tensor of this network."""
         for index, pattern in enumerate(_patterns(self)):
-            if found := pattern.fullmatch(name):
-                groups = {p: _decode(p, text) for p, text in found.groupdict().items()}
+            if match := pattern.fullmatch(name):
+                groups = {p: _decode(p, text) for p, text in match.groupdict().items()}
                 stage = next((v for p, v in groups.items() if p in _STAGES), 1)
                 conv = next((v for p, v in groups.items() if p in _CONVS), SHORTCUT if index >= 4 else 1)
                 return Part(
@@ -90,8 +90,8 @@ def _patterns(layout: Layout) -> list[re.Pattern[str]]:
 
 
 def _regex(template: str) -> str:
-    def group(found: re.Match[str]) -> str:
-        placeholder = found[1]
+    def group(match: re.Match[str]) -> str:
+        placeholder = match[1]
         choices = r"0|[1-9]\d{0,2}" if placeholder == "block" else "|".join(_VALUES[placeholder].values())
         return f"(?P<{placeholder}>{choices})"
 
@@ -119,7 +119,7 @@ DETECTRON2 = Layout(
 SEQUENTIAL = Layout("sequential", ("0.weight", "1.{bn}", *_blocks("{child}.{block}.", *_TV)))
 # a ModuleList of stem and four stages, as obow trains
 BLOCK_LIST = Layout("block list", ("0.Conv.weight", "0.bn.{bn}", *_blocks("{layer}.{block}.", *_TV)))
-# SimCLR v2's TensorFlow weights in the PyTorch port of the field
+# SimCLR v2's TensorFlow weights in the common PyTorch port
 SIMCLR2 = Layout("simclr v2", ("net.0.0.weight", "net.0.1.0.{bn}", *_blocks("net.{layer}.blocks.{block}.", *_V2)))
 # Caffe2 blobs: the MSRA models of Detectron2's zoo, and the shorter BN suffixes of Detectron and obow
 MSRA = Layout(

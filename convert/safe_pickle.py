@@ -1,9 +1,13 @@
-"""Pickles read as data: every global in the stream is a stand-in of ours, so nothing of a file is ever executed.
+"""Reads pickles as data: every global in the stream is replaced by a stand-in, so nothing in a file is executed.
 
-A pickle may name any importable callable and have it called. Here ``find_class`` never imports: it looks the name up in
-a table of stand-ins. Tensors become :class:`LazyArray`, numpy arrays become real arrays built by us from checked bytes,
-and the harmless objects that checkpoints carry along (``argparse.Namespace``, ``omegaconf`` configs ...) become empty
-shells. A name that is not in the table ends the reading with an error that spells it.
+A pickle can name any importable callable and have it called (opcodes GLOBAL and REDUCE). Here ``find_class`` never
+imports: it looks the name up in a table of stand-ins. Tensors become :class:`LazyArray`, numpy arrays are rebuilt from
+validated bytes, and harmless objects that checkpoints often contain (``argparse.Namespace``, ``omegaconf`` configs ...)
+become empty shells. A name that is not in the table is an error that names it.
+
+The stand-ins must be safe against whatever the stream does with them. The unpickler can call them with any arguments
+(REDUCE, NEWOBJ), give them any state (BUILD), and set items on what they return (SETITEMS, APPENDS). Hence functions
+are wrapped in lambdas, and each file gets a table of its own: what BUILD sets on a stand-in dies with the table.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from runtime.errors import UserError
 
 PLAIN_TYPES: tuple[str, ...] = ("list", "dict", "tuple", "int", "long", "float", "complex", "str", "bytes", "bytearray")
 PLAIN_TYPES += ("bool", "object", "slice", "range")
-# objects that checkpoints carry beside their tensors; they are read as empty shells, and never looked at
+# objects that checkpoints contain besides tensors; they are read as empty shells and never used
 SHELLS = frozenset(
     {
         "argparse.Namespace",
@@ -51,7 +55,7 @@ SHELLS = frozenset(
         *(f"torch.{name}" for name in DTYPES),
     }
 )
-# whole packages whose configuration objects are read as shells (the packages are not imported)
+# packages whose objects are read as shells; the packages are not imported
 SHELL_PACKAGES = ("omegaconf.", "pytorch_lightning.", "lightning.", "lightning_fabric.", "mmengine.", "mmcv.", "vissl.")
 
 STORAGES = {
@@ -70,7 +74,7 @@ STORAGES = {
 
 
 class Shell:
-    """An object of the checkpoint that is neither a tensor nor a container: it takes any state and keeps none."""
+    """An object that is neither a tensor nor a container: it accepts any arguments and state, and stores nothing."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Shell:
         return object.__new__(cls)
@@ -85,14 +89,14 @@ class Shell:
         pass
 
     def append(self, value: Any) -> None:
-        """Take a list item (pickle's APPEND) and forget it."""
+        """Ignore a list item (pickle's APPEND)."""
 
     def extend(self, values: Any) -> None:
-        """Take list items (pickle's APPENDS) and forget them."""
+        """Ignore list items (pickle's APPENDS)."""
 
 
 class PickledArray(Shell):
-    """A numpy array under construction: made empty, then given (version, shape, dtype, order, bytes)."""
+    """A numpy array under construction: created empty, then given the state (version, shape, dtype, order, bytes)."""
 
     array: np.ndarray | None = None
 
@@ -102,7 +106,7 @@ class PickledArray(Shell):
 
 
 class PickledDtype(Shell):
-    """A numpy dtype under construction; only plain numbers are known, so an array of objects cannot be built."""
+    """A numpy dtype under construction. Only number types are accepted: object arrays hold anything."""
 
     def __init__(self, code: str = "", *args: Any) -> None:
         self.code = code.lstrip("<>|=") if isinstance(code, str) else ""
@@ -119,21 +123,21 @@ class PickledDtype(Shell):
 
 
 def _array(content: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
-    # Python 2 wrote the bytes as str; latin1 brings each one back
+    # Python 2 wrote bytes as str; latin1 maps each character back to its byte
     raw = content.encode("latin1") if isinstance(content, str) else content
     if not isinstance(dtype, PickledDtype) or not isinstance(raw, bytes | bytearray):
         raise pickle.UnpicklingError("a numpy array without plain dtype and bytes")
     flat = np.frombuffer(raw, dtype.numpy())
     if not isinstance(shape, tuple) or not all(isinstance(n, int) and n >= 0 for n in shape):
         raise pickle.UnpicklingError("a numpy array without a shape")
-    return flat.reshape(shape, order="F" if order == "F" else "C")  # a wrong size is a ValueError
+    return flat.reshape(shape, order="F" if order == "F" else "C")  # reshape raises ValueError for a wrong size
 
 
 def _from_buffer(content: Any, dtype: Any, shape: Any, order: Any) -> PickledArray:
-    # how protocol 5 writes an array: its bytes first
-    made = PickledArray()
-    made.array = _array(content, dtype, shape, order)
-    return made
+    # protocol 5 writes an array as numpy's _frombuffer(bytes, dtype, shape, order)
+    pickled = PickledArray()
+    pickled.array = _array(content, dtype, shape, order)
+    return pickled
 
 
 def _rebuild_tensor(storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> LazyArray:
@@ -150,7 +154,7 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 
 
 def _stand_ins() -> dict[str, Any]:
-    """Global name -> stand-in, made anew for each file so that no file can change what the next one sees."""
+    """Global name -> stand-in. Built anew for each file, so that no file can change what the next one gets."""
     numpy_modules = ("numpy.core.multiarray", "numpy._core.multiarray")
     table: dict[str, Any] = {
         "collections.OrderedDict": collections.OrderedDict,
@@ -179,7 +183,7 @@ def _stand_ins() -> dict[str, Any]:
 
 
 class SafeUnpickler(pickle.Unpickler):
-    """An unpickler that knows only the stand-ins of this module.
+    """An unpickler that resolves globals to the stand-ins of this module and to nothing else.
 
     ``storage_of`` turns torch's persistent id ``("storage", dtype, key, location, numel, ...)`` into a Storage;
     without it (a plain pickle) such an id is an error.
@@ -191,7 +195,7 @@ class SafeUnpickler(pickle.Unpickler):
         self._storage_of = storage_of
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for ``module.name``; UserError naming it where there is none."""
+        """The stand-in for ``module.name``; raises UserError with that name if there is none."""
         full = f"{module}.{name}"
         if full in self._table:
             return self._table[full]
@@ -213,20 +217,20 @@ class SafeUnpickler(pickle.Unpickler):
 
 
 def load_pickle(file: BinaryIO, storage_of: Callable[[str, str, int], Storage] | None = None) -> Any:
-    """Read one pickle. Raises UserError for a forbidden global and for any stream that is not a sound pickle."""
+    """Read one pickle. Raises UserError for a forbidden global and for any stream that is not a valid pickle."""
     try:
-        _look_at_memo(file)
+        _check_memo(file)
         return SafeUnpickler(file, storage_of).load()
     except UserError:
         raise
     except MemoryError as error:
         raise UserError("it is damaged: it asks for more memory than there is") from error
-    except Exception as error:  # a hostile stream can make the unpickler raise nearly anything; all of it means this
+    except Exception as error:  # a malicious stream can make the unpickler raise nearly any exception
         reason = " ".join(str(error).split())[:120] or "cut short"
-        raise UserError(f"it is damaged or no checkpoint ({type(error).__name__}: {reason})") from error
+        raise UserError(f"it is damaged or not a checkpoint ({type(error).__name__}: {reason})") from error
 
 
-def _look_at_memo(file: BinaryIO) -> None:
+def _check_memo(file: BinaryIO) -> None:
     if isinstance(file, io.BytesIO):
         refuse_wild_memo(file.getvalue(), file.tell())
         return

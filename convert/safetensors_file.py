@@ -1,4 +1,4 @@
-"""The safetensors format: eight bytes of header length, a JSON header, then the tensors' bytes. It holds no code."""
+"""The safetensors format: eight bytes of header length, a JSON header, then the tensors' bytes. It contains no code."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ BYTES = {"F32": 4, "F64": 8, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, 
 
 
 def is_safetensors(head: bytes, size: int) -> bool:
-    """Whether a file of ``size`` bytes that begins with ``head`` (16 bytes) can be one: a fitting length, then JSON."""
+    """Whether a file of ``size`` bytes can be one: ``head``, its first 16 bytes, has a plausible length, then JSON."""
     return len(head) >= 9 and head[8:9] == b"{" and 8 + int.from_bytes(head[:8], "little") <= size
 
 
 def read_safetensors(path: Path) -> dict[str, LazyArray]:
-    """Name -> tensor, none of them read yet. UserError for a header that does not describe the bytes that follow."""
+    """Name -> tensor, not read yet. Raises UserError for a header that does not describe the bytes after it."""
     with open(path, "rb") as file:
         mapped = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
     start = 8 + int.from_bytes(mapped[:8], "little")

@@ -1,4 +1,4 @@
-"""What stands beside every backbone file: where it came from, what was proven, and the config it needs."""
+"""The JSON file beside every backbone file: its source, what was verified, and the config it needs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def sidecar(backbone: Backbone, files: Mapping[str, str]) -> dict[str, Any]:
 
 
 def report(backbone: Backbone) -> str:
-    """The table a user reads: what was recognised, how much is set per stage, the proof, the config it needs."""
+    """The summary for the user: what was recognised, tensors per stage, the verification, the config it needs."""
     stages: dict[str, int] = {}
     for name in backbone.tensors:
         if not name.endswith("num_batches_tracked"):
@@ -55,7 +55,7 @@ def report(backbone: Backbone) -> str:
 
 
 def config_yaml(backbone: Backbone, weights: str) -> str:
-    """A Detectron2 YAML fragment that sets ``weights`` and every key that must travel with it."""
+    """A Detectron2 YAML fragment that sets ``weights`` and every key that these weights need."""
     tree: dict[str, Any] = {}
     for key, value in {"MODEL.WEIGHTS": weights, **backbone.config}.items():
         *sections, leaf = key.split(".")

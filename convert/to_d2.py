@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Convert the ResNet of any self-supervised or supervised checkpoint to a Detectron2 backbone, and prove it.
+"""Convert the ResNet of any self-supervised or supervised checkpoint to a Detectron2 backbone, and verify it.
 
 python convert/to_d2.py checkpoint_0199.pth.tar            # -> checkpoint_0199.pkl and .json beside it
 python convert/to_d2.py ckpt.pth backbones/moco.pkl --format pkl,safetensors --emit-config
@@ -13,7 +13,7 @@ import gc
 import os
 import sys
 
-gc.disable()  # a short process without cycles: the collector would only rescan what imports make
+gc.disable()  # a short process without cycles: the collector would only scan what the imports create
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy starts its threads on import; nothing here uses them
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
 
@@ -22,7 +22,7 @@ from pathlib import Path
 from convert.families import TABLE, list_families
 from convert.preprocessing import PREPROCESSING
 from runtime.errors import run_entry
-from runtime.fast_exit import leaving_at_once
+from runtime.fast_exit import exit_immediately
 
 FORMATS = ("pkl", "pth", "safetensors")
 
@@ -30,24 +30,24 @@ FORMATS = ("pkl", "pth", "safetensors")
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, nargs="?", help="the file to convert, in any format of the field")
+    parser.add_argument("checkpoint", type=Path, nargs="?", help="the file to convert")
     parser.add_argument("out", type=Path, nargs="?", help="file or folder (default: beside the checkpoint, as .pkl)")
-    source = parser.add_argument_group("what to take")
+    source = parser.add_argument_group("source")
     source.add_argument(
         "--family", choices=["auto", *TABLE], default="auto", metavar="NAME", help="see --list-families"
     )
     source.add_argument("--encoder", choices=sorted({e for row in TABLE.values() for e in row.encoders}))
-    source.add_argument("--prefix", help="take the ResNet under this prefix, of whatever family")
+    source.add_argument("--prefix", help="take the ResNet under this prefix, whatever its family")
     source.add_argument(
         "--preprocessing", choices=list(PREPROCESSING), help="how its images were normalised, if unusual"
     )
-    source.add_argument("--list-families", action="store_true", help="print the families and leave")
-    proof = parser.add_argument_group("proof")
+    source.add_argument("--list-families", action="store_true", help="print the families and exit")
+    proof = parser.add_argument_group("verification")
     proof.add_argument(
         "--no-verify", action="store_true", help="skip forward check, checksums and sha256 of the source"
     )
     proof.add_argument(
-        "--against", choices=["detectron2", "torchvision"], help="check against that package's model too"
+        "--against", choices=["detectron2", "torchvision"], help="also compare with that package's model"
     )
     output = parser.add_argument_group("output")
     output.add_argument("--format", type=_formats, help=f"comma list of {', '.join(FORMATS)} (default: as OUT, or pkl)")
@@ -61,9 +61,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.checkpoint is None and not args.list_families:
         parser.error("the checkpoint to convert is missing")
     if args.prefix is not None and (args.family != "auto" or args.encoder):
-        parser.error("--prefix says where the ResNet is: leave out --family and --encoder")
+        parser.error("--prefix already names the ResNet: leave out --family and --encoder")
     if args.reverse and args.emit_config:
-        parser.error("--emit-config writes Detectron2's keys, which torchvision's names (--reverse) have no use for")
+        parser.error("--emit-config writes Detectron2's keys: leave it out with --reverse")
     return args
 
 
@@ -75,7 +75,7 @@ def _formats(text: str) -> tuple[str, ...]:
 
 
 def main() -> int:
-    """Read, convert, prove, write, report."""
+    """Read, convert, verify, write, report."""
     args = parse_args()
     if args.list_families:
         print(list_families())
@@ -107,5 +107,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    with leaving_at_once():
+    with exit_immediately():
         run_entry(main)

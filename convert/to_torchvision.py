@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Turn a Detectron2 backbone, also the one inside a fine-tuned model_final.pth, into torchvision's names.
+"""Convert a Detectron2 backbone, or the one inside a fine-tuned model_final.pth, to torchvision's names.
 
 python convert/to_torchvision.py model_final.pth           # -> model_final_torchvision.pth
 python convert/to_torchvision.py backbone.pkl R-50.pkl --names caffe2
@@ -12,7 +12,7 @@ import gc
 import os
 import sys
 
-gc.disable()  # a short process without cycles: the collector would only rescan what imports make
+gc.disable()  # a short process without cycles: the collector would only scan what the imports create
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy starts its threads on import; nothing here uses them
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
 
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from convert.families import TABLE
 from runtime.errors import run_entry
-from runtime.fast_exit import leaving_at_once
+from runtime.fast_exit import exit_immediately
 
 FORMATS = {"torchvision": ("pth", "safetensors", "pkl"), "caffe2": ("pkl",)}
 
@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("out", type=Path, nargs="?", help="file or folder (default: NAME_torchvision.pth beside it)")
     parser.add_argument(
-        "--names", choices=list(FORMATS), default="torchvision", help="caffe2: as the MSRA models have them"
+        "--names", choices=list(FORMATS), default="torchvision", help="caffe2: the names of the MSRA models"
     )
     parser.add_argument("--family", choices=["auto", *TABLE], default="auto", metavar="NAME", help="see to_d2.py")
     parser.add_argument("--no-verify", action="store_true", help="skip the forward check")
@@ -45,7 +45,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Read, rename, prove, write, report."""
+    """Read, rename, verify, write, report."""
     args = parse_args()
     from convert.backbone_file import output_stem, write_caffe2, write_torchvision
     from convert.conversion import convert
@@ -64,5 +64,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    with leaving_at_once():
+    with exit_immediately():
         run_entry(main)

@@ -1,7 +1,7 @@
-"""torch.save files read without torch: the zip format of today and the plain pickle format of before 1.6.
+"""Reads torch.save files without torch: the current zip format and the pickle format of torch before 1.6.
 
-Only the pickle and the storages that are asked for are read; the rest of the file (queue, second encoder, optimizer) is
-never touched. Nothing is executed: the pickle goes through :mod:`convert.safe_pickle`.
+Only the pickle and the requested storages are read; the rest of the file (queue, second encoder, optimizer) is not
+touched. Nothing is executed: the pickle goes through :mod:`convert.safe_pickle`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LEGACY_PROTOCOL = 1001
 
 
 def read_zip(path: Path, checksums: bool = True) -> Any:
-    """The object of a zip ``torch.save`` file, its tensors as LazyArray. UserError for anything else."""
+    """The object of a zip ``torch.save`` file, its tensors as LazyArray. Raises UserError for anything else."""
     try:
         with zipfile.ZipFile(path) as archive:
             entries = {info.filename: info for info in archive.infolist()}
@@ -55,12 +55,12 @@ def read_zip(path: Path, checksums: bool = True) -> Any:
 class _Entries:
     """The bytes of a zip's entries as views of the mapped file; compressed ones are refused (torch writes none).
 
-    The mapping is private (ACCESS_COPY), so that torch takes the views as they are; the file is never written to.
+    The mapping is private (ACCESS_COPY) and so writable, as torch expects of arrays; the file itself is never written.
     """
 
     def __init__(self, path: Path, entries: dict[str, zipfile.ZipInfo], checksums: bool) -> None:
         self._checksums = checksums
-        self._checked: set[str] = set()  # many tensors may share one storage: it is read through once
+        self._checked: set[str] = set()  # tensors may share a storage: each is checked once
         self._entries = entries
         with open(path, "rb") as file:
             self._bytes = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
@@ -85,12 +85,12 @@ class _Entries:
 
 
 def is_legacy(head: bytes) -> bool:
-    """Whether a file's first bytes are those of torch's format of before 1.6 (a pickle of its magic number)."""
+    """Whether a file begins with the format of torch before 1.6, a pickle of its magic number."""
     return head[2:4] == b"\x8a\x0a" and head[4:14] == LEGACY_MAGIC.to_bytes(10, "little")
 
 
 def read_legacy(path: Path) -> Any:
-    """The object of a ``torch.save`` file of before 1.6: four pickles, then for each storage its length and bytes."""
+    """The object of a ``torch.save`` file of torch < 1.6: four pickles, then length and bytes of each storage."""
     storages: dict[str, tuple[str, int]] = {}
     places: dict[str, int] = {}
     with open(path, "rb") as file:

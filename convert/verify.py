@@ -1,7 +1,7 @@
-"""The proof: source network and converted backbone see the same image, and every stage must agree to the last bit.
+"""Verification: source network and converted backbone get the same image, and every stage must agree bit for bit.
 
-Two forward passes, written apart: one reads torchvision's names and goes by torchvision's ``models/resnet.py``, one
-reads the converted names and goes by Detectron2's ``BasicStem``, ``BasicBlock`` and ``BottleneckBlock``. A tensor under
+Two independent forward passes: one reads torchvision's names and follows torchvision's ``models/resnet.py``, one reads
+the converted names and follows Detectron2's ``BasicStem``, ``BasicBlock`` and ``BottleneckBlock``. A tensor under
 a wrong name, of a wrong layer or of the wrong encoder changes some stage.
 """
 
@@ -19,7 +19,7 @@ from convert.rename import TORCHVISION, Part
 from runtime.errors import UserError
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
-IMAGE_SIZE = 48  # res5 is then 2 x 2: large enough for stride and padding to show
+IMAGE_SIZE = 48  # res5 is then 2 x 2: large enough to reveal wrong strides and padding
 Forward = Callable[[Tensor], dict[str, Tensor]]
 
 
@@ -33,13 +33,13 @@ def compare(
 ) -> dict[str, float]:
     """Stage -> max |difference| of the activations (N x C x H x W) of source and converted network, on CPU in float32.
 
-    Raises UserError where any is not exactly 0.
+    Raises UserError if any is not exactly 0.
     """
     source = {TORCHVISION.format(part): _tensor(a) for part, a in arrays.items()}
     target = {name: _tensor(a) for name, a in tensors.items()}
     image = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # one small image: threads would only wait for each other
+    torch.set_num_threads(1)  # one small image: more threads would only wait for each other
     first = torchvision_forward(source, architecture, stride_in_1x1)(image)
     second = detectron2_forward(target, architecture, stride_in_1x1)(image)
     torch.set_num_threads(threads)

@@ -11,15 +11,14 @@ import sys
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
 
 import argparse
-import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-from runtime.atomic import write_json, write_text
+from runtime.atomic import read_json, write_json, write_text
 from runtime.errors import UserError, run_entry
 
-DRAWING = 1  # raise it when the drawing changes, so that old folders are drawn again
+DRAWING = 1  # increase it when the drawing changes, so that old folders are drawn again
 RECORD = "demo.json"  # written last: what the folder was drawn with
 UNFINISHED = ".drawing"
 
@@ -73,7 +72,7 @@ def draw_detection(folder: Path, seed: int, counts: dict[str, int]) -> None:
 
 
 def generator(seed: int, *parts: Any) -> Any:
-    """numpy's generator for one image: it depends on the image's name alone, not on what was drawn before."""
+    """numpy's generator for one image; it depends on the image's name only, not on earlier drawings."""
     import numpy as np
 
     from runtime.seeds import derive_seed
@@ -83,21 +82,18 @@ def generator(seed: int, *parts: Any) -> Any:
 
 def already_drawn(folder: Path, made_with: dict[str, int]) -> bool:
     """Whether the folder holds the finished drawing of these settings."""
-    try:
-        return bool(json.loads((folder / RECORD).read_text()) == made_with)
-    except (OSError, ValueError):
-        return False
+    return read_json(folder / RECORD) == made_with
 
 
 def clear(folder: Path) -> None:
-    """Empty a folder that is ours; the mark of an unfinished drawing stays, so that a kill in between does no harm.
+    """Empty a folder of demo data; the mark of an unfinished drawing stays, so that it can be killed at any time.
 
-    Raises UserError for a file, and for a folder that holds anything else.
+    Raises UserError for a file, and for a folder with anything else in it.
     """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file; name a folder for the demo data")
-    ours = any((folder / name).exists() for name in (RECORD, UNFINISHED))
-    if folder.exists() and any(folder.iterdir()) and not ours:
+    is_demo = any((folder / name).exists() for name in (RECORD, UNFINISHED))
+    if folder.exists() and any(folder.iterdir()) and not is_demo:
         raise UserError(f"{folder} holds other files; name an empty or new folder for the demo data")
     write_text(folder / UNFINISHED, "an unfinished drawing; run demo/draw.py again\n")
     for child in folder.iterdir():
@@ -108,7 +104,7 @@ def clear(folder: Path) -> None:
 
 
 def main() -> None:
-    """Draw what is missing; a folder already drawn with these settings is left alone."""
+    """Draw the data set, unless the folder already holds it with these settings."""
     args = parse()
     made_with = {
         "drawing": DRAWING,

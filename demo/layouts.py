@@ -1,4 +1,4 @@
-"""Write drawn images in the layouts that real data sets use: ImageFolder, flat folder, VOC devkit, COCO."""
+"""Writes drawn images in the layouts of real data sets: ImageFolder, flat folder, VOC devkit, COCO."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def write_jpeg(path: Path, image: np.ndarray) -> None:
     """Write an H x W x 3 RGB uint8 image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), image[..., ::-1], JPEG):
-        raise OSError(28, "No space left on device", str(path))  # cv2 gives no reason; a full disk is the one seen
+        raise OSError(28, "No space left on device", str(path))  # cv2 gives no reason; a full disk is the usual one
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """The same bytes under a second name, without the disk space where the file system allows."""
+    """A second name for the same content: a hard link where the file system allows it, otherwise a copy."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:

@@ -1,4 +1,4 @@
-"""Compose an image: objects of random size, turn, colour and light on clutter, the later ones in front."""
+"""Composes an image: objects of random size, rotation, colour and light on clutter, later ones in front."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import numpy as np
 from demo.textures import CLASSES, SILHOUETTES, TEXTURES, background, colour_pair
 
 CLASS_NAMES = list(CLASSES)
-MAX_TURN = 0.5  # radians: objects stand more or less upright, as most do in photographs
-MIN_VISIBLE = 0.5  # a placement that hides more of an object than this is drawn again elsewhere
+MAX_TURN = 0.5  # radians: objects are nearly upright, like most in photographs
+MIN_VISIBLE = 0.5  # a placement that leaves less of another object visible is drawn again
 
 
 @dataclass
@@ -59,7 +59,7 @@ def _surface(
 def draw_scene(
     height: int, width: int, categories: list[int], radii: tuple[float, float], rng: np.random.Generator
 ) -> Scene:
-    """Draw one object per category, its radius (pixels) from ``radii``; one that finds no room is left out."""
+    """Draw one object per category, its radius (pixels) from ``radii``; objects without room are left out."""
     canvas = background(height, width, rng)
     placed: list[tuple[int, np.ndarray]] = []  # category, whole silhouette; back to front
     visible: list[np.ndarray] = []

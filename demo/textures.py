@@ -1,4 +1,4 @@
-"""Five surface textures and five silhouettes; a class of the demo is one of each, so that both must be seen."""
+"""Five surface textures and five silhouettes; a class of the demo is a combination, so that both must be recognised."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ SILHOUETTES: dict[str, np.ndarray] = {
     "leaf": _polar(lambda t: 0.35 + 0.65 * np.abs(np.cos(t)) ** 1.5),
 }
 
-# every silhouette and every texture stands in two classes: neither alone tells the class
+# every silhouette and every texture occurs in two classes: neither alone identifies the class
 CLASSES: dict[str, tuple[str, str]] = {
     "striped_star": ("star", "striped"),
     "dotted_star": ("star", "dotted"),
@@ -107,8 +107,8 @@ TINT = 8.0  # how far a channel may lie from grey
 def colour_pair(rng: np.random.Generator, contrast: float = 80.0) -> tuple[np.ndarray, np.ndarray]:
     """Two greyish RGB colours (float, 0-255) whose brightness differs by at least ``contrast``.
 
-    Tints are weak on purpose: where every image has colours of its own, instance discrimination needs to look at
-    nothing else, and what it learns then does not transfer (measured: MoCo's kNN accuracy stayed near chance).
+    Tints are weak on purpose: if every image had its own colours, instance discrimination could rely on colour alone,
+    and the features would not transfer (measured: MoCo's kNN accuracy stayed near chance).
     """
     while True:
         first, second = rng.uniform(20, 235, 2)

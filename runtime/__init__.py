@@ -1,1 +1,1 @@
-"""The ground floor: files, seeds, signals, processes, logs. It imports nothing else of this project."""
+"""What every other package builds on: files, seeds, signals, processes, logs. Imports nothing else of the project."""

@@ -1,4 +1,4 @@
-"""Files are written beside their final name and moved into place, so that a reader never sees half of one."""
+"""Files are written under a temporary name and then renamed, so that no reader sees half a file."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from runtime.errors import disk_full_error
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary name in the folder of ``path``; on success flush it to disk and move it onto ``path``.
 
-    The file named ``path`` is at every moment either the old one or the whole new one. On failure the temporary file
-    is removed and the old one stays. Raises UserError for a full disk or a folder that cannot be written.
+    ``path`` is at every moment either the old file or the complete new one. On failure the temporary file is removed
+    and the old one stays. Raises UserError for a full disk or a folder that cannot be written.
     """
     target = Path(path)
     partial = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.partial")
@@ -33,7 +33,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         raise disk_full_error(error, target) from error
     finally:
-        with contextlib.suppress(OSError):  # where the folder itself is missing, the error above is the one to show
+        with contextlib.suppress(OSError):  # if the folder itself is missing, the error above is the one to report
             partial.unlink(missing_ok=True)
 
 
@@ -83,7 +83,7 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in ``path``, or {} when it is absent, torn or no object: such a file proves nothing."""
+    """The JSON object in ``path``, or {} when the file is absent, incomplete or holds something else."""
     try:
         value = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Random numbers as a pure function of what they are for: (seed, epoch, image, view, slot).
+"""Random numbers as a pure function of their purpose: (seed, epoch, image, view, slot).
 
 A counter-based generator in the sense of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011): no
 state is carried from one draw to the next, so neither the number of loader workers nor a restart can change a draw.
@@ -32,7 +32,7 @@ def hash64(*parts: int | np.ndarray) -> np.ndarray:
 def uniforms(seed: int, epoch: int, indices: np.ndarray, views: int, slots: int) -> np.ndarray:
     """Uniform numbers in [0, 1): float64, N x views x slots for N image indices.
 
-    Slot k of view v of an image keeps its meaning whatever else is drawn; see `pretrain.views.Slot`.
+    Slot k of view v of an image has the same value whatever else is drawn; see ``pretrain.views.Slot``.
     """
     index = np.asarray(indices, np.int64).reshape(-1, 1, 1)
     stream = hash64(seed, epoch, index, np.arange(views).reshape(1, -1, 1))

@@ -1,4 +1,4 @@
-"""Processes: torchrun's environment, or a world of one that needs no process group."""
+"""The process group of a run: torchrun's environment, or a single process without a group."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def init_world(device: str | None = None, backend: str | None = None) -> World:
     import torch
 
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    own, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     local = int(os.environ.get("LOCAL_RANK", 0))
     if kind == "cuda" and not 0 <= local < torch.cuda.device_count():
         raise UserError(f"no GPU {local}: this machine has {torch.cuda.device_count()}; use one of them, or the CPU")
@@ -46,13 +46,13 @@ def init_world(device: str | None = None, backend: str | None = None) -> World:
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if size > 1 and not torch.distributed.is_initialized():
-        store, _, _ = next(torch.distributed.rendezvous("env://", rank, size))
+        store, _, _ = next(torch.distributed.rendezvous("env://", own, size))
         # torchrun's store outlives a restart of its workers, and with it the addresses of the dead ones
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = torch.distributed.PrefixStore(f"attempt_{attempt}", store)
         usual = "nccl" if chosen.type == "cuda" else "gloo"
-        torch.distributed.init_process_group(backend or usual, store=store, rank=rank, world_size=size)
-    return World(rank, size, local, chosen)
+        torch.distributed.init_process_group(backend or usual, store=store, rank=own, world_size=size)
+    return World(own, size, local, chosen)
 
 
 def close_world() -> None:
@@ -63,20 +63,27 @@ def close_world() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _alone() -> bool:
-    import torch
+def rank_count() -> int:
+    """Processes in the group; 1 without a group."""
+    from torch import distributed
 
-    distributed = torch.distributed
-    return not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1)
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's rank in the group; 0 without a group."""
+    from torch import distributed
+
+    return distributed.get_rank() if rank_count() > 1 else 0
 
 
 def all_gather_rows(rows: torch.Tensor) -> torch.Tensor:
     """Concatenate equally shaped tensors (B x ...) of all ranks in rank order (no gradient): W*B x ..."""
     import torch
 
-    if _alone():
+    if rank_count() == 1:
         return rows
-    gathered = [torch.empty_like(rows) for _ in range(torch.distributed.get_world_size())]
+    gathered = [torch.empty_like(rows) for _ in range(rank_count())]
     torch.distributed.all_gather(gathered, rows.contiguous())
     return torch.cat(gathered)
 
@@ -85,18 +92,18 @@ def all_reduce_mean(value: torch.Tensor) -> torch.Tensor:
     """The mean over ranks of a tensor, as a new tensor."""
     import torch
 
-    if _alone():
+    if rank_count() == 1:
         return value
     total = value.detach().clone()
     torch.distributed.all_reduce(total)
-    return total / torch.distributed.get_world_size()
+    return total / rank_count()
 
 
 def barrier() -> None:
     """Wait for all ranks."""
     import torch
 
-    if not _alone():
+    if rank_count() > 1:
         torch.distributed.barrier()
 
 

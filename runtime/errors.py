@@ -1,11 +1,11 @@
-"""One clear line for a user's mistake, and the exit codes of every entry script."""
+"""A user's mistake as one clear line, and the exit codes of every command."""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 EXIT_USER = 2  # bad input: nothing was done, nothing was lost
@@ -19,14 +19,22 @@ class UserError(Exception):
 
 
 def disk_full_error(error: OSError, path: object) -> UserError:
-    """The one line for a write that failed: disk full by name, anything else by its reason."""
+    """The error for a write that failed: a full disk is named as such, anything else by the system's reason."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return UserError(f"disk full: cannot write {path}; free some space and run the same command again")
     return UserError(f"cannot write {path}: {error.strerror or error}")
 
 
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """``; did you mean NAME?``, to end a message about an unknown ``name``; empty if nothing in ``known`` is close."""
+    import difflib  # only a mistake needs it
+
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
 def run_entry(main: Callable[[], int | None]) -> NoReturn:
-    """Run an entry script's main() and leave with its exit code; a user's mistake never shows a traceback."""
+    """Run an entry script's ``main()`` and exit with its code; a user's mistake never shows a traceback."""
     try:
         code = main() or 0
         sys.stdout.flush()

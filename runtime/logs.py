@@ -1,4 +1,4 @@
-"""Console and log.txt, one format for every room."""
+"""Console and log.txt, in one format for every command."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def get_logger(name: str = "") -> logging.Logger:
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that cannot be written is the run's error (a full disk), not a traceback beside each line."""
+    """A log file whose write errors (a full disk) end the run, where logging would print a traceback for each line."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Called inside the handling of the write's exception: let it pass."""
+        """Re-raise the exception of the failed write, which is being handled when logging calls this."""
         raise
 
 
@@ -46,9 +46,9 @@ def setup_logging(folder: str | Path | None = None, rank: int = 0) -> logging.Lo
 
 
 def last_error(log: Path) -> str:
-    """The line of a log that says what went wrong: the last ``error:`` line, or else the last line."""
+    """What went wrong, from a log: its last ``error:`` line, or else its last line."""
     with open(log, "rb") as file:
         file.seek(max(0, log.stat().st_size - 65536))
         lines = [line.strip() for line in file.read().decode(errors="replace").splitlines() if line.strip()]
-    said = [line for line in lines if line.startswith("error: ")]
-    return (said or lines or ["no output"])[-1].removeprefix("error: ")[:400]
+    errors = [line for line in lines if line.startswith("error: ")]
+    return (errors or lines or ["no output"])[-1].removeprefix("error: ")[:400]

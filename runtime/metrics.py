@@ -1,4 +1,4 @@
-"""metrics.json in Detectron2's JSON-lines form, and TensorBoard beside it."""
+"""Training metrics: metrics.json in Detectron2's JSON-lines form, and TensorBoard events."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What made a record: command, code, versions, hardware."""
+"""Provenance of a result: command, code version, package versions, hardware."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PACKAGES = (
 def provenance(argv: list[str] | None = None) -> dict[str, Any]:
     """A JSON-able record of the command, time, git state, package versions and hardware of this process."""
     return {
-        "argv": _from_the_repository(sys.argv if argv is None else argv),
+        "argv": _relative_to_repository(sys.argv if argv is None else argv),
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "version": __version__,
         "git": _git_state(),
@@ -35,7 +35,7 @@ def provenance(argv: list[str] | None = None) -> dict[str, Any]:
     }
 
 
-def _from_the_repository(argv: Sequence[str]) -> list[str]:
+def _relative_to_repository(argv: Sequence[str]) -> list[str]:
     """The command as typed in the repository: its script without the folder that the clone happens to be in."""
     first = Path(argv[0]) if argv else REPOSITORY.parent
     return [str(first.relative_to(REPOSITORY)), *argv[1:]] if first.is_relative_to(REPOSITORY) else list(argv)
@@ -45,10 +45,10 @@ def _from_the_repository(argv: Sequence[str]) -> list[str]:
 def _git_state() -> dict[str, Any]:
     def git(*args: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(REPOSITORY), *args], capture_output=True, text=True, timeout=10)
+            result = subprocess.run(["git", "-C", str(REPOSITORY), *args], capture_output=True, text=True, timeout=10)
         except (OSError, subprocess.TimeoutExpired):
             return None  # no git on this machine: the record says so by null
-        return done.stdout.strip() if done.returncode == 0 else None
+        return result.stdout.strip() if result.returncode == 0 else None
 
     changed = git("status", "--porcelain", "--untracked-files=no")
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if changed is None else bool(changed)}
@@ -56,17 +56,17 @@ def _git_state() -> dict[str, Any]:
 
 def package_versions() -> dict[str, str]:
     """Installed versions of the packages that numbers depend on; absent ones are left out."""
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def usable_cores() -> int:
-    """Cores this process may run on; all of the machine's where the system cannot say (macOS)."""
+    """Cores this process may run on; where the system does not report that (macOS), all cores of the machine."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

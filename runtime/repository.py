@@ -1,4 +1,4 @@
-"""Where this project's files lie: a clone, or the folder it was installed into."""
+"""The folder that holds this project: a clone, or where it was installed."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from runtime.errors import UserError, disk_full_error
 _HELD: set[IO[str]] = set()
 
 
-def _leave_to_the_parent() -> None:
+def _close_inherited_locks() -> None:
     # a forked loader worker shares the lock's open file, and would keep the folder "in use" for as long as it outlives
     # a killed run; closing its copy does not release the parent's lock
     for file in _HELD:
@@ -24,14 +24,14 @@ def _leave_to_the_parent() -> None:
     _HELD.clear()
 
 
-os.register_at_fork(after_in_child=_leave_to_the_parent)
+os.register_at_fork(after_in_child=_close_inherited_locks)
 
 
 class RunLock:
-    """``with RunLock(folder):`` a second process that wants the same folder is refused, naming the first.
+    """``with RunLock(folder):`` holds the folder; a second process gets a UserError that names the first.
 
-    The lock is the kernel's (flock): it goes with the process, so a killed run leaves no stale lock behind, and neither
-    do loader workers that outlive it.
+    The lock is the kernel's (flock) and ends with the process: a killed run leaves no stale lock, and neither do
+    loader workers that outlive it.
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:

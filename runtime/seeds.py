@@ -1,4 +1,4 @@
-"""Random numbers: one seed for everything, streams derived from it by name, and the global state saved and restored."""
+"""Seeds: one for everything, streams derived from it by name, and the global generators saved and restored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals become a flag that the loop reads between two steps, so that a stopped run is always resumable."""
+"""Stop signals set a flag that a training loop reads between steps, so that a stopped run can always be resumed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class StopSignal:
 
     @property
     def requested(self) -> bool:
-        """Whether a signal has come: finish the step, save, leave with ``exit_code``."""
+        """Whether a signal has arrived: finish the step, save, exit with ``exit_code``."""
         return self.signum is not None
 
     @property
     def exit_code(self) -> int:
-        """128 + signal number (143 for SIGTERM, 138 for SIGUSR1, 130 for Ctrl-C); 0 when none came."""
+        """128 + signal number (143 for SIGTERM, 138 for SIGUSR1, 130 for Ctrl-C); 0 without a signal."""
         return 0 if self.signum is None else 128 + self.signum
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
@@ -44,21 +44,22 @@ class StopSignal:
 
 
 def leave_signals_to_the_parent(_: int = 0) -> None:
-    """Let a loader worker outlive the signals that ask its run to stop; the ``worker_init_fn`` of a training loader.
+    """Make a loader worker ignore the signals that stop its run; the ``worker_init_fn`` of a training loader.
 
-    Slurm, Ctrl-C and ``kill -- -GROUP`` signal every process of a run; the main one needs batches until it has saved.
-    SIGTERM of the main process itself still ends the worker: multiprocessing waits for that at its exit.
+    Slurm, Ctrl-C and ``kill -- -GROUP`` signal every process of a run, but the main process needs batches until it has
+    saved. A SIGTERM sent by the main process itself still ends the worker: multiprocessing waits for that at exit.
     """
-    waits = hasattr(signal, "sigwaitinfo")  # not on macOS
-    if waits:
+    can_wait = hasattr(signal, "sigwaitinfo")  # not on macOS
+    if can_wait:
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    for signum in SIGNALS:  # an ignored signal would never be waited for
-        signal.signal(signum, signal.SIG_DFL if waits and signum == signal.SIGTERM else signal.SIG_IGN)
-    if waits:
-        threading.Thread(target=_obey_the_parent, daemon=True).start()
+    # sigwaitinfo does not receive ignored signals: SIGTERM keeps its default action and stays blocked
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_DFL if can_wait and signum == signal.SIGTERM else signal.SIG_IGN)
+    if can_wait:
+        threading.Thread(target=_exit_on_parents_sigterm, daemon=True).start()
 
 
-def _obey_the_parent() -> None:
+def _exit_on_parents_sigterm() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         continue
     os._exit(0)

@@ -1,4 +1,4 @@
-"""YAML as plain data: no tag that builds objects, no key given twice, one kind of error for every mistake."""
+"""YAML as plain data: no tags that build objects, no duplicate keys."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ class StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# what reading YAML raises: its own errors, no text at all or a date that does not exist, bottomless nesting
+# what reading YAML can raise: its own errors, ValueError (not text, or an impossible date), too deep nesting
 YAML_ERRORS = (yaml.YAMLError, ValueError, RecursionError)

@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written atomically, read without ever running what they contain."""
+"""Checkpoints on disk: written atomically, read without executing anything in them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runtime.errors import UserError, disk_full_error
 
 
 def save_torch(value: Any, path: str | os.PathLike[str]) -> None:
-    """``torch.save`` beside ``path``, then move into place; a full disk leaves the previous file whole."""
+    """``torch.save`` under a temporary name, then rename; a full disk leaves the previous file intact."""
     import torch
 
     with atomic_path(path) as partial:
@@ -32,14 +32,14 @@ def save_torch(value: Any, path: str | os.PathLike[str]) -> None:
 def load_torch(path: str | os.PathLike[str]) -> Any:
     """Read a ``torch.save`` file onto the CPU with ``weights_only=True``.
 
-    Beyond tensors, the harmless types that published checkpoints carry are allowed (argparse.Namespace, numpy arrays
-    and scalars). Raises UserError for a missing, empty, truncated or foreign file, and for one that would run code,
+    Besides tensors, harmless types of published checkpoints are allowed (argparse.Namespace, numpy arrays and scalars).
+    Raises UserError for a file that is missing, empty, truncated or not a checkpoint, and for one that would run code,
     naming the forbidden global.
     """
     import torch
 
     file = Path(path)
-    _refuse_foreign(file)
+    _refuse_other_files(file)
     try:
         with _allowing(_harmless_types()):
             return torch.load(file, map_location="cpu", weights_only=True)
@@ -52,7 +52,7 @@ def load_torch(path: str | os.PathLike[str]) -> Any:
         ) from error
 
 
-def _refuse_foreign(file: Path) -> None:
+def _refuse_other_files(file: Path) -> None:
     if not file.exists():
         raise UserError(f"{file}: no such file; check the path")
     if file.is_dir():
@@ -68,15 +68,15 @@ def _refuse_foreign(file: Path) -> None:
         raise UserError(f"{file}: this is a web page, not a checkpoint; download the file itself")
 
 
-# how torch's restricted unpickler words the object it will not build
+# the wordings in which torch's restricted unpickler names an object that it refuses to build
 FORBIDDEN = re.compile(
     r"(?:GLOBAL|global|Unsupported class|load unrecognized class|call reduce for)\s+([\w.]+\.[\w.]+)"
 )
 
 
 def _unpickling_reason(message: str) -> str:
-    if found := FORBIDDEN.search(message):
-        return f"refused: it needs the Python object {found.group(1)}, which could run code; only tensors are read"
+    if match := FORBIDDEN.search(message):
+        return f"refused: it needs the Python object {match.group(1)}, which could run code; only tensors are read"
     if "weights_only" in message.lower() or "unsupported operand" in message.lower():
         return "refused: it holds something other than tensors and plain values, which could run code"
     return "not a checkpoint that torch can read; fetch it again"
@@ -114,7 +114,7 @@ def _harmless_types() -> list[Any]:
 
 
 def _under_name(function: Callable[..., Any], module: str, name: str) -> Callable[..., Any]:
-    """``function`` as torch's unpickler looks it up: by the module and name that it carries."""
+    """``function`` under another module and name, by which torch's unpickler looks it up."""
 
     def call(*args: Any) -> Any:
         return function(*args)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from transfer.evaluate.detections import Detections
     from transfer.report.drawing import Marked
 
-# what of result.json a page is made from
+# the entries of result.json that a page needs
 NEEDS = ("status", "config.name", "init.name", "datasets.test", "detections")
 STYLE = "body{font-family:sans-serif;margin:1rem}img{max-width:100%}figure{margin:0 0 1.5rem}"
 
@@ -58,7 +58,7 @@ def main() -> int:
 
     result = read_result(args.run)
     if result is None or result.get("status") == "failed":
-        raise UserError(f"{args.run}: no finished run there (result.json); train it first")
+        raise UserError(f"{args.run}: no finished run (result.json); train it first")
     result = read_result(args.run, NEEDS) or result
     sets = result["datasets"]["test"]
     if not 0 <= args.set < min(len(sets), len(result["detections"])):
@@ -83,14 +83,14 @@ def stored_detections(path: Path, spec: "DatasetSpec") -> "Detections":
     from transfer.evaluate.detections import Detections
 
     detections = Detections.load(path)
-    strangers = set(detections.image_ids) - set(spec.summary.image_ids)
-    if strangers or any(not 0 <= c < len(spec.class_names) for c in set(detections.category.tolist())):
+    unknown = set(detections.image_ids) - set(spec.summary.image_ids)
+    if unknown or any(not 0 <= c < len(spec.class_names) for c in set(detections.category.tolist())):
         raise UserError(f"{path}: not detections of data set {spec.name} as it is now; evaluate the run again")
     return detections
 
 
 def make_folder(folder: Path) -> None:
-    """Create the output folder; raises UserError where something else is in its place."""
+    """Create the output folder; raises UserError if it cannot be created."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -108,39 +108,33 @@ def picture(
 
     image = Image.fromarray(read_image(record["file_name"], "RGB"))
     left = draw(image, truth_of(record, class_names), f"ground truth, image {record['image_id']}")
-    found = detections_of(detections, index, score, class_names)
-    joined = side_by_side(left, draw(image, found, f"{len(found.labels)} detections above {score:g}"))
+    detected = detections_of(detections, index, score, class_names)
+    joined = side_by_side(left, draw(image, detected, f"{len(detected.labels)} detections above {score:g}"))
     name = f"{index:05d}.png"
     joined.save(folder / name)
     return name
 
 
 def truth_of(record: dict[str, Any], class_names: list[str]) -> "Marked":
-    """The annotations of a record; crowds, difficult objects say so."""
+    """The annotations of a record; labels mark crowds and difficult objects."""
     import numpy as np
 
-    from transfer.data.labels import XYWH
+    from transfer.data.box_modes import corners
     from transfer.report.drawing import Marked, polygons_to_mask
 
-    marked = Marked(np.zeros((0, 4)), [], [])
-    boxes = []
+    marked = Marked(corners(record["annotations"]), [], [])
     for annotation in record["annotations"]:
-        box = np.array(annotation["bbox"], dtype=float)
-        if annotation["bbox_mode"] == XYWH:
-            box[2:] += box[:2]
         note = " (crowd)" if annotation.get("iscrowd") else " (difficult)" if annotation.get("difficult") else ""
-        boxes.append(box)
         marked.labels.append(class_names[annotation["category_id"]] + note)
         marked.classes.append(annotation["category_id"])
         shape = annotation.get("segmentation")
         empty = np.zeros((record["height"], record["width"]), dtype=bool)
         marked.masks.append(polygons_to_mask(shape, *empty.shape) if shape else empty)
-    marked.boxes = np.array(boxes).reshape(-1, 4)
     return marked
 
 
 def detections_of(detections: "Detections", index: int, score: float, class_names: list[str]) -> "Marked":
-    """The detections of image number ``index`` above a score, weakest first so that the best lie on top."""
+    """The detections of image number ``index`` above a score, lowest first so that the best are drawn on top."""
     import numpy as np
 
     from transfer.report.drawing import Marked, polygons_to_mask

@@ -1,9 +1,9 @@
-"""Splits a config's training sets into a part to fit and a part to choose by: for data fractions and learning rates.
+"""Split a config's training sets into a part to train on and a held-out part, for data fractions and learning rates.
 
     python transfer/splits.py --config-file coco_R50_FPN.yaml --fit 0.8 --held-out 0.2 --output runs/x/splits
 
-Images are drawn by a fixed shuffle of their ids: the first share is fitted, the last is held out, and smaller shares
-are part of larger ones. The test set takes no part. Writes names.json with the data set names of both parts.
+Images are ordered by a fixed shuffle of their ids: the first share is for training, the last is held out, and smaller
+shares are part of larger ones. The test set is not used. Writes names.json with the data set names of both parts.
 """
 
 import os
@@ -32,34 +32,38 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
     args = parser.parse_args()
-    if not (args.fit > 0 <= args.held_out and args.fit + args.held_out <= 1 + 1e-9):
-        parser.error("--fit must be above 0, and --fit and --held-out at most 1 together")
+    if args.fit <= 0:
+        parser.error("--fit must be above 0")
+    if args.held_out < 0:
+        parser.error("--held-out must be 0 or more")
+    if args.fit + args.held_out > 1 + 1e-9:
+        parser.error("--fit and --held-out must be at most 1 together")
     return args
 
 
 def parts_of(ids: list[Any], fit: float, held_out: float) -> Parts:
-    """Disjoint parts of ``ids``; nested in ``fit``, at least one image each."""
+    """Disjoint parts of ``ids``, at least one image each; the part for a smaller ``fit`` is a subset."""
     import numpy as np
 
     order = np.random.RandomState(0).permutation(len(ids))  # the order that NAME@P% shares are drawn in
     counts = {"fit": max(1, round(len(ids) * fit)), "held_out": max(1, round(len(ids) * held_out)) if held_out else 0}
     if sum(counts.values()) > len(ids):
         raise UserError(f"{len(ids)} images are too few to fit on {fit:g} and hold out {held_out:g} of them")
-    kept = len(ids) - counts["held_out"]
-    return {"fit": [ids[i] for i in order[: counts["fit"]]], "held_out": [ids[i] for i in order[kept:]]}
+    first_held_out = len(ids) - counts["held_out"]
+    return {"fit": [ids[i] for i in order[: counts["fit"]]], "held_out": [ids[i] for i in order[first_held_out:]]}
 
 
 def split_json(spec: "DatasetSpec", parts: Parts, folder: Path) -> dict[str, str]:
-    """COCO and LVIS: one annotation file per part, the images stay where they are."""
+    """COCO and LVIS: one annotation file per part; the images stay where they are."""
     from runtime.atomic import write_json
 
     content = spec.content()
     names = {}
     for part, ids in parts.items():
         if ids:
-            wanted = set(ids)
-            images = [image for image in content["images"] if image["id"] in wanted]
-            annotations = [a for a in content["annotations"] if a["image_id"] in wanted]
+            selected = set(ids)
+            images = [image for image in content["images"] if image["id"] in selected]
+            annotations = [a for a in content["annotations"] if a["image_id"] in selected]
             path = folder / f"{part}.json"
             write_json(path, {**content, "images": images, "annotations": annotations})
             names[part] = f"{spec.kind}:{path}:{spec.images}"
@@ -67,7 +71,7 @@ def split_json(spec: "DatasetSpec", parts: Parts, folder: Path) -> dict[str, str
 
 
 def split_voc(spec: "DatasetSpec", parts: Parts, folder: Path) -> dict[str, str]:
-    """VOC: image lists in a folder of our own that links to the annotations and images, which stay as they are."""
+    """VOC: image lists in a new folder that links to the annotations and images."""
     from runtime.atomic import write_text
 
     year = folder / f"VOC{spec.year}"
@@ -97,8 +101,8 @@ def main() -> int:
     for i, name in enumerate(load_config(args.config_file, args.opts).DATASETS.TRAIN):
         spec = get_dataset(name)
         parts = parts_of(sorted(spec.summary.image_ids), args.fit, args.held_out)
-        for part, made in SPLITTERS[spec.kind](spec, parts, args.output / f"train{i}").items():
-            names[part].append(made)
+        for part, part_name in SPLITTERS[spec.kind](spec, parts, args.output / f"train{i}").items():
+            names[part].append(part_name)
         print(f"{name}: {len(parts['fit'])} images to fit, {len(parts['held_out'])} held out")
     write_json(args.output / "names.json", names)
     return 0

@@ -1,4 +1,4 @@
-"""Fine-tune a detector from a backbone, evaluate it, write result.json: Detectron2's flags, two engines.
+"""Fine-tune a detector from a backbone, evaluate it, and write result.json; takes Detectron2's flags.
 
 python transfer/train_net.py --config-file coco_R50_FPN.yaml --init BACKBONE.pkl --num-gpus 8 OUTPUT_DIR runs/x SEED 0
 """
@@ -19,10 +19,12 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="a path, or a name in configs/")
     parser.add_argument("--init", help="random, supervised, supervised-msra, or a backbone or checkpoint file")
-    parser.add_argument("--init-name", help="what to call the initialisation in results (default: from --init)")
+    parser.add_argument("--init-name", help="name of the initialisation in results (default: from --init)")
     parser.add_argument("--engine", default="auto", choices=("auto", "detectron2", "torchvision"))
-    parser.add_argument("--evaluator", default="auto", choices=("auto", "official", "fast"), help="of COCO data")
-    parser.add_argument("--scale-to-batch", type=int, metavar="N", help="batch of N, the schedule by the linear rule")
+    parser.add_argument("--evaluator", default="auto", choices=("auto", "official", "fast"), help="for COCO data")
+    parser.add_argument(
+        "--scale-to-batch", type=int, metavar="N", help="use a batch of N and scale the schedule linearly"
+    )
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS or OUTPUT_DIR/model_final.pth")
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes on this machine")
@@ -35,14 +37,14 @@ def parse() -> argparse.Namespace:
         if (value := getattr(args, name)) is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
     if args.eval_only and args.init:
-        parser.error("--eval-only evaluates a trained model; --init is where training starts")
+        parser.error("--eval-only evaluates a trained model; leave out --init, which is for training")
     if not 0 <= args.machine_rank < args.num_machines:
         parser.error("--machine-rank must be below --num-machines")
     return args
 
 
 def main() -> int:
-    """Parse, then run in as many processes as asked for."""
+    """Parse, then run in as many processes as requested."""
     args = parse()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // args.num_gpus)))
     from transfer.fine_tuning.processes import Machines, run_processes
@@ -52,13 +54,13 @@ def main() -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """What one process does."""
+    """The work of one process."""
     from runtime.distributed import close_world, init_world
     from runtime.logs import get_logger, setup_logging
     from transfer.config import load_config
     from transfer.engines import resolve_engine
     from transfer.fine_tuning.job import Job, evaluate_only, train_and_evaluate
-    from transfer.fine_tuning.preparation import output_folder, prepare
+    from transfer.fine_tuning.preparation import prepare, set_default_seed, set_output_folder
 
     cfg = load_config(args.config_file, args.opts)
     world = init_world("cpu" if cfg.MODEL.DEVICE == "cpu" else None)
@@ -67,9 +69,9 @@ def run(args: argparse.Namespace) -> int:
         log = get_logger("run")
         engine = resolve_engine(args.engine)
         log.info("engine: %s (%s)", engine.name, ", ".join(f"{k} {v}" for k, v in engine.versions().items()))
-        engine.check(cfg)
-        folder = output_folder(cfg, args)
-        init = prepare(cfg, args, folder, world.size)
+        set_default_seed(cfg)
+        folder = set_output_folder(cfg, args)
+        init = prepare(cfg, args, folder, engine, world.size)
         cfg.freeze()
         name = Path(args.config_file).stem
         job = Job(cfg, name, folder, init.record(), engine, args.evaluator, args.resume, world.rank)

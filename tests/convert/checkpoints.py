@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
+import torchvision
 from safetensors.torch import save_file
 from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+from convert.backbone import Backbone
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures" / "families"
 NAMES = sorted(p.stem for p in FIXTURES.glob("*.json"))
@@ -48,6 +51,9 @@ def randomise(net: ResNet) -> ResNet:
     """Give every BN statistics, scale, shift and counter that are not its defaults; eval mode."""
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            assert module.num_batches_tracked is not None
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
             nn.init.normal_(module.weight, 1, 0.1)
@@ -142,3 +148,32 @@ def _caffe2(name: str, layout: str) -> str:
         return f"res_conv1{suffix}" if is_norm else f"conv1{suffix}"
     branch = "1" if parts[2] == "downsample" else "2" + "abc"[int(parts[2][-1]) - 1]
     return f"res{int(parts[0][-1]) + 1}_{parts[1]}_branch{branch}{suffix}"
+
+
+def random_resnet(arch: str, seed: int = 0, **arguments: Any) -> torch.nn.Module:
+    """A full-size torchvision ResNet whose BN statistics and affine parameters are not the defaults."""
+    torch.manual_seed(seed)
+    return randomise(torchvision.models.get_model(arch, **arguments))
+
+
+def official_rule(state: dict[str, Any]) -> dict[str, np.ndarray]:
+    """What the published MoCo converter does: encoder_q only, stem.* for what is in no layer, res = layer + 1."""
+    found = {}
+    for key, value in state.items():
+        if key.startswith("module.encoder_q."):
+            name = key.split("encoder_q.")[1]
+            name = name if name.startswith("layer") else f"stem.{name}"
+            for n in (4, 3, 2, 1):
+                name = name.replace(f"layer{n}", f"res{n + 1}")
+                name = name.replace(f"bn{n}", f"conv{n}.norm")
+            found[name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")] = value.numpy()
+    return found
+
+
+def assert_equal(backbone: Backbone, state: dict[str, torch.Tensor]) -> None:
+    """Whether the converted tensors are those of ``state``, a state dict in torchvision's names."""
+    expected = {in_layout(k, "detectron2"): v.numpy() for k, v in state.items()}
+    expected = {k: v for k, v in expected.items() if k in backbone.tensors or "num_batches" not in k}
+    assert set(backbone.tensors) == set(expected)
+    for name, array in expected.items():
+        assert np.array_equal(array, backbone.tensors[name]), name

@@ -8,20 +8,13 @@ import pickle
 import numpy as np
 import pytest
 import torch
-import torchvision
 
 from convert.backbone_file import read_backbone, read_sidecar, write_backbone, write_torchvision
 from convert.conversion import convert
 from convert.preprocessing import UNIT
 from convert.verify import STAGES
 from runtime.errors import UserError
-from tests.convert.checkpoints import random_net, randomise
-
-
-def random_resnet(arch: str, seed: int = 0, **arguments: object) -> torch.nn.Module:
-    """A full-size torchvision ResNet whose BN statistics and affine parameters are not the defaults."""
-    torch.manual_seed(seed)
-    return randomise(torchvision.models.get_model(arch, **arguments))
+from tests.convert.checkpoints import official_rule, random_net, random_resnet
 
 
 def moco_checkpoint() -> dict:
@@ -31,20 +24,6 @@ def moco_checkpoint() -> dict:
     state |= {f"module.encoder_{e}.fc.{n}": torch.randn(4) for e in "qk" for n in ("0.weight", "0.bias", "2.weight")}
     state |= {"module.queue": torch.randn(128, 64), "module.queue_ptr": torch.zeros(1, dtype=torch.long)}
     return {"epoch": 200, "arch": "resnet50", "state_dict": state, "optimizer": {"state": {}, "param_groups": []}}
-
-
-def official_rule(state: dict) -> dict:
-    """What the published MoCo converter does: encoder_q only, stem.* for what is in no layer, res = layer + 1."""
-    found = {}
-    for key, value in state.items():
-        if key.startswith("module.encoder_q."):
-            name = key.split("encoder_q.")[1]
-            name = name if name.startswith("layer") else f"stem.{name}"
-            for n in (4, 3, 2, 1):
-                name = name.replace(f"layer{n}", f"res{n + 1}")
-                name = name.replace(f"bn{n}", f"conv{n}.norm")
-            found[name.replace("downsample.0", "shortcut").replace("downsample.1", "shortcut.norm")] = value.numpy()
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +43,7 @@ def test_moco_equals_the_official_rule(moco) -> None:
         assert array.dtype == backbone.tensors[name].dtype
         assert np.array_equal(array, backbone.tensors[name]), name
     assert backbone.coverage.set == backbone.coverage.backbone_tensors == 265
+    assert backbone.max_abs_diff is not None
     assert dict(backbone.max_abs_diff) == dict.fromkeys(STAGES, 0.0)
     assert (backbone.family, backbone.encoder, backbone.architecture.name) == ("moco", "query", "resnet50w0.125")
 
@@ -107,8 +87,9 @@ def test_supervised_checkpoint_of_this_project(tmp_path) -> None:
     torch.save({"epoch": 5, "arch": "resnet18", "state_dict": state, "method": "supervised"}, tmp_path / "s.pth.tar")
     backbone = convert(tmp_path / "s.pth.tar")
     assert backbone.coverage.set == 100
+    assert backbone.max_abs_diff is not None
     assert set(backbone.max_abs_diff.values()) == {0.0}
-    assert np.array_equal(backbone.tensors["res5.1.conv2.norm.running_var"], net.layer4[1].bn2.running_var)
+    assert np.array_equal(backbone.tensors["res5.1.conv2.norm.running_var"], net.get_buffer("layer4.1.bn2.running_var"))
 
 
 def test_a_file_that_is_not_the_sidecars_is_refused(moco, tmp_path) -> None:
@@ -135,17 +116,24 @@ def test_a_renamed_backbone_keeps_its_sidecar(moco, tmp_path) -> None:
     write_backbone(convert(moco[0], verify=False), tmp_path / "a", ["pkl"])
     for name in ("pkl", "json"):
         (tmp_path / f"a.{name}").rename(tmp_path / f"b.{name}")
-    assert read_backbone(tmp_path / "b.pkl")[1]["encoder"] == "query"
+    sidecar = read_sidecar(tmp_path / "b.pkl")
+    assert sidecar is not None
+    assert sidecar["encoder"] == "query"
+    assert read_backbone(tmp_path / "b.pkl")[1] == sidecar
 
 
 def test_a_second_format_of_the_same_source_joins_the_sidecar(moco, tmp_path) -> None:
     backbone = convert(moco[0])
     write_backbone(backbone, tmp_path / "out", ["pkl"])
     write_backbone(backbone, tmp_path / "out", ["safetensors"])
-    assert set(read_backbone(tmp_path / "out.pkl")[1]["files"]) == {"out.pkl", "out.safetensors"}
+    _, sidecar = read_backbone(tmp_path / "out.pkl")
+    assert sidecar is not None
+    assert set(sidecar["files"]) == {"out.pkl", "out.safetensors"}
     write_backbone(convert(moco[0], encoder="key"), tmp_path / "out", ["safetensors"])
     assert read_sidecar(tmp_path / "out.pkl") is None  # of the other encoder
-    assert set(read_sidecar(tmp_path / "out.safetensors")["files"]) == {"out.safetensors"}
+    sidecar = read_sidecar(tmp_path / "out.safetensors")
+    assert sidecar is not None
+    assert set(sidecar["files"]) == {"out.safetensors"}
 
 
 def test_preprocessing_of_a_replaced_file_is_not_believed(moco, tmp_path) -> None:

@@ -10,8 +10,7 @@ import torch
 from convert.backbone_file import write_backbone
 from convert.conversion import convert
 from convert.preprocessing import MSRA_BGR
-from tests.convert.checkpoints import build, fixture, random_net, save
-from tests.convert.test_conversion import random_resnet
+from tests.convert.checkpoints import build, fixture, random_net, random_resnet, save
 
 pytestmark = pytest.mark.detectron2
 

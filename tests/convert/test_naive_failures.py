@@ -18,9 +18,7 @@ from torch import nn
 from convert.backbone_file import read_backbone, write_backbone
 from convert.conversion import convert
 from runtime.errors import UserError
-from tests.convert.checkpoints import build, fixture, in_layout, random_net, save
-from tests.convert.test_conversion import official_rule
-from tests.convert.test_families import assert_equal
+from tests.convert.checkpoints import assert_equal, build, fixture, in_layout, official_rule, random_net, save
 
 
 def test_v1_another_prefix_gives_an_empty_pickle_elsewhere(tmp_path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from convert.architecture import DEPTHS, Architecture, infer
+from convert.architecture import BLOCKS, Architecture, infer
 from convert.checkpoint import Checkpoint, _add
 from convert.families import TABLE
 from convert.lazy_array import LazyArray, Storage
@@ -22,7 +22,7 @@ architectures = st.builds(
     lambda depth, stem, groups, width, out: (
         Architecture(depth, stem * 8, out * 8, groups * width, groups) if depth >= 50 else Architecture(depth, res2=64)
     ),
-    st.sampled_from(sorted(DEPTHS.values())),
+    st.sampled_from(sorted(BLOCKS)),
     st.integers(1, 32),
     st.sampled_from([1, 2, 32, 64]),
     st.sampled_from([4, 8, 64, 128]),

@@ -34,16 +34,16 @@ REFUSED = {
     "grey stem": (change(STATE, conv1__weight=torch.zeros(8, 1, 7, 7)), "takes 1 channels"),
     "deep stem": (
         change(STATE, conv1__weight=None, conv1__0__weight=torch.zeros(8, 3, 3, 3)),
-        "deep stem.*take a plain",
+        "deep stem.*use a plain",
     ),
     "resnet-d": (change(STATE, layer1__0__downsample__2__weight=torch.zeros(32)), "pooled shortcut"),
     "squeeze and excitation": (change(STATE, layer1__0__se__fc1__weight=torch.zeros(2, 32, 1, 1)), "squeeze-and-excit"),
     "folded batch norm": (change(STATE, layer1__0__conv1__bias=torch.zeros(8)), "BN folded in"),
-    "stem bias": (change(STATE, conv1__bias=torch.zeros(8)), "conv1.bias is no tensor"),
+    "stem bias": (change(STATE, conv1__bias=torch.zeros(8)), "conv1.bias is not a tensor"),
     "vit": (VIT, "vision transformer.*only ResNets"),
     "moco v3 vit": ({f"module.base_encoder.{k}": v for k, v in VIT.items()}, "vision transformer"),
     "regnet": ({"_feature_blocks.block1.0.weight": torch.zeros(4)}, "RegNet"),
-    "no stem": (change(STATE, conv1__weight=None), "no stem convolution beside it: half a network"),
+    "no stem": (change(STATE, conv1__weight=None), "no stem convolution beside it: this is half a network"),
     "no layer4": ({k: v for k, v in STATE.items() if "layer4" not in k}, "res5 has no tensors: this is half a network"),
     "no layer2.1": ({k: v for k, v in STATE.items() if "layer2.1." not in k}, "15 of 265 tensors .* missing: layer2.1"),
     "one tensor missing": (change(STATE, layer4__2__bn3__running_var=None), "1 of 265 .* layer4.2.bn3.running_var"),
@@ -53,7 +53,7 @@ REFUSED = {
     ),
     "group norm": (
         {k: v for k, v in STATE.items() if "running" not in k and "tracked" not in k},
-        "106 of 265 .* BN statistics are folded away",
+        "106 of 265 .* BN statistics were folded away",
     ),
     "nan": (change(STATE, layer3__1__conv2__weight=NAN), "layer3.1.conv2.weight holds NaN or Inf"),
     "inf": (change(STATE, layer3__1__conv2__weight=INF), "layer3.1.conv2.weight holds NaN or Inf"),
@@ -91,7 +91,7 @@ def test_width_that_is_not_doubled_is_refused() -> None:
 
 def test_collision_after_prefixes(tmp_path) -> None:
     path = save({**STATE, "module.conv1.weight": STATE["conv1.weight"] + 1}, tmp_path / "c.pth")
-    with pytest.raises(UserError, match="are both conv1.weight once module. and _orig_mod. are taken off"):
+    with pytest.raises(UserError, match="are both conv1.weight without module. and _orig_mod.; keep one"):
         convert(path)
 
 
@@ -122,7 +122,7 @@ def test_flags_that_exclude_each_other(run_cli, tmp_path) -> None:
     for flags, match in (
         (["--prefix", "net", "--family", "moco"], "leave out --family and --encoder"),
         (["--prefix", "net", "--encoder", "key"], "leave out --family and --encoder"),
-        (["--reverse", "--emit-config"], "no use for"),
+        (["--reverse", "--emit-config"], "leave it out with --reverse"),
     ):
         assert match in run_cli(["convert/to_d2.py", "c.pth", *flags], check=2).stderr
     done = run_cli(["convert/to_torchvision.py", "c.pth", tmp_path / "x.pth", "--names", "caffe2"], check=2)

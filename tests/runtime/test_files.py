@@ -5,6 +5,8 @@ import errno
 import json
 import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -40,25 +42,9 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path):
         write_text(tmp_path / "file" / "runs" / "a.txt", "new")
 
 
-def test_full_disk_during_torch_save(tmp_path, run_cli):
-    # a real limit on the file's size, in a process of its own: the kernel refuses the write half way
-    script = f"""
-import resource, signal, sys, torch
-sys.path.insert(0, {os.getcwd()!r})
-from runtime.torch_files import save_torch
-from runtime.errors import UserError
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-save_torch({{"w": torch.zeros(10)}}, {str(tmp_path / "c.pth")!r})
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-try:
-    save_torch({{"w": torch.zeros(100_000)}}, {str(tmp_path / "c.pth")!r})
-except UserError as error:
-    print("refused", error)
-"""
-    import subprocess
-    import sys
-
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+def test_full_disk_during_torch_save(tmp_path, repo):
+    command = [sys.executable, "-m", "tests.runtime.programs.limited_save", str(tmp_path / "c.pth")]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True)
     assert "refused disk full" in done.stdout, done.stdout + done.stderr
     assert load_torch(tmp_path / "c.pth")["w"].shape == (10,)
     assert os.listdir(tmp_path) == ["c.pth"]

@@ -53,16 +53,13 @@ def test_second_interrupt_interrupts():
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_second_writer_is_refused_by_pid_and_a_dead_one_is_not(tmp_path):
-    program = f"""
-import sys, time
-sys.path.insert(0, {os.getcwd()!r})
-from runtime.run_folder import RunLock
-with RunLock({str(tmp_path)!r}):
-    print("held", flush=True)
-    time.sleep(60)
-"""
-    holder = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+def hold(repo, folder, *flags):
+    command = [sys.executable, "-m", "tests.runtime.programs.hold_lock", str(folder), *flags]
+    return subprocess.Popen(command, cwd=repo, stdout=subprocess.PIPE, text=True)
+
+
+def test_second_writer_is_refused_by_pid_and_a_dead_one_is_not(tmp_path, repo):
+    holder = hold(repo, tmp_path)
     assert holder.stdout.readline() == "held\n"
     with pytest.raises(UserError, match=str(holder.pid)), RunLock(tmp_path):
         pass
@@ -72,18 +69,8 @@ with RunLock({str(tmp_path)!r}):
         assert lock.folder == tmp_path
 
 
-def test_a_worker_that_outlives_a_killed_run_does_not_hold_its_folder(tmp_path):
-    program = f"""
-import os, sys, time
-sys.path.insert(0, {os.getcwd()!r})
-from runtime.run_folder import RunLock
-with RunLock({str(tmp_path)!r}):
-    worker = os.fork()  # as a loader's workers are
-    if not worker:
-        print(os.getpid(), flush=True)
-    time.sleep(60)
-"""
-    holder = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+def test_a_worker_that_outlives_a_killed_run_does_not_hold_its_folder(tmp_path, repo):
+    holder = hold(repo, tmp_path, "fork")
     worker = int(holder.stdout.readline())
     try:
         with pytest.raises(UserError, match=str(holder.pid)), RunLock(tmp_path):
@@ -182,24 +169,17 @@ def test_a_gpu_that_is_not_there_is_one_line(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("body", "code", "words"),
+    ("end", "code", "words"),
     [
-        ("raise UserError('bad thing\\nin x')", 2, "error: bad thing in x\n"),
-        ("raise KeyboardInterrupt", 130, "interrupted"),
-        ("raise OSError(28, 'No space left on device', 'f')", 2, "error: disk full"),
-        ("return 143", 143, ""),
+        ("mistake", 2, "error: bad thing in x\n"),
+        ("interrupt", 130, "interrupted"),
+        ("full disk", 2, "error: disk full"),
+        ("143", 143, ""),
     ],
 )
-def test_entry_exit_codes(body, code, words):
-    program = f"""
-import sys
-sys.path.insert(0, {os.getcwd()!r})
-from runtime.errors import UserError, run_entry
-def main():
-    {body}
-run_entry(main)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+def test_entry_exit_codes(repo, end, code, words):
+    command = [sys.executable, "-m", "tests.runtime.programs.exit_codes", end]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True)
     assert done.returncode == code
     assert words in done.stderr
     assert "Traceback" not in done.stderr

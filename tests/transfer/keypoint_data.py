@@ -29,7 +29,8 @@ def write_keypoints(folder: Path, images: int = 8, **categories: Any) -> str:
     """Images, annotations (one person without a visible keypoint, one image of nobody); returns its coco: name."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.RandomState(0)
-    entries, annotations = [], []
+    entries: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for k in range(images):
         width, height = ((96, 80), (72, 96))[k % 2]
         pixels = rng.randint(0, 80, (height, width, 3)).astype(np.uint8)

@@ -17,7 +17,8 @@ from transfer import train_net
 from transfer.config import load_config
 from transfer.config.expectations import failed_expectations
 from transfer.evaluate.detections import Detections
-from transfer.fine_tuning.preparation import check_datasets, scale_to_batch
+from transfer.fine_tuning.checks import Datasets, check_classes
+from transfer.fine_tuning.preparation import scale_to_batch, set_class_counts
 
 TINY = {
     "MODEL.FPN.OUT_CHANNELS": "16",
@@ -185,7 +186,7 @@ def test_a_wrong_image_size_in_the_test_set_is_named_before_training(data, tmp_p
     (tmp_path / "wrong.json").write_text(json.dumps(content))
     opts = {"DATASETS__TEST": f"('coco:{tmp_path / 'wrong.json'}:{tmp_path / 'images'}',)"}
     monkeypatch.setattr(sys, "argv", arguments(data, tmp_path / "run", **opts))
-    with pytest.raises(UserError, match=r"1 of 8 images looked at .*img1\.png is 48 x 64, not 48 x 67"):
+    with pytest.raises(UserError, match=r"1 of 8 checked images .*img1\.png is 48 x 64, not 48 x 67"):
         train_net.main()
     assert not (tmp_path / "run").exists()
 
@@ -193,11 +194,13 @@ def test_a_wrong_image_size_in_the_test_set_is_named_before_training(data, tmp_p
 def test_a_retinanet_gets_the_classes_of_its_data(data):
     given = ["MODEL.META_ARCHITECTURE", "RetinaNet", "DATASETS.TRAIN", f"('{data}',)", "DATASETS.TEST", "()"]
     cfg = load_config("coco_R50_FPN.yaml", given)
-    check_datasets(cfg, {}, train=True)
+    datasets = Datasets.of(cfg, train=True)
+    check_classes(cfg, datasets, {})
+    set_class_counts(cfg, datasets)
     assert (cfg.MODEL.ROI_HEADS.NUM_CLASSES, cfg.MODEL.RETINANET.NUM_CLASSES) == (3, 3)
     cfg.MODEL.RETINANET.NUM_CLASSES = 80
     with pytest.raises(UserError, match=r"MODEL.RETINANET.NUM_CLASSES is 80 \(command line\), data set .* 3 classes"):
-        check_datasets(cfg, {"MODEL.RETINANET.NUM_CLASSES": "command line"}, train=True)
+        check_classes(cfg, datasets, {"MODEL.RETINANET.NUM_CLASSES": "command line"})
 
 
 def test_a_mistake_is_one_line(data, tmp_path, run_cli):

@@ -18,7 +18,7 @@ def draw_images(folder: Path, count: int) -> list[dict]:
     for k in range(count):
         width, height = SIZES[k % len(SIZES)]
         pixels = rng.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((width, height), Image.BICUBIC).save(folder / f"img{k}.png")
+        Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).save(folder / f"img{k}.png")
         entries.append({"id": 11 + k, "file_name": f"img{k}.png", "width": width, "height": height})
     return entries
 
@@ -31,7 +31,7 @@ def box_polygon(x: float, y: float, w: float, h: float) -> list[float]:
 def annotate(images: list[dict], per_image: int = 3, seed: int = 1) -> list[dict]:
     """``per_image`` polygon annotations per image; the last one of every fourth image is a crowd."""
     rng = np.random.default_rng(seed)
-    annotations = []
+    annotations: list[dict] = []
     for k, image in enumerate(images):
         for j in range(per_image):
             w, h = rng.uniform(8, image["width"] / 2), rng.uniform(8, image["height"] / 2)

@@ -1,13 +1,12 @@
 """Configuration: Detectron2's schema on fvcore's CfgNode, read from safe YAML only.
 
-A config is a YAML file with keys of `config_defaults.KEYS` and an optional ``_BASE_`` (a relative path, or a list of
-them). Unknown keys, duplicate keys, Python tags and addresses as bases are errors that name the file and the key.
+A config is a YAML file with keys of ``transfer.config.schema.KEYS`` and an optional ``_BASE_``: a relative path or a
+list of them. Unknown keys, duplicate keys, Python tags and addresses as bases are errors that name file and key.
 """
 
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -17,19 +16,19 @@ from typing import Any
 import yaml
 from fvcore.common.config import CfgNode
 
-from runtime.errors import UserError
+from runtime.errors import UserError, suggestion
 from runtime.repository import REPOSITORY
 from runtime.strict_yaml import YAML_ERRORS, StrictLoader
 from transfer.config.schema import KEYS, OWN_PREFIX
 
 CONFIG_FOLDER = REPOSITORY / "configs"
 BASE_KEY = "_BASE_"
-# keys that say where a run comes from and goes to; they are not part of what the run measures
+# where a run starts from and where it is written; not part of what the run measures
 RUN_KEYS = ("MODEL.WEIGHTS", "SEED", "OUTPUT_DIR")
 
 
 def default_config() -> CfgNode:
-    """The whole tree of keys at their defaults, not frozen."""
+    """All keys at their defaults, not frozen."""
     tree: dict[str, Any] = {}
     for name, key in KEYS.items():
         node = tree
@@ -41,7 +40,7 @@ def default_config() -> CfgNode:
 
 
 def resolve_config(name: str | Path) -> Path:
-    """The file of a config: a path as it is, a bare name (with or without .yaml) in ``configs/``."""
+    """The file of a config: an existing path, or a bare name (with or without .yaml) in ``configs/``."""
     path = Path(name).expanduser()
     if path.is_file():
         return path
@@ -50,7 +49,8 @@ def resolve_config(name: str | Path) -> Path:
             if candidate.is_file():
                 return candidate
         known = sorted(p.name for p in CONFIG_FOLDER.glob("*.yaml"))
-        raise UserError(f"config {name}: no such file, and not one of {CONFIG_FOLDER}{_suggestion(path.name, known)}")
+        hint = suggestion(path.name, known)
+        raise UserError(f"config {name}: no such file, and none of that name in {CONFIG_FOLDER}{hint}")
     raise UserError(f"config {name}: no such file")
 
 
@@ -76,11 +76,11 @@ def load_config(name: str | Path, opts: Sequence[str] = ()) -> CfgNode:
 
 
 def merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
-    """Override keys of ``cfg`` in place by command-line pairs; raises UserError naming the key at fault."""
+    """Override keys of ``cfg`` in place by command-line pairs; raises UserError naming the wrong key."""
     if flags := [word for word in opts if word.startswith("--")]:
-        raise UserError(f"{flags[0]} stands behind KEY VALUE options, which take all that follows; put it before them")
+        raise UserError(f"{flags[0]} must come before the KEY VALUE overrides")
     if len(opts) % 2:
-        raise UserError(f"options come in pairs KEY VALUE; the last one has no value: {opts[-1]}")
+        raise UserError(f"overrides are pairs KEY VALUE; the last one has no value: {opts[-1]}")
     for key, value in zip(opts[::2], opts[1::2]):
         _check_known(key, "command line")
         try:
@@ -103,17 +103,17 @@ def flatten(cfg: CfgNode) -> dict[str, Any]:
 
 
 def recipe(cfg: CfgNode) -> dict[str, Any]:
-    """``flatten`` without RUN_KEYS: what two runs must share for their difference to mean anything."""
+    """``flatten`` without ``RUN_KEYS``: what two runs must share to be comparable."""
     return {key: value for key, value in flatten(cfg).items() if key not in RUN_KEYS}
 
 
 def config_sha256(cfg: CfgNode) -> str:
-    """Digest of ``recipe``, independent of key order and of where defaults come from."""
+    """Digest of ``recipe``, independent of the order of keys and of which of them were set explicitly."""
     return hashlib.sha256(json.dumps(recipe(cfg), sort_keys=True).encode()).hexdigest()
 
 
 def dump_config(cfg: CfgNode) -> str:
-    """YAML text that loads back to an equal config, in this project and, own keys at defaults, in Detectron2."""
+    """YAML text that loads to an equal config, also in Detectron2 if this project's own keys have their defaults."""
     tree = {section: value for section, value in cfg.items() if section != "VERSION"}
     if not any(key.startswith(OWN_PREFIX) for key in changed_keys(cfg)):
         tree.pop(OWN_PREFIX.rstrip("."), None)
@@ -126,7 +126,7 @@ def changed_keys(cfg: CfgNode) -> dict[str, Any]:
 
 
 def unsupported_keys(cfg: CfgNode, classes: str = "D") -> dict[str, Any]:
-    """Keys of the given classes (see `config_defaults`) that do not have their default; an engine refuses them."""
+    """Keys of the given classes (see ``transfer.config.schema``) that differ from their default, with their values."""
     return {key: value for key, value in changed_keys(cfg).items() if KEYS[key].embedded in classes}
 
 
@@ -147,24 +147,21 @@ def _check_known(key: str, where: str) -> None:
         return
     if any(known.startswith(f"{key}.") for known in KEYS):
         raise UserError(f"{where}: {key} is a section, not a key; set the keys below it")
-    raise UserError(f"{where}: unknown key {key}{_suggestion(key, list(KEYS))}")
-
-
-def _suggestion(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else ""
+    raise UserError(f"{where}: unknown key {key}{suggestion(key, list(KEYS))}")
 
 
 def _first_line(error: BaseException) -> str:
     text = str(error.args[0] if error.args else error).strip().split("\n")[0]
-    if "Type mismatch" in text:  # yacs wants the default's type: 1.0 and not 1, (640,) and not 640
+    if "Type mismatch" in text:  # yacs requires the default's type: 1.0 and not 1, (640,) and not 640
         text += " (write floats with a point, tuples with a comma)"
     return text
 
 
-def _read_yaml_with_bases(file: Path, below: tuple[Path, ...]) -> dict[str, Any]:
-    if file.resolve() in below:
-        raise UserError(f"config {file}: its {BASE_KEY} chain comes back to itself")
+def _read_yaml_with_bases(file: Path, derived: tuple[Path, ...]) -> dict[str, Any]:
+    """Keys of ``file`` and its bases; ``derived`` are the files whose base it is, for the detection of circles."""
+    if file.resolve() in derived:
+        circle = [*derived[derived.index(file.resolve()) :], file]
+        raise UserError(f"config {file}: circular {BASE_KEY}: {' -> '.join(path.name for path in circle)}")
     written = _read_yaml(file)
     bases = written.pop(BASE_KEY, [])
     merged: dict[str, Any] = {}
@@ -174,7 +171,7 @@ def _read_yaml_with_bases(file: Path, below: tuple[Path, ...]) -> dict[str, Any]
         path = file.parent / Path(base).expanduser()
         if not path.is_file():
             raise UserError(f"config {file}: its {BASE_KEY} {path} does not exist")
-        _merge_into(merged, _read_yaml_with_bases(path, (*below, file.resolve())), path)
+        _merge_into(merged, _read_yaml_with_bases(path, (*derived, file.resolve())), path)
     _merge_into(merged, written, file)
     return merged
 

@@ -1,4 +1,4 @@
-"""TEST.EXPECTED_RESULTS: the numbers a config promises, checked after the last evaluation."""
+"""TEST.EXPECTED_RESULTS: metrics that a config expects, checked after the last evaluation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from runtime.errors import UserError
 
 
 def check_expectations(expected: Sequence[Any]) -> None:
-    """Raise UserError for an entry that is neither [task, metric, value, tolerance] nor has sigmas behind these."""
+    """Raise UserError for an entry that is not [task, metric, value, tolerance], with an optional number of sigmas."""
     for entry in expected:
         fits = isinstance(entry, list | tuple) and len(entry) in (4, 5)
         if not fits or not all(isinstance(v, str) for v in entry[:2]) or not all(map(_is_number, entry[2:])):
@@ -32,7 +32,7 @@ def failed_expectations(expected: Sequence[Sequence[Any]], metrics: Mapping[str,
     for entry in expected:
         task, metric, value, spread = entry[:4]
         tolerance = spread * (entry[4] if len(entry) == 5 else 1.0)
-        found = metrics.get(task, {}).get(metric)
-        if found is None or not math.isfinite(found) or abs(found - value) > tolerance:
-            failures.append(f"expected {task}/{metric} {value} within {tolerance:g}, found {found}")
+        measured = metrics.get(task, {}).get(metric)
+        if measured is None or not math.isfinite(measured) or abs(measured - value) > tolerance:
+            failures.append(f"expected {task}/{metric} {value} within {tolerance:g}, found {measured}")
     return failures

@@ -1,12 +1,12 @@
-"""The configuration schema: every key of Detectron2's version 2 tree, with what the embedded engine does about it.
+"""The configuration schema: every key of Detectron2's version 2 tree, and how the embedded engine treats it.
 
-Class of a key, which `transfer.config.refused_keys` turns into errors:
+Class of a key, which ``transfer.config.unsupported_keys`` selects by:
 
 * ``H`` honoured by the embedded engine.
 * ``D`` only the default is supported there; any other value is an error that names the key.
-* ``I`` accepted and without effect on the result.
-* ``X`` belongs to another architecture: parsed, and without effect unless that architecture is selected (an error).
-* ``E`` this project's own key: only the embedded engine knows it, Detectron2 gets an error unless it is the default.
+* ``I`` accepted, without effect on the result.
+* ``X`` belongs to another architecture: parsed, without effect; selecting that architecture is an error.
+* ``E`` this project's own key, for the embedded engine only: engine detectron2 refuses any value but the default.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ KEYS: dict[str, Key] = {
     "SOLVER.WARMUP_FACTOR": Key(0.001, "H", "start factor"),
     "SOLVER.WARMUP_ITERS": Key(1000, "H", "warm-up length"),
     "SOLVER.WARMUP_METHOD": Key("linear", "H", "linear or constant"),
-    "SOLVER.RESCALE_INTERVAL": Key(False, "H", "squeeze the main schedule behind the warm-up"),
+    "SOLVER.RESCALE_INTERVAL": Key(False, "H", "compress the main schedule into what follows the warm-up"),
     "SOLVER.CHECKPOINT_PERIOD": Key(5000, "H", "iterations between checkpoints"),
     "SOLVER.IMS_PER_BATCH": Key(16, "H", "images per step over all ranks"),
     "SOLVER.REFERENCE_WORLD_SIZE": Key(0, "H", "if set, rescales batch, LR and schedule to the actual rank count"),
@@ -212,7 +212,7 @@ KEYS: dict[str, Key] = {
     "TEST.PRECISE_BN.ENABLED": Key(False, "H", "recompute BN statistics before checkpoint and evaluation"),
     "TEST.PRECISE_BN.NUM_ITER": Key(200, "H", "batches used for it"),
     "OUTPUT_DIR": Key("./output", "H", "where files go"),
-    "SEED": Key(-1, "H", "negative = random seeds, but the sampler gets this number as is (see gotchas)"),
+    "SEED": Key(-1, "H", "negative = random seeds, though the order of images still follows this number"),
     "CUDNN_BENCHMARK": Key(False, "H", "cudnn autotune (not in eval-only)"),
     "FLOAT32_PRECISION": Key("", "H", "empty, or highest/high/medium: TF32 switch"),
     "VIS_PERIOD": Key(0, "I", "training pictures"),

@@ -1,14 +1,13 @@
-"""Parts of a detector that do not fit together: maps that nothing makes, anchors of the wrong number, empty lists."""
+"""Parts of a detector that do not fit together: feature maps that no stage produces, anchors per map, empty lists."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from runtime.errors import UserError
-
-Values = Mapping[str, Any]  # leaf key -> value, tuples as lists
+from transfer.config.values import ONE, Values, check_bound
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
 GROUPS = 32  # of GN
@@ -35,12 +34,11 @@ NORMED = (
 
 
 def check_shapes(values: Values) -> None:
-    """Raise UserError naming the first key that does not fit the others; other architectures than R-CNN pass."""
+    """Raise UserError naming the first key that does not fit the others; only R-CNN architectures are checked."""
     if values["MODEL.META_ARCHITECTURE"] != "GeneralizedRCNN":
         return
     for key in WIDTHS:
-        if values[key] < 1:
-            raise UserError(f"{key} {values[key]} must be 1 or more")
+        check_bound(key, values[key], ONE)
     if not values["MODEL.RPN.CONV_DIMS"] or not all(
         width == -1 or width > 0 for width in values["MODEL.RPN.CONV_DIMS"]
     ):
@@ -52,7 +50,7 @@ def check_shapes(values: Values) -> None:
         _check_cuts(section, values[f"{section}.IOU_THRESHOLDS"], values[f"{section}.IOU_LABELS"])
     for norm, width, count in NORMED:
         if values[norm] == "GN" and values[width] % GROUPS and (count is None or values[count]):
-            raise UserError(f"{norm} GN needs a multiple of {GROUPS} channels, {width} is {values[width]}")
+            raise UserError(f"{norm} GN needs a multiple of {GROUPS} channels, but {width} is {values[width]}")
     _check_features(values)
     _check_anchors(values)
 
@@ -73,21 +71,21 @@ def _check_cuts(section: str, cuts: Sequence[Any], labels: Sequence[Any]) -> Non
 
 
 def _check_features(values: Values) -> None:
-    """Every map that is read is made: stages by the ResNet, p2 ... by the pyramid."""
-    backbone, made = values["MODEL.BACKBONE.NAME"], values["MODEL.RESNETS.OUT_FEATURES"]
+    """Every feature map that is read must exist: stages from the ResNet, p2 ... from the pyramid."""
+    backbone, produced = values["MODEL.BACKBONE.NAME"], values["MODEL.RESNETS.OUT_FEATURES"]
     if backbone not in ("build_resnet_backbone", "build_resnet_fpn_backbone", "build_resnet_dilated_c5_backbone"):
         return
-    _check_known("MODEL.RESNETS.OUT_FEATURES", made, STAGES, "the stages of a ResNet")
+    _check_known("MODEL.RESNETS.OUT_FEATURES", produced, STAGES, "the stages of a ResNet")
     if "fpn" in backbone:
         key = "MODEL.FPN.IN_FEATURES"
-        _check_known(key, values[key], made, "MODEL.RESNETS.OUT_FEATURES")
+        _check_known(key, values[key], produced, "MODEL.RESNETS.OUT_FEATURES")
         levels = [STAGES.index(name) + 1 for name in values[key]]
         if levels != list(range(levels[0], levels[0] + len(levels))) or levels[0] < 2:
             raise UserError(f"{key} {values[key]} must be consecutive stages from res2 on")
-        made = [f"p{level}" for level in (*levels, levels[-1] + 1)]
+        produced = [f"p{level}" for level in (*levels, levels[-1] + 1)]
     readers = ("MODEL.RPN.IN_FEATURES", "MODEL.ROI_HEADS.IN_FEATURES")
     for key in readers[1:] if values["MODEL.LOAD_PROPOSALS"] else readers:
-        _check_known(key, values[key], made, "the maps of this backbone")
+        _check_known(key, values[key], produced, "the maps of this backbone")
 
 
 def _check_known(key: str, names: Sequence[str], known: Sequence[str], what: str) -> None:
@@ -96,7 +94,7 @@ def _check_known(key: str, names: Sequence[str], known: Sequence[str], what: str
 
 
 def _check_anchors(values: Values) -> None:
-    """Sizes and ratios above 0, in one list for all maps or one list per map, as many anchors on each."""
+    """Sizes and ratios must be above 0, in one list for all maps or one per map, with as many anchors on each map."""
     maps, counts = len(values["MODEL.RPN.IN_FEATURES"]), {}
     for key in ("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"):
         lists = values[key]

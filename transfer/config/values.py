@@ -1,25 +1,22 @@
-"""Values that would stop a run after it has begun: found in the config before anything is written, for both engines."""
+"""Bounds of single values: what would stop a run after it has begun, for both engines."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runtime.errors import UserError
-from runtime.logs import get_logger
 from transfer.config.schema import KEYS
 
-if TYPE_CHECKING:
-    pass
-
-log = get_logger("run")
-Values = Mapping[str, Any]  # leaf key -> value
+Values = Mapping[str, Any]  # leaf key -> value, tuples as lists
 
 AT_LEAST_ONE = (
     "SOLVER.MAX_ITER",
     "SOLVER.IMS_PER_BATCH",
     "SOLVER.CHECKPOINT_PERIOD",
+    "TEST.PRECISE_BN.NUM_ITER",
+    "ENGINE.ACCUMULATE",
     "INPUT.MAX_SIZE_TRAIN",
     "MODEL.RPN.BATCH_SIZE_PER_IMAGE",
     "MODEL.RPN.PRE_NMS_TOPK_TRAIN",
@@ -76,9 +73,10 @@ TO_TRAIN = {
 
 
 def check_bounds(values: Values, *, train: bool) -> None:
-    """Raise UserError naming the first key whose value lies outside what any run could be made with."""
+    """Raise UserError naming the first key whose value no run could use; ``train`` adds the keys of training."""
     _check_finite(values)
-    _check_limits(values, {**TO_TEST, **(TO_TRAIN if train else {})})
+    for key, bound in {**TO_TEST, **(TO_TRAIN if train else {})}.items():
+        check_bound(key, values[key], bound)
     _check_input(values, train)
 
 
@@ -89,17 +87,16 @@ def _check_finite(values: Values) -> None:
                 raise UserError(f"{key} {value} is not a finite number")
 
 
-def _check_limits(values: Values, bounds: Mapping[str, str]) -> None:
-    for key, bound in bounds.items():
-        value = values[key]
-        if value is None and KEYS[key].default is None:
-            continue
-        if not isinstance(value, int | float) or isinstance(value, bool) or not TESTS[bound](value):
-            raise UserError(f"{key} {value} must be {bound}")
+def check_bound(key: str, value: Any, bound: str) -> None:
+    """Raise UserError unless ``value`` is a number within ``bound``, a key of ``TESTS``; None passes where it may."""
+    if value is None and KEYS[key].default is None:
+        return
+    if not isinstance(value, int | float) or isinstance(value, bool) or not TESTS[bound](value):
+        raise UserError(f"{key} {value} must be {bound}")
 
 
 def _check_input(values: Values, train: bool) -> None:
-    """Sizes of images and what their pixels are divided by."""
+    """Image sizes, pixel mean and std."""
     key = "INPUT.MIN_SIZE_TRAIN"
     sizes = values[key] if isinstance(values[key], list) else [values[key]]
     if train and not (sizes and all(isinstance(size, int) and size > 0 for size in sizes)):

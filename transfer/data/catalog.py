@@ -1,4 +1,4 @@
-"""Names of data sets -> where they are, what they hold, how they are evaluated.
+"""Names of data sets -> their files, content and metric.
 
 Built-in names (``coco_2017_train``, ``voc_2007_trainval``, ``lvis_v0.5_val`` ...) are looked up in Detectron2's layout
 below ``$DETECTRON2_DATASETS`` (default ``./datasets``). Own data needs no code:
@@ -53,7 +53,8 @@ LVIS_SETS = {
 VOC_SETS = {
     f"voc_{year}_{split}": (year, split) for year in (2007, 2012) for split in ("trainval", "train", "val", "test")
 }
-KEPT_IMAGES = 10_000  # records of this many images stay in memory: validation sets, read again at every evaluation
+# data sets up to this many images stay in memory: validation sets, which are needed again at every evaluation
+KEPT_IMAGES = 10_000
 SHARE = re.compile(r"(?P<whole>.+)@(?P<percent>\d+(?:\.\d+)?)%(?:s(?P<seed>\d+))?")
 
 
@@ -75,8 +76,8 @@ class DatasetSpec:
     share_seed: int = 0
 
     @functools.cached_property
-    def _held(self) -> list[Labels]:
-        return []  # at most one: what was read and not handed over yet
+    def _cache(self) -> list[Labels]:
+        return []  # at most one entry: labels that were read and not handed over yet
 
     def _read(self) -> Labels:
         self.require()
@@ -91,24 +92,24 @@ class DatasetSpec:
         return Summary.of(self._labels())
 
     def _labels(self) -> Labels:
-        if not self._held:
-            self._held.append(self._read())
-        return self._held[0]
+        if not self._cache:
+            self._cache.append(self._read())
+        return self._cache[0]
 
     def check_image_sizes(self) -> None:
-        """Raise UserError when images have another size than their annotations say; looks at a few hundred."""
+        """Raise UserError when images differ in size from their annotations; checks a sample of a few hundred."""
         check_image_sizes(self._labels().records, self.name)
 
     def records(self) -> list[Record]:
         """One dict per image in Detectron2's form, in the order of the image ids (VOC: of the image list).
 
-        Those of more than ``KEPT_IMAGES`` images are handed over: the catalog keeps none of them, so that they go when
-        the caller lets go, and another call reads the file again. Raises UserError as ``summary`` does.
+        Records of more than ``KEPT_IMAGES`` images are not kept here: their memory is free when the caller drops them,
+        and another call reads the file again. Raises UserError as ``summary`` does.
         """
         known = len(self.summary.image_ids)
-        labels = self._held.pop() if self._held else self._read()
+        labels = self._cache.pop() if self._cache else self._read()
         if known <= KEPT_IMAGES:
-            self._held.append(labels)
+            self._cache.append(labels)
         return labels.records
 
     @property
@@ -123,28 +124,28 @@ class DatasetSpec:
 
     @property
     def evaluator(self) -> str:
-        """Which metric the data set is published with: ``coco``, ``voc`` or ``lvis``."""
+        """The metric that the data set is published with: ``coco``, ``voc`` or ``lvis``."""
         return self.kind
 
     def require(self) -> None:
-        """Raise UserError unless annotations and images are there: where it looked, what belongs there, the demo."""
-        wanted = [self.annotations, self.images]
+        """Raise UserError unless annotations and images exist; it names the paths, the expected layout and the demo."""
+        required = [self.annotations, self.images]
         if self.kind == "voc":
-            wanted = [self.annotations / "ImageSets" / "Main" / f"{self.split}.txt", self.annotations / "Annotations"]
-            wanted.append(self.images)
-        absent = [str(path) for path in wanted if not path.exists()]
+            required = [self.annotations / "ImageSets" / "Main" / f"{self.split}.txt", self.annotations / "Annotations"]
+            required.append(self.images)
+        absent = [str(path) for path in required if not path.exists()]
         if absent:
             raise UserError(
-                f"data set {self.name} is not there: looked for {' and '.join(absent)}. "
+                f"data set {self.name} is missing: {' and '.join(absent)} not found. "
                 f"Expected layout: {LAYOUTS[self.kind]}, below $DETECTRON2_DATASETS (now {data_root()}) for built-in "
-                f"names. To see the whole job on data drawn by code instead, run: make demo"
+                f"names. To try everything on generated data instead, run: make demo"
             )
 
     def content(self) -> dict[str, Any]:
         """The parsed annotation file (COCO and LVIS), reduced to the images of the share, for evaluators.
 
-        What the reader drops is missing here too. Annotations without an area, which own data often lack, get that of
-        their box; without iscrowd they are none.
+        Annotations that the reader drops are dropped here too. A missing area becomes the area of the box, a missing
+        iscrowd 0; custom data often lack both.
         """
         self.require()
         content = load_json(self.annotations, self.name)
@@ -160,7 +161,7 @@ class DatasetSpec:
         return content
 
     def sha256(self) -> str:
-        """Digest of the annotations (and of the share, if one was drawn); of no image."""
+        """Digest of the annotations and, for a share, of how it was drawn; images are not included."""
         self.require()
         if self.kind == "voc":
             return _sha256_of_voc(self.annotations, self.split)
@@ -184,14 +185,14 @@ def data_root() -> Path:
 
 @functools.cache
 def get_dataset(name: str) -> DatasetSpec:
-    """The data set of a name, reading nothing yet. Raises UserError for a name that is not known."""
+    """The data set of a name; nothing is read yet. Raises UserError for an unknown name."""
     if share := SHARE.fullmatch(name):
         percent = float(share["percent"])
         if not 0 < percent < 100:
             raise UserError(f"data set {name}: the share must be above 0 and below 100 %")
         whole = get_dataset(share["whole"])
         if whole.kind == "voc":
-            raise UserError(f"data set {name}: shares are drawn from COCO and LVIS files; list VOC ids in a split file")
+            raise UserError(f"data set {name}: shares are drawn from COCO and LVIS files; for VOC, write a split file")
         return DatasetSpec(
             name, whole.kind, whole.annotations, whole.images, percent=percent, share_seed=int(share["seed"] or 0)
         )
@@ -208,8 +209,8 @@ def get_dataset(name: str) -> DatasetSpec:
         return DatasetSpec(name, "voc", folder, folder / "JPEGImages", year, split)
     known = ", ".join([*COCO_SETS, *VOC_SETS, *LVIS_SETS])
     raise UserError(
-        f"unknown data set {name}; own data is coco:ANNOTATIONS.json:IMAGE_DIR, voc:DEVKIT:YEAR:SPLIT or "
-        f"lvis:ANNOTATIONS.json:ROOT; built in are {known}"
+        f"unknown data set {name}; custom data is coco:ANNOTATIONS.json:IMAGE_DIR, voc:DEVKIT:YEAR:SPLIT or "
+        f"lvis:ANNOTATIONS.json:ROOT; built-in names: {known}"
     )
 
 

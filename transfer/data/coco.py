@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runtime.errors import UserError
-from transfer.data.labels import XYWH, Labels, Record, box_findings, check_images_exist, examples
+from transfer.data.box_modes import XYWH
+from transfer.data.labels import Labels, Record, box_findings, check_images_exist, examples
 from transfer.data.run_lengths import counts_of, covered_pixels
 
 MIN_POLYGON_NUMBERS = 6  # three points
-FARTHEST = 1e7  # pixels; drawing a polygon takes memory by the length of its sides, whatever the size of the image
+# pixels; rasterising a polygon takes memory in proportion to the length of its sides, whatever the size of the image
+FARTHEST = 1e7
 
 
-class _Noted(NamedTuple):
-    """Ids of the annotations that were left out, of those that lost some of their polygons, and compressed masks."""
+class _Seen(NamedTuple):
+    """Ids of annotations that were dropped and of those that lost some of their polygons, and compressed masks."""
 
     annotations: list[Any]
     polygons: list[Any]
@@ -29,7 +31,7 @@ class _Noted(NamedTuple):
 
 @contextlib.contextmanager
 def collector_paused() -> Iterator[None]:
-    """Build millions of objects without Python's garbage collector walking them again and again."""
+    """Switch Python's garbage collector off: it would scan millions of new objects again and again."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -64,28 +66,30 @@ def check_ids(content: dict[str, Any], name: str, *, unique_annotations: bool = 
             raise UserError(f"data set {name}: {len(repeated)} duplicate ids in {kind}: {examples(repeated)}")
     known = {"image_id": {i["id"] for i in content["images"]}, "category_id": {c["id"] for c in content["categories"]}}
     for field, ids in known.items():
-        strangers = [a["id"] for a in content["annotations"] if a[field] not in ids]
-        if strangers:
+        unknown = [a["id"] for a in content["annotations"] if a[field] not in ids]
+        if unknown:
             raise UserError(
-                f"data set {name}: {len(strangers)} annotations name an unknown {field} "
-                f"(annotation ids {examples(strangers)})"
+                f"data set {name}: {len(unknown)} annotations name an unknown {field} "
+                f"(annotation ids {examples(unknown)})"
             )
 
 
 def read_coco(path: Path, images: Path, *, name: str = "", subset: set[Any] | None = None) -> Labels:
     """Read an instances file with images in the folder ``images``.
 
-    Images in the order of their ids, category ids sorted and mapped to 0..K-1, all coordinates floats (Detectron2
-    truncates integer ones when it resizes). Polygons with fewer than 3 points are dropped, and annotations that have
-    no other, with a count of either in ``findings``. ``subset``: keep these image ids only.
-    Raises UserError naming what is wrong: missing images, duplicate ids, unknown categories, malformed boxes and masks.
+    Images are in the order of their ids, category ids are sorted and mapped to 0..K-1, and all coordinates are floats
+    (Detectron2 truncates integer ones when it resizes). Polygons with fewer than 3 points are dropped, as are
+    annotations without any other polygon; ``findings`` counts both. ``subset``: keep only these image ids.
+    Raises UserError naming the problem: missing images, duplicate ids, unknown categories, malformed boxes and masks.
     """
     name = name or str(path)
     content = load_json(path, name)
     try:
         labels = labels_of(content, name, file_name=lambda image: str(images / image["file_name"]), subset=subset)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"data set {name}: {path} is not a COCO instances file (missing or odd {error})") from error
+        raise UserError(
+            f"data set {name}: {path} is not a COCO instances file (missing or malformed {error})"
+        ) from error
     if labels.category_ids != list(range(1, len(labels.category_ids) + 1)):
         last = len(labels.category_ids)
         labels.findings.append(f"category ids are not 1..{last}: mapped in sorted order to 0..{last - 1}")
@@ -100,7 +104,7 @@ def labels_of(
     image_fields: Callable[[dict[str, Any], dict[Any, int]], dict[str, Any]] | None = None,
     subset: set[Any] | None = None,
 ) -> Labels:
-    """Labels of a parsed file, whose annotations are consumed.
+    """Labels of a parsed file; its annotations are consumed.
 
     ``image_fields(image, contiguous ids)`` adds entries to each record.
     """
@@ -121,14 +125,14 @@ def _labels(
     of_image: dict[Any, list[dict[str, Any]]] = defaultdict(list)
     for annotation in content["annotations"]:
         of_image[annotation["image_id"]].append(annotation)
-    bare = sum(annotation.get("area") is None for annotation in content["annotations"])
-    content["annotations"] = []  # so that each image's part is freed as soon as it is converted
+    without_area = sum(annotation.get("area") is None for annotation in content["annotations"])
+    content["annotations"] = []  # each image's annotations are freed as soon as they are converted
     records: list[Record] = []
-    noted = _Noted([], [], [])
+    seen = _Seen([], [], [])
     for image in sorted(content["images"], key=lambda i: i["id"]):
         if subset is not None and image["id"] not in subset:
             continue
-        annotations = [_annotation(a, contiguous, image, noted, name) for a in of_image.pop(image["id"], [])]
+        annotations = [_annotation(a, contiguous, image, seen, name) for a in of_image.pop(image["id"], [])]
         record: Record = {"file_name": file_name(image), "height": image["height"], "width": image["width"]}
         record["image_id"] = image["id"]
         if image_fields is not None:
@@ -136,13 +140,13 @@ def _labels(
         record["annotations"] = [a for a in annotations if a is not None]
         records.append(record)
     check_images_exist(records, name)
-    _check_run_lengths(noted.masks, name)
+    _check_run_lengths(seen.masks, name)
     findings = box_findings(records)
-    if bare:
-        findings.insert(0, f"{bare} annotations have no area: evaluation takes that of their box")
+    if without_area:
+        findings.insert(0, f"{without_area} annotations have no area: evaluation uses the area of their box")
     for ids, what in (
-        (noted.annotations, "dropped: no polygon"),
-        (noted.polygons, "keep only their polygons"),
+        (seen.annotations, "dropped: no polygon"),
+        (seen.polygons, "keep only their polygons"),
     ):
         if ids:
             findings.insert(0, f"{len(ids)} annotations {what} of 3 points or more (annotation ids {examples(ids)})")
@@ -151,15 +155,15 @@ def _labels(
 
 
 def _keypoint_names(categories: list[dict[str, Any]], name: str) -> list[str]:
-    """Names of the keypoints, which all categories that have any share."""
+    """Names of the keypoints; all categories with keypoints must have the same."""
     lists = [c["keypoints"] for c in categories if c.get("keypoints")]
     if any(names != lists[0] for names in lists):
-        raise UserError(f"data set {name}: its categories have different keypoints; a detector has one list")
+        raise UserError(f"data set {name}: its categories have different keypoints; a detector needs one list")
     return list(map(str, lists[0])) if lists else []
 
 
 def _annotation(
-    source: dict[str, Any], contiguous: dict[Any, int], image: dict[str, Any], noted: _Noted, name: str
+    source: dict[str, Any], contiguous: dict[Any, int], image: dict[str, Any], seen: _Seen, name: str
 ) -> dict[str, Any] | None:
     """Detectron2's form of one annotation, or None if no polygon of it is usable."""
     where = f"data set {name}: annotation {source['id']}"
@@ -175,19 +179,19 @@ def _annotation(
         raise UserError(f"{where} has bbox {box}; 4 numbers x y w h are expected")
     annotation: dict[str, Any] = {"iscrowd": source.get("iscrowd", 0), "bbox": [float(v) for v in box]}
     if "keypoints" in source:
-        # published keypoints are pixel indices: the centre of a pixel is half a pixel further
+        # published keypoints are pixel indices; the centre of a pixel is half a pixel further right and down
         annotation["keypoints"] = [v + 0.5 if i % 3 != 2 else v for i, v in enumerate(source["keypoints"])]
     segmentation = source.get("segmentation")
     if segmentation:
         if isinstance(segmentation, dict):
             mask = _compressed(segmentation, image, where)
-            if mask is segmentation:  # those packed here have been added up
-                noted.masks.append((source["id"], mask))
+            if mask is segmentation:  # compressed in the file; runs given as lists have been checked already
+                seen.masks.append((source["id"], mask))
             annotation["segmentation"] = mask
         else:
             polygons = _polygons(segmentation, where)
             if len(polygons) < len(segmentation):
-                (noted.polygons if polygons else noted.annotations).append(source["id"])
+                (seen.polygons if polygons else seen.annotations).append(source["id"])
             if not polygons:
                 return None
             annotation["segmentation"] = polygons
@@ -201,17 +205,17 @@ def _is_polygon(numbers: list[Any]) -> bool:
 
 
 def _polygons(segmentation: list[Any], where: str) -> list[list[float]]:
-    """The polygons of 3 points or more. Raises UserError for coordinates that are not finite or out of all bounds."""
+    """The polygons of 3 points or more. Raises UserError for coordinates that are not finite or far too large."""
     polygons = [list(map(float, p)) for p in segmentation if _is_polygon(p)]
     if not all(math.hypot(*p) < FARTHEST for p in polygons):
-        raise UserError(f"{where} has a polygon with coordinates that are not finite, or millions of pixels away")
+        raise UserError(f"{where} has a polygon with coordinates that are not finite or beyond {FARTHEST:g} pixels")
     return polygons
 
 
 def _check_run_lengths(masks: list[tuple[Any, dict[str, Any]]], name: str) -> None:
-    """Refuse compressed masks whose runs do not cover their image: pycocotools scores them without a word."""
+    """Refuse compressed masks whose runs do not cover their image: pycocotools evaluates them without an error."""
     covered = covered_pixels(counts_of(mask for _, mask in masks))
-    broken = [ident for (ident, m), pixels in zip(masks, covered) if pixels != m["size"][0] * m["size"][1]]
+    broken = [id_ for (id_, m), pixels in zip(masks, covered) if pixels != m["size"][0] * m["size"][1]]
     if broken:
         raise UserError(
             f"data set {name}: the run lengths of {len(broken)} masks are damaged: they do not cover their image "
@@ -220,9 +224,9 @@ def _check_run_lengths(masks: list[tuple[Any, dict[str, Any]]], name: str) -> No
 
 
 def keep_drawable(annotation: dict[str, Any]) -> bool:
-    """Whether the reader keeps this annotation; polygons of fewer than 3 points are taken out of it in place.
+    """Whether the reader keeps this annotation; polygons of fewer than 3 points are removed from it in place.
 
-    pycocotools takes a list that begins with a polygon of two points for boxes, and fails.
+    pycocotools mistakes a list that begins with a polygon of two points for boxes, and fails.
     """
     shapes = annotation.get("segmentation")
     if not shapes or isinstance(shapes, dict):
@@ -232,7 +236,7 @@ def keep_drawable(annotation: dict[str, Any]) -> bool:
 
 
 def _compressed(mask: dict[str, Any], image: dict[str, Any], where: str) -> dict[str, Any]:
-    """A run-length mask with its counts as bytes or text; lists of numbers are packed."""
+    """A run-length mask with compressed counts (bytes or text); a list of numbers is compressed."""
     height, width = mask["size"]
     if (height, width) != (image["height"], image["width"]):
         raise UserError(

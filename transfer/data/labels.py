@@ -1,4 +1,4 @@
-"""What a reader returns, and the checks that every reader shares."""
+"""The result of a reader, and the checks that every reader shares."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 from PIL import ExifTags, Image
 
 from runtime.errors import UserError
+from transfer.data.box_modes import box_corners
 
 Record = dict[str, Any]  # one image in Detectron2's data set form
-XYXY, XYWH = 0, 1  # values of Detectron2's BoxMode
-OUTSIDE_TOLERANCE = 1.0  # pixels a box may stick out of its image before it is counted
-LOOKED_AT = 500  # images whose size is compared with the annotations before a run: a fraction of a second
+OUTSIDE_TOLERANCE = 1.0  # pixels; a box that exceeds its image by more is counted
+SAMPLED_IMAGES = 500  # whose size is compared with the annotations before a run; takes a fraction of a second
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for a bad file
 TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
@@ -27,7 +27,7 @@ class Labels:
 
     ``records``: dicts with file_name, height, width, image_id, annotations (each with bbox of 4 floats, bbox_mode,
     category_id 0-based contiguous, iscrowd, segmentation). ``class_names`` in that order, ``category_ids`` the ids of
-    the file in that order. ``findings``: one sentence with a count per kind of annotation that was dropped or is odd.
+    the file in that order. ``findings``: one sentence with a count for each kind of dropped or suspicious annotation.
     ``keypoint_names``: those that the categories name, [] without keypoints.
     """
 
@@ -40,7 +40,7 @@ class Labels:
 
 @dataclass(frozen=True)
 class Summary:
-    """What is remembered of a data set for the life of the process; fields as in ``Labels``.
+    """What is kept of a data set for the life of the process; fields as in ``Labels``.
 
     ``image_ids`` are those of the records, in their order; ``annotated``: whether any image has an annotation;
     ``maskless``: a sentence on annotations without a segmentation, "" where all have one.
@@ -59,8 +59,10 @@ class Summary:
         """The summary of what a reader returned."""
         ids = [record["image_id"] for record in labels.records]
         annotated = any(record["annotations"] for record in labels.records)
-        bare = [r["image_id"] for r in labels.records for a in r["annotations"] if "segmentation" not in a]
-        maskless = f"{len(bare)} annotations have no segmentation (images {examples(bare)})" if bare else ""
+        without_mask = [r["image_id"] for r in labels.records for a in r["annotations"] if "segmentation" not in a]
+        maskless = ""
+        if without_mask:
+            maskless = f"{len(without_mask)} annotations have no segmentation (images {examples(without_mask)})"
         head = (labels.class_names, labels.category_ids, labels.findings, labels.keypoint_names)
         return cls(*head, ids, annotated, maskless)
 
@@ -92,18 +94,18 @@ def check_images_exist(records: list[Record], name: str) -> None:
 
 
 def check_image_sizes(records: list[Record], name: str) -> None:
-    """Raise UserError when images have another size than their records say; opens ``LOOKED_AT``, spread evenly.
+    """Raise UserError when images differ in size from their records; opens ``SAMPLED_IMAGES``, evenly spread.
 
-    A wrong size in a test set would otherwise be named when the training has ended.
+    Otherwise a wrong size in a test set would be found only after training.
     """
-    chosen = records[:: max(1, -(-len(records) // LOOKED_AT))]
+    chosen = records[:: max(1, -(-len(records) // SAMPLED_IMAGES))]
     wrong = []
     for record in chosen:
         expected = (record["width"], record["height"])
         try:
             with Image.open(record["file_name"]) as file:  # reads the header only
                 width, height = file.size
-                # Pillow decodes the whole of a PNG to find an orientation, which next to none has
+                # Pillow decodes a whole PNG to find an orientation, which hardly any PNG has
                 oriented = file.format != "PNG" or file.size != expected
                 if oriented and file.getexif().get(ExifTags.Base.Orientation, 1) in TRANSPOSED:
                     width, height = height, width
@@ -115,8 +117,8 @@ def check_image_sizes(records: list[Record], name: str) -> None:
             wrong.append(f"{record['file_name']} is {width} x {height}, not {expected[0]} x {expected[1]}")
     if wrong:
         raise UserError(
-            f"data set {name}: {len(wrong)} of {len(chosen)} images looked at have another width x height than their "
-            f"annotations say: {examples(wrong)}; correct the annotations"
+            f"data set {name}: {len(wrong)} of {len(chosen)} checked images differ in width x height from their "
+            f"annotations: {examples(wrong)}; correct the annotations"
         )
 
 
@@ -129,16 +131,13 @@ def read_text(path: Path, what: str) -> str:
 
 
 def box_findings(records: list[Record]) -> list[str]:
-    """Count boxes that training drops (a side of zero, wholly outside) or clips (sticking out of the image)."""
+    """Count boxes that training drops (a side of zero, entirely outside) or clips (extending beyond the image)."""
     empty: list[Any] = []
     outside: list[Any] = []
     clipped: list[Any] = []
     for record in records:
         width, height = record["width"], record["height"]
-        for annotation in record["annotations"]:
-            x0, y0, x1, y1 = annotation["bbox"]
-            if annotation["bbox_mode"] == XYWH:
-                x1, y1 = x0 + x1, y0 + y1
+        for x0, y0, x1, y1 in map(box_corners, record["annotations"]):
             if x1 - x0 <= 0 or y1 - y0 <= 0:
                 empty.append(record["image_id"])
             elif x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
@@ -147,7 +146,7 @@ def box_findings(records: list[Record]) -> list[str]:
                 clipped.append(record["image_id"])
     kinds = {
         "boxes of zero area, dropped in training": empty,
-        "boxes wholly outside their image, dropped in training": outside,
-        "boxes that stick out of their image, clipped in training": clipped,
+        "boxes entirely outside their image, dropped in training": outside,
+        "boxes that extend beyond their image, clipped in training": clipped,
     }
     return [f"{len(ids)} {kind} (images {examples(ids)})" for kind, ids in kinds.items() if ids]

@@ -1,4 +1,4 @@
-"""Training and test loaders: stateless workers, batches that are a function of (seeds, step)."""
+"""Training and test loaders: workers without state, batches that depend on (seeds, step) only."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ Item = dict[str, Any]
 
 
 class PackedRecords:
-    """Records pickled into one byte array: forked workers share it, where a list of dicts would be copied by use."""
+    """Records pickled into one byte array, which forked workers share.
+
+    Reading a list of dicts changes its reference counts, so that every worker ends up with a copy of its own.
+    """
 
     def __init__(self, records: Sequence[Record]) -> None:
         blobs = [pickle.dumps(r, protocol=pickle.HIGHEST_PROTOCOL) for r in records]
@@ -39,7 +42,7 @@ class PackedRecords:
 
 
 class _Failure(NamedTuple):
-    """A user's mistake found in a worker; exceptions would come back with the worker's traceback in their text."""
+    """A user's mistake found in a worker. As an exception its text would include the worker's traceback."""
 
     message: str
 
@@ -57,7 +60,7 @@ class _MappedRecords(Dataset[Any]):
             return _Failure(str(error))
 
 
-def _as_is(item: Any) -> Any:
+def _identity(item: Any) -> Any:
     return item
 
 
@@ -82,7 +85,7 @@ class TrainLoader:
         self._num_workers, self._pin_memory = num_workers, pin_memory
 
     def __iter__(self) -> Iterator[list[Item]]:
-        sizes: list[int] = []  # of the batches planned ahead and not yet delivered
+        sizes: list[int] = []  # of batches that were planned ahead and not delivered yet
 
         def keys() -> Iterator[samplers.Key]:
             for batch in self._plan():
@@ -95,10 +98,10 @@ class TrainLoader:
                 sampler=keys(),  # type: ignore[arg-type]
                 batch_size=None,
                 num_workers=self._num_workers,
-                collate_fn=_as_is,
+                collate_fn=_identity,
                 worker_init_fn=_start_worker,
                 pin_memory=self._pin_memory,
-                generator=torch.Generator(),  # building an iterator would draw from the global generator
+                generator=torch.Generator(),  # without one, building an iterator draws from the global generator
             )
         )
         while first := list(itertools.islice(stream, 1)):
@@ -112,7 +115,7 @@ class TrainLoader:
 class TestLoader(TrainLoader):
     """A test loader; ``len()`` is its number of batches."""
 
-    __test__ = False  # not a test case, whatever its name
+    __test__ = False  # for pytest: not a test case
 
     def __init__(self, *args: Any, batches: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -139,11 +142,11 @@ def build_train_loader(
 ) -> TrainLoader:
     """An endless loader of lists of ``batch_size`` items for one rank; every ``iter()`` begins at step ``start``.
 
-    ``seed`` orders the images (the same on all ranks), ``draw_seed`` drives sizes and flips: with workers the number
-    that ``draw_base_seed`` returned at the start of training (save it; resume with it), without workers SEED + rank.
-    ``num_workers`` is part of the stream, as in Detectron2: with equal seeds and workers, batches equal its batches.
-    ``repeat_factors`` (one per record) replaces plain epochs by repeat-factor sampling. Draws nothing from the global
-    generators.
+    ``seed`` determines the order of images (the same on all ranks). ``draw_seed`` determines sizes and flips: with
+    workers it is the number that ``draw_base_seed`` returned at the start of training (save it to resume with it),
+    without workers SEED + rank. As in Detectron2 the stream depends on ``num_workers``: with equal seeds and workers,
+    batches equal Detectron2's. ``repeat_factors`` (one per record) replaces plain epochs by repeat-factor sampling.
+    Nothing is drawn from the global generators.
     """
     packed = records if isinstance(records, PackedRecords) else PackedRecords(records)
     landscape = packed.landscape if aspect_grouping else None

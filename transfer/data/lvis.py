@@ -1,4 +1,4 @@
-"""Reader of LVIS json files (v0.5 and v1): COCO's annotations plus what was checked exhaustively in which image."""
+"""Reader of LVIS json files (v0.5 and v1): COCO's annotations, and which classes were annotated exhaustively where."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from transfer.data.labels import Labels
 def read_lvis(path: Path, root: Path, *, name: str = "", subset: set[Any] | None = None) -> Labels:
     """Read an LVIS file; images are ``root``/<last two parts of coco_url> (``file_name`` where there is no address).
 
-    Category ids sorted and mapped to 0..K-1 (for the published files: id - 1), class names are the first synonyms.
-    Records also carry neg_category_ids and not_exhaustive_category_ids, contiguous.
+    Category ids are sorted and mapped to 0..K-1 (for the published files: id - 1); class names are the first synonyms.
+    Records also have neg_category_ids and not_exhaustive_category_ids, as contiguous ids.
     """
     name = name or str(path)
     content = load_json(path, name)
@@ -29,7 +29,7 @@ def read_lvis(path: Path, root: Path, *, name: str = "", subset: set[Any] | None
             subset=subset,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"data set {name}: {path} is not an LVIS file (missing or odd {error})") from error
+        raise UserError(f"data set {name}: {path} is not an LVIS file (missing or malformed {error})") from error
 
 
 def image_path(image: dict[str, Any]) -> str:

@@ -10,10 +10,13 @@ import torch
 from PIL import Image, ImageOps
 
 from runtime.errors import UserError
-from transfer.data.labels import UNREADABLE, XYWH, Record
+from transfer.data.box_modes import corners
+from transfer.data.labels import UNREADABLE, Record
 
-SMALLEST_SIDE = 1e-5  # boxes with a side up to this are dropped, as are empty masks
+SMALLEST_SIDE = 1e-5  # pixels; boxes with a shorter side are dropped, as are empty masks
 FLIPS = ("horizontal", "vertical", "none")
+SIZE_SAMPLINGS = ("choice", "range")
+MASK_FORMATS = ("polygon", "bitmask")
 
 
 class Draw(NamedTuple):
@@ -47,7 +50,7 @@ def resized_shape(height: int, width: int, short_edge: int, longest: int) -> tup
 
 
 class DetectionMapper:
-    """Maps records to items; random choices are made apart (``draw``), so that they can be replayed without images.
+    """Maps records to items. ``draw`` makes the random choices separately, so that they can be replayed without images.
 
     ``masks``: "" for boxes only, "polygon" (lists of float64 arrays x0 y0 x1 y1 ...) or "bitmask" (bool N x H x W).
     """
@@ -63,7 +66,7 @@ class DetectionMapper:
         flip: str = "none",
         masks: str = "",
     ) -> None:
-        if flip not in FLIPS or sampling not in ("choice", "range") or masks not in ("", "polygon", "bitmask"):
+        if flip not in FLIPS or sampling not in SIZE_SAMPLINGS or masks not in ("", *MASK_FORMATS):
             raise UserError(
                 f"INPUT: RANDOM_FLIP {flip!r} must be one of {FLIPS}, MIN_SIZE_TRAIN_SAMPLING {sampling!r} choice or "
                 f"range, MASK_FORMAT {masks!r} polygon or bitmask"
@@ -124,20 +127,21 @@ class DetectionMapper:
         return pixels
 
     def _instances(self, record: Record, draw: Draw, before: tuple[int, int], after: tuple[int, ...]) -> dict[str, Any]:
-        kept = [a for a in record["annotations"] if a.get("iscrowd", 0) == 0]
-        boxes = self._move(_corners(kept).reshape(-1, 2), draw, before, after).reshape(-1, 4)
-        if draw.flip:  # the mirrored corners changed places
+        annotations = [a for a in record["annotations"] if a.get("iscrowd", 0) == 0]
+        boxes = self._move(corners(annotations, np.float32).reshape(-1, 2), draw, before, after).reshape(-1, 4)
+        if draw.flip:  # mirroring exchanged left and right, or top and bottom
             axis = 0 if self.flip == "horizontal" else 1
             boxes[:, [axis, axis + 2]] = boxes[:, [axis + 2, axis]]
         limit = np.array([after[1], after[0], after[1], after[0]])
         tensor = torch.as_tensor(np.minimum(boxes.clip(min=0), limit)).float()
         keep = ((tensor[:, 2:] - tensor[:, :2]) > SMALLEST_SIDE).all(dim=1)
-        classes = torch.tensor([int(a["category_id"]) for a in kept], dtype=torch.int64)
+        classes = torch.tensor([int(a["category_id"]) for a in annotations], dtype=torch.int64)
         instances: dict[str, Any] = {}
         if self.masks == "polygon":
-            instances["masks"] = [self._polygons(a, record, draw, before, after) for a, k in zip(kept, keep) if k]
+            visible = [a for a, k in zip(annotations, keep) if k]
+            instances["masks"] = [self._polygons(a, record, draw, before, after) for a in visible]
         elif self.masks == "bitmask":
-            stack = [torch.from_numpy(self._bitmask(a, record, draw, before, after)) for a in kept]
+            stack = [torch.from_numpy(self._bitmask(a, record, draw, before, after)) for a in annotations]
             bits = torch.stack(stack) if stack else torch.zeros(0, *after[:2], dtype=torch.bool)
             keep &= bits.flatten(1).any(dim=1)
             instances["masks"] = bits[keep]
@@ -166,7 +170,7 @@ class DetectionMapper:
     def _bitmask(
         self, annotation: dict[str, Any], record: Record, draw: Draw, before: tuple[int, int], after: tuple[int, ...]
     ) -> np.ndarray:
-        """H x W bool mask in the resized image; polygons are drawn there, run-length masks are resized."""
+        """H x W bool mask in the resized image: polygons are rasterised there, run-length masks are resized."""
         from pycocotools import mask as coco_mask
 
         shapes = annotation.get("segmentation")
@@ -180,16 +184,3 @@ class DetectionMapper:
             polygons = [p.tolist() for p in self._polygons(annotation, record, draw, before, after)]
             mask = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, *after[:2])))
         return np.ascontiguousarray(mask.astype(bool))
-
-
-def _corners(annotations: list[dict[str, Any]]) -> np.ndarray:
-    """Boxes as N x 4 float64 corners; widths and heights are added in float32, which is what Detectron2 does."""
-    rows = []
-    for annotation in annotations:
-        box = np.array(annotation["bbox"], dtype=np.float64)
-        if annotation["bbox_mode"] == XYWH:
-            single = box.astype(np.float32)
-            single[2:] += single[:2]
-            box = single.astype(np.float64)
-        rows.append(box)
-    return np.array(rows).reshape(-1, 4)

@@ -1,8 +1,9 @@
-"""Which images make which training step: Detectron2's order, as a pure function of seeds and step.
+"""Which images form which training step: Detectron2's order, as a pure function of seeds and step.
 
 Detectron2 runs its sampler in every loader worker and draws augmentations from the worker's generator, so its stream
-depends on the number of workers and cannot be re-entered. Here the same stream is planned in one place, from the
-same generators, without touching an image: a plan can start at any step and loader workers hold no state.
+depends on the number of workers and cannot be continued after a restart. Here the same stream is planned in one
+place, from generators with the same seeds, without reading an image: a plan can start at any step, and loader workers
+have no state.
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 
 Key = tuple[int, Any]  # index of the record, what the mapper drew for it
-Drawn = TypeVar("Drawn")
 
 
 def shuffled_indices(size: int, seed: int) -> Iterator[int]:
@@ -31,19 +31,20 @@ def shuffled_indices(size: int, seed: int) -> Iterator[int]:
 def repeated_indices(factors: torch.Tensor, seed: int) -> Iterator[int]:
     """Endless epochs in which image i appears floor(factors[i]) times, and once more with the fractional probability.
 
-    LVIS (arXiv:1908.03195) appendix B.2, with stochastic rounding in every epoch.
+    LVIS (arXiv:1908.03195), appendix B.2; the rounding is drawn anew in every epoch.
     """
     generator = torch.Generator()
     generator.manual_seed(seed)
+    # one ``rand`` and one ``randperm`` per epoch from the same generator, in Detectron2's order
     whole = torch.trunc(factors)
     while True:
-        more = torch.rand(len(factors), generator=generator) < factors - whole
-        indices = torch.repeat_interleave(torch.arange(len(factors)), (whole + more).long())
+        extra = torch.rand(len(factors), generator=generator) < factors - whole
+        indices = torch.repeat_interleave(torch.arange(len(factors)), (whole + extra).long())
         yield from indices[torch.randperm(len(indices), generator=generator)].tolist()
 
 
 def repeat_factors(categories: Sequence[set[int]], threshold: float, square_root: bool = True) -> torch.Tensor:
-    """Repeat factor of each image from the category sets of all images: r = max over its c of max(1, sqrt(t / f(c))).
+    """Repeat factor of each image from the categories of all: the maximum over its c of max(1, sqrt(t / f(c))).
 
     f(c) is the share of images with category c; without ``square_root`` the ratio itself is taken.
     """
@@ -61,7 +62,7 @@ def rank_slice(indices: Iterator[int], rank: int, world: int) -> Iterator[int]:
 
 
 def inference_range(size: int, rank: int, world: int) -> range:
-    """The contiguous share of 0..size-1 that a rank evaluates; shares differ by one image at the most."""
+    """The contiguous share of 0..size-1 that a rank evaluates; shares differ by at most one image."""
     share, left = divmod(size, world)
     begin = rank * share + min(rank, left)
     return range(begin, begin + share + (rank < left))
@@ -70,8 +71,9 @@ def inference_range(size: int, rank: int, world: int) -> range:
 def draw_seeds(num_workers: int, seed: int) -> list[int]:
     """Seeds of the augmentation generators: Detectron2's, for its ``num_workers`` loader processes.
 
-    With workers, ``seed`` is the base seed that a torch DataLoader would have drawn; worker k of Detectron2 seeds
-    numpy with (seed + k) mod 2^31 + k. Without, ``seed`` is the main process's own (SEED + rank).
+    With workers, ``seed`` is the base seed that a torch DataLoader would have drawn. torch gives worker k the seed
+    seed + k, and Detectron2's ``worker_init_reset_seed`` seeds numpy with (seed + k) mod 2^31 + k. Without workers,
+    augmentations are drawn in the main process, whose ``seed`` is SEED + rank.
     """
     if num_workers == 0:
         return [seed % 2**32]
@@ -86,17 +88,19 @@ def plan_batches(
     seeds: Sequence[int],
     landscape: np.ndarray | None,
 ) -> Iterator[list[Key]]:
-    """Batches of keys (index, draw), for ever.
+    """An endless stream of batches of keys (index, draw).
 
     ``seeds``: one augmentation generator per virtual worker (see ``draw_seeds``); ``draw(generator)`` makes the random
     choices for one image. ``landscape`` (bool per record, width > height) groups batches by orientation; None takes
     images as they come.
     """
     generators = [np.random.RandomState(s) for s in seeds]
-    if landscape is None:
+    if landscape is None:  # each worker loads whole batches, in turn
         for generator in itertools.cycle(generators):
             yield [(index, draw(generator)) for index in itertools.islice(indices, batch_size)]
         return
+    # a batch is delivered when its orientation has enough images. Choices are drawn when an image arrives, not when its
+    # batch is full: that is when Detectron2's worker maps it
     waiting: tuple[list[Key], list[Key]] = ([], [])
     for worker, index in _arrivals(indices, len(generators), batch_size):
         bucket = waiting[bool(landscape[index])]
@@ -107,7 +111,11 @@ def plan_batches(
 
 
 def _arrivals(indices: Iterator[int], workers: int, chunk: int) -> Iterator[tuple[int, int]]:
-    # worker k owns chunks k, k + W, k + 2W ... of the stream, and the loader takes one image of each worker in turn
+    """(worker, image index) in the order in which images leave Detectron2's loader before they are grouped.
+
+    Of W workers, number k reads chunks k, k + W, k + 2W ... of the stream, each of ``chunk`` images (the batch size),
+    and the loader takes one image from each worker in turn.
+    """
     while True:
         block = list(itertools.islice(indices, workers * chunk))
         for position in range(chunk):

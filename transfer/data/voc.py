@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
-from transfer.data.labels import XYXY, Labels, Record, box_findings, check_images_exist, examples, read_text
+from transfer.data.box_modes import XYXY
+from transfer.data.labels import Labels, Record, box_findings, check_images_exist, examples, read_text
 
 # The order fixes the class indices of every published VOC model.
 VOC_CLASSES = [
@@ -37,9 +38,9 @@ VOC_CLASSES = [
 
 
 def read_voc(folder: Path, split: str, class_names: list[str] | None = None, *, name: str = "") -> Labels:
-    """Read ``folder`` (a VOC<year> folder). Boxes become x0 y0 x1 y1 from 0; difficult objects are kept and marked.
+    """Read ``folder`` (a VOC<year> folder). Boxes become 0-based x0 y0 x1 y1; difficult objects are kept and marked.
 
-    ``class_names`` None: the 20 VOC classes if they cover the annotations of the folder, else its names, sorted.
+    ``class_names`` None: the 20 VOC classes if the folder has no others, else the names in the folder, sorted.
     Raises UserError for a missing or broken XML file, an unknown class, and missing images.
     """
     name = name or str(folder)
@@ -61,10 +62,10 @@ def read_voc(folder: Path, split: str, class_names: list[str] | None = None, *, 
     files = _image_files(folder / "JPEGImages")
     records = []
     for image_id in ids:
-        height, width, found = objects[image_id]
+        height, width, listed = objects[image_id]
         file = folder / "JPEGImages" / files.get(image_id, f"{image_id}.jpg")
         head: Record = {"file_name": str(file), "image_id": image_id, "height": height, "width": width}
-        records.append({**head, "annotations": _annotations(found, index, f"{folder}/Annotations/{image_id}.xml")})
+        records.append({**head, "annotations": _annotations(listed, index, f"{folder}/Annotations/{image_id}.xml")})
     check_images_exist(records, name)
     return Labels(records, list(names), list(range(1, len(names) + 1)), box_findings(records))
 
@@ -86,28 +87,28 @@ def _object(node: ElementTree.Element) -> dict[str, Any]:
     difficult = node.find("difficult")
     return {
         "name": _text(node, "name"),
-        # pixel indices from 1, the last one included -> continuous coordinates from 0
+        # 1-based indices of the first and last pixel -> continuous coordinates from 0
         "bbox": [corners[0] - 1.0, corners[1] - 1.0, corners[2], corners[3]],
         "difficult": int(difficult.text or 0) if difficult is not None else 0,
     }
 
 
 def _text(node: Any, path: str) -> str:
-    found = node.find(path)
-    if found is None or not found.text:
+    child = node.find(path)
+    if child is None or not child.text:
         raise ValueError(f"no <{path}>")
-    return found.text.strip()
+    return child.text.strip()
 
 
 def _class_names(folder: Path) -> list[str]:
-    found: set[str] = set()
+    names: set[str] = set()
     for path in (folder / "Annotations").glob("*.xml"):
-        found |= {o["name"] for o in _read_xml(path)[2]}
-    return VOC_CLASSES if found <= set(VOC_CLASSES) else sorted(found)
+        names |= {o["name"] for o in _read_xml(path)[2]}
+    return VOC_CLASSES if names <= set(VOC_CLASSES) else sorted(names)
 
 
 def _image_files(folder: Path) -> dict[str, str]:
-    """Image id -> file name: VOC has .jpg, own data may have .png; .jpg wins."""
+    """Image id -> file name. VOC has .jpg, custom data may have .png; .jpg is preferred."""
     names = sorted(os.listdir(folder), key=lambda n: n.lower().endswith(".jpg")) if folder.is_dir() else []
     return {os.path.splitext(name)[0]: name for name in names}
 

@@ -8,7 +8,7 @@ import importlib.util
 from runtime.errors import UserError
 from transfer.engines.protocol import Engine
 
-# name -> (module, class); imported only when chosen, so that neither engine needs the other's libraries
+# name -> (module, class); imported only when selected, so that neither engine needs the other's libraries
 ENGINES: dict[str, tuple[str, str]] = {
     "detectron2": ("transfer.engines.detectron2.engine", "Detectron2Engine"),
     "torchvision": ("transfer.engines.torchvision.engine", "TorchvisionEngine"),

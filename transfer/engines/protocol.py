@@ -1,4 +1,4 @@
-"""What every detection engine offers. Data sets, evaluation, results and provenance live outside and are shared."""
+"""The interface of a detection engine. Data sets, evaluation, results and provenance are shared and not part of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AfterEval = Callable[[int, "Mapping[str, Detections]"], "Mapping[str, float] | N
 
 @dataclass(frozen=True)
 class TrainSummary:
-    """What a training run did.
+    """The outcome of a training run.
 
     ``iterations`` is the number of finished iterations in total (resumed ones included); ``seconds`` and
     ``seconds_per_iteration`` cover this process only; ``stopped`` says that a signal ended it early, resumable.
@@ -37,11 +37,14 @@ class Engine(Protocol):
     name: str
 
     def versions(self) -> dict[str, str]:
-        """Versions of the libraries that make this engine's numbers."""
+        """Versions of the libraries that this engine's results depend on."""
         ...
 
     def check(self, cfg: Any) -> None:
-        """Raise UserError naming key and engine for every setting that this engine would not honour."""
+        """Raise UserError naming key and engine for the first setting that this engine would not honour.
+
+        ``train`` and ``detect`` rely on it: call it once, before them.
+        """
         ...
 
     def train(

@@ -1,4 +1,4 @@
-"""Detections and a data set in, numbers out: one implementation for every engine."""
+"""Metrics of detections on a data set, the same for every engine."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ Metrics = dict[str, dict[str, float]]  # {"bbox": {"AP": 27.1, ...}, "segm": {..
 def evaluate(
     spec: DatasetSpec, detections: Detections, *, evaluator: str = "auto", sigmas: Sequence[float] = ()
 ) -> tuple[Metrics, str]:
-    """Metrics of one data set's detections, and the id of the evaluator that made them.
+    """Metrics of the detections of one data set, and the id of the evaluator that computed them.
 
-    ``evaluator``: ``official`` (pycocotools), ``fast`` (this project's, equal to it) or ``auto``, the fast one; it
-    matters for boxes and masks of COCO data only. ``sigmas`` are those of ``keypoint_ap``. Raises UserError for
+    ``evaluator``: ``official`` (pycocotools), ``fast`` (this project's, with equal results) or ``auto`` (``fast``); it
+    affects only boxes and masks of COCO data. ``sigmas`` are those of ``keypoint_ap``. Raises UserError for
     detections of other images and a data set without annotations.
     """
     expected = set(spec.summary.image_ids)
-    found = set(detections.image_ids)
-    if found != expected or len(detections.image_ids) != len(found):
+    detected = set(detections.image_ids)
+    if detected != expected or len(detections.image_ids) != len(detected):
         raise UserError(
-            f"data set {spec.name} has {len(expected)} images, the detections are of {len(detections.image_ids)} "
-            f"({len(found - expected)} unknown, {len(expected - found)} missing); run the detector on it again"
+            f"data set {spec.name} has {len(expected)} images, the detections cover {len(detections.image_ids)} "
+            f"({len(detected - expected)} unknown, {len(expected - detected)} missing); run the detector on it again"
         )
     if not spec.summary.annotated:
         raise UserError(f"data set {spec.name} has no annotations to evaluate against")
-    metrics, made_by = EVALUATORS[spec.evaluator](spec, detections, evaluator)
+    metrics, used = EVALUATORS[spec.evaluator](spec, detections, evaluator)
     if detections.keypoints is not None:
         metrics["keypoints"] = _keypoints(spec, detections, sigmas)
-    return metrics, made_by
+    return metrics, used
 
 
 def evaluator_id(spec: DatasetSpec, evaluator: str = "auto") -> str:

@@ -1,4 +1,4 @@
-"""COCO box and mask AP with Detectron2's keys, by pycocotools or by this project's own, faster arithmetic."""
+"""COCO box and mask AP with Detectron2's keys, by pycocotools or by this project's faster evaluator."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def backend_id(backend: str) -> str:
 
 
 def coco_truth(content: dict[str, Any], backend: str) -> Any:
-    """What the backend takes as ground truth for a parsed annotation file: pycocotools' COCO, or the file as it is."""
+    """A parsed annotation file in the form that the backend takes: pycocotools' COCO, or the file unchanged."""
     if backend == "fast":
         return content
     from pycocotools.coco import COCO
@@ -51,7 +51,7 @@ def coco_truth(content: dict[str, Any], backend: str) -> Any:
 
 
 def coco_results(detections: Detections, category_ids: Sequence[int], task: str) -> list[dict[str, Any]]:
-    """Detections as COCO result entries; for masks without boxes, so that areas are those of the masks."""
+    """Detections as COCO result entries. Those of masks have no boxes, so that areas are those of the masks."""
     boxes = detections.boxes.copy()
     boxes[:, 2:] -= boxes[:, :2]  # in float32, as Detectron2 does
     columns = (detections.image_index.tolist(), detections.category.tolist(), detections.scores.tolist())
@@ -79,8 +79,8 @@ def coco_ap(
     """AP, AP50, AP75, APs, APm, APl in percent and AP-<class> when there is more than one class.
 
     ``truth`` from ``coco_truth``; ``results`` are COCO entries, ``task`` bbox or segm. Undefined values are NaN (a
-    class or size without ground truth). No detection at all is 0, not Detectron2's NaN: a mean over seeds that left out
-    the runs which found nothing would flatter them.
+    class or size without ground truth). Without any detection the values are 0, where Detectron2 gives NaN: leaving
+    such runs out of a mean over seeds would make it too high.
     """
     precision = coco_precision(truth, results, task, max_detections=max_detections, backend=backend)
     values = {}
@@ -105,7 +105,7 @@ def coco_precision(
 ) -> np.ndarray:
     """Precision T x R x K x A at the IoU thresholds, recalls, classes and area ranges; -1 where undefined.
 
-    Both backends count ``max_detections`` per image and class; pycocotools adds fields to ``results`` in place.
+    Both backends use ``max_detections`` per image and class. pycocotools adds fields to ``results`` in place.
     """
     compute = _official_precision if backend == "official" else _fast_precision
     return compute(truth, results, task, max_detections)
@@ -116,8 +116,8 @@ def _official_precision(truth: Any, results: list[dict[str, Any]], task: str, ma
 
     with contextlib.redirect_stdout(io.StringIO()), collector_paused():
         # loadRes cannot read an empty list
-        found = truth.loadRes(results) if results else coco_truth({**truth.dataset, "annotations": []}, "official")
-        evaluation = COCOeval(truth, found, task)
+        loaded = truth.loadRes(results) if results else coco_truth({**truth.dataset, "annotations": []}, "official")
+        evaluation = COCOeval(truth, loaded, task)
         evaluation.params.maxDets = [max_detections]
         evaluation.evaluate()
         evaluation.accumulate()
@@ -133,19 +133,19 @@ def _fast_precision(truth: dict[str, Any], results: list[dict[str, Any]], task: 
 def coco_entries(
     truth: dict[str, Any], results: list[dict[str, Any]], task: str, numbering: Numbering
 ) -> tuple[Objects, Scored]:
-    """What is to be matched: all objects and all results."""
-    marked = truth["annotations"]
-    crowd = np.array([bool(a.get("iscrowd", 0)) for a in marked], dtype=bool)
+    """All objects and all results, in the form that ``match_all`` takes."""
+    annotations = truth["annotations"]
+    crowd = np.array([bool(a.get("iscrowd", 0)) for a in annotations], dtype=bool)
     objects = Objects(
-        pair=numbering.pairs(marked),
-        area=np.array([a["area"] for a in marked], dtype=np.float64),
-        shapes=truth_shapes(truth, marked, task),
+        pair=numbering.pairs(annotations),
+        area=np.array([a["area"] for a in annotations], dtype=np.float64),
+        shapes=truth_shapes(truth, annotations, task),
         ignored=crowd,
         crowd=crowd,
-        # pycocotools notes a match by the id of the object and reads 0 as none
-        nameless=np.array([a["id"] == 0 for a in marked], dtype=bool),
+        # pycocotools stores the id of the matched object and interprets 0 as no match
+        nameless=np.array([a["id"] == 0 for a in annotations], dtype=bool),
     )
     shapes, area = result_shapes(results, task)
-    if results and results[0].get("bbox"):  # then pycocotools takes the areas of masks from the boxes, too
+    if results and results[0].get("bbox"):  # pycocotools then uses the boxes' areas for masks, too
         area = box_areas(boxes(results))
     return objects, Scored(numbering.pairs(results), area, shapes, scores(results), np.zeros(len(results), dtype=bool))

@@ -1,4 +1,4 @@
-"""Detections of one data set, as flat arrays: what engines hand over, evaluators read and the run folder keeps."""
+"""Detections of one data set as flat arrays: the output of engines, the input of evaluators, a file of a run folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runtime.errors import UserError
 from transfer.data.run_lengths import counts_of
 
 Rle = dict[str, Any]  # COCO run-length mask: {"size": [height, width], "counts": bytes}
-# what reading a damaged .npz raises (RuntimeError: bits that claim encryption or an unknown compression)
+# what reading a damaged .npz can raise (RuntimeError: bits that claim encryption or an unknown compression)
 DAMAGED = (EOFError, ValueError, TypeError, LookupError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 
@@ -24,7 +24,7 @@ DAMAGED = (EOFError, ValueError, TypeError, LookupError, RuntimeError, MemoryErr
 class Detections:
     """N detections over a list of images.
 
-    ``image_ids``: id of every image of the data set that was run (int or str), also those without a detection.
+    ``image_ids``: id (int or str) of every image that was processed, including those without a detection.
     ``image_index`` int32 N: position in ``image_ids``. ``category`` int32 N: contiguous class, 0-based.
     ``boxes`` float32 N x 4: x0 y0 x1 y1 in pixels of the original image. ``scores`` float32 N.
     ``masks``: N COCO run-length masks of the original image's size, or None for a detector without masks.
@@ -62,8 +62,8 @@ class Detections:
     def from_images(cls, images: Iterable[tuple[Any, ...]]) -> Detections:
         """Join per-image results (image id, boxes n x 4, scores n, categories n, masks n or None), in that order.
 
-        A sixth entry is keypoints n x K x 3. Arrays may be torch tensors on the CPU. Masks are kept if the first image
-        with detections has them.
+        A sixth entry is keypoints n x K x 3. Arrays may be torch tensors on the CPU. Masks are kept if any image has
+        them.
         """
         ids: list[Any] = []
         index, boxes, scores, category = [], [], [], []

@@ -1,4 +1,4 @@
-"""COCO-style entries (annotations and results) as arrays, the same for COCO and LVIS files."""
+"""COCO-style entries (annotations and results) as arrays, for COCO and LVIS files."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Numbering:
         self.classes = {id_: i for i, id_ in enumerate(self.class_ids)}
 
     def pairs(self, entries: Entries) -> np.ndarray:
-        """Image x number of classes + class of each entry, -1 for a class that the file does not know."""
+        """Image x number of classes + class of each entry; -1 for a class that the file does not have."""
         return self.pairs_of((e["image_id"], e["category_id"]) for e in entries)
 
     def pairs_of(self, ids: Iterable[tuple[Any, Any]]) -> np.ndarray:
-        """The same for (image id, category id); raises KeyError for an image that the file does not know."""
+        """The same for (image id, category id); raises KeyError for an image that the file does not have."""
         images, classes, count = self.images, self.classes, len(self.classes)
         numbers = [images[i] * count + classes[c] if c in classes else -1 for i, c in ids]
         return np.array(numbers, dtype=np.int64)
@@ -44,9 +44,9 @@ def scores(results: Entries) -> np.ndarray:
     return np.array([r["score"] for r in results], dtype=np.float64)
 
 
-def box_areas(found: np.ndarray) -> np.ndarray:
+def box_areas(boxes: np.ndarray) -> np.ndarray:
     """Areas N of boxes N x 4, x y width height."""
-    return found[:, 2] * found[:, 3]
+    return boxes[:, 2] * boxes[:, 3]
 
 
 def mask_areas(masks: Sequence[Rle]) -> np.ndarray:
@@ -58,8 +58,8 @@ def mask_areas(masks: Sequence[Rle]) -> np.ndarray:
 def result_shapes(results: Entries, task: str) -> tuple[Shapes, np.ndarray]:
     """Boxes (``task`` bbox) or masks (segm) of results, and their areas."""
     if task == "bbox":
-        found = boxes(results)
-        return found, box_areas(found)
+        shapes = boxes(results)
+        return shapes, box_areas(shapes)
     masks = [r["segmentation"] for r in results]
     return masks, mask_areas(masks)
 

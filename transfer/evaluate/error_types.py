@@ -1,19 +1,19 @@
-"""Which kind of error costs how much AP50: the six types of TIDE, per initialisation, from stored detections.
+"""How much AP50 each type of error costs: the six types of TIDE, from stored detections.
 
 Definitions of Bolya, Foley, Hays, Hoffman: TIDE, A General Toolbox for Identifying Object Detection Errors (ECCV 2020,
-arXiv 2008.08115, section 2.2), with foreground threshold t_f = 0.5 and background threshold t_b = 0.1. For a detection
-that is no true positive at t_f, by its largest overlap:
+arXiv 2008.08115, section 2.2), with foreground threshold t_f = 0.5 and background threshold t_b = 0.1. The type of a
+detection that is not a true positive at t_f follows from its largest overlap:
 
 * localisation: t_b <= IoU <= t_f with an object of its own class;
 * classification: IoU >= t_f with an object of another class;
-* duplicate: IoU >= t_f with an object of its class that a better detection has taken;
+* duplicate: IoU >= t_f with an object of its class that is matched to a better detection;
 * background: IoU <= t_b with every object;
-* both: none of these, i.e. wrong class and badly placed.
+* both: none of these, i.e. wrong class and poor localisation.
 
-Missed objects are those that no true positive, localisation or classification error belongs to. The weight of a type
-is how much AP50 (101 recall points) rises when an oracle corrects its errors and nothing else (section 2.3): the class
-or the box is put right unless the object is already found, other false positives are removed, missed objects are not
-counted. The weights of different types do not add up, since AP is not additive.
+Missed objects are those without a true positive, localisation or classification error. The weight of a type is the
+rise of AP50 (101 recall points) when an oracle corrects its errors and nothing else (section 2.3): the class or the box
+is corrected unless the object is already found, other false positives are removed, missed objects are not counted. The
+weights of different types do not add up, since AP is not additive.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from transfer.data.box_modes import corners
 from transfer.data.labels import Record
 from transfer.evaluate.detections import Detections
 from transfer.evaluate.match_tables import envelope_101
@@ -35,7 +36,7 @@ RIGHT, IGNORED = "right", "ignored"
 
 @dataclass(frozen=True)
 class ErrorTypes:
-    """``ap50`` in percent, ``weight`` AP50 points gained by correcting a type, ``count`` how many errors it has."""
+    """``ap50`` in percent, ``weight``: AP50 points gained by correcting a type, ``count``: its number of errors."""
 
     ap50: float
     weight: dict[str, float]
@@ -44,7 +45,7 @@ class ErrorTypes:
 
 @dataclass
 class _Judged:
-    """Detections of all images with a verdict each, and the objects of all images."""
+    """The detections of all images, each with a verdict, and the objects of all images."""
 
     score: np.ndarray  # float[D]
     category: np.ndarray  # int[D], the detection's class
@@ -92,12 +93,9 @@ def _judge(records: Sequence[Record], detections: Detections) -> _Judged:
 def _objects(record: Record) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Boxes G x 4, classes G, and which objects do not count (COCO's crowds, VOC's difficult ones)."""
     annotations = record["annotations"]
-    boxes = np.array([a["bbox"] for a in annotations], dtype=np.float64).reshape(-1, 4)
-    if annotations and annotations[0].get("bbox_mode", 0) == 1:  # XYWH
-        boxes[:, 2:] += boxes[:, :2]
     classes = np.array([a["category_id"] for a in annotations], dtype=np.int64)
     skipped = np.array([bool(a.get("iscrowd") or a.get("difficult")) for a in annotations], dtype=bool)
-    return boxes, classes, skipped
+    return corners(annotations), classes, skipped
 
 
 def overlaps(a: np.ndarray, b: np.ndarray, crowd: np.ndarray) -> np.ndarray:
@@ -157,29 +155,29 @@ def _correctable(judged: _Judged) -> np.ndarray:
 
 
 def _missed(judged: _Judged) -> np.ndarray:
-    """bool[G]: objects that no detection found, nor would find with its class or box put right."""
+    """bool[G]: objects that no detection finds, not even with its class or box corrected."""
     covered = judged.taken.copy()
     covered[judged.target[judged.target >= 0]] = True
     return ~covered
 
 
 def _corrected_ap50(judged: _Judged, name: str, correctable: np.ndarray) -> float:
-    """AP50 with one type of error put right."""
+    """AP50 with one type of error corrected."""
     errors = judged.verdict == name
     right = (judged.verdict == RIGHT) | (errors & correctable)
-    kept = (judged.verdict != IGNORED) & (~errors | correctable)
+    counted = (judged.verdict != IGNORED) & (~errors | correctable)
     category = judged.category
     if name == "classification":
         category = np.where(errors & correctable, judged.object_category[judged.target], category)
     without = _missed(judged) if name == "missed" else None
-    return _ap50(judged.score, category, right, kept, judged, without)
+    return _ap50(judged.score, category, right, counted, judged, without)
 
 
 def _ap50(
     score: np.ndarray,
     category: np.ndarray,
     right: np.ndarray,
-    kept: np.ndarray,
+    counted: np.ndarray,
     judged: _Judged,
     without: np.ndarray | None = None,
 ) -> float:
@@ -188,12 +186,12 @@ def _ap50(
     values = []
     for c in np.unique(judged.object_category):
         positives = int((objects == c).sum())
-        rows = np.flatnonzero((category == c) & kept)
+        rows = np.flatnonzero((category == c) & counted)
         rows = rows[np.argsort(-score[rows], kind="mergesort")]
         hits = np.cumsum(right[rows])
         precision = hits / np.arange(1, len(rows) + 1)
         if positives:
             values.append(envelope_101(hits / positives, precision))
-        elif len(rows):  # all its objects were missed and are not counted: only false positives are left
+        elif len(rows):  # all its objects are missed and not counted: only false positives are left
             values.append(0.0)
     return 100 * float(np.mean(values)) if values else 0.0

@@ -13,8 +13,8 @@ from runtime.errors import UserError
 from transfer.evaluate.detections import Detections
 
 SUMMARY = ("AP", "AP50", "AP75", "APm", "APl")  # no small objects: COCO annotates no keypoints on them
-HALF_PIXEL = 0.5  # files hold pixel indices, detectors continuous coordinates
-COCO_KEYPOINTS = 17  # of a person: what COCO's standard deviations are for
+HALF_PIXEL = 0.5  # files hold pixel indices, detectors give continuous coordinates
+COCO_KEYPOINTS = 17  # of a person, to which COCO's standard deviations belong
 
 
 def keypoint_ap(
@@ -23,15 +23,15 @@ def keypoint_ap(
     """AP, AP50, AP75, APm, APl in percent by object keypoint similarity, at most 20 detections per image.
 
     ``content`` is a parsed person_keypoints file, which is completed in place; ``sigmas`` are TEST.KEYPOINT_OKS_SIGMAS,
-    one per keypoint, or empty for COCO's 17. Undefined values (a size without objects) are NaN; no detection at all
-    is 0. Raises UserError for detections without keypoints, or keypoints without as many sigmas.
+    one per keypoint, or empty for COCO's 17. Undefined values (a size without objects) are NaN; without any
+    detection the values are 0. Raises UserError for detections without keypoints, and for another number of sigmas.
     """
     if detections.keypoints is None:
-        raise UserError("these detections have no keypoints; run the detector again")
+        raise UserError("the detections have no keypoints; run the detector again")
     count = detections.keypoints.shape[1] or len(sigmas) or COCO_KEYPOINTS
     if (len(sigmas) or COCO_KEYPOINTS) != count:
         raise UserError(
-            f"TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} entries (none are COCO's {COCO_KEYPOINTS}), the detector has "
+            f"TEST.KEYPOINT_OKS_SIGMAS has {len(sigmas)} entries (empty: COCO's {COCO_KEYPOINTS}), the detector has "
             f"{count} keypoints; give one per keypoint"
         )
     from pycocotools.coco import COCO
@@ -54,7 +54,7 @@ def keypoint_ap(
 
 
 def keypoint_results(detections: Detections, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    """Detections as COCO result entries; the box stays in, so that areas are those of the boxes as in Detectron2."""
+    """Detections as COCO result entries. They keep the box, so that areas are those of boxes, as in Detectron2."""
     boxes = detections.boxes.copy()
     boxes[:, 2:] -= boxes[:, :2]
     assert detections.keypoints is not None
@@ -75,7 +75,7 @@ def keypoint_results(detections: Detections, category_ids: Sequence[int]) -> lis
 
 
 def _completed(content: dict[str, Any], count: int) -> dict[str, Any]:
-    """Annotations without keypoints count as objects on which none is visible."""
+    """``content`` with the missing fields added; an annotation without keypoints is an object with none visible."""
     for annotation in content["annotations"]:
         points = annotation.setdefault("keypoints", [0] * (3 * count))
         if len(points) != 3 * count:

@@ -1,8 +1,8 @@
 """LVIS AP (arXiv:1908.03195): federated ground truth, 300 detections per image, rare / common / frequent classes.
 
-An image says which classes were looked for in it: those with annotations, and those listed as absent. Detections of
+Each image was annotated for some classes only: those with annotations in it, and those listed as absent. Detections of
 other classes are dropped; unmatched detections of a class that is not exhaustively annotated are ignored. COCO's
-evaluators do not do this: they give other numbers on the same detections.
+evaluators do not do this and give other numbers for the same detections.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FREQUENCIES = {"APr": "r", "APc": "c", "APf": "f"}
 def lvis_ap(
     truth: Mapping[str, Any], results: Iterable[Mapping[str, Any]], task: str, max_detections: int = MAX_DETECTIONS
 ) -> dict[str, float]:
-    """The nine summary values in percent and AP-<class>; NaN where undefined; no detection at all is 0.
+    """The nine summary values in percent and AP-<class>; NaN where undefined; 0 without any detection.
 
     ``truth`` is a parsed LVIS file, ``results`` COCO-style entries with its category ids, ``task`` bbox or segm.
     """
@@ -61,27 +61,27 @@ def lvis_entries(
     numbering: Numbering,
     max_detections: int = MAX_DETECTIONS,
 ) -> tuple[Objects, Scored]:
-    """What is to be matched: all objects, and the best detections of each image of the classes looked for in it."""
-    # objects without area do not exist, as in the LVIS API
-    marked = [a for a in truth["annotations"] if 0 < a["area"] < np.inf]
-    nowhere = np.zeros(len(marked), dtype=bool)
+    """All objects, and the best detections of each image among the classes that it was annotated for."""
+    # the LVIS API ignores objects without area
+    annotations = [a for a in truth["annotations"] if 0 < a["area"] < np.inf]
+    none = np.zeros(len(annotations), dtype=bool)
     objects = Objects(
-        pair=numbering.pairs(marked),
-        area=np.array([a["area"] for a in marked], dtype=np.float64),
-        shapes=truth_shapes(truth, marked, task),
-        ignored=np.array([bool(a.get("ignore", 0)) for a in marked], dtype=bool),
-        crowd=nowhere,
-        nameless=nowhere,
+        pair=numbering.pairs(annotations),
+        area=np.array([a["area"] for a in annotations], dtype=np.float64),
+        shapes=truth_shapes(truth, annotations, task),
+        ignored=np.array([bool(a.get("ignore", 0)) for a in annotations], dtype=bool),
+        crowd=none,
+        nameless=none,
     )
-    looked_for = np.append(objects.pair, _listed_pairs(truth, numbering, "neg_category_ids"))
-    kept = _best_of_images(results, max_detections)
-    pair = numbering.pairs(kept)
-    wanted = np.isin(pair, looked_for)
-    kept, pair = [kept[i] for i in np.flatnonzero(wanted).tolist()], pair[wanted]
-    shapes, area = result_shapes(kept, task)
+    annotated = np.append(objects.pair, _listed_pairs(truth, numbering, "neg_category_ids"))
+    best = _best_of_images(results, max_detections)
+    pair = numbering.pairs(best)
+    evaluated = np.isin(pair, annotated)
+    best, pair = [best[i] for i in np.flatnonzero(evaluated).tolist()], pair[evaluated]
+    shapes, area = result_shapes(best, task)
     forgiven = np.isin(pair, _listed_pairs(truth, numbering, "not_exhaustive_category_ids"))
-    found = Scored(pair, area, shapes, scores(kept), forgiven)
-    return objects, found[np.flatnonzero(area > 0)]
+    scored = Scored(pair, area, shapes, scores(best), forgiven)
+    return objects, scored[np.flatnonzero(area > 0)]
 
 
 def _listed_pairs(truth: Mapping[str, Any], numbering: Numbering, key: str) -> np.ndarray:

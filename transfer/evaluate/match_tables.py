@@ -1,7 +1,7 @@
-"""Matches of one data set's detections, computed once, from which AP on any re-weighting of the images follows.
+"""Matches of one data set's detections, computed once, for AP under any weighting of the images.
 
-A match is made inside an image, so drawing an image k times is counting its detections and objects k times: AP of a
-bootstrap sample needs no new matching, and equals that of evaluating the sample as a data set of its own.
+Matches are made within an image, so drawing an image k times means counting its detections and objects k times: AP of
+a bootstrap sample needs no new matching, and equals AP of the sample as a data set of its own.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ class MatchTable:
         if positives == 0:
             return np.full(len(THRESHOLDS), self.empty_class)
         counts = weights[matches.image]
-        kept = counts > 0
-        counts = counts[kept].astype(np.float64)
-        right = np.cumsum(matches.right[:, kept] * counts, axis=1)
-        wrong = np.cumsum(matches.wrong[:, kept] * counts, axis=1)
+        drawn = counts > 0
+        counts = counts[drawn].astype(np.float64)
+        right = np.cumsum(matches.right[:, drawn] * counts, axis=1)
+        wrong = np.cumsum(matches.wrong[:, drawn] * counts, axis=1)
         precision = right / np.maximum(right + wrong, np.finfo(np.float64).eps)
         return np.array([self.interpolate(r / positives, p) for r, p in zip(right, precision)])
 
@@ -90,8 +90,8 @@ def _coco(spec: DatasetSpec, detections: Detections, task: str) -> MatchTable:
     truth = spec.content()
     numbering = Numbering(truth)
     results = coco_results(detections, spec.category_ids, task)
-    made = match_all(*coco_entries(truth, results, task, numbering), MAX_DETECTIONS)
-    return _table(made, numbering, detections)
+    matches = match_all(*coco_entries(truth, results, task, numbering), MAX_DETECTIONS)
+    return _table(matches, numbering, detections)
 
 
 def _lvis(spec: DatasetSpec, detections: Detections, task: str) -> MatchTable:
@@ -101,16 +101,16 @@ def _lvis(spec: DatasetSpec, detections: Detections, task: str) -> MatchTable:
     return _table(match_all(*lvis_entries(truth, results, task, numbering)), numbering, detections)
 
 
-def _table(made: Matches, numbering: Numbering, detections: Detections) -> MatchTable:
+def _table(matches: Matches, numbering: Numbering, detections: Detections) -> MatchTable:
     """Matches of objects of all sizes, class by class, with images in the detections' order."""
     position = {image_id: i for i, image_id in enumerate(detections.image_ids)}
     places = np.array([position[image_id] for image_id in numbering.images], dtype=np.int64)
     count = len(numbering.classes)
-    object_image, object_class = np.divmod(made.objects.pair, count)
-    found_image, found_class = np.divmod(made.found.pair, count)
-    matched, ignored = made.matched[:, 0].T, made.ignored[:, 0].T  # T x D
-    counts = ~made.skipped[:, 0]
-    order = np.lexsort((-made.found.score, found_class))
+    object_image, object_class = np.divmod(matches.objects.pair, count)
+    found_image, found_class = np.divmod(matches.scored.pair, count)
+    matched, ignored = matches.matched[:, 0].T, matches.ignored[:, 0].T  # T x D
+    counts = ~matches.skipped[:, 0]
+    order = np.lexsort((-matches.scored.score, found_class))
     bounds = np.searchsorted(found_class[order], np.arange(count + 1))
     classes = []
     for k in range(count):
@@ -133,15 +133,15 @@ def _voc(spec: DatasetSpec, detections: Detections, task: str) -> MatchTable:
     classes = []
     for c, (truth_boxes, truth_images, difficult) in enumerate(truth):
         rows = np.flatnonzero(detections.category == c)
-        found = match(boxes[rows], scores[rows], detections.image_index[rows], truth_boxes, truth_images, difficult)
+        best = match(boxes[rows], scores[rows], detections.image_index[rows], truth_boxes, truth_images, difficult)
         image = detections.image_index[rows][np.argsort(-scores[rows], kind="stable")]
-        hit = found.overlap[None, :] > THRESHOLDS[:, None]  # T x D
+        hit = best.overlap[None, :] > THRESHOLDS[:, None]  # T x D
         right = np.zeros_like(hit)
-        for t, row in enumerate(hit & ~found.difficult):
+        for t, row in enumerate(hit & ~best.difficult):
             counted = np.flatnonzero(row)
-            right[t, counted[np.unique(found.target[counted], return_index=True)[1]]] = True
+            right[t, counted[np.unique(best.target[counted], return_index=True)[1]]] = True
         positives = np.bincount(truth_images[~difficult], minlength=len(by_id))
-        classes.append(ClassMatches(image, right, ~right & ~(hit & found.difficult), positives))
+        classes.append(ClassMatches(image, right, ~right & ~(hit & best.difficult), positives))
     eleven = spec.year == 2007
     return MatchTable(classes, len(by_id), eleven_point_area if eleven else envelope_area, 0.0)
 

@@ -1,7 +1,7 @@
 """Pascal VOC AP by Detectron2's rule: scores rounded to 3 decimals, boxes to 1, overlap strictly above a threshold.
 
 2007 test sets use the 11-point interpolation at every threshold, later years the area under the envelope. AP is the
-mean over IoU 0.50, 0.55 ... 0.95 of the mean over classes, which is not COCO's AP.
+mean over IoU 0.50, 0.55 ... 0.95 of the mean over classes, which differs from COCO's AP.
 """
 
 from __future__ import annotations
@@ -125,12 +125,12 @@ def inclusive_iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def average_precision(matches: Matches, threshold: float, *, eleven_point: bool) -> float:
     """AP (0..1) of one class at one IoU: an object's first detection is right, difficult objects do not count."""
-    found = matches.overlap > threshold
-    counted = np.flatnonzero(found & ~matches.difficult)
-    right = np.zeros(len(found))
+    hit = matches.overlap > threshold
+    counted = np.flatnonzero(hit & ~matches.difficult)
+    right = np.zeros(len(hit))
     _, first = np.unique(matches.target[counted], return_index=True)
     right[counted[first]] = 1.0
-    wrong = (1.0 - right) * ~(found & matches.difficult)
+    wrong = (1.0 - right) * ~(hit & matches.difficult)
     right, wrong = np.cumsum(right), np.cumsum(wrong)
     with np.errstate(divide="ignore", invalid="ignore"):
         recall = right / np.float64(matches.positives)

@@ -1,8 +1,8 @@
-"""Where a run's backbone comes from, and the input settings that must come with it.
+"""Where a run's backbone comes from, and the settings that its weights fix.
 
-A backbone is tied to four settings: pixel order, mean, std and the place of the stride in a bottleneck. They are taken
-from its sidecar; a config or command line that says otherwise is refused, because the run would silently measure
-something else.
+Weights are tied to four settings: pixel order, mean, std, and which convolution of a bottleneck has the stride. They
+are taken from the sidecar. A config or command line that contradicts it is refused: the run would measure something
+else without any sign of it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from convert.architecture import BLOCKS
+from convert.preprocessing import IMAGENET, MSRA_BGR, PREPROCESSING
 from runtime.atomic import sha256_file
 from runtime.errors import UserError
 from runtime.logs import get_logger
@@ -23,27 +25,19 @@ from transfer.fine_tuning.weight_addresses import cached_path, local_weights
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
-Settings = dict[str, Any]
-SWITCHES = ("INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.RESNETS.STRIDE_IN_1X1")
-TORCHVISION_INPUT: Settings = {
-    "INPUT.FORMAT": "RGB",
-    "MODEL.PIXEL_MEAN": [123.675, 116.28, 103.53],
-    "MODEL.PIXEL_STD": [58.395, 57.12, 57.375],
-    "MODEL.RESNETS.STRIDE_IN_1X1": False,
-}
-MSRA_INPUT: Settings = {
-    "INPUT.FORMAT": "BGR",
-    "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
-    "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
-    "MODEL.RESNETS.STRIDE_IN_1X1": True,
-}
+FIXED_BY_WEIGHTS = tuple(IMAGENET.config())  # the four settings that weights fix beside the architecture
+INPUT_FORMATS = tuple(sorted({preprocessing.format for preprocessing in PREPROCESSING.values()}))
 MSRA_FILES = {50: "R-50", 101: "R-101"}
 log = get_logger("init")
 
 
 @dataclass(frozen=True)
 class Init:
-    """``weights`` None is random. ``sidecar`` is the JSON beside the backbone, ``settings`` the keys it fixes."""
+    """An initialisation.
+
+    ``weights`` is None for random weights. ``sidecar`` is the content of the JSON file beside the backbone;
+    ``settings`` are the config keys that the weights fix, with their values.
+    """
 
     name: str
     weights: Path | None = None
@@ -79,8 +73,8 @@ def resolve_init(choice: str | None, cfg: CfgNode, *, name: str | None, folder: 
 
 
 def _random(depth: int) -> Init:
-    # no statistics to respect: the input of torchvision-style backbones, so that only the weights differ from those
-    return Init("random", settings=TORCHVISION_INPUT)
+    # random weights fix nothing; with the input of torchvision-style backbones only the weights differ from theirs
+    return Init("random", settings=IMAGENET.config())
 
 
 def _supervised(depth: int) -> Init:
@@ -89,21 +83,21 @@ def _supervised(depth: int) -> Init:
     from convert.backbone_file import read_sidecar, write_backbone
     from convert.conversion import convert
 
-    if depth not in (18, 34, 50, 101, 152):
+    if depth not in BLOCKS:
         raise UserError(f"--init supervised: torchvision has no ResNet of MODEL.RESNETS.DEPTH {depth}")
     url = get_model_weights(f"resnet{depth}")["IMAGENET1K_V1"].url
     target = cached_path(url).with_suffix(".d2.pkl")
     if not target.exists():
         write_backbone(convert(local_weights(url)), target)
     sidecar = read_sidecar(target)
-    return Init("supervised", target, sha256_file(target), sidecar, (sidecar or {}).get("config", TORCHVISION_INPUT))
+    return Init("supervised", target, sha256_file(target), sidecar, (sidecar or {}).get("config", IMAGENET.config()))
 
 
 def _supervised_msra(depth: int) -> Init:
     if depth not in MSRA_FILES:
         raise UserError(f"--init supervised-msra: MSRA has ResNet-50 and ResNet-101, not MODEL.RESNETS.DEPTH {depth}")
     path = local_weights(f"detectron2://ImageNetPretrained/MSRA/{MSRA_FILES[depth]}.pkl")
-    return Init("supervised-msra", path, sha256_file(path), None, MSRA_INPUT)
+    return Init("supervised-msra", path, sha256_file(path), None, MSRA_BGR.config())
 
 
 NAMED: dict[str, Callable[[int], Init]] = {
@@ -121,11 +115,11 @@ def _backbone(path: Path, choice: str, name: str | None, folder: Path) -> Init:
     sidecar = read_sidecar(path)
     settings = sidecar.get("config") if sidecar else None
     if "ImageNetPretrained/MSRA/" in choice:
-        settings = MSRA_INPUT
+        settings = MSRA_BGR.config()
     elif "ImageNetPretrained/torchvision/" in choice:
-        settings = TORCHVISION_INPUT
+        settings = IMAGENET.config()
     elif settings is None:
-        log.warning("%s has no sidecar: pixel order, mean, std and stride stay as the config says", path)
+        log.warning("%s has no sidecar: pixel order, mean, std and stride are taken from the config", path)
     return Init(name or path.name.split(".")[0], path, sha256_file(path), sidecar, settings)
 
 
@@ -141,19 +135,19 @@ def _converted(path: Path, folder: Path) -> Path:
 
 
 def evaluated_model(weights: Path) -> Init:
-    """A trained detector to evaluate; the input settings it was trained with are in the config.yaml beside it."""
+    """A trained detector to evaluate, with the input settings of the config.yaml in its folder, if there is one."""
     if not weights.is_file():
-        raise UserError(f"--eval-only: no {weights}; set MODEL.WEIGHTS or OUTPUT_DIR")
+        raise UserError(f"--eval-only: no file {weights}; set MODEL.WEIGHTS or OUTPUT_DIR")
     beside = weights.parent / "config.yaml"
     settings = None
     if beside.is_file():
         trained = flatten(load_config(beside))
-        settings = {key: trained[key] for key in (*SWITCHES, "MODEL.RESNETS.DEPTH")}
+        settings = {key: trained[key] for key in (*FIXED_BY_WEIGHTS, "MODEL.RESNETS.DEPTH")}
     return Init("evaluated", weights, settings=settings)
 
 
 def apply_settings(cfg: CfgNode, init: Init, explicit: Mapping[str, str]) -> list[str]:
-    """Set the four switches that a backbone brings; returns "KEY = VALUE" for each that changed.
+    """Set the settings that the weights fix in ``cfg``; returns ``KEY = VALUE`` for each that changed.
 
     ``explicit``: keys set by the config or the command line -> where (see ``transfer.config.explicit_keys``). Raises
     UserError when one of those, or the architecture, contradicts the backbone.
@@ -161,25 +155,29 @@ def apply_settings(cfg: CfgNode, init: Init, explicit: Mapping[str, str]) -> lis
     changed = []
     if not isinstance(init.settings, Mapping | None):
         raise UserError(f"sidecar of {init.weights}: config is not a mapping of keys; convert the checkpoint again")
-    for key, wanted in (init.settings or {}).items():
+    for key, value in (init.settings or {}).items():
         if key not in KEYS:
-            raise UserError(f"sidecar of {init.weights}: {key} is not a key of the config; convert it again")
-        if not _same_form(KEYS[key].default, wanted):
-            raise UserError(f"sidecar of {init.weights}: {key} cannot be {wanted!r}; convert the checkpoint again")
+            raise UserError(
+                f"sidecar of {init.weights}: {key} is not a key of the config; convert the checkpoint again"
+            )
+        # checked here because the engine has checked the config before the weights were read
+        unknown_format = init.sidecar is not None and key == "INPUT.FORMAT" and value not in INPUT_FORMATS
+        if unknown_format or not _same_form(KEYS[key].default, value):
+            raise UserError(f"sidecar of {init.weights}: {key} cannot be {value!r}; convert the checkpoint again")
         *parents, leaf = key.split(".")
         node = cfg
         for parent in parents:
             node = node[parent]
-        if same_value(node[leaf], wanted):
+        if same_value(node[leaf], value):
             continue
-        if key in explicit or key not in SWITCHES:
+        if key in explicit or key not in FIXED_BY_WEIGHTS:
             where = explicit.get(key, "the config")
             raise UserError(
-                f"{key} is {node[leaf]} in {where}, but {init.weights or 'random initialisation'} needs {wanted}; "
+                f"{key} is {node[leaf]} in {where}, but {init.weights or 'random initialisation'} needs {value}; "
                 f"remove the setting or choose another backbone"
             )
-        node[leaf] = wanted
-        changed.append(f"{key} = {wanted}")
+        node[leaf] = value
+        changed.append(f"{key} = {value}")
     return changed
 
 

@@ -1,4 +1,4 @@
-"""One fine-tuning run from a finished config to result.json; one process of possibly several."""
+"""One fine-tuning run, from a complete config to result.json, in one of its processes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ log = get_logger("run")
 
 @dataclass(frozen=True)
 class Job:
-    """Everything a run needs. ``cfg`` is frozen and complete; ``init`` is the record for result.json."""
+    """Everything a run needs. ``cfg`` is complete and frozen; ``init`` is the entry of result.json."""
 
     cfg: CfgNode
     config_name: str
@@ -57,8 +57,8 @@ class Job:
 def train_and_evaluate(job: Job) -> int:
     """Train, detect, evaluate and write result.json; returns the exit code (143 and the like when stopped).
 
-    Raises UserError for a folder that holds another run and for a training that cannot go on, after noting why in
-    result.json.
+    Raises UserError for a folder that already holds a run. When training fails, result.json records why before the
+    error is raised.
     """
     refuse_used_folder(job)
     with _lock(job):
@@ -76,11 +76,11 @@ def train_and_evaluate(job: Job) -> int:
                     job.folder,
                     resume=job.resume,
                     stop=stop,
-                    after_eval=lambda iteration, found: _in_training(job, history, iteration, found),
+                    after_eval=lambda iteration, detections: _in_training(job, history, iteration, detections),
                 )
             except (UserError, FloatingPointError) as error:
                 if job.is_main:
-                    with contextlib.suppress(UserError):  # on a full disk the first error is the one to report
+                    with contextlib.suppress(UserError):  # on a full disk, the first error is the one to report
                         results.write_failed(job.folder, header, str(error))
                 raise error if isinstance(error, UserError) else UserError(str(error)) from error
             history.train_seconds = before + summary.seconds
@@ -103,10 +103,10 @@ def _lock(job: Job) -> contextlib.AbstractContextManager[Any]:
 
 
 def _in_training(
-    job: Job, history: results.History, iteration: int, found: Mapping[str, Detections]
+    job: Job, history: results.History, iteration: int, by_name: Mapping[str, Detections]
 ) -> dict[str, float]:
     """Evaluate the detections of an intermediate model; its scalars go to metrics.json."""
-    by_dataset = {name: job.metrics(name, detections) for name, detections in found.items()}
+    by_dataset = {name: job.metrics(name, detections) for name, detections in by_name.items()}
     if job.is_main:
         history.add(iteration, next(iter(by_dataset.values()), {}))
     several = len(by_dataset) > 1
@@ -153,7 +153,7 @@ def detect_and_evaluate(job: Job, weights: Path, prefix: str = "detections") -> 
 
 
 def evaluate_only(job: Job, weights: Path) -> int:
-    """--eval-only: detect with ``weights``, print and write evaluation.json; result.json stays as it is."""
+    """--eval-only: detect with ``weights``, print metrics, write evaluation.json; result.json does not change."""
     with _lock(job):
         setup_logging(job.folder, job.rank)
         by_dataset, _ = detect_and_evaluate(job, weights, prefix="evaluation")

@@ -18,7 +18,7 @@ from runtime.stop import SIGNALS
 
 @dataclass(frozen=True)
 class Machines:
-    """``processes`` on each of ``count`` machines, this one number ``rank``; ``address``: tcp://HOST:PORT or auto."""
+    """``processes`` on each of ``count`` machines; this is number ``rank``. ``address``: tcp://HOST:PORT or auto."""
 
     processes: int = 1
     count: int = 1
@@ -26,7 +26,7 @@ class Machines:
     address: str = "auto"
 
     def rendezvous(self) -> tuple[str, str]:
-        """Host and port of rank 0; raises UserError when several machines have no common address."""
+        """Host and port of rank 0; raises UserError for several machines without an address."""
         if self.address == "auto":
             if self.count > 1:
                 raise UserError("--dist-url auto works on one machine only; give tcp://HOST:PORT of machine 0")
@@ -42,7 +42,7 @@ class Machines:
 def run_processes(worker: Callable[..., int], machines: Machines, args: tuple[Any, ...]) -> int:
     """Run ``worker(*args)`` once, or in new processes that see torchrun's variables; returns its exit code.
 
-    Under torchrun (WORLD_SIZE is set) this process is one of the run. A signal is passed on to the processes; a
+    Under torchrun (WORLD_SIZE is set) this process is one of the run's. Signals are forwarded to the new processes; a
     UserError in one of them is raised here.
     """
     if machines.processes == 1 and machines.count == 1:
@@ -58,7 +58,7 @@ def _spawn(worker: Callable[..., int], machines: Machines, args: tuple[Any, ...]
     messages = torch.multiprocessing.get_context("spawn").SimpleQueue()
     host, port = machines.rendezvous()
     job = (worker, machines, host, port, messages, args)
-    # that the others are ended after a mistake in one of them is no news beside the mistake
+    # after an error in one process torch logs that it ends the others, which would only distract from the error
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     context = torch.multiprocessing.spawn(_enter, job, nprocs=machines.processes, join=False)
 

@@ -22,12 +22,12 @@ def web_address(address: str) -> str | None:
     if address.startswith(("http://", "https://")):
         return address
     if "://" in address:
-        raise UserError(f"weights {address}: only paths, detectron2://, http:// and https:// are understood")
+        raise UserError(f"weights {address}: only paths, detectron2://, http:// and https:// are supported")
     return None
 
 
 def cached_path(url: str) -> Path:
-    """Where iopath (and so Detectron2) keeps the download of ``url``."""
+    """Where iopath, and so Detectron2, stores the download of ``url``."""
     from iopath.common.file_io import get_cache_dir
 
     return Path(get_cache_dir()) / urlparse(url).path.lstrip("/")
@@ -36,7 +36,7 @@ def cached_path(url: str) -> Path:
 def local_weights(address: str) -> Path:
     """A local file with the content of ``address``, downloaded once.
 
-    Raises UserError for a missing file, and without a network what to download and where to put it.
+    Raises UserError for a missing file; if the download fails, it says what to download and where to put it.
     """
     url = web_address(address)
     if url is None:
@@ -58,7 +58,7 @@ def _download(url: str, target: Path) -> Path:
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT_SECONDS)
     try:
-        found = Path(manager.get_local_path(url))
+        downloaded = Path(manager.get_local_path(url))
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise UserError(
             f"cannot download {url} ({error}). Download it elsewhere and put it at {target}"
@@ -66,7 +66,7 @@ def _download(url: str, target: Path) -> Path:
         ) from error
     finally:
         socket.setdefaulttimeout(before)
-    if not found.stat().st_size:
-        found.unlink()
+    if not downloaded.stat().st_size:
+        downloaded.unlink()
         raise UserError(f"{url} gave an empty file; try again")
-    return found
+    return downloaded

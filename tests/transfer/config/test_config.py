@@ -67,7 +67,7 @@ def test_bases_merge_in_order_and_relative(tmp_path):
         ("SOLVER: {BASE_RL: 0.1}", "unknown key SOLVER.BASE_RL; did you mean SOLVER.BASE_LR"),
         ("MODEL: !!python/object/apply:os.system ['true']", "only plain YAML"),
         ("_BASE_: https://example.org/x.yaml", "must be a local file"),
-        ("_BASE_: c.yaml", "comes back to itself"),
+        ("_BASE_: c.yaml", r"circular _BASE_: c\.yaml -> c\.yaml"),
         ("_BASE_: nowhere.yaml", "does not exist"),
         ("SEED: 1\nSEED: 2", "duplicate key SEED"),
         ("- 1", "expected keys and values"),
@@ -90,7 +90,7 @@ def test_bad_files_are_refused_by_name(tmp_path, text, message):
     ("opts", "message"),
     [
         (["SOLVER.BASE_LR"], "pairs"),
-        (["SEED", "1", "--resume"], "--resume stands behind KEY VALUE options"),
+        (["SEED", "1", "--resume"], "--resume must come before the KEY VALUE overrides"),
         (["SOLVER", "1"], "section"),
         (["SOLVER.BASELR", "1.0"], "did you mean SOLVER.BASE_LR"),
         (["SOLVER.BASE_LR", "1"], "SOLVER.BASE_LR"),

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from convert.preprocessing import IMAGENET
 from runtime.errors import UserError
 from tests.transfer.config.moco_configs import MOCO_CONFIGS, write_moco_configs
 from transfer.config import OWN_PREFIX, flatten, load_config
 from transfer.engines.torchvision.support import check_support
 from transfer.engines.training.checks import check_values
-from transfer.fine_tuning.initialisation import TORCHVISION_INPUT, Init, apply_settings
+from transfer.fine_tuning.initialisation import Init, apply_settings
 
 ROW = re.compile(r"\| (?P<folder>[\w.-]+) \| (?P<names>[\w., -]+) \| (?P<verdict>.+) \|")
 
@@ -75,7 +76,7 @@ def test_the_moco_configs_load_with_every_key_and_run(name: str, moco: dict[str,
 )
 def test_this_projects_configs_are_the_moco_configs(theirs: str, ours: str, moco: dict[str, Path]) -> None:
     cfg = load_config(ours)
-    apply_settings(cfg, Init("moco", settings=TORCHVISION_INPUT), {})
+    apply_settings(cfg, Init("moco", settings=IMAGENET.config()), {})
     cfg.MODEL.WEIGHTS = "See Instructions"
     assert flatten(cfg) == flatten(load_config(moco[theirs]))
 

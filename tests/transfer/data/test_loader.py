@@ -1,10 +1,8 @@
 """Loaders: resume, ranks, workers, and equality with Detectron2 batch by batch."""
 
 import itertools
-import multiprocessing
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -12,29 +10,15 @@ import torch
 from PIL import Image
 
 from runtime.errors import UserError
+from tests.transfer.data.loaders import loader, make_mapper, signal_the_workers, take
 from tests.transfer.toy_data import write_coco
 from transfer.data.catalog import get_dataset
-from transfer.data.loader import PackedRecords, build_test_loader, build_train_loader, draw_base_seed
-from transfer.data.mapper import DetectionMapper
+from transfer.data.loader import PackedRecords, build_test_loader, draw_base_seed
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory):
     return get_dataset(write_coco(tmp_path_factory.mktemp("toy"), count=14)).records()
-
-
-def make_mapper(train=True, **changes):
-    options = {"image_format": "BGR", "min_sizes": (32, 40, 48), "max_size": 90, "flip": "horizontal"}
-    return DetectionMapper(train=train, **{**options, **changes})
-
-
-def loader(records, **changes):
-    options = {"mapper": make_mapper(), "batch_size": 2, "seed": 3, "draw_seed": 99, "num_workers": 0}
-    return build_train_loader(records=records, **{**options, **changes})
-
-
-def take(iterable, count):
-    return list(itertools.islice(iter(iterable), count))
 
 
 def same_batches(ours, theirs):
@@ -50,16 +34,6 @@ def test_a_loader_that_starts_late_continues_the_stream(records, workers):
     same_batches(whole[6:], take(loader(records, num_workers=workers, start=6), 3))
 
 
-def signal_the_workers():
-    """What Slurm and Ctrl-C do to the processes of a run, but for the main one."""
-    workers = multiprocessing.active_children()
-    for name in ("INT", "USR1", "TERM"):
-        subprocess.run(["kill", f"-{name}", *(str(worker.pid) for worker in workers)], check=True)
-        time.sleep(0.2)
-    assert workers
-    assert all(worker.is_alive() for worker in workers)
-
-
 def test_workers_outlive_the_signals_that_stop_a_run(records):
     batches = iter(loader(records, num_workers=2))
     started = list(itertools.islice(batches, 1))
@@ -69,13 +43,8 @@ def test_workers_outlive_the_signals_that_stop_a_run(records):
 
 def test_a_process_that_ends_with_its_loader_open_does_not_wait_for_the_workers(repo, tmp_path):
     name = write_coco(tmp_path, count=4)
-    code = f"""
-import sys
-from tests.transfer.data.test_loader import get_dataset, loader
-sys.kept = iter(loader(get_dataset({name!r}).records(), num_workers=1))
-next(sys.kept)
-"""
-    subprocess.run([sys.executable, "-c", code], cwd=repo, timeout=100, check=True)
+    command = [sys.executable, "-m", "tests.transfer.data.programs.open_loader", name]
+    subprocess.run(command, cwd=repo, timeout=100, check=True)
 
 
 def test_iterating_leaves_the_global_generators_alone(records):

@@ -63,7 +63,8 @@ def tiny_coco(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Name of a data set of eight images of two orientations with coloured rectangles as polygons, three classes."""
     folder = tmp_path_factory.mktemp("tiny")
     rng = np.random.RandomState(0)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for index in range(8):
         height, width = ((60, 80), (90, 66))[index % 2]
         pixels = rng.randint(0, 90, (height, width, 3)).astype(np.uint8)

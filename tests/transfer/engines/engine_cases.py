@@ -59,6 +59,21 @@ MASK = {"MODEL.MASK_ON": True}
 TUNED = {"MODEL.BACKBONE.FREEZE_AT": 0, "MODEL.RESNETS.STRIDE_IN_1X1": False}
 MOCO_C4 = {**THIN, **TUNED, "MODEL.RESNETS.NORM": "naiveSyncBN", "MODEL.ROI_HEADS.NAME": "Res5ROIHeadsExtraNorm"}
 
+# turns the tiny FPN config of the fixtures into one with the MoCo paper's C4 head
+EXTRA_NORM_C4: dict[str, Any] = {
+    "MODEL.BACKBONE.NAME": "build_resnet_backbone",
+    "MODEL.RESNETS.OUT_FEATURES": ["res4"],
+    "MODEL.RESNETS.NORM": "naiveSyncBN",
+    "MODEL.FPN.NORM": "",
+    "MODEL.RPN.IN_FEATURES": ["res4"],
+    "MODEL.ANCHOR_GENERATOR.SIZES": [[16, 32, 64]],
+    "MODEL.ROI_HEADS.NAME": "Res5ROIHeadsExtraNorm",
+    "MODEL.ROI_HEADS.IN_FEATURES": ["res4"],
+    "MODEL.ROI_BOX_HEAD.NAME": "",
+    "MODEL.MASK_ON": False,
+    "SOLVER.MAX_ITER": 20,
+}
+
 CASES: dict[str, dict[str, Any]] = {
     "fpn_mask": {**R18, **FPN, **MASK},
     "fpn_mask_syncbn": {

@@ -104,57 +104,19 @@ def test_torchrun_equals_one_process(alone: Path, config_file: Path, tmp_path: P
     assert_equal_runs(alone, tmp_path / "run")
 
 
-WORKER = """
-import sys
-sys.path.insert(0, {repo!r})
-import torch
-import torch.distributed as dist
-from torch import nn
-from transfer.engines.torchvision.model.norms import build_norm
-from transfer.engines.training.precise_bn import PreciseBatchNorm
-
-torch.set_num_threads(1)
-dist.init_process_group("gloo")
-rank = dist.get_rank()
-torch.manual_seed(0)
-whole = torch.randn(5, 8, 6, 7, dtype=torch.float32) * 3 + 1
-parts = [whole[:3], whole[3:]]  # ranks of unequal size
-results = {{}}
-for name in ("SyncBN", "naiveSyncBN"):
-    norm = build_norm(name, 8)
-    with torch.no_grad():
-        norm.weight.copy_(torch.linspace(0.5, 2, 8))
-    x = parts[rank].clone().requires_grad_()
-    y = norm(x)
-    loss = (y * torch.arange(y.numel()).view_as(y).cos()).sum()
-    loss.backward()
-    dist.all_reduce(norm.weight.grad)
-    results[name] = {{"y": y.detach(), "grad": x.grad, "weight_grad": norm.weight.grad,
-                      "mean": norm.running_mean, "var": norm.running_var}}
-torch.manual_seed(rank)
-net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-for p in net.parameters():
-    dist.broadcast(p.data, 0)
-batches = [torch.randn(2 + rank, 3, 4, 4) + rank for _ in range(3)]
-PreciseBatchNorm(net, lambda start: iter(batches), iterations=3).update()
-results["precise"] = {{"mean": net[1].running_mean, "var": net[1].running_var}}
-results["inputs"] = {{"batches": batches, "weight": net[0].weight.data, "bias": net[0].bias.data}}
-torch.save(results, {out!r} + f"/{{rank}}.pt")
-dist.barrier()
-dist.destroy_process_group()  # its threads, still running at exit, abort the process now and then
-"""
-
-
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> list[dict[str, Any]]:
     """What two gloo processes computed with the norms and with precise batch norm."""
     folder = tmp_path_factory.mktemp("ranks")
-    (folder / "worker.py").write_text(WORKER.format(repo=str(repo), out=str(folder)))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": "2"}
     processes = [
-        subprocess.Popen([sys.executable, str(folder / "worker.py")], env={**os.environ, **address, "RANK": str(rank)})
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.transfer.engines.programs.norms_of_rank", str(folder)],
+            cwd=repo,
+            env={**os.environ, **address, "RANK": str(rank)},
+        )
         for rank in range(2)
     ]
     assert [process.wait(timeout=200) for process in processes] == [0, 0]
@@ -172,7 +134,7 @@ def test_sync_bn_equals_one_process_on_the_whole_batch(two_ranks: list[dict[str,
     first, second = y[:3], y[3:]
     loss = sum((part * torch.arange(part.numel()).view_as(part).cos()).sum() for part in (first, second))
     loss.backward()
-    close = {"rtol": 1e-4, "atol": 1e-5}
+    close: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(torch.cat([r["SyncBN"]["y"] for r in two_ranks]), y.detach(), **close)
     torch.testing.assert_close(torch.cat([r["SyncBN"]["grad"] for r in two_ranks]), x.grad, **close)
     torch.testing.assert_close(two_ranks[0]["SyncBN"]["weight_grad"], norm.weight.grad, **close)

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from runtime.errors import UserError
-from tests.transfer.data.test_loader import signal_the_workers
+from tests.transfer.data.loaders import signal_the_workers
 from tests.transfer.keypoint_data import NAMES, write_keypoints
 from transfer.config import load_config
 from transfer.data.catalog import get_dataset
 from transfer.evaluate import evaluate
 from transfer.evaluate.detections import Detections
-from transfer.fine_tuning.preparation import check_keypoints
+from transfer.fine_tuning.checks import Datasets, check_keypoints
 
 SHRUNK = {
     "MODEL.DEVICE": "cpu",
@@ -125,7 +125,12 @@ def test_statistics_are_measured_so_that_ranks_agree(
     averaged: list[int] = []
     original = precise_bn._averaged
     monkeypatch.setattr(hooks, "PreciseBN", used)
-    monkeypatch.setattr(precise_bn, "_averaged", lambda *a: averaged.append(1) or original(*a))
+
+    def counted(*moments: Any) -> Any:
+        averaged.append(1)
+        return original(*moments)
+
+    monkeypatch.setattr(precise_bn, "_averaged", counted)
     given = {**SHRUNK, "SOLVER.MAX_ITER": "1", "DATASETS.TRAIN": f"('{people}',)", "DATASETS.TEST": "()"}
     cfg = load_config("coco_keypoints_R50_FPN_2x.yaml", [word for pair in given.items() for word in pair])
     cfg.MODEL.RESNETS.NORM = cfg.MODEL.FPN.NORM = "BN"
@@ -151,6 +156,8 @@ def test_augmented_keypoints_are_refused(detectron2_engine: Any) -> None:
 def test_keypoints_that_do_not_fit_are_refused(
     changes: dict[str, Any], opts: list[str], message: str, tmp_path: Path
 ) -> None:
-    cfg = load_config("coco_keypoints_R50_FPN_2x.yaml", opts)
+    data = f"('{write_keypoints(tmp_path, images=2, **changes)}',)"
+    cfg = load_config("coco_keypoints_R50_FPN_2x.yaml", ["DATASETS.TRAIN", data, "DATASETS.TEST", data, *opts])
+    datasets = Datasets.of(cfg, train=True)
     with pytest.raises(UserError, match=message):
-        check_keypoints(cfg, [write_keypoints(tmp_path, images=2, **changes)])
+        check_keypoints(cfg, datasets)

@@ -1,5 +1,7 @@
 """Random detection problems with everything that makes evaluators disagree."""
 
+from typing import Any
+
 import numpy as np
 from pycocotools import mask as coco_mask
 
@@ -11,7 +13,7 @@ def random_problem(seed: int, images: int = 4, classes: int = 4, crowded: bool =
     set ids of annotations begin with 0, and a few detections are of a class that the file does not have.
     """
     rng = np.random.default_rng(seed)
-    content = {
+    content: dict[str, list[dict[str, Any]]] = {
         "images": [],
         "annotations": [],
         "categories": [{"id": 2 * c + 1, "name": f"c{c}"} for c in range(classes)],

@@ -45,7 +45,7 @@ def judge(*detected: tuple[int, list[float], float], crowd: bool = False) -> dic
         {"bbox": [50.0, 50.0, 60.0, 60.0], "bbox_mode": 0, "category_id": 1},
     ]
     category, boxes, scores = zip(*detected)
-    detections = Detections([7], [0] * len(boxes), category, np.array(boxes), scores)
+    detections = Detections([7], np.zeros(len(boxes)), np.array(category), np.array(boxes), np.array(scores))
     return {k: v for k, v in error_types([{"image_id": 7, "annotations": truth}], detections).count.items() if v}
 
 

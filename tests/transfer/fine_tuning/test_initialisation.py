@@ -7,13 +7,12 @@ import pytest
 
 from convert.backbone_file import write_backbone
 from convert.conversion import convert
+from convert.preprocessing import IMAGENET, MSRA_BGR
 from runtime.atomic import sha256_file
 from runtime.errors import UserError
 from transfer.config import default_config, dump_config, merge_opts
 from transfer.fine_tuning import weight_addresses as addresses
 from transfer.fine_tuning.initialisation import (
-    MSRA_INPUT,
-    TORCHVISION_INPUT,
     Init,
     apply_settings,
     evaluated_model,
@@ -62,14 +61,14 @@ def test_a_backbone_sets_the_four_switches(backbone, tmp_path):
     changed = apply_settings(cfg, init, {})
     assert len(changed) == 4
     assert cfg.INPUT.FORMAT == "RGB"
-    assert list(cfg.MODEL.PIXEL_STD) == TORCHVISION_INPUT["MODEL.PIXEL_STD"]
+    assert list(cfg.MODEL.PIXEL_STD) == IMAGENET.config()["MODEL.PIXEL_STD"]
     assert cfg.MODEL.RESNETS.STRIDE_IN_1X1 is False
     assert apply_settings(cfg, init, {}) == []
     assert init.record()["kind"] == "backbone"
     assert json.loads(json.dumps(init.record())) == init.record()
 
 
-@pytest.mark.parametrize("key", list(MSRA_INPUT))
+@pytest.mark.parametrize("key", list(MSRA_BGR.config()))
 def test_an_explicit_contradiction_is_refused_by_key(backbone, tmp_path, key):
     cfg = r18()
     init = resolve_init(str(backbone), cfg, name=None, folder=tmp_path)
@@ -92,10 +91,10 @@ def test_a_training_checkpoint_is_converted_on_the_way(checkpoint, tmp_path):
 
 
 def test_an_evaluated_model_brings_the_input_it_was_trained_with(tmp_path):
-    with pytest.raises(UserError, match="--eval-only: no"):
+    with pytest.raises(UserError, match="--eval-only: no file"):
         evaluated_model(tmp_path / "model_final.pth")
     (tmp_path / "model_final.pth").write_bytes(b"x")
-    (tmp_path / "config.yaml").write_text(dump_config(r18(**TORCHVISION_INPUT)))
+    (tmp_path / "config.yaml").write_text(dump_config(r18(**IMAGENET.config())))
     cfg = r18()
     init = evaluated_model(tmp_path / "model_final.pth")
     assert len(apply_settings(cfg, init, {})) == 4
@@ -160,6 +159,12 @@ def test_offline_says_what_to_download_and_where_to_put_it(tmp_path, monkeypatch
 def test_sidecars_with_unknown_keys_are_refused():
     with pytest.raises(UserError, match=r"MODEL\.NOSE is not a key"):
         apply_settings(default_config(), Init("x", settings={"MODEL.NOSE": 1}), {})
+
+
+def test_a_sidecar_with_an_impossible_value_is_refused():
+    for key, value in (("INPUT.FORMAT", "L"), ("MODEL.PIXEL_MEAN", "0"), ("MODEL.RESNETS.STRIDE_IN_1X1", 1)):
+        with pytest.raises(UserError, match=f"{key} cannot be {value!r}"):
+            apply_settings(default_config(), Init("x", sidecar={}, settings={key: value}), {})
 
 
 def test_values_are_compared_as_numbers():

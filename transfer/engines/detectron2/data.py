@@ -1,4 +1,4 @@
-"""Images for Detectron2: the shared loader's batches as its Instances, or its own loader where only that will do."""
+"""Batches for Detectron2: from the shared loader, or from Detectron2's own loader for data that only it provides."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def as_detectron2_items(batch: Sequence[dict[str, Any]]) -> Items:
         if "instances" not in item:
             items.append(dict(item))
             continue
-        found = item["instances"]
+        targets = item["instances"]
         instances = Instances(tuple(item["image"].shape[1:]))
-        instances.gt_boxes, instances.gt_classes = Boxes(found["boxes"]), found["classes"]
-        masks = found.get("masks")
+        instances.gt_boxes, instances.gt_classes = Boxes(targets["boxes"]), targets["classes"]
+        masks = targets.get("masks")
         if masks is not None:
             instances.gt_masks = BitMasks(masks) if isinstance(masks, torch.Tensor) else PolygonMasks(masks)
         items.append({**item, "instances": instances})
@@ -42,15 +42,15 @@ def as_detectron2_items(batch: Sequence[dict[str, Any]]) -> Items:
 
 
 def needs_own_loader(cfg: Any) -> bool:
-    """Whether the config wants data that only Detectron2's loader makes; such runs resume, but not exactly."""
+    """Whether the config needs data that only Detectron2's loader provides; such runs do not resume exactly."""
     return bool(cfg.MODEL.KEYPOINT_ON or cfg.MODEL.LOAD_PROPOSALS or cfg.INPUT.CROP.ENABLED)
 
 
 class ResumableBatches:
-    """The training batches as Detectron2's trainer wants them: ``iter()`` starts at ``start``.
+    """The training batches in the form that Detectron2's trainer expects; ``iter()`` starts at batch ``start``.
 
-    The shared loader plans Detectron2's own stream (order, sizes, flips) without its loader's hidden state, so that it
-    can be entered anywhere; Detectron2's sampler would begin again with the first epoch.
+    The shared loader plans Detectron2's own stream (order, sizes, flips) without hidden state, so that it can start
+    anywhere; Detectron2's sampler would start again with the first epoch.
     """
 
     def __init__(self, feed: TrainingFeed) -> None:
@@ -63,8 +63,11 @@ class ResumableBatches:
             yield self.last
 
 
-class _MapperOfALastingWorker:
-    """Detectron2's mapper, in workers that outlive the signals to their run: its loader takes no ``worker_init_fn``."""
+class _SignalSafeMapper:
+    """Detectron2's mapper for workers that ignore stop signals.
+
+    Detectron2's loader accepts no ``worker_init_fn``, so the first call in a worker sets the signals up.
+    """
 
     def __init__(self, mapper: DatasetMapper) -> None:
         self._mapper, self._unprotected = mapper, True
@@ -79,7 +82,7 @@ class _MapperOfALastingWorker:
 def own_train_loader(cfg: Any) -> Any:
     """Detectron2's training loader on the data sets of the shared catalog."""
     register_datasets([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
-    return build_detection_train_loader(cfg, mapper=_MapperOfALastingWorker(DatasetMapper(cfg, is_train=True)))
+    return build_detection_train_loader(cfg, mapper=_SignalSafeMapper(DatasetMapper(cfg, is_train=True)))
 
 
 def test_batches(cfg: Any, dataset: str, rank: int, world: int) -> Any:
@@ -91,9 +94,9 @@ def test_batches(cfg: Any, dataset: str, rank: int, world: int) -> Any:
 
 
 def register_datasets(names: Sequence[str]) -> None:
-    """Give Detectron2's catalog the shared records under these names.
+    """Register the shared records in Detectron2's catalog under these names.
 
-    Built-in names that the shared catalog does not know (keypoints, panoptic) stay Detectron2's. The shared records
+    Built-in names that the shared catalog does not have (panoptic) stay Detectron2's. The shared records
     hold floats: Detectron2's reader keeps integers, whose resized coordinates it would then truncate.
     """
     for name in names:
@@ -114,7 +117,7 @@ def register_datasets(names: Sequence[str]) -> None:
 
 
 def mirrored_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Keypoints that change places in a mirrored image: left_eye and right_eye."""
+    """Keypoints that are exchanged in a mirrored image, such as left_eye and right_eye."""
     pairs = [(name, name.replace("left", "right")) for name in names if "left" in name]
     return [pair for pair in pairs if pair[1] in names]
 

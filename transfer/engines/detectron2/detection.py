@@ -1,4 +1,4 @@
-"""Running a Detectron2 model over a data set."""
+"""Runs a Detectron2 model over a data set."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pycocotools.mask as rle
 import torch
 from tqdm import tqdm
 
+from runtime.distributed import rank, rank_count
 from transfer.engines.detectron2.data import test_batches
-from transfer.engines.training.ranks import gather_objects, rank, rank_count
+from transfer.engines.training.ranks import gather_objects
 from transfer.evaluate.detections import Detections
 
 
@@ -37,10 +38,10 @@ def detect_dataset(cfg: Any, model: torch.nn.Module, dataset: str) -> Detections
     return detections
 
 
-def arrays(found: Any) -> tuple[Any, ...]:
+def arrays(instances: Any) -> tuple[Any, ...]:
     """Boxes, scores, classes, run-length masks and, if there are any, keypoints n x K x 3 of an image's Instances."""
     masks = None
-    if found.has("pred_masks"):
-        masks = [rle.encode(np.asfortranarray(mask.numpy().astype(np.uint8))) for mask in found.pred_masks]
-    points = [found.pred_keypoints.numpy()] if found.has("pred_keypoints") else []
-    return found.pred_boxes.tensor.numpy(), found.scores.numpy(), found.pred_classes.numpy(), masks, *points
+    if instances.has("pred_masks"):
+        masks = [rle.encode(np.asfortranarray(mask.numpy().astype(np.uint8))) for mask in instances.pred_masks]
+    points = [instances.pred_keypoints.numpy()] if instances.has("pred_keypoints") else []
+    return instances.pred_boxes.tensor.numpy(), instances.scores.numpy(), instances.pred_classes.numpy(), masks, *points

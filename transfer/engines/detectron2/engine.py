@@ -1,4 +1,4 @@
-"""The engine around the real Detectron2. Only the files of this folder whose names begin with detectron2 import it."""
+"""The engine around the real Detectron2, which only the modules of this package import."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from runtime.distributed import rank, rank_count
 from runtime.errors import UserError
 from runtime.seeds import seed_everything
 from runtime.stop import StopSignal
 from transfer.engines.protocol import AfterEval, TrainSummary
 from transfer.engines.training.checks import check_schedule
 from transfer.engines.training.device import choose_device, set_arithmetic
-from transfer.engines.training.ranks import rank, rank_count
 from transfer.engines.training.world_size import scale_to_processes
 
 if TYPE_CHECKING:
@@ -30,17 +30,17 @@ class Detectron2Engine:
     name = "detectron2"
 
     def versions(self) -> dict[str, str]:
-        """Versions of the libraries that make the numbers."""
+        """Versions of the libraries that results depend on."""
         return {package: metadata.version(package) for package in ("detectron2", "torch", "torchvision", "fvcore")}
 
     def check(self, cfg: Any) -> None:
-        """Raise UserError for this project's own keys and for what no run behind Detectron2 could be made with."""
+        """Raise UserError for this project's own keys and for settings with which Detectron2 cannot run."""
         from transfer.engines.detectron2.support import check_support
 
         check_support(cfg)
         if rank_count() > 1 and choose_device(cfg.MODEL.DEVICE).type == "cpu":
             raise UserError(
-                "engine detectron2 trains in several processes on GPUs only; use --engine torchvision on CPUs"
+                "engine detectron2 needs GPUs to train in several processes; use --engine torchvision on CPUs"
             )
 
     def train(
@@ -56,10 +56,9 @@ class Detectron2Engine:
         import transfer.engines.detectron2.heads  # noqa: F401 (registers this project's heads)
         from transfer.engines.detectron2.trainer import StoppedEarly, Trainer
 
-        self.check(cfg)
         began = time.perf_counter()
         _join_local_group()
-        # Detectron2's trainer scales on its own, but only after the batches have been made
+        # Detectron2's trainer scales the schedule itself, but only after the data loader has been built
         own = detectron2_config(scale_to_processes(cfg, rank_count()), folder)
         check_schedule(own, rank_count())
         process_seed = cfg.SEED + rank() if cfg.SEED >= 0 else random.SystemRandom().randrange(2**31)
@@ -91,7 +90,6 @@ class Detectron2Engine:
         from transfer.engines.detectron2.detection import detect_dataset
         from transfer.engines.weights.loading import load_weights
 
-        self.check(cfg)
         own = detectron2_config(cfg, Path(cfg.OUTPUT_DIR))
         set_arithmetic(cfg)
         model = build_model(own)
@@ -100,7 +98,7 @@ class Detectron2Engine:
 
 
 def detectron2_config(cfg: Any, folder: Path) -> Any:
-    """``cfg`` on Detectron2's own tree, without this project's keys."""
+    """``cfg`` as Detectron2's own config, without this project's keys."""
     from detectron2.config import get_cfg
 
     shared = cfg.clone()
@@ -109,13 +107,13 @@ def detectron2_config(cfg: Any, folder: Path) -> Any:
     own = get_cfg()
     own.merge_from_other_cfg(shared)
     own.OUTPUT_DIR = str(folder)
-    own.TEST.EXPECTED_RESULTS = []  # checked outside the engines; Detectron2's trainer insists on its own evaluation
+    own.TEST.EXPECTED_RESULTS = []  # checked outside the engines; Detectron2's trainer would check its own evaluation
     own.MODEL.DEVICE = choose_device(cfg.MODEL.DEVICE).type
     return own
 
 
 def _join_local_group() -> None:
-    """What Detectron2's launcher does in every process: name the processes of this machine."""
+    """Create the group of this machine's processes, as Detectron2's launcher does in every process."""
     from detectron2.utils import comm
 
     if rank_count() > 1 and comm._LOCAL_PROCESS_GROUP is None:

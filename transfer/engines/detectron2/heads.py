@@ -1,6 +1,6 @@
-"""This project's additions to Detectron2's registries: importing this file makes the MoCo paper's heads known to it.
+"""This project's additions to Detectron2's registries: importing this module registers the MoCo paper's heads.
 
-Besides ``train_net.py`` that serves any Detectron2 script, ``DefaultPredictor`` included.
+Any Detectron2 script can import it, for example before using ``DefaultPredictor``.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def build_resnet_dilated_c5_backbone(cfg: Any, input_shape: ShapeSpec) -> Dilate
     return DilatedC5(build_resnet_backbone(cfg, input_shape), cfg.MODEL.RESNETS.NORM)
 
 
-# a user's own script may have registered MoCo's head already: theirs stays
+# a user's own script may have registered MoCo's head already, which is then left in place
 for registry, item in (
     (ROI_HEADS_REGISTRY, Res5ROIHeadsExtraNorm),
     (BACKBONE_REGISTRY, build_resnet_dilated_c5_backbone),

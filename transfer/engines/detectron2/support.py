@@ -1,4 +1,4 @@
-"""What Detectron2, or this project around it, would end on with a traceback, or pass over: named before a run."""
+"""Settings that would end a Detectron2 run with a traceback, or be ignored by it: refused before the run starts."""
 
 from __future__ import annotations
 
@@ -21,15 +21,14 @@ from detectron2.modeling import (
 import transfer.engines.detectron2.heads  # noqa: F401 (registers this project's heads)
 from runtime.errors import UserError
 from transfer.config import flatten, unsupported_keys
-from transfer.engines.torchvision.support import CHOICES, check_conflicts
+from transfer.engines.training.choices import CHOICES, check_choices, check_conflicts
 
 ENGINE = "detectron2"
 
-# what they find is not boxes of classes, which is all that this project's data sets and evaluation are about
+# they do not predict boxes with classes, which is all that this project's data sets and evaluation cover
 OTHER_TASKS = ("ProposalNetwork", "SemanticSegmentor", "PanopticFPN")
-SAMPLERS = ("TrainingSampler", "RepeatFactorTrainingSampler")  # the others need keys that Detectron2's schema lacks
 
-# names that a user's script may add to
+# registries that a user's script can extend
 REGISTRIES = {
     "MODEL.META_ARCHITECTURE": META_ARCH_REGISTRY,
     "MODEL.BACKBONE.NAME": BACKBONE_REGISTRY,
@@ -43,24 +42,10 @@ REGISTRIES = {
 }
 UNREGISTERED = {"MODEL.ROI_BOX_HEAD.NAME": "", "MODEL.PROPOSAL_GENERATOR.NAME": "PrecomputedProposals"}
 NORMS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
-# keys of which Detectron2 knows the same values as the embedded engine
-CLOSED = (
-    "MODEL.FPN.FUSE_TYPE",
-    "MODEL.RPN.BBOX_REG_LOSS_TYPE",
-    "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE",
-    "MODEL.RESNETS.DEPTH",
-    "MODEL.RESNETS.RES5_DILATION",
-    "INPUT.MASK_FORMAT",
-    "INPUT.MIN_SIZE_TRAIN_SAMPLING",
-    "INPUT.RANDOM_FLIP",
-    "SOLVER.WARMUP_METHOD",
-    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE",
-    "FLOAT32_PRECISION",
-)
 
 
 def check_support(cfg: Any) -> None:
-    """Raise UserError naming the key for the first setting that a run behind Detectron2 could not be made with."""
+    """Raise UserError naming the key for the first setting with which a Detectron2 run cannot work."""
     for key, value in unsupported_keys(cfg, "E").items():
         raise UserError(f"{key} {value!r} is not supported by engine {ENGINE}; use --engine torchvision for it")
     values = flatten(cfg)
@@ -77,10 +62,7 @@ def check_support(cfg: Any) -> None:
             get_norm(values[key], 32)
         except KeyError as error:
             raise UserError(f"{key} {values[key]!r} is not a norm of Detectron2") from error
-    for key, known in [*((key, CHOICES[key]) for key in CLOSED), ("DATALOADER.SAMPLER_TRAIN", SAMPLERS)]:
-        if values[key] not in known:
-            names = ", ".join(map(repr, known))
-            raise UserError(f"{key} {values[key]!r} is not supported by engine {ENGINE}; it knows {names}")
+    check_choices(values, CHOICES, ENGINE)
     if values["MODEL.META_ARCHITECTURE"] == "GeneralizedRCNN":
         check_conflicts(cfg, ENGINE)
     if cfg.TEST.AUG.ENABLED and cfg.MODEL.KEYPOINT_ON:

@@ -1,4 +1,4 @@
-"""Detectron2's DefaultTrainer with what a run of this project adds: exact resume, stops, shared evaluation."""
+"""Detectron2's DefaultTrainer with exact resume, stop signals and this project's evaluation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
 from runtime.atomic import write_text
-from runtime.errors import UserError
 from runtime.logs import get_logger
 from runtime.seeds import rng_state, set_rng_state
 from runtime.torch_files import save_torch
@@ -25,7 +24,13 @@ from transfer.engines.detectron2.data import (
     own_train_loader,
 )
 from transfer.engines.training.batches import TrainingFeed
-from transfer.engines.training.failures import ONE_VALUE, NonFiniteLoss
+from transfer.engines.training.failures import (
+    ONE_VALUE,
+    check_length,
+    different_config,
+    non_finite_loss,
+    one_value_per_channel,
+)
 from transfer.engines.training.precise_bn import PreciseBatchNorm
 from transfer.engines.training.ranks import any_rank, gather_objects
 from transfer.engines.weights.checkpoints import OWN_KEY, POINTER, checkpoint_name, load_latest
@@ -33,11 +38,11 @@ from transfer.engines.weights.loading import load_weights
 
 
 class StoppedEarly(BaseException):
-    """Leaves Detectron2's loop after a stop signal; not an Exception, which the loop would log as a failure."""
+    """Ends Detectron2's loop after a stop signal. Not an Exception, which the loop would log as a failure."""
 
 
 class Trainer(DefaultTrainer):
-    """DefaultTrainer on the shared batches; ``process_seed`` is what this process was seeded with."""
+    """DefaultTrainer on the shared batches; ``process_seed`` is the seed of this process's generators."""
 
     def __init__(self, cfg: Any, process_seed: int, stop_requested: Callable[[], bool], evaluate: Any) -> None:
         self.process_seed, self.stop_requested, self.evaluate = process_seed, stop_requested, evaluate
@@ -47,45 +52,38 @@ class Trainer(DefaultTrainer):
         self.batches = ResumableBatches(self.feed) if self.feed is not None else None
         self.precise_bn: PreciseBatchNorm | None = None
         self.random_state: dict[str, Any] | None = None
-        # DefaultTrainer calls a class method for its loader; this run's batches stand in its place
+        # DefaultTrainer gets its loader from this class method; an instance attribute replaces it
         self.build_train_loader = (lambda cfg: self.batches) if self.batches is not None else own_train_loader
         super().__init__(cfg)
 
     def begin(self, folder: Path, resume: bool) -> None:
-        """Take up the newest readable checkpoint of ``folder``, or load MODEL.WEIGHTS."""
+        """Resume from the newest readable checkpoint of ``folder``, or load MODEL.WEIGHTS."""
         latest = load_latest(folder) if resume else None
         model: Any = getattr(self.model, "module", self.model)
         if latest is None:
             if self.cfg.MODEL.WEIGHTS:
                 load_weights(model, self.cfg.MODEL.WEIGHTS)
         else:
-            self._take_up(model, *latest)
+            self._restore(model, *latest)
         if self.batches is not None and self.batches.worker_seed < 0:
             self.batches.worker_seed = draw_base_seed()
 
-    def _take_up(self, model: torch.nn.Module, name: str, content: dict[str, Any]) -> None:
+    def _restore(self, model: torch.nn.Module, name: str, content: dict[str, Any]) -> None:
         folder = Path(self.cfg.OUTPUT_DIR)
         try:
             model.load_state_dict(content["model"])
             self.load_state_dict(content["trainer"])
             self.start_iter = int(self.iter) + 1
-            exactly = self._take_up_stream(content.get(OWN_KEY))
+            exactly = self._restore_stream(content.get(OWN_KEY))
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-            raise UserError(
-                f"{folder / name} is of another config than this one; use another OUTPUT_DIR "
-                f"({' '.join(str(error).split())[:200]})"
-            ) from error
-        if self.start_iter > self.max_iter:
-            raise UserError(
-                f"{folder / name} has {self.start_iter} iterations, SOLVER.MAX_ITER is {self.max_iter}; raise it, or "
-                "use another OUTPUT_DIR"
-            )
+            raise different_config(folder / name, error) from error
+        check_length(folder / name, self.start_iter, self.max_iter)
         get_logger(__name__).info("resuming from %s at iteration %d", name, self.start_iter)
         if not exactly:
             get_logger(__name__).warning("%s: the order of images restarts", name)
 
-    def _take_up_stream(self, exact: dict[str, Any] | None) -> bool:
-        """Random states and position in the stream of images; False when the checkpoint has none for these ranks."""
+    def _restore_stream(self, exact: dict[str, Any] | None) -> bool:
+        """Restore random states and stream position; returns False if the checkpoint has none for these ranks."""
         if exact is None or self.batches is None or len(exact["rng"]) != comm.get_world_size():
             return False
         own = exact["rng"][comm.get_rank()]
@@ -98,31 +96,24 @@ class Trainer(DefaultTrainer):
         return True
 
     def before_train(self) -> None:
-        """Restore the random state last: building the trainer drew from it."""
+        """Restore the random state last: building the trainer has drawn from it."""
         super().before_train()
         if self.random_state is not None:
             set_rng_state(self.random_state)
 
     def run_step(self) -> None:
-        """One step; a loss that is not finite is reported with iteration and images before the update."""
+        """One step; a loss that is not finite raises NonFiniteLoss with iteration and images before the update."""
         try:
             super().run_step()
         except FloatingPointError as error:
-            reason = " ".join(str(error).split())
-            raise NonFiniteLoss(
-                f"the loss is not finite at iteration {self.iter} on images {self._images()} ({reason}); nothing "
-                "was updated. Lower SOLVER.BASE_LR, lengthen the warm-up, or clip gradients, then resume"
-            ) from error
+            raise non_finite_loss(self.iter, self._image_ids(), error) from error
         except ValueError as error:
             if ONE_VALUE not in str(error):
                 raise
-            raise UserError(
-                f"a batch norm sees one value per channel at iteration {self.iter}, images {self._images()} ({error}); "
-                "raise SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN, or choose norms GN or FrozenBN"
-            ) from error
+            raise one_value_per_channel(self.iter, self._image_ids(), error) from error
 
-    def _images(self) -> str:
-        return ", ".join(str(i.get("image_id")) for i in self.batches.last) if self.batches is not None else "unknown"
+    def _image_ids(self) -> list[str]:
+        return [str(item.get("image_id")) for item in self.batches.last] if self.batches is not None else ["unknown"]
 
     def save(self, name: str) -> None:
         """Write a checkpoint with the random state of all ranks, whole or not at all; call it on every rank."""
@@ -133,11 +124,11 @@ class Trainer(DefaultTrainer):
         }
         exact = {"rng": gather_objects(own), "precise_bn_position": self.precise_bn.position if self.precise_bn else 0}
         if comm.is_main_process():
-            kept = {key: part.state_dict() for key, part in self.checkpointer.checkpointables.items()}
+            parts = {key: part.state_dict() for key, part in self.checkpointer.checkpointables.items()}
             folder, model = Path(self.cfg.OUTPUT_DIR), self.checkpointer.model.state_dict()
-            save_torch({"model": model, **kept, "iteration": self.iter, OWN_KEY: exact}, folder / name)
+            save_torch({"model": model, **parts, "iteration": self.iter, OWN_KEY: exact}, folder / name)
             write_text(folder / POINTER, name)
-        comm.synchronize()  # no rank reads the file before it is there
+        comm.synchronize()  # no rank reads the file before it is complete
 
     def build_hooks(self) -> list[HookBase]:
         """Detectron2's hooks in its order, with checkpoints, precise batch norm and evaluation of this project."""
@@ -173,17 +164,17 @@ class AfterStep(HookBase):
         period, last = owner.cfg.TEST.EVAL_PERIOD, done == owner.max_iter
         due = period > 0 and done % period == 0
         if owner.precise_bn is not None and (due or last):
-            with EventStorage():  # what the forward passes record belongs to no iteration
+            with EventStorage():  # discards what the forward passes record: it belongs to no iteration
                 owner.precise_bn.update()
         if done % owner.cfg.SOLVER.CHECKPOINT_PERIOD == 0:
             owner.save(checkpoint_name(owner.iter))
         if last:
             owner.save(checkpoint_name(owner.iter, final=True))
         elif due:
-            kept = rng_state()
+            state = rng_state()
             for name, value in (owner.evaluate(owner.model, done) or {}).items():
                 owner.storage.put_scalar(name, value, smoothing_hint=False)
-            set_rng_state(kept)
+            set_rng_state(state)
 
 
 class StopHook(HookBase):
@@ -193,7 +184,7 @@ class StopHook(HookBase):
         self.owner = owner
 
     def after_step(self) -> None:
-        """Save and leave when a signal has come."""
+        """Save and stop the loop when a signal has arrived."""
         owner = self.owner
         if any_rank(owner.stop_requested(), torch.device(owner.cfg.MODEL.DEVICE)) and owner.iter + 1 < owner.max_iter:
             owner.save(checkpoint_name(owner.iter))

@@ -1,4 +1,4 @@
-"""Running a trained model over a data set."""
+"""Runs a trained model over a data set."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ import torch
 from tqdm import tqdm
 
 from runtime.allocator import return_freed_memory
-from transfer.engines.torchvision.model.instances import Found
+from runtime.distributed import rank
+from transfer.engines.torchvision.model.instances import ImageDetections
 from transfer.engines.torchvision.model.postprocess import paste_masks
 from transfer.engines.torchvision.model.rcnn import GeneralizedRCNN
-from transfer.engines.training.ranks import gather_objects, rank
+from transfer.engines.training.ranks import gather_objects
 from transfer.evaluate.detections import Detections, Rle
 
-Detector = Callable[[Sequence[dict[str, Any]]], list[Found]]
+Detector = Callable[[Sequence[dict[str, Any]]], list[ImageDetections]]
 # image id, boxes, scores, classes, masks
 ImageResult = tuple[Any, np.ndarray, np.ndarray, np.ndarray, "list[Rle] | None"]
 
 
-def encode_masks(found: Found, height: int, width: int) -> list[Rle] | None:
-    """Mask probabilities drawn on a height x width image as COCO run-length masks; None without masks."""
-    if found.masks is None:
+def encode_masks(detections: ImageDetections, height: int, width: int) -> list[Rle] | None:
+    """Mask probabilities pasted into a height x width image, as COCO run-length masks; None without masks."""
+    if detections.masks is None:
         return None
     # one mask at a time: a hundred full-size masks of a large image would be gigabytes
     encoded: list[Rle] = []
-    for mask, box in zip(found.masks.float().cpu(), found.boxes.float().cpu()):
+    for mask, box in zip(detections.masks.float().cpu(), detections.boxes.float().cpu()):
         pasted = paste_masks(mask[None], box[None], height, width)[0]
         encoded.append(rle.encode(np.asfortranarray(pasted.numpy().astype(np.uint8))))
     return encoded
@@ -48,8 +49,7 @@ def detect_images(
     results: list[ImageResult] = []
     try:
         for batch in batches:
-            found = (detector or model)(batch)
-            for item, one in zip(batch, found):
+            for item, one in zip(batch, (detector or model)(batch)):
                 masks = encode_masks(one, item["height"], item["width"])
                 boxes, scores, classes = one.boxes.float().cpu(), one.scores.float().cpu(), one.classes.cpu()
                 results.append((item["image_id"], boxes.numpy(), scores.numpy(), classes.numpy(), masks))
@@ -62,7 +62,7 @@ def detect_images(
 def detect_dataset(
     model: GeneralizedRCNN, loader: Any, name: str, has_masks: bool, detector: Detector | None = None
 ) -> Detections:
-    """Detections of a whole data set on every rank, from the shares that the ranks' loaders hold."""
+    """Detections of a whole data set on every rank, gathered from the ranks' shares of the images."""
     progress = tqdm(loader, total=len(loader), desc=f"detect {name}"[:48], disable=True if rank() else None)
     shares = gather_objects(detect_images(model, progress, detector))
     detections = Detections.from_images(itertools.chain.from_iterable(shares))

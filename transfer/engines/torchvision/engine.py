@@ -1,4 +1,4 @@
-"""The embedded engine: what it knows, trains and detects."""
+"""The embedded engine."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from runtime.distributed import rank_count
 from runtime.stop import StopSignal
 from transfer.engines.protocol import AfterEval, TrainSummary
 from transfer.engines.torchvision.builder import build_model
 from transfer.engines.torchvision.run import Run, detect_named, place, prepare_device
 from transfer.engines.torchvision.support import check_support
-from transfer.engines.training.ranks import rank_count
 from transfer.engines.training.world_size import scale_to_processes
 from transfer.engines.weights.loading import load_weights
 from transfer.evaluate.detections import Detections
 
 
 class TorchvisionEngine:
-    """Detectron2's detectors, trainer and numbers on torch and torchvision operators."""
+    """Detectron2's detectors and training, with equal results, on torch and torchvision operators."""
 
     name = "torchvision"
 
     def versions(self) -> dict[str, str]:
-        """Versions of the libraries that make the numbers."""
+        """Versions of the libraries that results depend on."""
         return {package: metadata.version(package) for package in ("torch", "torchvision", "fvcore")}
 
     def check(self, cfg: Any) -> None:
@@ -40,12 +40,10 @@ class TorchvisionEngine:
         after_eval: AfterEval | None = None,
     ) -> TrainSummary:
         """See ``transfer.engines.protocol.Engine.train``."""
-        self.check(cfg)
         return Run(scale_to_processes(cfg, rank_count()), Path(folder)).train(resume, stop, after_eval)
 
     def detect(self, cfg: Any, weights: Path, dataset: str) -> Detections:
         """See ``transfer.engines.protocol.Engine.detect``."""
-        self.check(cfg)
         device = prepare_device(cfg)
         model = build_model(cfg)
         load_weights(model, weights, trained=True)

@@ -1,4 +1,4 @@
-"""Arithmetic of detection (ENGINE.TEST_ARITHMETIC): Detectron2's, or faster ones equal to it up to rounding."""
+"""Arithmetic of detection (ENGINE.TEST_ARITHMETIC): Detectron2's, or faster variants equal to it up to rounding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 from transfer.engines.torchvision.detection import Detector
 from transfer.engines.torchvision.model.convolution import Conv
-from transfer.engines.torchvision.model.instances import Found
+from transfer.engines.torchvision.model.instances import ImageDetections
 from transfer.engines.torchvision.model.norms import FrozenBatchNorm
 from transfer.engines.torchvision.model.rcnn import GeneralizedRCNN
 
@@ -37,12 +37,12 @@ def detection_model(model: GeneralizedRCNN, arithmetic: str) -> GeneralizedRCNN:
 
 
 def in_arithmetic(detector: Detector, arithmetic: str, device: torch.device) -> Detector:
-    """``detector``, whose model is of ``detection_model``, with what lies between its layers in the same type."""
+    """``detector``, whose model is from ``detection_model``, with all other operations in the same type."""
     dtype = ARITHMETIC[arithmetic]
     if dtype in (None, torch.float32):
         return detector
 
-    def detect(items: Sequence[dict[str, Any]]) -> list[Found]:
+    def detect(items: Sequence[dict[str, Any]]) -> list[ImageDetections]:
         with torch.autocast(device.type, dtype=dtype):
             return detector(items)
 
@@ -53,7 +53,7 @@ def in_arithmetic(detector: Detector, arithmetic: str, device: torch.device) -> 
 def fold_norms(model: nn.Module) -> None:
     """Multiply the scale of every batch norm with fixed statistics into its convolution, and add the shift as bias.
 
-    A norm that follows something else than a convolution (the MoCo paper's after res5) and group norms stay.
+    Norms that do not follow a convolution (the MoCo paper's after res5) and group norms stay.
     """
     for conv in model.modules():
         if not isinstance(conv, Conv) or not isinstance(conv.norm, FOLDABLE):

@@ -11,17 +11,17 @@ import torch
 from PIL import Image
 
 from transfer.data.mapper import resized_shape
-from transfer.engines.torchvision.model.instances import Found
+from transfer.engines.torchvision.model.instances import ImageDetections
 from transfer.engines.torchvision.model.postprocess import rescale
 from transfer.engines.torchvision.model.rcnn import GeneralizedRCNN
 
-BATCH = 3  # Detectron2's; the images of a batch share their padding, so that it is part of the numbers
-LOWEST_SCORE = 1e-8  # every detection of every version takes part in the merge
+BATCH = 3  # Detectron2's value; images of a batch are padded to one size, so results depend on it
+LOWEST_SCORE = 1e-8  # so low that every detection of every view takes part in the merge
 
 
 @dataclass(frozen=True)
 class View:
-    """One version of an image: ``image`` (3 x h x w), the sizes that boxes pass through, whether it is mirrored."""
+    """One view of an image: ``image`` (3 x h x w), the sizes its boxes are scaled through, whether it is mirrored."""
 
     image: torch.Tensor
     sizes: tuple[tuple[int, int], ...]  # original, test input, this view: (height, width)
@@ -60,40 +60,40 @@ class AugmentedDetector:
     def __init__(self, model: GeneralizedRCNN, *, min_sizes: Sequence[int], max_size: int, flip: bool) -> None:
         self.model, self.min_sizes, self.max_size, self.flip = model, tuple(min_sizes), max_size, flip
 
-    def __call__(self, items: Sequence[dict[str, Any]]) -> list[Found]:
+    def __call__(self, items: Sequence[dict[str, Any]]) -> list[ImageDetections]:
         """Detections per item in its original height x width."""
         return [self._detect(item) for item in items]
 
     def views(self, item: dict[str, Any]) -> list[View]:
-        """The versions of an item's image: each size, plain and mirrored."""
+        """The views of an item's image: each size, plain and mirrored."""
         pixels = item["image"].permute(1, 2, 0).numpy()
-        given = (int(pixels.shape[0]), int(pixels.shape[1]))
+        input_size = (int(pixels.shape[0]), int(pixels.shape[1]))
         views = []
         for size in self.min_sizes:
-            height, width = resized_shape(*given, size, self.max_size)
+            height, width = resized_shape(*input_size, size, self.max_size)
             resized = np.array(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
             image = torch.from_numpy(resized.transpose(2, 0, 1).copy())
-            sizes = ((int(item["height"]), int(item["width"])), given, (height, width))
+            sizes = ((int(item["height"]), int(item["width"])), input_size, (height, width))
             views.append(View(image, sizes, False))
             if self.flip:
                 views.append(View(image.flip(2), sizes, True))
         return views
 
-    def _detect(self, item: dict[str, Any]) -> Found:
+    def _detect(self, item: dict[str, Any]) -> ImageDetections:
         views = self.views(item)
-        found = [one for _, _, batch in self._batches(views, None) for one in batch]
-        boxes = torch.cat([view.to_original(one.boxes) for view, one in zip(views, found)])
-        classes = torch.cat([one.classes for one in found])
+        detections = [one for _, _, batch in self._batches(views, None) for one in batch]
+        boxes = torch.cat([view.to_original(one.boxes) for view, one in zip(views, detections)])
+        classes = torch.cat([one.classes for one in detections])
         predictor = self.model.roi_heads.box_predictor
         scores = boxes.new_zeros(len(boxes), predictor.num_classes + 1)
-        scores[torch.arange(len(boxes), device=boxes.device), classes] = torch.cat([one.scores for one in found])
+        scores[torch.arange(len(boxes), device=boxes.device), classes] = torch.cat([one.scores for one in detections])
         original = (int(item["height"]), int(item["width"]))
         merged = predictor.select(boxes, scores, original, LOWEST_SCORE)
         if not self.model.roi_heads.has_masks:
             return merged
         return rescale(replace(merged, masks=self._masks(views, merged)), original, *original)
 
-    def _masks(self, views: Sequence[View], merged: Found) -> torch.Tensor:
+    def _masks(self, views: Sequence[View], merged: ImageDetections) -> torch.Tensor:
         """Mask probabilities of the merged boxes, averaged over the views: D x M x M."""
         masks = []
         for part, features, _ in self._batches(views, merged):
@@ -104,8 +104,8 @@ class AugmentedDetector:
         return torch.stack(masks).mean(dim=0)
 
     def _batches(
-        self, views: Sequence[View], merged: Found | None
-    ) -> Iterator[tuple[Sequence[View], dict[str, torch.Tensor], list[Found]]]:
+        self, views: Sequence[View], merged: ImageDetections | None
+    ) -> Iterator[tuple[Sequence[View], dict[str, torch.Tensor], list[ImageDetections]]]:
         """Views in batches with their features and, unless the boxes are known already, their detections."""
         for start in range(0, len(views), BATCH):
             part = views[start : start + BATCH]

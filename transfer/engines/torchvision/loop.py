@@ -1,4 +1,4 @@
-"""The training loop."""
+"""The training loop: one iteration, and what happens between iterations."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from torch import nn
 
 from runtime.allocator import return_freed_memory
 from runtime.distributed import all_reduce_mean
-from runtime.errors import UserError
-from transfer.engines.torchvision.metrics import Progress
+from transfer.engines.torchvision.training_metrics import Progress
 from transfer.engines.training.batches import Batch, split_batch
-from transfer.engines.training.failures import ONE_VALUE, NonFiniteLoss
+from transfer.engines.training.failures import ONE_VALUE, non_finite_loss, one_value_per_channel
 from transfer.engines.training.precision import Precision
 from transfer.engines.training.ranks import any_rank, gather_objects
 from transfer.engines.training.solver import Schedule
@@ -24,7 +23,7 @@ from transfer.engines.training.solver import Schedule
 
 @dataclass
 class Training:
-    """Everything that one iteration changes or needs; ``model`` may be wrapped in DistributedDataParallel."""
+    """Everything that one iteration needs or changes; ``model`` may be wrapped in DistributedDataParallel."""
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
@@ -36,22 +35,18 @@ class Training:
     def step(self, batch: Batch, iteration: int) -> dict[str, float]:
         """One update on ``batch``: losses by name, the mean over ranks.
 
-        Raises FloatingPointError, naming iteration and images, before the update if a loss is not finite, and
-        UserError for a batch that a batch norm has no variance of.
+        Raises NonFiniteLoss before the update if a loss is not finite, and UserError for a batch in which a batch norm
+        sees a single value per channel. Both name iteration and images.
         """
         self.optimizer.zero_grad()
         try:
             losses = self._forward_backward(batch)
-        except FloatingPointError as error:  # the proposals were not finite, before there was a loss
-            raise NonFiniteLoss(_diverged(iteration, _image_ids(batch), str(error))) from error
+        except FloatingPointError as error:  # the proposals were not finite; there is no loss yet
+            raise non_finite_loss(iteration, _image_ids(batch), error) from error
         except ValueError as error:
             if ONE_VALUE not in str(error):
                 raise
-            raise UserError(
-                f"a batch norm sees one value per channel at iteration {iteration}, images "
-                f"{', '.join(_image_ids(batch))} ({error}); raise SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN, or "
-                "choose norms GN or FrozenBN"
-            ) from error
+            raise one_value_per_channel(iteration, _image_ids(batch), error) from error
         check_finite(losses, iteration, batch)
         self.precision.unscale(self.optimizer)
         self.clip([p for group in self.optimizer.param_groups for p in group["params"]])
@@ -62,7 +57,7 @@ class Training:
         pieces = split_batch(batch, self.accumulate)
         total: dict[str, torch.Tensor] = {}
         for index, piece in enumerate(pieces):
-            # gradients of all pieces but the last stay on their rank
+            # gradients are exchanged with the last piece only
             hold = index + 1 < len(pieces) and hasattr(self.model, "no_sync")
             with self.model.no_sync() if hold else contextlib.nullcontext():  # type: ignore[operator]
                 with self.precision.autocast():
@@ -77,28 +72,21 @@ class Training:
 
 
 def check_finite(losses: dict[str, float], iteration: int, batch: Batch) -> None:
-    """Raise FloatingPointError with iteration, images of all ranks and losses if one is not finite."""
+    """Raise NonFiniteLoss with iteration, images of all ranks and losses if one loss is not finite."""
     if math.isfinite(sum(losses.values())):
         return
     images = [image for part in gather_objects(_image_ids(batch)) for image in part]
     bad = ", ".join(f"{name} {value}" for name, value in losses.items())
-    raise NonFiniteLoss(_diverged(iteration, images, bad))
+    raise non_finite_loss(iteration, images, bad)
 
 
 def _image_ids(batch: Batch) -> list[str]:
     return [str(item.get("image_id")) for item in batch]
 
 
-def _diverged(iteration: int, images: list[str], reason: str) -> str:
-    return (
-        f"the loss is not finite at iteration {iteration} on images {', '.join(images)} ({reason}); nothing was "
-        "updated. Lower SOLVER.BASE_LR, lengthen the warm-up, or clip gradients, then resume from the last checkpoint"
-    )
-
-
 @dataclass
 class Events:
-    """What happens between iterations; the arguments are 0-based iterations."""
+    """Callbacks between iterations; their arguments are 0-based iterations."""
 
     save: Callable[[int, bool], None]
     evaluate: Callable[[int], None]

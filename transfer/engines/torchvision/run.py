@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from runtime.allocator import keep_freed_memory
-from runtime.distributed import barrier
-from runtime.errors import UserError
+from runtime.distributed import barrier, rank, rank_count
 from runtime.logs import get_logger
 from runtime.seeds import rng_state, seed_everything, set_rng_state
 from runtime.stop import StopSignal
@@ -25,13 +24,14 @@ from transfer.engines.torchvision.builder import build_model
 from transfer.engines.torchvision.detection import Detector, detect_dataset
 from transfer.engines.torchvision.inference_arithmetic import detection_model, in_arithmetic
 from transfer.engines.torchvision.inference_augmentation import AugmentedDetector
-from transfer.engines.torchvision.metrics import Progress
 from transfer.engines.torchvision.model.rcnn import GeneralizedRCNN
+from transfer.engines.torchvision.training_metrics import Progress
 from transfer.engines.training.batches import TrainingFeed, build_test_feed
 from transfer.engines.training.device import choose_device, set_arithmetic
+from transfer.engines.training.failures import check_length, different_config
 from transfer.engines.training.precise_bn import PreciseBatchNorm
 from transfer.engines.training.precision import Precision
-from transfer.engines.training.ranks import any_rank, gather_objects, rank, rank_count
+from transfer.engines.training.ranks import any_rank, gather_objects
 from transfer.engines.training.solver import CLIPPERS, build_solver
 from transfer.engines.weights.checkpoints import OWN_KEY, checkpoint_name, load_latest, save_checkpoint
 from transfer.engines.weights.loading import load_weights
@@ -79,14 +79,14 @@ class Run:
         self.precise_bn_position, self.start, self.worker_seed = 0, 0, -1
 
     def train(self, resume: bool, stop: StopSignal | None, after_eval: AfterEval | None) -> TrainSummary:
-        """Train from the beginning or the newest checkpoint to the end or a stop."""
+        """Train from the start or the newest checkpoint to the end or a stop signal."""
         cfg, began = self.cfg, time.perf_counter()
         exact = self._resume() if resume else None
         if exact is None and self.start == 0 and cfg.MODEL.WEIGHTS:
             load_weights(self.model, cfg.MODEL.WEIGHTS)
         model = self._wrapped()
         feed = TrainingFeed(cfg, rank(), rank_count(), self.process_seed)
-        if self.worker_seed < 0:  # the draw that a new DataLoader iterator makes
+        if self.worker_seed < 0:  # a new DataLoader iterator makes this draw
             self.worker_seed = draw_base_seed()
         self.precise_bn = self._precise_bn(feed)
         batches = feed.batches(self.worker_seed, self.start)
@@ -126,7 +126,7 @@ class Run:
             progress.close()
         final = self.folder / checkpoint_name(0, final=True)
         if self.start >= cfg.SOLVER.MAX_ITER and any_rank(not final.exists(), self.device):
-            self._save(done - 1, True)  # a resumed run that had nothing left to train
+            self._save(done - 1, True)  # a resumed run with nothing left to train
         return self._summary(done, time.perf_counter() - began)
 
     def _wrapped(self) -> nn.Module:
@@ -135,46 +135,39 @@ class Run:
         if rank_count() == 1:
             return self.model
         parallel = nn.parallel.DistributedDataParallel
-        # ranks keep their own running statistics between steps, as in Detectron2; newer torch has another word for it
+        # ranks keep their own running statistics between steps, as in Detectron2; newer torch renamed the option
         names = inspect.signature(parallel.__init__).parameters
         keep = "forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers"
         devices = [self.device] if self.device.type == "cuda" else None
         return parallel(self.model, device_ids=devices, **{keep: False})  # type: ignore[arg-type]
 
     def _precise_bn(self, feed: TrainingFeed) -> PreciseBatchNorm | None:
-        given = self.cfg.TEST.PRECISE_BN
-        if not given.ENABLED:
+        settings = self.cfg.TEST.PRECISE_BN
+        if not settings.ENABLED:
             return None
         return PreciseBatchNorm(
-            self.model, feed.precise_bn_batches, iterations=given.NUM_ITER, position=self.precise_bn_position
+            self.model, feed.precise_bn_batches, iterations=settings.NUM_ITER, position=self.precise_bn_position
         )
 
     def _resume(self) -> dict[str, Any] | None:
-        """Take up the newest checkpoint; returns this rank's random state if the run continues exactly."""
+        """Restore the newest checkpoint; returns this rank's random state if the run continues exactly."""
         latest = load_latest(self.folder)
         if latest is None:
             return None
         name, content = latest
         try:
-            exact = self._take_up(content)
+            exact = self._restore(content)
         except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{self.folder / name} is of another config than this one; use another OUTPUT_DIR "
-                f"({' '.join(str(error).split())[:200]})"
-            ) from error
-        if self.start > self.cfg.SOLVER.MAX_ITER:
-            raise UserError(
-                f"{self.folder / name} has {self.start} iterations, SOLVER.MAX_ITER is {self.cfg.SOLVER.MAX_ITER}; "
-                "raise it, or use another OUTPUT_DIR"
-            )
+            raise different_config(self.folder / name, error) from error
+        check_length(self.folder / name, self.start, self.cfg.SOLVER.MAX_ITER)
         logger = get_logger(__name__)
         logger.info("resuming from %s at iteration %d", self.folder / name, self.start)
         if exact is None:
             logger.warning("%s has no random state for %d processes: the order of images restarts", name, rank_count())
         return exact
 
-    def _take_up(self, content: dict[str, Any]) -> dict[str, Any] | None:
-        """Weights, optimiser and position of a checkpoint; this rank's random state, None where it has none."""
+    def _restore(self, content: dict[str, Any]) -> dict[str, Any] | None:
+        """Restore weights, optimiser and position; returns this rank's random state if the checkpoint has it."""
         trainer = content["trainer"]["_trainer"]
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(trainer["optimizer"])
@@ -206,17 +199,17 @@ class Run:
                 exact=exact,
                 scaler=self.precision.state_dict(),
             )
-        barrier()  # no rank reads the file before it is there
+        barrier()  # no rank reads the file before it is complete
 
     def _evaluate(self, iteration: int, progress: Progress, after_eval: AfterEval | None) -> None:
         if after_eval is None:
             return
-        # evaluation must not move the streams that training draws from
-        kept = rng_state()
+        # evaluation must not change the random streams of training
+        state = rng_state()
         detections = {name: detect_named(self.cfg, self.model, name) for name in self.cfg.DATASETS.TEST}
         if rank() == 0:
             progress.evaluation(iteration, after_eval(iteration + 1, detections) or {})
-        set_rng_state(kept)
+        set_rng_state(state)
 
     def _summary(self, done: int, seconds: float) -> TrainSummary:
         on_gpu = self.device.type == "cuda"

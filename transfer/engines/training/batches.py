@@ -1,4 +1,4 @@
-"""From a config to the batches of training, of precise batch norm, and of testing."""
+"""From a config to the batches of training, precise batch norm and testing."""
 
 from __future__ import annotations
 
@@ -15,26 +15,25 @@ from transfer.data.labels import Record
 from transfer.data.loader import PackedRecords, TestLoader, build_test_loader, build_train_loader
 from transfer.data.mapper import DetectionMapper
 from transfer.data.samplers import repeat_factors
+from transfer.engines.training.world_size import images_per_process
 
 Batch = list[dict[str, Any]]
 
 
 class TrainingFeed:
-    """The training images of a config, for one rank of ``world``; batches depend on seeds and position only.
+    """The training batches of a config for one rank of ``world``; they depend on seeds and position only.
 
-    ``process_seed`` is what this process's generators were seeded with.
+    ``process_seed`` is the seed of this process's generators.
     """
 
     def __init__(self, cfg: Any, rank: int, world: int, process_seed: int) -> None:
-        if cfg.SOLVER.IMS_PER_BATCH % world:
-            raise UserError(f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} is not a multiple of {world} processes")
         records = training_records(cfg)
         self.rank, self.images = rank, len(records)
         self.process_seed = process_seed
         self.options: dict[str, Any] = {
-            "records": PackedRecords(records),  # once for all loaders; the list itself is not kept
+            "records": PackedRecords(records),  # packed once for all loaders; the list itself is not kept
             "mapper": build_mapper(cfg, train=True),
-            "batch_size": cfg.SOLVER.IMS_PER_BATCH // world,
+            "batch_size": images_per_process(cfg.SOLVER.IMS_PER_BATCH, world),
             "seed": cfg.SEED,
             "rank": rank,
             "world": world,
@@ -45,24 +44,22 @@ class TrainingFeed:
         self.num_workers = cfg.DATALOADER.NUM_WORKERS
 
     def batches(self, worker_seed: int, start: int) -> Iterator[Batch]:
-        """Batches from number ``start`` on; ``worker_seed`` is what ``draw_base_seed`` gave when training began."""
+        """Batches from number ``start`` on; ``worker_seed`` is what ``draw_base_seed`` returned before step 0."""
         seed = worker_seed if self.num_workers else self.process_seed
         return iter(build_train_loader(**self.options, draw_seed=seed, num_workers=self.num_workers, start=start))
 
     def precise_bn_batches(self, start: int) -> Iterator[Batch]:
-        """The stream that batch-norm statistics are measured on: the same images, read by this process."""
+        """The batches for batch-norm statistics, from number ``start`` on: the same images, loaded in this process."""
         loader = build_train_loader(**self.options, draw_seed=self.process_seed, num_workers=0, start=start)
         return iter(loader)
 
 
 def training_records(cfg: Any) -> list[Record]:
-    """Records of all DATASETS.TRAIN; images without a usable annotation are dropped if the config says so.
+    """Records of all DATASETS.TRAIN; images without a usable annotation are dropped if the config asks for it.
 
     Raises UserError when there are none, or when a class index does not fit MODEL.ROI_HEADS.NUM_CLASSES.
     """
     logger = get_logger(__name__)
-    if not cfg.DATASETS.TRAIN:
-        raise UserError("DATASETS.TRAIN is empty; name at least one training set")
     records: list[Record] = []
     for name in cfg.DATASETS.TRAIN:
         spec = get_dataset(name)
@@ -73,10 +70,11 @@ def training_records(cfg: Any) -> list[Record]:
             )
         records += spec.records()
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
-        kept = [r for r in records if any(a.get("iscrowd", 0) == 0 for a in r["annotations"])]
-        if len(kept) < len(records):
-            logger.info("training drops %d of %d images without an annotation", len(records) - len(kept), len(records))
-        records = kept
+        annotated = [r for r in records if any(a.get("iscrowd", 0) == 0 for a in r["annotations"])]
+        dropped = len(records) - len(annotated)
+        if dropped:
+            logger.info("training drops %d of %d images without an annotation", dropped, len(records))
+        records = annotated
     if not records:
         raise UserError(f"no image of {', '.join(cfg.DATASETS.TRAIN)} has an annotation to train on")
     return records
@@ -84,20 +82,23 @@ def training_records(cfg: Any) -> list[Record]:
 
 def build_mapper(cfg: Any, *, train: bool) -> DetectionMapper:
     """The mapper of INPUT.*; masks are read in training only."""
-    given = cfg.INPUT
+    settings = cfg.INPUT
     if not train:
         return DetectionMapper(
-            train=False, image_format=given.FORMAT, min_sizes=(given.MIN_SIZE_TEST,), max_size=given.MAX_SIZE_TEST
+            train=False,
+            image_format=settings.FORMAT,
+            min_sizes=(settings.MIN_SIZE_TEST,),
+            max_size=settings.MAX_SIZE_TEST,
         )
-    sizes = given.MIN_SIZE_TRAIN
+    sizes = settings.MIN_SIZE_TRAIN
     return DetectionMapper(
         train=True,
-        image_format=given.FORMAT,
+        image_format=settings.FORMAT,
         min_sizes=(sizes,) if isinstance(sizes, int) else tuple(sizes),
-        max_size=given.MAX_SIZE_TRAIN,
-        sampling=given.MIN_SIZE_TRAIN_SAMPLING,
-        flip=given.RANDOM_FLIP,
-        masks=given.MASK_FORMAT if cfg.MODEL.MASK_ON else "",
+        max_size=settings.MAX_SIZE_TRAIN,
+        sampling=settings.MIN_SIZE_TRAIN_SAMPLING,
+        flip=settings.RANDOM_FLIP,
+        masks=settings.MASK_FORMAT if cfg.MODEL.MASK_ON else "",
     )
 
 
@@ -121,6 +122,6 @@ def _factors(cfg: Any, records: list[Record]) -> torch.Tensor | None:
 
 
 def split_batch(batch: Batch, parts: int) -> list[Batch]:
-    """A batch cut into at most ``parts`` pieces of as equal size as can be, in order, none empty."""
+    """A batch split into at most ``parts`` non-empty pieces of nearly equal size, in order."""
     bounds = [round(k * len(batch) / parts) for k in range(parts + 1)]
     return [batch[a:b] for a, b in itertools.pairwise(bounds) if b > a]

@@ -1,4 +1,4 @@
-"""The device of a run and the arithmetic switches that are set on it."""
+"""The device of a run and its arithmetic settings."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from runtime.errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """MODEL.DEVICE as a device: "cuda" falls back to the CPU where there is no GPU; an unusable name is a UserError."""
+    """The device of MODEL.DEVICE; "cuda" becomes the CPU where there is no GPU. Raises UserError for another name."""
     kind = name.split(":")[0]
     if kind not in ("cpu", "cuda"):
-        raise UserError(f"MODEL.DEVICE {name!r} is not supported by engine torchvision; use cpu or cuda")
+        raise UserError(f"MODEL.DEVICE {name!r} is not supported; use cpu or cuda")
     if kind == "cuda" and not torch.cuda.is_available():
         return torch.device("cpu")
     return torch.device("cuda", torch.cuda.current_device()) if kind == "cuda" else torch.device("cpu")

@@ -1,4 +1,10 @@
-"""Precise batch norm (arXiv:2105.07576, section 3): statistics over many batches, the same on all ranks."""
+"""Precise batch norm (arXiv:2105.07576, section 3): statistics over many batches, the same on all ranks.
+
+Running statistics are moving averages over the last batches of training, taken while the weights still changed. Precise
+statistics are those of one fixed model over many batches. The running variance of torch is the unbiased one of each
+batch; to combine batches of different sizes its correction is undone, and means and mean squares are averaged with
+weights in proportion to the number of elements.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +16,20 @@ import torch.distributed as dist
 from torch import nn
 
 from runtime.allocator import return_freed_memory
+from runtime.distributed import rank_count
 from transfer.data.loader import draw_base_seed
-from transfer.engines.training.ranks import rank_count
 
 BatchNorm = nn.BatchNorm2d | nn.SyncBatchNorm
 
 
 class PopulationStatistics:
-    """Mean and variance of everything a batch norm saw, from the statistics of each batch and its size."""
+    """Mean and variance over all batches of one batch norm, from the statistics and size of each batch."""
 
     def __init__(self, layer: BatchNorm) -> None:
         self.layer, self.momentum, self.elements = layer, layer.momentum, 0
         self.mean = torch.zeros_like(layer.running_mean)  # type: ignore[arg-type]
         self.square = torch.zeros_like(layer.running_var)  # type: ignore[arg-type]
-        layer.momentum = 1.0  # the running statistics become those of the last batch
+        layer.momentum = 1.0  # the running statistics are then those of the last batch alone
         self.hook = layer.register_forward_hook(self._add)
 
     def _add(self, layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -32,12 +38,12 @@ class PopulationStatistics:
         mean, var = self.layer.running_mean, self.layer.running_var
         assert mean is not None
         assert var is not None
-        square = mean.square() + var * ((batch - 1) / batch)  # undo the correction for the sample's own mean
+        square = mean.square() + var * ((batch - 1) / batch)  # E[x^2]: undo the n / (n - 1) of the unbiased variance
         self.mean += (mean - self.mean) * (batch / self.elements)
         self.square += (square - self.square) * (batch / self.elements)
 
     def finish(self) -> None:
-        """Give the layer the statistics of all batches, of all ranks alike."""
+        """Set the layer's statistics to those of all batches of all ranks."""
         self.hook.remove()
         self.layer.momentum = self.momentum
         if not self.elements:
@@ -51,7 +57,7 @@ class PopulationStatistics:
 class PreciseBatchNorm:
     """Replaces running statistics by those of ``iterations`` fresh batches of its own stream.
 
-    ``position`` counts the batches taken from the stream so far; it belongs into the checkpoint.
+    ``position`` counts the batches taken from the stream so far and is part of the checkpoint.
     """
 
     def __init__(
@@ -63,13 +69,14 @@ class PreciseBatchNorm:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Measure and set the statistics; the model must be in training mode, its weights stay as they are."""
+        """Measure and set the statistics. The model must be in training mode; its weights do not change."""
         layers = [m for m in self.model.modules() if isinstance(m, BatchNorm) and m.training]
         if not layers:
             return
         if self._batches is None:
             if self.position == 0:
-                draw_base_seed()  # a new DataLoader iterator draws once, and the heads' samples come after it
+                # Detectron2 builds a DataLoader iterator here, which draws once before the heads sample regions
+                draw_base_seed()
             self._batches = self._open(self.position)
         measured = [PopulationStatistics(layer) for layer in layers]
         for _ in range(self.iterations):
@@ -83,8 +90,8 @@ class PreciseBatchNorm:
 def _averaged(mean: torch.Tensor, square: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """First and second moments averaged over ranks.
 
-    Without it each rank keeps the statistics of its own batches, and the checkpoint of one rank is tested with numbers
-    that the others never saw (fvcore issue 152). Moments add up where variances would not.
+    Otherwise each rank would keep the statistics of its own batches, and only those of one rank would be in the
+    checkpoint (fvcore issue 152). Moments of the ranks can be averaged, variances cannot.
     """
     if rank_count() == 1:
         return mean, square

@@ -34,12 +34,12 @@ class Precision:
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
     def unscale(self, optimizer: torch.optim.Optimizer) -> None:
-        """Undo the scaling of the gradients; clip between this and ``step``."""
+        """Undo the scaling of the gradients; gradients are clipped between this and ``step``."""
         if self.scaler is not None:
             self.scaler.unscale_(optimizer)
 
     def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """One update; with loss scaling it is left out when a gradient overflowed."""
+        """One update; with loss scaling it is skipped when a gradient overflowed."""
         if self.scaler is None:
             optimizer.step()
         else:

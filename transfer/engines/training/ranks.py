@@ -1,4 +1,4 @@
-"""The process group as the model and the loop see it: how many ranks, sums over them, decisions shared by them."""
+"""Sums over the ranks of the process group, and decisions that all ranks share."""
 
 from __future__ import annotations
 
@@ -7,15 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-
-def rank_count() -> int:
-    """Processes in the group; 1 where there is no group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def rank() -> int:
-    """This process's rank; 0 where there is no group."""
-    return dist.get_rank() if rank_count() > 1 else 0
+from runtime.distributed import rank_count
 
 
 class SummedOverRanks(torch.autograd.Function):
@@ -24,7 +16,7 @@ class SummedOverRanks(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
         """All-reduce ``x`` (any shape)."""
-        # one tensor per rank, added in rank order: the sum does not depend on the backend's ring
+        # gathered and added in rank order: the result of an all-reduce depends on the backend's algorithm
         parts = [torch.empty_like(x) for _ in range(rank_count())]
         dist.all_gather(parts, x.contiguous())
         return torch.stack(parts).sum(0)

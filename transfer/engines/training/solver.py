@@ -35,7 +35,7 @@ def build_optimizer(
 ) -> torch.optim.SGD:
     """SGD over the trainable parameters, grouped by their learning rate and weight decay in order of first use.
 
-    Norm layers decay by ``weight_decay_norm``; biases follow the weights unless ``weight_decay_bias`` is given.
+    Norm layers decay by ``weight_decay_norm``; biases follow the weights unless ``weight_decay_bias`` is settings.
     """
     groups: dict[tuple[tuple[str, float], ...], list[nn.Parameter]] = {}
     seen: set[nn.Parameter] = set()
@@ -53,17 +53,17 @@ def build_optimizer(
                 if weight_decay_bias is not None:
                     options["weight_decay"] = weight_decay_bias
             groups.setdefault(tuple(options.items()), []).append(parameter)
-    listed = [{**dict(options), "params": parameters} for options, parameters in groups.items()]
+    param_groups = [{**dict(options), "params": parameters} for options, parameters in groups.items()]
     return torch.optim.SGD(
-        listed, lr=base_lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, foreach=True
+        param_groups, lr=base_lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, foreach=True
     )
 
 
 def _multi_step(steps: Sequence[int], gamma: float, max_iter: int) -> ParamScheduler:
-    kept = [step for step in steps if step <= max_iter]
-    values = [gamma**k for k in range(len(kept) + 1)]
+    milestones = [step for step in steps if step <= max_iter]
+    values = [gamma**k for k in range(len(milestones) + 1)]
     try:
-        return MultiStepParamScheduler(values=values, milestones=kept, num_updates=max_iter)
+        return MultiStepParamScheduler(values=values, milestones=milestones, num_updates=max_iter)
     except ValueError as error:
         raise UserError(
             f"SOLVER.STEPS {tuple(steps)} must rise from 1 and end before SOLVER.MAX_ITER {max_iter} (fvcore: {error})"
@@ -74,7 +74,7 @@ class Schedule:
     """Learning rates as a function of the iteration: a warm-up, then the named decay.
 
     ``scheduler`` is a SOLVER.LR_SCHEDULER_NAME. The warm-up runs from ``warmup_factor`` to the decay's value where
-    the warm-up ends; with ``rescale_interval`` the whole decay starts only behind it.
+    the warm-up ends; with ``rescale_interval`` the whole decay starts only after the warm-up.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Schedule:
             lengths=[share, 1 - share],
         )
         self.optimizer, self.max_iter = optimizer, max_iter
-        # fvcore's stepwise decay has no value behind the last iteration (Detectron2 ends there with an IndexError)
+        # fvcore's stepwise decay has no value after the last iteration (Detectron2 ends with an IndexError there)
         self.open_end = isinstance(decay, StepWithFixedGammaParamScheduler)
         for group in optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -146,28 +146,28 @@ CLIPPERS: dict[str, Callable[[Iterable[nn.Parameter], float, float], None]] = {
 
 def build_solver(cfg: Any, model: nn.Module) -> tuple[torch.optim.SGD, Schedule]:
     """Optimiser and learning-rate schedule of SOLVER.*."""
-    given = cfg.SOLVER
+    settings = cfg.SOLVER
     optimizer = build_optimizer(
         model,
-        base_lr=given.BASE_LR,
-        momentum=given.MOMENTUM,
-        nesterov=given.NESTEROV,
-        weight_decay=given.WEIGHT_DECAY,
-        weight_decay_norm=given.WEIGHT_DECAY_NORM,
-        bias_lr_factor=given.BIAS_LR_FACTOR,
-        weight_decay_bias=given.WEIGHT_DECAY_BIAS,
+        base_lr=settings.BASE_LR,
+        momentum=settings.MOMENTUM,
+        nesterov=settings.NESTEROV,
+        weight_decay=settings.WEIGHT_DECAY,
+        weight_decay_norm=settings.WEIGHT_DECAY_NORM,
+        bias_lr_factor=settings.BIAS_LR_FACTOR,
+        weight_decay_bias=settings.WEIGHT_DECAY_BIAS,
     )
     schedule = Schedule(
         optimizer,
-        scheduler=given.LR_SCHEDULER_NAME,
-        max_iter=given.MAX_ITER,
-        steps=given.STEPS,
-        gamma=given.GAMMA,
-        num_decays=given.NUM_DECAYS,
-        end_factor=given.BASE_LR_END / given.BASE_LR,
-        warmup_factor=given.WARMUP_FACTOR,
-        warmup_iters=given.WARMUP_ITERS,
-        warmup_method=given.WARMUP_METHOD,
-        rescale_interval=given.RESCALE_INTERVAL,
+        scheduler=settings.LR_SCHEDULER_NAME,
+        max_iter=settings.MAX_ITER,
+        steps=settings.STEPS,
+        gamma=settings.GAMMA,
+        num_decays=settings.NUM_DECAYS,
+        end_factor=settings.BASE_LR_END / settings.BASE_LR,
+        warmup_factor=settings.WARMUP_FACTOR,
+        warmup_iters=settings.WARMUP_ITERS,
+        warmup_method=settings.WARMUP_METHOD,
+        rescale_interval=settings.RESCALE_INTERVAL,
     )
     return optimizer, schedule

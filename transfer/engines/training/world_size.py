@@ -1,4 +1,4 @@
-"""SOLVER.REFERENCE_WORLD_SIZE: a schedule written for one number of processes, run on another."""
+"""A batch divided among processes, and SOLVER.REFERENCE_WORLD_SIZE: a schedule written for another number of them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ from typing import Any
 
 from runtime.errors import UserError
 from runtime.logs import get_logger
+
+
+def images_per_process(images: int, processes: int) -> int:
+    """The share of SOLVER.IMS_PER_BATCH ``images`` of each process; raises UserError unless all shares are equal."""
+    if images % processes:
+        raise UserError(f"SOLVER.IMS_PER_BATCH {images} is not a multiple of {processes} processes")
+    return images // processes
 
 
 def scale_to_processes(cfg: Any, processes: int) -> Any:

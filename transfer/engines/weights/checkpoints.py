@@ -1,4 +1,4 @@
-"""Checkpoints in Detectron2's layout, with what an exact resume needs beside it."""
+"""Checkpoints in Detectron2's layout, with an extra entry for an exact resume."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from runtime.logs import get_logger
 from runtime.torch_files import load_torch, save_torch
 
 POINTER = "last_checkpoint"
-OWN_KEY = "exact_resume"  # Detectron2 passes over keys that it does not know
+OWN_KEY = "exact_resume"  # Detectron2 ignores keys that it does not know
 
 
 def checkpoint_name(iteration: int, final: bool = False) -> str:
@@ -56,19 +56,19 @@ def save_checkpoint(
 
 
 def load_latest(folder: Path) -> tuple[str, dict[str, Any]] | None:
-    """Name and content of the newest checkpoint of ``folder`` that can be read, None where there is no checkpoint.
+    """Name and content of the newest readable checkpoint of ``folder``; None without any checkpoint.
 
-    A damaged newest one is passed over with a warning for the one before it. Raises UserError when all are damaged.
+    Damaged ones are skipped with a warning. Raises UserError when all are damaged.
     """
     candidates = _newest_first(folder)
     for name in candidates:
         try:
             content = load_torch(folder / name)
             if not isinstance(content, dict) or "trainer" not in content or "model" not in content:
-                raise UserError(f"{folder / name}: holds no training state")
+                raise UserError(f"{folder / name}: has no training state")
             return name, content
         except UserError as error:
-            get_logger(__name__).warning("%s; trying the checkpoint before it", error)
+            get_logger(__name__).warning("%s; trying the previous checkpoint", error)
     if candidates:
         raise UserError(
             f"{folder}: none of its {len(candidates)} checkpoints can be read; start again without --resume"
@@ -82,10 +82,10 @@ def _newest_first(folder: Path) -> list[str]:
     if (folder / "model_final.pth").exists():
         ordered.insert(0, "model_final.pth")
     try:
-        named = (folder / POINTER).read_text().strip()
-    except (OSError, UnicodeDecodeError):  # not there, or not what this program wrote: the numbers order them
-        named = ""
-    if named in ordered:  # what was written last, also when a shorter run followed a longer one
-        ordered.remove(named)
-        ordered.insert(0, named)
+        newest = (folder / POINTER).read_text().strip()
+    except (OSError, UnicodeDecodeError):  # missing or damaged: the numbers give the order
+        newest = ""
+    if newest in ordered:  # the last one written, even if a shorter run followed a longer one
+        ordered.remove(newest)
+        ordered.insert(0, newest)
     return ordered

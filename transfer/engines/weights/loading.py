@@ -1,4 +1,4 @@
-"""MODEL.WEIGHTS into a model, with an account of every tensor: nothing of the backbone stays random unnoticed."""
+"""Loads MODEL.WEIGHTS into a model and accounts for every tensor: no part of a backbone stays random unnoticed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BLOCK = re.compile(r"(?:^|\.)((res[2-5])\.\d+)\.")  # of a stage
 
 @dataclass
 class LoadReport:
-    """What became of the tensors: set in the model, left as they were, of another shape, unused in the file."""
+    """What happened to the tensors: set in the model, missing in the file, of another shape, unused in the file."""
 
     set: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -35,9 +35,9 @@ class LoadReport:
 def load_weights(model: nn.Module, path: str | Path, *, trained: bool = False) -> LoadReport:
     """Load a backbone or detector file (.pkl, .pth, .safetensors) by Detectron2's rules of matching names.
 
-    Nothing in the file is executed. Raises UserError when it would leave a tensor of the backbone as it was, when its
-    own backbone has more blocks, and with ``trained``, for a detector that is to be tested and not trained, when it
-    would leave any tensor so.
+    Nothing in the file is executed. Raises UserError when a tensor of the backbone is not in the file and when the
+    file's backbone has more blocks. ``trained``: the detector is tested, not trained; then every tensor must be in the
+    file.
     """
     file, affine_only = read_tensors(path)
     state = model.state_dict()
@@ -78,7 +78,7 @@ def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], bool]:
     Caffe2 (MSRA, Detectron1) files may come without batch-norm statistics, folded into weight and bias.
     """
     checkpoint = read_checkpoint(path)
-    read_sidecar(Path(path))  # refuses a file that is not the one its sidecar describes
+    read_sidecar(Path(path))  # raises UserError if the file is not the one that its sidecar describes
     prefix = next((mark + "." for mark in ("model", "blobs") if mark in checkpoint.marks), "")
     tensors: dict[str, torch.Tensor] = {}
     for name, value in checkpoint.tensors.items():
@@ -105,14 +105,14 @@ def _refuse_random_backbone(path: str | Path, wrong_shape: list[str], absent: li
 
 
 def _refuse_deeper_backbone(path: str | Path, model: Iterable[str], unused: Iterable[str]) -> None:
-    """The first blocks of a ResNet-101 fit a ResNet-50 in every shape."""
-    blocks = {found[1]: found[2] for name in model if (found := BLOCK.search(name))}
+    """Refuse a deeper backbone, which shapes do not reveal: the first blocks of a ResNet-101 fit a ResNet-50."""
+    blocks = {match[1]: match[2] for name in model if (match := BLOCK.search(name))}
     stages = set(blocks.values())
-    over = {found[1] for name in unused if (found := BLOCK.search(name)) and found[2] in stages} - set(blocks)
-    if over:
+    extra = {match[1] for name in unused if (match := BLOCK.search(name)) and match[2] in stages} - set(blocks)
+    if extra:
         raise UserError(
-            f"{path}: its backbone is deeper than the config's, {len(over)} blocks have no place in it, e.g. "
-            f"{min(over)}; check MODEL.RESNETS.DEPTH"
+            f"{path}: its backbone is deeper than the config's, {len(extra)} blocks have no place in it, e.g. "
+            f"{min(extra)}; check MODEL.RESNETS.DEPTH"
         )
 
 
@@ -121,5 +121,5 @@ def _refuse_random_detector(path: str | Path, wrong_shape: list[str], absent: li
     if random:
         raise UserError(
             f"{path}: {len(random)} tensors of the detector are not in it or have another shape, e.g. {random[0]}; "
-            "only a trained detector of this config can be tested (model_final.pth), a backbone has to be trained first"
+            "only a trained detector of this config can be tested (model_final.pth); train the backbone first"
         )

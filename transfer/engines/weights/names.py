@@ -1,4 +1,4 @@
-"""Names in weight files -> names in the model: Caffe2's spelling, and matching by the longest dotted suffix."""
+"""Names in weight files -> names in the model: conversion from Caffe2, and matching by the longest dotted suffix."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ CAFFE2_RULES: tuple[tuple[str, str], ...] = (
 def from_caffe2(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Detectron2's names for Caffe2 blobs; momentum blobs are dropped and background moves to the end.
 
-    Caffe2 has background as class 0: its row goes last in the class scores and is cut from boxes and masks.
+    Caffe2 has background as class 0: its row moves to the end of the class scores and is removed from boxes and masks.
     """
     renamed: dict[str, torch.Tensor] = {}
     for old in sorted(tensors):
@@ -68,7 +68,7 @@ def from_caffe2(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def align(model: Mapping[str, torch.Tensor], file: Mapping[str, torch.Tensor]) -> dict[str, str]:
     """Model name -> the longest name in the file that equals it or is a dotted suffix of it, where there is one.
 
-    Raises UserError when one tensor of the file fits two places of the model.
+    Raises UserError when one tensor of the file matches two names of the model.
     """
     matched: dict[str, str] = {}
     taken: dict[str, str] = {}
@@ -79,7 +79,9 @@ def align(model: Mapping[str, torch.Tensor], file: Mapping[str, torch.Tensor]) -
         if source is None:
             continue
         if source in taken:
-            raise UserError(f"tensor {source} fits both {taken[source]} and {name}; convert the file for this detector")
+            raise UserError(
+                f"tensor {source} matches both {taken[source]} and {name}; convert the file for this detector"
+            )
         taken[source] = name
         matched[name] = source
     return matched

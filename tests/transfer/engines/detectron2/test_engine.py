@@ -15,6 +15,7 @@ from runtime.errors import UserError
 from runtime.metrics import read_metrics
 from runtime.seeds import seed_everything
 from runtime.torch_files import load_torch
+from tests.transfer.engines.engine_cases import EXTRA_NORM_C4
 
 pytestmark = pytest.mark.detectron2
 
@@ -31,19 +32,6 @@ TWENTY = {
     "DATALOADER.NUM_WORKERS": 1,
     "SOLVER.CHECKPOINT_PERIOD": 8,
 }
-C4 = {
-    "MODEL.BACKBONE.NAME": "build_resnet_backbone",
-    "MODEL.RESNETS.OUT_FEATURES": ["res4"],
-    "MODEL.RESNETS.NORM": "naiveSyncBN",
-    "MODEL.FPN.NORM": "",
-    "MODEL.RPN.IN_FEATURES": ["res4"],
-    "MODEL.ANCHOR_GENERATOR.SIZES": [[16, 32, 64]],
-    "MODEL.ROI_HEADS.NAME": "Res5ROIHeadsExtraNorm",
-    "MODEL.ROI_HEADS.IN_FEATURES": ["res4"],
-    "MODEL.ROI_BOX_HEAD.NAME": "",
-    "MODEL.MASK_ON": False,
-    "SOLVER.MAX_ITER": 20,
-}
 
 
 def write_backbone(path: Path, cfg: Any) -> str:
@@ -58,7 +46,7 @@ def write_backbone(path: Path, cfg: Any) -> str:
     return str(path)
 
 
-def train_with_detectron2_alone(cfg: Any, folder: Path) -> dict[str, torch.Tensor]:
+def train_with_detectron2_alone(cfg: Any, folder: Path) -> dict[str, Any]:
     """What Detectron2's own script does: its trainer, its loader, its checkpointer."""
     from detectron2.engine import DefaultTrainer
 
@@ -80,7 +68,7 @@ def train_with_detectron2_alone(cfg: Any, folder: Path) -> dict[str, torch.Tenso
 def test_twenty_iterations_end_with_equal_weights(
     kind: str, tmp_path: Path, tiny_config: Callable[..., Any], engine: Any, detectron2_engine: Any
 ) -> None:
-    settings = [TWENTY] if kind == "fpn" else [TWENTY, C4]
+    settings = [TWENTY] if kind == "fpn" else [TWENTY, EXTRA_NORM_C4]
     cfg = tiny_config(*settings)
     cfg.MODEL.WEIGHTS = write_backbone(tmp_path / "backbone.pkl", cfg)
     alone = train_with_detectron2_alone(cfg, tmp_path / "alone")
@@ -154,7 +142,12 @@ def test_detectron2_resumes_exactly(
             return self.left <= 0
 
     seen: list[int] = []
-    detectron2_engine.train(cfg, tmp_path / "whole", after_eval=lambda i, d: seen.append(i) or {"bbox/AP": 1.0})
+
+    def after_eval(iteration: int, detections: Any) -> dict[str, float]:
+        seen.append(iteration)
+        return {"bbox/AP": 1.0}
+
+    detectron2_engine.train(cfg, tmp_path / "whole", after_eval=after_eval)
     first = detectron2_engine.train(cfg, tmp_path / "parts", stop=StopAt(), after_eval=lambda i, d: {})
     assert (first.iterations, first.stopped) == (3, True)
     np.random.seed(1)
@@ -175,6 +168,6 @@ def test_heads_are_registered_on_import(tiny_config: Callable[..., Any], tmp_pat
     import transfer.engines.detectron2.heads  # noqa: F401
     from transfer.engines.detectron2.engine import detectron2_config
 
-    own = detectron2_config(tiny_config(TWENTY, C4), tmp_path)
+    own = detectron2_config(tiny_config(TWENTY, EXTRA_NORM_C4), tmp_path)
     found = DefaultPredictor(own)(np.zeros((64, 80, 3), np.uint8))["instances"]
     assert found.image_size == (64, 80)

@@ -60,7 +60,10 @@ def test_both_engines_end_with_the_same_message(
         ({"MODEL.META_ARCHITECTURE": "PanopticFPN"}, "MODEL.META_ARCHITECTURE 'PanopticFPN'"),
         ({"MODEL.META_ARCHITECTURE": "YOLO"}, "MODEL.META_ARCHITECTURE 'YOLO' is not registered in Detectron2"),
         ({"MODEL.RESNETS.NORM": "XN"}, "MODEL.RESNETS.NORM 'XN' is not a norm"),
-        ({"MODEL.RESNETS.DEPTH": 20}, "MODEL.RESNETS.DEPTH 20 is not supported by engine detectron2; it knows 18, 34"),
+        (
+            {"MODEL.RESNETS.DEPTH": 20},
+            "DEPTH 20 is not supported by engine detectron2; choose one of 18, 34",
+        ),
         ({"MODEL.RESNETS.DEPTH": 18}, "RES2_OUT_CHANNELS must be 64 for DEPTH 18 and 34 .engine detectron2"),
         ({"MODEL.ROI_BOX_HEAD.NAME": ""}, "MODEL.ROI_BOX_HEAD.NAME must be FastRCNNConvFCHead"),
         ({"SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "full"}, "CLIP_TYPE 'full' is not supported by engine detectron2"),
@@ -121,12 +124,12 @@ def test_a_reference_world_size_scales_batch_and_schedule_alike(
 @pytest.mark.parametrize(
     ("damage", "settings", "message"),
     [
-        (lambda c: c["trainer"].pop("_trainer"), {}, "of another config"),
-        (lambda c: c.update(model=[]), {}, "of another config"),
-        (lambda c: c["trainer"].update(iteration="x"), {}, "of another config"),
-        (lambda c: c["trainer"]["_trainer"].update(optimizer={"a": 1}), {}, "of another config"),
-        (lambda c: c.update(exact_resume=5), {"SOLVER.MAX_ITER": 3}, "of another config"),
-        (lambda c: None, {"MODEL.FPN.OUT_CHANNELS": 16}, "of another config"),
+        (lambda c: c["trainer"].pop("_trainer"), {}, "was written by a different config"),
+        (lambda c: c.update(model=[]), {}, "was written by a different config"),
+        (lambda c: c["trainer"].update(iteration="x"), {}, "was written by a different config"),
+        (lambda c: c["trainer"]["_trainer"].update(optimizer={"a": 1}), {}, "was written by a different config"),
+        (lambda c: c.update(exact_resume=5), {"SOLVER.MAX_ITER": 3}, "was written by a different config"),
+        (lambda c: None, {"MODEL.FPN.OUT_CHANNELS": 16}, "was written by a different config"),
         (lambda c: None, {"SOLVER.MAX_ITER": 1}, "has 2 iterations, SOLVER.MAX_ITER is 1"),
     ],
 )

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.transfer.engines.detectron2.test_engine import C4
+from tests.transfer.engines.engine_cases import EXTRA_NORM_C4
 from transfer.config import dump_config
 from transfer.data.catalog import get_dataset
 
@@ -64,7 +64,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("settings", [C4, DILATED], ids=["extra-norm", "dilated-c5"])
+@pytest.mark.parametrize("settings", [EXTRA_NORM_C4, DILATED], ids=["extra-norm", "dilated-c5"])
 def test_a_script_of_ones_own_detects_what_the_engine_detects(
     settings: dict[str, Any], tmp_path: Path, tiny_config: Callable[..., Any], engine: Any, tiny_coco: str, repo: Path
 ) -> None:
@@ -87,7 +87,7 @@ def test_a_script_of_ones_own_detects_what_the_engine_detects(
 def test_without_the_import_detectron2_does_not_know_the_head(
     tmp_path: Path, tiny_config: Callable[..., Any], repo: Path
 ) -> None:
-    (tmp_path / "config.yaml").write_text(dump_config(tiny_config(C4)))
+    (tmp_path / "config.yaml").write_text(dump_config(tiny_config(EXTRA_NORM_C4)))
     done = predict(tmp_path, [], repo, "")
     assert done.returncode == 1
     assert "Res5ROIHeadsExtraNorm" in done.stderr.splitlines()[-1]

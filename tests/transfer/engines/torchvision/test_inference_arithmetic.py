@@ -12,7 +12,7 @@ import torch
 from runtime.errors import UserError
 from tests.transfer.engines.engine_cases import CASES, COMMON, draw_inputs, run_embedded
 from transfer.engines.torchvision.inference_arithmetic import FOLDABLE, detection_model, in_arithmetic
-from transfer.engines.torchvision.model.instances import Found
+from transfer.engines.torchvision.model.instances import ImageDetections
 from transfer.engines.torchvision.model.poolers import ROIPooler
 
 CPU = torch.device("cpu")
@@ -25,11 +25,11 @@ def trained(name: str) -> tuple[Any, list[dict[str, Any]]]:
 
 
 @torch.inference_mode()
-def detect(model: Any, inputs: list[dict[str, Any]], arithmetic: str) -> list[Found]:
+def detect(model: Any, inputs: list[dict[str, Any]], arithmetic: str) -> list[ImageDetections]:
     return in_arithmetic(detection_model(model, arithmetic), arithmetic, CPU)(inputs)
 
 
-def found_again(exact: Found, other: Found) -> float:
+def found_again(exact: ImageDetections, other: ImageDetections) -> float:
     """Share of the detections that the other run has too: the same class, nearly the same box and score."""
     near = (exact.boxes[:, None] - other.boxes[None]).abs().amax(dim=2) < 0.1
     near &= (exact.scores[:, None] - other.scores[None]).abs() < 0.01

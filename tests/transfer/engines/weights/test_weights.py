@@ -179,7 +179,7 @@ def test_longest_suffix_wins_and_one_tensor_fits_one_place() -> None:
     model = {"a.res2.conv1.weight": torch.zeros(1), "a.conv1.weight": torch.zeros(1)}
     file = {"conv1.weight": torch.zeros(1), "res2.conv1.weight": torch.zeros(1)}
     assert align(model, file) == {"a.res2.conv1.weight": "res2.conv1.weight", "a.conv1.weight": "conv1.weight"}
-    with pytest.raises(UserError, match="fits both"):
+    with pytest.raises(UserError, match="matches both"):
         align(model, {"conv1.weight": torch.zeros(1)})
 
 

@@ -11,7 +11,7 @@ from torchvision.ops import batched_nms
 
 from transfer.engines.torchvision.model.boxes import BoxCoder, box_regression_loss, clip_to_image
 from transfer.engines.torchvision.model.convolution import Conv, init_msra, init_normal, init_xavier
-from transfer.engines.torchvision.model.instances import Found, Regions
+from transfer.engines.torchvision.model.instances import ImageDetections, Regions
 
 
 class FastRCNNConvFCHead(nn.Sequential):
@@ -115,14 +115,16 @@ class FastRCNNOutputLayers(nn.Module):
         deltas: torch.Tensor,
         proposals: Sequence[torch.Tensor],
         sizes: Sequence[tuple[int, int]],
-    ) -> list[Found]:
+    ) -> list[ImageDetections]:
         """Detections per image: every (region, class) above the score threshold, NMS per class, best ones."""
         counts = [len(p) for p in proposals]
         boxes = self.coder.decode(torch.cat(list(proposals)), deltas).split(counts)
         scores = (logits.sigmoid() if self.sigmoid else F.softmax(logits, dim=-1)).split(counts)
         return [self.select(b, s, size, self.score_thresh) for b, s, size in zip(boxes, scores, sizes)]
 
-    def select(self, boxes: torch.Tensor, scores: torch.Tensor, size: tuple[int, int], threshold: float) -> Found:
+    def select(
+        self, boxes: torch.Tensor, scores: torch.Tensor, size: tuple[int, int], threshold: float
+    ) -> ImageDetections:
         """Detections of one image from boxes R x 4K (or R x 4) and scores R x (K + 1)."""
         finite = torch.isfinite(boxes).all(dim=1) & torch.isfinite(scores).all(dim=1)
         if not finite.all():
@@ -133,8 +135,8 @@ class FastRCNNOutputLayers(nn.Module):
         where = hit.nonzero()  # columns: region, class
         boxes = boxes[where[:, 0], 0] if kinds == 1 else boxes[hit]
         scores, classes = scores[hit], where[:, 1]
-        # 0-based classes: torchvision moves boxes by class index x extent, which rounds
+        # batched_nms offsets boxes by class index x extent, which rounds: class indices must be Detectron2's, from 0
         keep = batched_nms(boxes.float(), scores, classes, self.nms_thresh)
         if self.topk_per_image >= 0:
             keep = keep[: self.topk_per_image]
-        return Found(boxes[keep], scores[keep], classes[keep])
+        return ImageDetections(boxes[keep], scores[keep], classes[keep])

@@ -13,7 +13,7 @@ from torchvision.ops import (
     generalized_box_iou_loss,
 )
 
-MAX_LOG_SCALE = math.log(1000.0 / 16)  # a box grows by this factor at most, so that exp() cannot overflow
+MAX_LOG_SCALE = math.log(1000.0 / 16)  # a box grows at most by this factor, so that exp() cannot overflow
 
 
 def _centre_and_size(boxes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -56,24 +56,26 @@ def overlaps(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 def match(
     iou: torch.Tensor, thresholds: Sequence[float], labels: Sequence[int], *, keep_best: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Match each column of ``iou`` (ground truth M x boxes N) to a row and label it by its best IoU.
+    """Match each column of ``iou`` (ground truth M x boxes N) to its best row, and label it by that IoU.
 
-    ``labels[i]`` holds between ``thresholds[i - 1]`` (included) and ``thresholds[i]``. ``keep_best`` gives label 1
-    to the best boxes of every ground truth however low their IoU (arXiv:1506.01497, section 3.1.2 (i)).
+    ``labels[i]`` applies from ``thresholds[i - 1]`` (inclusive) to ``thresholds[i]`` (exclusive). ``keep_best`` gives
+    label 1 to the best boxes of every ground truth however low their IoU (arXiv:1506.01497, section 3.1.2 (i)).
     Returns row indices (N) and labels (N, int8).
     """
     count = iou.shape[1]
-    if iou.numel() == 0:
+    if iou.numel() == 0:  # no ground truth: everything is background
         return iou.new_zeros(count, dtype=torch.int64), iou.new_full((count,), labels[0], dtype=torch.int8)
     best, rows = iou.max(dim=0)
-    found = torch.ones_like(rows, dtype=torch.int8)
+    label_of = torch.ones_like(rows, dtype=torch.int8)
     edges = [-math.inf, *thresholds, math.inf]
     for label, low, high in zip(labels, edges[:-1], edges[1:]):
-        found[(best >= low) & (best < high)] = label
+        label_of[(best >= low) & (best < high)] = label
     if keep_best:
+        # every tie counts: anchors of one size at neighbouring positions often have exactly the same IoU. As in
+        # Detectron2, a box stays matched to its own best row, even if it is the best box of another ground truth
         row_best = iou.max(dim=1).values
-        found[torch.nonzero(iou == row_best[:, None], as_tuple=True)[1]] = 1
-    return rows, found
+        label_of[torch.nonzero(iou == row_best[:, None], as_tuple=True)[1]] = 1
+    return rows, label_of
 
 
 def sample(
@@ -101,9 +103,9 @@ def clip_to_image(boxes: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return torch.stack((x1, y1, x2, y2), dim=-1)
 
 
-def _smooth_l1_sum(predicted: torch.Tensor, wanted: torch.Tensor, beta: float) -> torch.Tensor:
-    # torch's kernel rounds the gradients of beta > 0 otherwise than this composition, which is what Detectron2 computes
-    distance = torch.abs(predicted - wanted)
+def _smooth_l1_sum(predicted: torch.Tensor, target: torch.Tensor, beta: float) -> torch.Tensor:
+    # Detectron2's composition: torch's own kernel rounds the gradients of beta > 0 differently
+    distance = torch.abs(predicted - target)
     if beta < 1e-5:
         return distance.sum()
     return torch.where(distance < beta, 0.5 * distance**2 / beta, distance - 0.5 * beta).sum()
@@ -114,7 +116,6 @@ IOU_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
     "diou": distance_box_iou_loss,
     "ciou": complete_box_iou_loss,
 }
-BOX_LOSSES = ("smooth_l1", *IOU_LOSSES)
 
 
 def box_regression_loss(
@@ -122,7 +123,8 @@ def box_regression_loss(
 ) -> torch.Tensor:
     """Summed loss of ``deltas`` (N x 4) at ``references`` (N x 4) against ground-truth ``boxes`` (N x 4).
 
-    ``kind`` is a name of BOX_LOSSES: smooth L1 (plain L1 at beta 0) compares deltas, the others decoded boxes.
+    ``kind`` is ``smooth_l1``, which compares deltas (plain L1 at beta 0), or a name of ``IOU_LOSSES``, which compare
+    decoded boxes.
     """
     if kind == "smooth_l1":
         return _smooth_l1_sum(deltas, coder.encode(references, boxes), beta)

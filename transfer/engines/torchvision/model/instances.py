@@ -1,4 +1,4 @@
-"""What passes between the parts of the detector, one object per image."""
+"""The values that pass between the parts of the detector, one object per image."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class Targets:
 
     @classmethod
     def from_item(cls, item: Mapping[str, Any], device: torch.device) -> Targets:
-        """The targets that the training loader put under ``instances``; polygons stay on the CPU."""
-        found = item["instances"]
-        masks = found.get("masks")
+        """The targets under ``instances`` in an item of the training loader; polygons stay on the CPU."""
+        instances = item["instances"]
+        masks = instances.get("masks")
         if isinstance(masks, torch.Tensor):
             masks = masks.to(device)
-        return cls(found["boxes"].to(device), found["classes"].to(device), masks)
+        return cls(instances["boxes"].to(device), instances["classes"].to(device), masks)
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Regions:
 
 
 @dataclass
-class Found:
+class ImageDetections:
     """Detections D of one image: boxes D x 4, scores D, classes D, mask probabilities D x M x M or None."""
 
     boxes: torch.Tensor

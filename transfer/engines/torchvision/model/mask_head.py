@@ -39,19 +39,19 @@ class MaskRCNNConvUpsampleHead(nn.Sequential):
         """Mean binary cross-entropy of the true classes' masks over the foreground ``regions`` of all images."""
         logits = self(x)  # R x K x M x M
         side = logits.shape[-1]
-        wanted = [
+        truths = [
             mask_targets(target, region, side, logits.device)
             for target, region in zip(targets, regions)
             if len(region.boxes)
         ]
-        if not wanted:
+        if not truths:
             return {"loss_mask": logits.sum() * 0}
         classes = torch.cat([r.classes for r in regions])
         if logits.shape[1] == 1:
             chosen = logits[:, 0]
         else:
             chosen = logits[torch.arange(len(logits), device=logits.device), classes]
-        truth = torch.cat(wanted).to(torch.float32)
+        truth = torch.cat(truths).to(torch.float32)
         return {"loss_mask": F.binary_cross_entropy_with_logits(chosen, truth, reduction="mean")}
 
     def probabilities(self, x: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
@@ -75,7 +75,7 @@ def rasterise_polygons(polygons: Sequence[Sequence[np.ndarray]], boxes: torch.Te
     """Each instance's polygons moved into its box (R x 4) and drawn by COCO's rasteriser: R x side x side."""
     drawn = []
     for parts, (x1, y1, x2, y2) in zip(polygons, boxes.cpu().numpy()):
-        # in the boxes' float32, as the rasteriser's rounding decides over pixels
+        # in the boxes' float32, as in Detectron2: a difference in rounding can change a pixel of the mask
         scale_x, scale_y = side / max(x2 - x1, 0.1), side / max(y2 - y1, 0.1)
         moved = []
         for part in parts:

@@ -9,14 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from runtime.distributed import rank_count
 from runtime.errors import UserError
-from transfer.engines.training.ranks import SummedOverRanks, rank_count
+from transfer.engines.training.ranks import SummedOverRanks
 
 
 class FrozenBatchNorm(nn.Module):
     """A per-channel affine map from fixed batch-norm statistics: all four tensors are buffers."""
 
-    _version = 3  # a dict without a version is a converted backbone, where absent statistics mean the identity
+    # a state dict without a version is a converted backbone, in which missing statistics mean the identity
+    _version = 3
 
     def __init__(self, num_features: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -33,8 +35,8 @@ class FrozenBatchNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise ``x`` (N x C x H x W)."""
-        # The two forms differ in their last bits, and Detectron2 picks by this very test; the explicit one
-        # spends no memory on gradients of weight and bias.
+        # The two forms differ in their last bits, and Detectron2 chooses by this same condition. The explicit
+        # form needs no memory for gradients of weight and bias.
         if not x.requires_grad:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
         scale = self.weight * (self.running_var + self.eps).rsqrt()
@@ -82,7 +84,7 @@ def _scale_and_shift(
 
 
 class GlobalBatchNorm(nn.BatchNorm2d):
-    """torch's SyncBatchNorm for processes without GPUs, where that class and DistributedDataParallel refuse."""
+    """torch's SyncBatchNorm for processes without GPUs, where torch's own class does not work."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise ``x`` (N x C x H x W) by the mean and variance over the elements of all ranks."""
@@ -90,7 +92,7 @@ class GlobalBatchNorm(nn.BatchNorm2d):
             return super().forward(x)
         wide = x.float()
         count = wide.new_full((1,), float(x.numel() // x.shape[1]))
-        # deviations from the global mean: E[x^2] - E[x]^2 would cancel
+        # deviations from the global mean: E[x^2] - E[x]^2 would lose digits by cancellation
         total = SummedOverRanks.apply(torch.cat([wide.sum([0, 2, 3]), count]))
         elements = total[-1].detach()
         mean = total[:-1] / elements
@@ -104,7 +106,7 @@ class GlobalBatchNorm(nn.BatchNorm2d):
 
 
 class NaiveSyncBatchNorm(nn.BatchNorm2d):
-    """Batch norm whose statistics are the plain mean over ranks of each rank's mean and mean square.
+    """Detectron2's batch norm whose statistics are the plain mean over ranks of each rank's mean and mean square.
 
     Ranks count equally whatever the size of their images, and the running variance is the biased one.
     """

@@ -52,8 +52,8 @@ class ROIPooler(nn.Module):
         return pooled
 
     def _pool(self, feature: torch.Tensor, rois: torch.Tensor, scale: float) -> torch.Tensor:
-        if feature.dtype == torch.bfloat16:  # whose eight bits would move a box at 800 by two pixels
+        if feature.dtype == torch.bfloat16:  # its 8 bits of precision would move a box at 800 by two pixels
             return self.pool(feature.float(), rois, self.side, scale, self.sampling_ratio).to(feature.dtype)
-        # under autocast the boxes take the features' type, coordinates above 1024 lose up to half a pixel in half
-        # precision: as in Detectron2
+        # as in Detectron2, boxes are cast to the features' type under autocast: in half precision, coordinates above
+        # 1024 are rounded by up to half a pixel
         return self.pool(feature, rois.to(feature.dtype), self.side, scale, self.sampling_ratio)

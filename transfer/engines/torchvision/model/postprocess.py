@@ -1,4 +1,4 @@
-"""From detections in the network's input to detections in the original image: rescaled boxes, pasted masks."""
+"""From detections in the network input to detections in the original image: rescaled boxes, pasted masks."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import torch
 import torch.nn.functional as F
 
 from transfer.engines.torchvision.model.boxes import clip_to_image
-from transfer.engines.torchvision.model.instances import Found
+from transfer.engines.torchvision.model.instances import ImageDetections
 
 MASK_THRESHOLD = 0.5
 
 
-def rescale(found: Found, input_size: tuple[int, int], height: int, width: int) -> Found:
-    """Detections of an input of ``input_size`` moved to a height x width image; boxes that become empty are dropped.
+def rescale(detections: ImageDetections, input_size: tuple[int, int], height: int, width: int) -> ImageDetections:
+    """Detections of an input of ``input_size`` in a height x width image; boxes that become empty are dropped.
 
     Masks stay probabilities on their boxes; ``paste_masks`` draws them.
     """
-    scale = found.boxes.new_tensor([width / input_size[1], height / input_size[0]]).repeat(2)
-    boxes = clip_to_image(found.boxes * scale, (height, width))
+    scale = detections.boxes.new_tensor([width / input_size[1], height / input_size[0]]).repeat(2)
+    boxes = clip_to_image(detections.boxes * scale, (height, width))
     keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-    masks = found.masks[keep] if found.masks is not None else None
-    return Found(boxes[keep], found.scores[keep], found.classes[keep], masks)
+    masks = detections.masks[keep] if detections.masks is not None else None
+    return ImageDetections(boxes[keep], detections.scores[keep], detections.classes[keep], masks)
 
 
 def paste_masks(probabilities: torch.Tensor, boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:

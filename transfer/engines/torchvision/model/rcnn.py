@@ -10,7 +10,7 @@ from torch import nn
 
 from transfer.engines.torchvision.model.dilated_c5 import DilatedC5
 from transfer.engines.torchvision.model.fpn import FPN
-from transfer.engines.torchvision.model.instances import Found, Targets
+from transfer.engines.torchvision.model.instances import ImageDetections, Targets
 from transfer.engines.torchvision.model.postprocess import rescale
 from transfer.engines.torchvision.model.resnet import ResNet
 from transfer.engines.torchvision.model.roi_heads import Res5ROIHeads, StandardROIHeads
@@ -41,7 +41,7 @@ class GeneralizedRCNN(nn.Module):
         self.memory_format = torch.contiguous_format
 
     def channels_last(self) -> GeneralizedRCNN:
-        """Keep weights and images in channels-last memory from now on; returns the model."""
+        """Keep weights and images in channels-last memory format from now on; returns the model."""
         self.memory_format = torch.channels_last
         return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
@@ -58,12 +58,14 @@ class GeneralizedRCNN(nn.Module):
             row[:, : image.shape[1], : image.shape[2]].copy_(image)
         return batch.contiguous(memory_format=self.memory_format), sizes
 
-    def detect_boxes(self, features: dict[str, torch.Tensor], sizes: Sequence[tuple[int, int]]) -> list[Found]:
+    def detect_boxes(
+        self, features: dict[str, torch.Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> list[ImageDetections]:
         """Detections without masks, in the coordinates of the input images of ``sizes``."""
         proposals, _ = self.proposal_generator(features, sizes)
         return self.roi_heads.detect(features, proposals, sizes)
 
-    def forward(self, items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor] | list[Found]:
+    def forward(self, items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor] | list[ImageDetections]:
         """Losses by name in training mode; detections in each item's original height x width in evaluation mode.
 
         An item has ``image`` (uint8, 3 x H x W) and, in training, ``instances``; see ``Targets.from_item``.
@@ -74,8 +76,8 @@ class GeneralizedRCNN(nn.Module):
             targets = [Targets.from_item(item, images.device) for item in items]
             proposals, losses = self.proposal_generator(features, sizes, targets)
             return {**self.roi_heads.losses(features, proposals, targets), **losses}
-        found = self.roi_heads.add_masks(features, self.detect_boxes(features, sizes))
+        detections = self.roi_heads.add_masks(features, self.detect_boxes(features, sizes))
         return [
             rescale(one, size, int(item.get("height", size[0])), int(item.get("width", size[1])))
-            for one, size, item in zip(found, sizes, items)
+            for one, size, item in zip(detections, sizes, items)
         ]

@@ -9,17 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from convert.architecture import BLOCKS
 from transfer.engines.torchvision.model.convolution import Conv, init_msra
 from transfer.engines.torchvision.model.norms import freeze
-
-# depth -> (bottleneck blocks?, blocks of res2, res3, res4, res5)
-DEPTHS = {
-    18: (False, (2, 2, 2, 2)),
-    34: (False, (3, 4, 6, 3)),
-    50: (True, (3, 4, 6, 3)),
-    101: (True, (3, 4, 23, 3)),
-    152: (True, (3, 8, 36, 3)),
-}
 
 
 class BasicBlock(nn.Module):
@@ -150,14 +142,14 @@ class ResNet(nn.Module):
         res5_dilation: int = 1,
     ) -> None:
         super().__init__()
-        bottleneck, blocks = DEPTHS[depth]
+        bottleneck, blocks = BLOCKS[depth]
         self.stem = Stem(stem_channels, norm)
         self.names = [f"res{i}" for i in range(2, 6) if f"res{i}" <= max(out_features)]
         in_channels = stem_channels
         for index, name in enumerate(("res2", "res3", "res4", "res5")):
             out_channels = res2_channels * 2**index
             dilation = res5_dilation if name == "res5" else 1
-            # basic blocks know neither groups nor dilation; the builder refuses those settings for
+            # basic blocks have neither groups nor dilation; ``CONFLICTS`` refuses those settings for
             extra: dict[str, Any] = (
                 {
                     "middle_channels": groups * width_per_group * 2**index,
@@ -179,7 +171,7 @@ class ResNet(nn.Module):
                 **extra,
             )
             in_channels = out_channels
-            # Detectron2 creates the unused stages too before it drops them: the random numbers after them depend on it
+            # unused stages are created too, as in Detectron2: all random numbers after them depend on it
             if name in self.names:
                 self.add_module(name, stage)
         self.out_features = list(out_features)

@@ -1,8 +1,8 @@
-"""RoIAlign (arXiv:1703.06870, section 3) with torchvision's bits, faster on a CPU.
+"""RoIAlign (arXiv:1703.06870, section 3), bit-identical to torchvision's and faster on a CPU.
 
-torchvision's CPU operator runs in one thread, channel by channel; its backward pass is a fifth of a Mask R-CNN training
-step. With numba installed (the extra ``fast``) the same sums are taken for all channels at once, in torch's number of
-threads.
+torchvision's CPU operator runs in one thread, channel by channel; its backward pass takes a fifth of a Mask R-CNN
+training step. With numba installed (the extra ``fast``) the same sums are computed for all channels at once, in as many
+threads as torch uses.
 """
 
 from __future__ import annotations
@@ -31,30 +31,31 @@ def roi_align(
     A cell is the mean of ``sampling_ratio`` squared bilinear samples (0: one per pixel); ``aligned`` shifts by half a
     pixel.
     """
-    if features.device.type == "cpu" and features.dtype == rois.dtype == torch.float32 and (found := kernels()):
-        return _RoIAlign.apply(features, rois, found, side, scale, sampling_ratio, aligned)  # type: ignore[no-any-return]
+    if features.device.type == "cpu" and features.dtype == rois.dtype == torch.float32 and (compiled := kernels()):
+        return _RoIAlign.apply(features, rois, compiled, side, scale, sampling_ratio, aligned)  # type: ignore[no-any-return]
     return torchvision.ops.roi_align(features, rois, (side, side), scale, sampling_ratio, aligned)
 
 
 @functools.cache
 def kernels() -> Kernels | None:
-    """The compiled loops, or None without numba or where they do not give torchvision's bits.
+    """The compiled loops; None without numba, or if they do not reproduce torchvision's bits.
 
-    They do where torchvision was built without fused multiply-add, as its x86-64 packages are.
+    They do if torchvision was built without fused multiply-add, as its x86-64 packages are: fused operations round once
+    where separate ones round twice.
     """
     try:
         from transfer.engines.torchvision.model import roi_align_kernels
     except ImportError as error:
-        log.info("RoIAlign takes one thread: no numba (%s); pip install numba makes detection faster on a CPU", error)
+        log.info("RoIAlign runs in one thread: no numba (%s); pip install numba makes detection faster on a CPU", error)
         return None
     if not _same_bits(roi_align_kernels):
-        log.info("RoIAlign takes one thread: this build of torchvision rounds otherwise than the compiled loops")
+        log.info("RoIAlign runs in one thread: this build of torchvision rounds differently from the compiled loops")
         return None
     return roi_align_kernels
 
 
-def _same_bits(found: Kernels) -> bool:
-    """Whether 40 regions, some of them partly outside two maps of 16 x 12, get torchvision's values and gradients."""
+def _same_bits(compiled: Kernels) -> bool:
+    """Whether values and gradients equal torchvision's for 40 regions on two maps of 16 x 12, some partly outside."""
     generator = torch.Generator().manual_seed(0)
     corners = torch.rand(40, 2, 2, generator=generator).sort(1).values * 80 - 10
     rois = torch.cat([torch.arange(40.0)[:, None] % 2, corners.flatten(1)], 1)
@@ -65,8 +66,8 @@ def _same_bits(found: Kernels) -> bool:
         theirs = torchvision.ops.roi_align(leaf, rois.clone(), (3, 3), 0.25, 0, True)
         (gradient,) = torch.autograd.grad(theirs, leaf, weights.clone())
     options = (rois, 0.25, 3, 0, True)
-    return torch.equal(_pool(found, features, *options), theirs.detach()) and torch.equal(
-        _spread(found, weights, features.shape, *options), gradient
+    return torch.equal(_pool(compiled, features, *options), theirs.detach()) and torch.equal(
+        _spread(compiled, weights, features.shape, *options), gradient
     )
 
 
@@ -76,37 +77,37 @@ class _RoIAlign(torch.autograd.Function):
         ctx: Any,
         features: torch.Tensor,
         rois: torch.Tensor,
-        found: Kernels,
+        compiled: Kernels,
         side: int,
         scale: float,
         ratio: int,
         aligned: bool,
     ) -> torch.Tensor:
         ctx.save_for_backward(rois)
-        ctx.found, ctx.shape, ctx.options = found, features.shape, (scale, side, ratio, aligned)
-        return _pool(found, features, rois, scale, side, ratio, aligned)
+        ctx.compiled, ctx.shape, ctx.options = compiled, features.shape, (scale, side, ratio, aligned)
+        return _pool(compiled, features, rois, scale, side, ratio, aligned)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         (rois,) = ctx.saved_tensors
-        return _spread(ctx.found, gradient, ctx.shape, rois, *ctx.options), None, None, None, None, None, None
+        return _spread(ctx.compiled, gradient, ctx.shape, rois, *ctx.options), None, None, None, None, None, None
 
 
 def _pool(
-    found: Kernels, features: torch.Tensor, rois: torch.Tensor, scale: float, side: int, ratio: int, aligned: bool
+    compiled: Kernels, features: torch.Tensor, rois: torch.Tensor, scale: float, side: int, ratio: int, aligned: bool
 ) -> torch.Tensor:
     images, channels, height, width = features.shape
     rows = features.detach().permute(0, 2, 3, 1).contiguous().view(images, height * width, channels)
     pooled = features.new_empty(len(rois), channels, side * side)
-    options = (height, width, rois.detach().contiguous().numpy(), found.f32(scale), side, ratio, aligned)
+    options = (height, width, rois.detach().contiguous().numpy(), compiled.f32(scale), side, ratio, aligned)
     source, target = rows.numpy(), pooled.numpy()
-    _in_threads(len(rois), 8, lambda first, last: found.pool(source, *options, first, last, target))
+    _in_threads(len(rois), 8, lambda first, last: compiled.pool(source, *options, first, last, target))
     return pooled.view(len(rois), channels, side, side)
 
 
 def _spread(
-    found: Kernels,
+    compiled: Kernels,
     gradient: torch.Tensor,
     shape: torch.Size,
     rois: torch.Tensor,
@@ -117,10 +118,10 @@ def _spread(
 ) -> torch.Tensor:
     images, channels, height, width = shape
     into = gradient.new_zeros(images, height * width, channels)
-    options = (height, width, rois.detach().contiguous().numpy(), found.f32(scale), side, ratio, aligned)
+    options = (height, width, rois.detach().contiguous().numpy(), compiled.f32(scale), side, ratio, aligned)
     source, target = gradient.detach().reshape(len(rois), channels, side * side).contiguous().numpy(), into.numpy()
-    # channels are shared out, not regions: a pixel's terms are added in one order however many threads there are
-    _in_threads(channels, 16, lambda first, last: found.spread(source, *options, first, last, target))
+    # threads share out channels, not regions: regions overlap, and each pixel's terms must be added in one fixed order
+    _in_threads(channels, 16, lambda first, last: compiled.spread(source, *options, first, last, target))
     return into.view(images, height, width, channels).permute(0, 3, 1, 2).contiguous()
 
 

@@ -1,6 +1,9 @@
-"""The loops of RoIAlign (arXiv:1703.06870, section 3), compiled by numba; channels are innermost, so they vectorise.
+"""The loops of RoIAlign (arXiv:1703.06870, section 3), compiled by numba.
 
-Every expression is float32 and in torchvision's order, which is what makes the results equal to the last bit.
+Results equal torchvision's bit for bit because every expression is float32, with the operations in torchvision's order
+(``roi_align_kernel.cpp``). Hence the ``f32`` around constants, which would otherwise make an expression float64, and
+hence no ``fastmath``, which would allow reordering and fused multiply-add. The order of additions is what counts, not
+the order of loops: channels are independent, so the innermost loop runs over them and is vectorised.
 """
 
 from __future__ import annotations
@@ -12,20 +15,21 @@ import numpy as np
 from numba import njit
 
 f32 = np.float32
-PADDING = 16  # floats between the rows of a tile: rows a power of two apart would share few lines of the cache
+# floats between the rows of a tile: rows that are a power of two apart would compete for the same few cache sets
+PADDING = 16
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` as machine code without the interpreter lock, kept on disk where there is a place for it."""
+    """``function`` compiled, without the interpreter lock, cached on disk where that is possible."""
     try:
         return njit(nogil=True, error_model="numpy", cache=True)(function)
-    except RuntimeError:  # neither the source's folder nor the user's cache folder can be written
+    except RuntimeError:  # neither the source folder nor the user's cache folder is writable
         return njit(nogil=True, error_model="numpy")(function)
 
 
 @compiled
 def _grid(roi, scale, side, ratio, aligned):  # type: ignore[no-untyped-def]
-    """First y and x of a region on the map, height and width of a cell, and samples per cell along both."""
+    """Top and left of a region on the map, height and width of a cell, and samples per cell in both directions."""
     offset = f32(0.5) if aligned else f32(0)
     left, top = roi[1] * scale - offset, roi[2] * scale - offset
     width, height = roi[3] * scale - offset - left, roi[4] * scale - offset - top
@@ -39,7 +43,10 @@ def _grid(roi, scale, side, ratio, aligned):  # type: ignore[no-untyped-def]
 
 @compiled
 def _neighbours(start, cell_size, cell, index, samples, length):  # type: ignore[no-untyped-def]
-    """Along one side: the two pixels around a sample and the weights of both; the first is -1 outside the map."""
+    """Along one axis: the two pixels around a sample and their weights; the first pixel is -1 outside the map.
+
+    A sample up to one pixel outside the map still counts and is clamped to its border, as in torchvision.
+    """
     place = start + f32(cell) * cell_size + (f32(index) + f32(0.5)) * cell_size / f32(samples)
     if not (place >= f32(-1) and place <= f32(length)):
         return -1, -1, f32(0), f32(0)
@@ -60,6 +67,7 @@ def pool(features, height, width, rois, scale, side, ratio, aligned, first, last
         top, left, cell_height, cell_width, rows, columns = _grid(rois[region], scale, side, ratio, aligned)
         image = features[int(rois[region, 0])]
         count = f32(max(rows * columns, 1))
+        # cells x channels: additions go to consecutive addresses; transposed into the output at the end
         tile[:] = f32(0)
         for y in range(side):
             for row in range(rows):
@@ -92,6 +100,7 @@ def spread(gradient, height, width, rois, scale, side, ratio, aligned, first, la
         top, left, cell_height, cell_width, rows, columns = _grid(rois[region], scale, side, ratio, aligned)
         image = into[int(rois[region, 0])]
         count = f32(rows * columns)
+        # transposed as in ``pool``, so that the innermost loop reads consecutive addresses
         for channel in range(channels):
             for cell in range(side * side):
                 tile[cell, channel] = gradient[region, first + channel, cell]

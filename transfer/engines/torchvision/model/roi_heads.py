@@ -10,13 +10,13 @@ from torch import nn
 
 from transfer.engines.torchvision.model.box_head import FastRCNNConvFCHead, FastRCNNOutputLayers
 from transfer.engines.torchvision.model.boxes import match, overlaps, sample
-from transfer.engines.torchvision.model.instances import Found, Proposals, Regions, Targets
+from transfer.engines.torchvision.model.instances import ImageDetections, Proposals, Regions, Targets
 from transfer.engines.torchvision.model.mask_head import MaskRCNNConvUpsampleHead
 from transfer.engines.torchvision.model.poolers import ROIPooler
 
 
 class RegionSampler:
-    """Labels proposals by overlap with ground truth and draws the training regions of each image."""
+    """Labels proposals by their overlap with ground truth and samples the training regions of each image."""
 
     def __init__(
         self,
@@ -56,8 +56,8 @@ def _foreground(regions: Sequence[Regions], num_classes: int) -> list[Regions]:
     return [r[torch.nonzero(r.foreground(num_classes), as_tuple=True)[0]] for r in regions]
 
 
-def _attach_masks(found: Sequence[Found], masks: torch.Tensor) -> list[Found]:
-    return [replace(f, masks=m) for f, m in zip(found, masks.split([len(f) for f in found]))]
+def _attach_masks(detections: Sequence[ImageDetections], masks: torch.Tensor) -> list[ImageDetections]:
+    return [replace(d, masks=m) for d, m in zip(detections, masks.split([len(d) for d in detections]))]
 
 
 class StandardROIHeads(nn.Module):
@@ -103,20 +103,22 @@ class StandardROIHeads(nn.Module):
 
     def detect(
         self, features: dict[str, torch.Tensor], proposals: Sequence[Proposals], sizes: Sequence[tuple[int, int]]
-    ) -> list[Found]:
+    ) -> list[ImageDetections]:
         """Boxes, scores and classes per image of ``sizes`` (height, width); ``add_masks`` completes them."""
         maps = [features[name] for name in self.in_features]
         boxes = [p.boxes for p in proposals]
         logits, deltas = self.box_predictor(self.box_head(self.box_pooler(maps, boxes)))
         return self.box_predictor.detect(logits, deltas, boxes, sizes)
 
-    def add_masks(self, features: dict[str, torch.Tensor], found: Sequence[Found]) -> list[Found]:
-        """``found`` with the mask probabilities of their boxes and classes; unchanged without a mask head."""
+    def add_masks(
+        self, features: dict[str, torch.Tensor], detections: Sequence[ImageDetections]
+    ) -> list[ImageDetections]:
+        """``detections`` with the mask probabilities of their boxes and classes; unchanged without a mask head."""
         if not self.has_masks:
-            return list(found)
+            return list(detections)
         assert self.mask_pooler is not None
-        x = self.mask_pooler([features[name] for name in self.in_features], [f.boxes for f in found])
-        return _attach_masks(found, self.mask_head.probabilities(x, torch.cat([f.classes for f in found])))
+        x = self.mask_pooler([features[name] for name in self.in_features], [d.boxes for d in detections])
+        return _attach_masks(detections, self.mask_head.probabilities(x, torch.cat([d.classes for d in detections])))
 
 
 class Res5ROIHeads(nn.Module):
@@ -164,15 +166,17 @@ class Res5ROIHeads(nn.Module):
 
     def detect(
         self, features: dict[str, torch.Tensor], proposals: Sequence[Proposals], sizes: Sequence[tuple[int, int]]
-    ) -> list[Found]:
+    ) -> list[ImageDetections]:
         """Boxes, scores and classes per image of ``sizes`` (height, width); ``add_masks`` completes them."""
         boxes = [p.boxes for p in proposals]
         logits, deltas = self.box_predictor(self._pooled(features, boxes).mean(dim=[2, 3]))
         return self.box_predictor.detect(logits, deltas, boxes, sizes)
 
-    def add_masks(self, features: dict[str, torch.Tensor], found: Sequence[Found]) -> list[Found]:
-        """``found`` with the mask probabilities of their boxes and classes; unchanged without a mask head."""
+    def add_masks(
+        self, features: dict[str, torch.Tensor], detections: Sequence[ImageDetections]
+    ) -> list[ImageDetections]:
+        """``detections`` with the mask probabilities of their boxes and classes; unchanged without a mask head."""
         if not self.has_masks:
-            return list(found)
-        x = self._pooled(features, [f.boxes for f in found])
-        return _attach_masks(found, self.mask_head.probabilities(x, torch.cat([f.classes for f in found])))
+            return list(detections)
+        x = self._pooled(features, [d.boxes for d in detections])
+        return _attach_masks(detections, self.mask_head.probabilities(x, torch.cat([d.classes for d in detections])))

@@ -113,17 +113,17 @@ class RPN(nn.Module):
         """Sampled labels (N x A: 1 object, 0 background, -1 unused) and matched ground-truth boxes (N x A x 4)."""
         labels, matched = [], []
         for (height, width), target in zip(sizes, targets):
-            rows, found = match(overlaps(target.boxes, anchors), self.iou_thresholds, self.iou_labels, keep_best=True)
+            rows, label = match(overlaps(target.boxes, anchors), self.iou_thresholds, self.iou_labels, keep_best=True)
             if self.boundary_thresh >= 0:
                 limit = self.boundary_thresh
                 inside = (anchors[:, 0] >= -limit) & (anchors[:, 1] >= -limit)
                 inside &= (anchors[:, 2] < width + limit) & (anchors[:, 3] < height + limit)
-                found[~inside] = -1
-            positive, negative = sample(found, self.batch_size_per_image, self.positive_fraction, background=0)
-            found.fill_(-1)
-            found[positive] = 1
-            found[negative] = 0
-            labels.append(found)
+                label[~inside] = -1
+            positive, negative = sample(label, self.batch_size_per_image, self.positive_fraction, background=0)
+            label.fill_(-1)
+            label[positive] = 1
+            label[negative] = 0
+            labels.append(label)
             matched.append(target.boxes[rows] if len(target.boxes) else torch.zeros_like(anchors))
         return torch.stack(labels), torch.stack(matched)
 
@@ -163,7 +163,7 @@ class RPN(nn.Module):
         deltas: Sequence[torch.Tensor],
         sizes: Sequence[tuple[int, int]],
     ) -> list[Proposals]:
-        """Best boxes per level by logit, clipped, large enough, NMS per level, best over all levels.
+        """Boxes with the highest logits of each level, clipped, filtered by size and NMS, then the best of all levels.
 
         Raises FloatingPointError in training when a prediction is not finite.
         """
@@ -171,7 +171,7 @@ class RPN(nn.Module):
         top_logits, top_boxes, top_levels = [], [], []
         for level, (reference, logit, delta) in enumerate(zip(anchors, logits, deltas)):
             best, index = logit.topk(min(self.pre_nms_topk[mode], logit.shape[1]), dim=1)  # N x T
-            # only the boxes that survive are decoded
+            # only the boxes of the top logits are decoded
             chosen = torch.gather(delta, 1, index[:, :, None].expand(-1, -1, 4)).reshape(-1, 4)
             boxes = self.coder.decode(reference[index].view(-1, 4), chosen)
             top_logits.append(best)

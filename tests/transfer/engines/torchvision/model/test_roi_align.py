@@ -25,7 +25,7 @@ REPOSITORY = Path(__file__).resolve().parents[5]
 def compiled() -> None:
     pytest.importorskip("numba", reason="numba (the extra `fast`) is not installed")
     if kernels() is None:
-        pytest.skip("this build of torchvision rounds otherwise than the compiled loops")
+        pytest.skip("this build of torchvision rounds differently from the compiled loops")
 
 
 @pytest.fixture
@@ -62,6 +62,8 @@ def test_bits_are_torchvisions(
     weights = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(1))
     pooled.backward(weights)
     expected.backward(weights)
+    assert ours.grad is not None
+    assert theirs.grad is not None
     assert torch.equal(ours.grad, theirs.grad)
     assert ours.grad.is_contiguous(), "the layout decides how the next convolution sums"
 
@@ -75,6 +77,8 @@ def test_channels_last_features_and_a_strided_gradient_give_the_same_bits(compil
     leaf_of_theirs = features.clone().requires_grad_()
     torchvision.ops.roi_align(leaf_of_theirs, rois, (7, 7), 0.25, 0, True).sum().backward()
     pooled.sum().backward()  # a gradient of one element, expanded
+    assert leaf.grad is not None
+    assert leaf_of_theirs.grad is not None
     assert torch.equal(leaf.grad, leaf_of_theirs.grad)
 
 
@@ -83,6 +87,7 @@ def test_no_regions(compiled: None) -> None:
     pooled = roi_align(features.requires_grad_(), rois, 7, 0.25, 0, aligned=True)
     assert pooled.shape == (0, 16, 7, 7)
     pooled.sum().backward()
+    assert features.grad is not None
     assert torch.equal(features.grad, torch.zeros_like(features))
 
 
@@ -127,7 +132,7 @@ def test_loops_that_round_otherwise_are_not_used(
     true_pool = roi_align_kernels.pool
     monkeypatch.setattr(roi_align_kernels, "pool", fused)
     assert kernels() is None
-    assert "rounds otherwise" in said[0]
+    assert "rounds differently" in said[0]
     features, rois = draw(8, 10)
     pooled = roi_align(features, rois, 7, 0.25, 0, aligned=True)
     assert torch.equal(pooled, torchvision.ops.roi_align(features, rois, (7, 7), 0.25, 0, True))

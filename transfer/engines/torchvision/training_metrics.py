@@ -1,4 +1,4 @@
-"""Training metrics: collected every iteration, written to metrics.json in Detectron2's names every so often."""
+"""Training metrics: collected every iteration, written to metrics.json under Detectron2's names every 20."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from runtime.logs import get_logger
 from runtime.metrics import MetricsWriter
 
-PERIOD = 20  # iterations between records, and the window of their medians: Detectron2's
+PERIOD = 20  # iterations between records, and the window of their medians, as in Detectron2
 
 
 class Progress:
@@ -26,7 +26,7 @@ class Progress:
     def record(
         self, iteration: int, losses: Mapping[str, float], lr: float, seconds: float, data_seconds: float
     ) -> None:
-        """Take the scalars of one 0-based iteration; a record is written every PERIOD iterations and at the end."""
+        """Add the scalars of one 0-based iteration; every PERIOD iterations and at the end a record is written."""
         if self.writer is None:
             return
         values = {"total_loss": sum(losses.values()), **losses, "time": seconds, "data_time": data_seconds}
