@@ -134,13 +134,13 @@ class OurStep:
 
         from pretrain.methods.moco import MoCo
         from pretrain.training.loop import Stepper
-        from pretrain.training.optimiser import RefusableSGD
+        from pretrain.training.optimiser import SkippableSGD
         from pretrain.training.step_guard import StepGuard
 
         self.moco = MoCo(encoder, queue_size=k, temperature=0.2, bf16=bf16).to(device)
         self.moco.to(memory_format=torch.channels_last)
         self.update = self.moco.begin_step
-        optimizer = RefusableSGD(self.moco.trained_parameters(), 0.03, momentum=0.9, weight_decay=1e-4)
+        optimizer = SkippableSGD(self.moco.trained_parameters(), 0.03, momentum=0.9, weight_decay=1e-4)
         self.guard = StepGuard(Path(tempfile.gettempdir()))
         self.step = Stepper(self.moco, optimizer, self.guard)
         none = torch.zeros(1, dtype=torch.long)

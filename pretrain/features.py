@@ -10,6 +10,7 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from runtime.errors import UserError, run_entry
@@ -44,7 +45,7 @@ def main() -> int:
 
     from pretrain.encoders.reading import read_encoder
     from pretrain.images import open_images
-    from pretrain.probes.knn import alignment, encoder_function, extract, knn_accuracy, uniformity
+    from pretrain.probes.knn import ProbeImages, alignment, encoder_function, extract, knn_accuracy, uniformity
     from pretrain.views import build_views, eval_kind
     from runtime.atomic import sha256_file, write_json
     from runtime.provenance import provenance
@@ -59,10 +60,12 @@ def main() -> int:
     if any(a != b for a, b in zip(train.classes or [], val.classes or [])):
         raise UserError(f"the class folders of {args.data}/train and {args.data}/val differ")
     encode = encoder_function(encoder, args.layer)
-    how = {"device": device, "images": args.images, "workers": min(args.workers, usable_cores())}
-    (bank,), bank_labels = extract(encode, train, build_views(kind, image_size=size), **how)
-    (queries,), labels = extract(encode, val, build_views(kind, image_size=size), **how)
-    (first, second), _ = extract(encode, val, build_views("v1", image_size=size), **how)
+    views = build_views(kind, image_size=size)
+    images = ProbeImages(views, device, images=args.images, workers=min(args.workers, usable_cores()))
+    (bank,), bank_labels = extract(encode, train, images)
+    (queries,), labels = extract(encode, val, images)
+    pairs = replace(images, views=build_views("v1", image_size=size))  # two random views of each image
+    (first, second), _ = extract(encode, val, pairs)
     numbers = {
         "knn": knn_accuracy(bank, bank_labels, queries, labels, k=args.k, temperature=args.temperature),
         "alignment": alignment(first, second),
@@ -72,8 +75,8 @@ def main() -> int:
     }
     print(json.dumps(numbers, indent=1))
     if args.output:
-        made = {"checkpoint": args.checkpoint, "sha256": sha256_file(args.checkpoint), "image_size": size}
-        write_json(args.output, {**numbers, **made, "layer": args.layer, "provenance": provenance()})
+        origin = {"checkpoint": args.checkpoint, "sha256": sha256_file(args.checkpoint), "image_size": size}
+        write_json(args.output, {**numbers, **origin, "layer": args.layer, "provenance": provenance()})
     return 0
 
 

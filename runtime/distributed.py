@@ -63,11 +63,18 @@ def close_world() -> None:
         torch.distributed.destroy_process_group()
 
 
-def _alone() -> bool:
+def rank_and_size() -> tuple[int, int]:
+    """(rank, number of ranks) of the running process group; (0, 1) without one."""
     import torch
 
     distributed = torch.distributed
-    return not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1)
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def _alone() -> bool:
+    return rank_and_size()[1] == 1
 
 
 def all_gather_rows(rows: torch.Tensor) -> torch.Tensor:

@@ -17,7 +17,6 @@ class Method(nn.Module):
     what changes a dictionary waits for ``end_step``, so that a step that is refused leaves it as it was.
     """
 
-    crops = 2  # views of each image that ``loss`` expects
     step = 0  # number of the running step, which the loop sets
     chance = math.inf  # the loss while all of the dictionary is as similar as the positive; infinite without negatives
     encoder_q: nn.Module

@@ -8,15 +8,8 @@ from typing import Any
 import torch
 from torch import distributed
 
-from runtime.distributed import all_gather_rows
+from runtime.distributed import all_gather_rows, rank_and_size
 from runtime.host_copies import send
-
-
-def rank_and_size() -> tuple[int, int]:
-    """(rank, number of ranks) of the running process group; (0, 1) without one."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
 
 
 class _GatherRows(torch.autograd.Function):

@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from pretrain.methods.base import Method, spread
-from pretrain.methods.exchange import BatchShuffle, gather_with_gradient, rank_and_size
+from pretrain.methods.exchange import BatchShuffle, gather_with_gradient
+from runtime.distributed import rank_and_size
 
 
 class InBatch(Method):

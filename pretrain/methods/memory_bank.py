@@ -23,7 +23,6 @@ class BankMethod(Method):
     discrimination, "softmax" its non-parametric softmax over all images (then ``negatives`` is not used).
     """
 
-    crops = 1
     normaliser: torch.Tensor
 
     def __init__(

@@ -14,8 +14,6 @@ PREFIX = "encoder_q."
 class Supervised(Method):
     """Cross-entropy of an encoder whose head has one output per class; one view per image."""
 
-    crops = 1
-
     def __init__(self, encoder: nn.Module, *, bf16: bool = False) -> None:
         super().__init__(bf16)
         self.encoder_q = encoder

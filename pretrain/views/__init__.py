@@ -71,7 +71,7 @@ V2 = ViewKind(jitter=(0.4, 0.4, 0.4, 0.1), jitter_p=0.8, grey_p=0.2, blur_p=0.5)
 KINDS: dict[str, ViewKind] = {
     "v1": V1,  # MoCo v1, the augmentation of InstDisc (arXiv 1805.01978)
     "v2": V2,  # MoCo v2 (arXiv 2003.04297, section 3): v1 with weaker hue, grey last, and SimCLR's blur
-    "invaspread": replace(V1, grey_first=False),  # arXiv 1904.03436: crop, jitter, grey, flip
+    "v1_grey_last": replace(V1, grey_first=False),  # arXiv 1904.03436: crop, jitter, grey, flip
     "cifar": replace(V2, scale=(0.08, 1.0), blur_p=0.0),  # the official CIFAR-10 demo: no blur, torchvision's scale
     "supervised": ViewKind(views=1, scale=(0.08, 1.0)),  # torchvision's reference recipe
     "eval": ViewKind(views=1, scale=None, flip_p=0.0),  # shorter side to 256/224 of the size, central crop

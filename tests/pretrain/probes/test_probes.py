@@ -102,27 +102,27 @@ def test_probes_look_at_images_as_the_recipe_does(
 ) -> None:
     """After --views cifar the kNN monitor, features.py and the linear probe see whole images."""
     from pretrain import features, linear_probe, views
-    from pretrain.probes import knn as probes
     from pretrain.probes import linear
     from pretrain.settings.options import parse
+    from pretrain.training import knn_monitor
     from pretrain.training.run import pretrain
     from runtime.distributed import World
 
     seen: list[str] = []
     build = views.build_views
-    for module in (probes, views, linear):
+    for module in (knn_monitor, views, linear):
         monkeypatch.setattr(module, "build_views", lambda kind, **how: (seen.append(kind), build(kind, **how))[1])
     small = ["-a", "resnet18", "--image-size", "32", "-b", "8", "--epochs", "1", "--moco-k", "32", "-j", "0"]
     here = World(0, 1, 0, torch.device("cpu"))
-    pretrain(parse([str(tiny_images), *small, "--views", "cifar"]), tmp_path / "run", here)
+    pretrain(parse([str(tiny_images), *small, "--views", "cifar", "--output", str(tmp_path / "run")]), here)
     assert seen == ["whole"]
     checkpoint = str(tmp_path / "run" / "checkpoint_0000.pth.tar")
     monkeypatch.setattr("sys.argv", ["features.py", checkpoint, str(tiny_images), "-j", "0"])
     features.main()
-    assert seen == ["whole", "whole", "whole", "v1"]
+    assert seen == ["whole", "whole", "v1"]
     flags = [str(tiny_images), "--pretrained", checkpoint, "-b", "8", "--epochs", "1", "--lr", "0.1", "-j", "0"]
     linear.probe(linear_probe.parse(flags), tmp_path / "linear", here)
-    assert seen[4:] == ["supervised", "whole"]
+    assert seen[3:] == ["supervised", "whole"]
 
 
 def test_linear_probe_refuses_what_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:

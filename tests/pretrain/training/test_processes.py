@@ -57,7 +57,7 @@ def test_ranks_refuse_and_stop_together(two_ranks: list[dict]) -> None:
 def test_two_ranks_are_one_process_with_two_batchnorm_groups(two_ranks: list[dict], name: str) -> None:
     """Shuffling across ranks and across SplitBatchNorm groups is the same operation: the same permutation, the same
     company for every key, the same losses, so the same weights and dictionary (up to rounding)."""
-    alone = ranks.run(ranks.build_methods(bn_splits=2)[name], slice(0, 8), lambda parameters: None)
+    alone = ranks.run(ranks.build_methods(bn_splits=2)[name], ranks.VIEWS[name], slice(0, 8), lambda parameters: None)
     torch.testing.assert_close(two_ranks[0][name], alone, rtol=1e-4, atol=1e-5)
 
 

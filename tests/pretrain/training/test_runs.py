@@ -37,8 +37,8 @@ FIRST = "checkpoint_0000.pth.tar"
 
 def run(images: Path, folder: Path, *flags: str | Path) -> int:
     """One process of pretrain/main.py, without starting one."""
-    args = parse([str(images), *SMALL, *map(str, flags)])
-    return pretrain(args, folder, World(0, 1, 0, torch.device("cpu")))
+    settings = parse([str(images), *SMALL, "--output", str(folder), *map(str, flags)])
+    return pretrain(settings, World(0, 1, 0, torch.device("cpu")))
 
 
 def contents(folder: Path, name: str = LAST) -> dict[str, torch.Tensor]:
@@ -175,6 +175,21 @@ def test_setting_younger_than_the_checkpoint_had_its_default(finished: Path, tin
     assert_same(finished, tmp_path / "run")
 
 
+def test_a_checkpoint_of_version_0_1_0_resumes(finished: Path, tiny_images: Path, tmp_path: Path) -> None:
+    """Its ``settings`` were written when every option stood in one flat table. Keys and values, byte for byte."""
+    checkpoint = torch.load(finished / FIRST, weights_only=True)
+    fingerprint = checkpoint["settings"]["data"]
+    checkpoint["settings"] = {**json.loads(Path(__file__).with_name("settings_0_1_0.json").read_text()),
+                              "data": fingerprint}  # fmt: skip
+    assert list(checkpoint["settings"]) == list(torch.load(finished / LAST, weights_only=True)["settings"])
+    torch.save(checkpoint, tmp_path / "older.pth.tar")
+    run(tiny_images, tmp_path / "run", "--resume", tmp_path / "older.pth.tar")
+    assert_same(finished, tmp_path / "run")
+    newer = torch.load(tmp_path / "run" / LAST, weights_only=True)
+    assert newer["changes"] == []
+    assert json.dumps(newer["settings"]) == json.dumps(checkpoint["settings"])
+
+
 def test_weights_and_biases_gets_the_numbers(
     tiny_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -303,7 +318,7 @@ def test_the_main_process_alone_prints_the_recipe(
 
     monkeypatch.setattr(os, "environ", {**os.environ, **given})
     monkeypatch.setattr(sys, "argv", [SCRIPT, "DIR", "--recipe", "moco_v2", *flags])
-    monkeypatch.setattr(main, "work", lambda args: 0)
+    monkeypatch.setattr(main, "work", lambda settings: 0)
     assert main.main() == 0
     assert ("recipe moco_v2:" in capsys.readouterr().out) is ("1" not in (given.get("RANK"), *flags))
 
