@@ -13,6 +13,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+from runtime.arguments import positive, whole
 from runtime.errors import UserError, run_entry
 from runtime.provenance import usable_cores
 
@@ -23,16 +24,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("checkpoint", help="of pretrain/main.py or of the official code")
     parser.add_argument("data", metavar="DIR", help="folder with train/CLASS/ and val/CLASS/")
     parser.add_argument("--layer", choices=["backbone", "head"], default="backbone", help="whose output (backbone)")
-    parser.add_argument("--image-size", type=int, default=None, help="(the checkpoint's, else 224)")
-    parser.add_argument("--images", type=int, default=0, metavar="N", help="of each set at most (0: all)")
-    parser.add_argument("--k", type=int, default=200, help="neighbours (200)")
+    parser.add_argument("--image-size", type=positive, default=None, help="(the checkpoint's, else 224)")
+    parser.add_argument("--images", type=whole, default=0, metavar="N", help="of each set at most (0: all)")
+    parser.add_argument("--k", type=positive, default=200, help="neighbours (200)")
     parser.add_argument("--temperature", type=float, default=0.1, help="of their votes (0.1)")
-    parser.add_argument("-j", "--workers", type=int, default=4)
+    parser.add_argument("-j", "--workers", type=whole, default=4)
     parser.add_argument("--output", default=None, metavar="FILE", help="also write the numbers as JSON")
     args = parser.parse_args(argv)
-    for name, least in (("k", 1), ("images", 0), ("workers", 0)):
-        if getattr(args, name) < least:
-            parser.error(f"--{name} must be at least {least}")
     if not args.temperature > 0:
         parser.error("--temperature must be positive")
     return args

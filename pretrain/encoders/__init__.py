@@ -1,4 +1,4 @@
-"""Encoders: torchvision ResNets with a contrastive head, and the BatchNorm that makes shuffling work on one device."""
+"""Encoders: torchvision ResNets with a contrastive head, and a BatchNorm in groups for shuffling on one device."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ ARCHITECTURES = (
 class SplitBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm that normalises ``num_splits`` equal parts of the batch separately, as that many GPUs would.
 
-    Without it, permuting the keys of a batch on one device changes nothing, and the statistics a query and its key
-    share give the positive away (MoCo, section 3.3, "Shuffling BN"). The running statistics take the mean over parts;
-    evaluation is plain BatchNorm. Raises ValueError when the batch is not a multiple of ``num_splits``.
+    Without it, permuting the keys of a batch on one device changes nothing, and the statistics that a query and its key
+    share give the positive away (MoCo, section 3.3, "Shuffling BN"). The running statistics are means over the parts;
+    in evaluation this is plain BatchNorm. Raises ValueError when the batch is not a multiple of ``num_splits``.
     """
 
     def __init__(self, num_features: int, num_splits: int = 1, **kwargs: float | bool) -> None:
@@ -48,7 +48,7 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         assert self.num_batches_tracked is not None
         means = self.running_mean.repeat(self.num_splits, 1)  # S x C
         variances = self.running_var.repeat(self.num_splits, 1)
-        # parts are views along the batch: the usual reshape to C*S channels would copy channels_last tensors (3.5x)
+        # Chunks of the batch are views. The usual reshape to C*S channels copies channels_last tensors (3.5x slower).
         parts = [
             F.batch_norm(part, mean, var, self.weight, self.bias, True, self.momentum or 0.1, self.eps)
             for part, mean, var in zip(x.chunk(self.num_splits), means, variances)

@@ -50,8 +50,8 @@ class Subset:
 
 @dataclass(frozen=True)
 class ProbeImages:
-    """How a probe reads a set of images: the views it takes, on which device, and of how many images at most (evenly
-    spread over the set; 0 for all). workers: loader processes. max_bad: bad images tolerated, as in training."""
+    """How a probe reads a set of images. images: number of images at most, evenly spread over the set, 0 for all.
+    workers: loader processes. max_bad: bad images tolerated, as in training."""
 
     views: Views
     device: torch.device

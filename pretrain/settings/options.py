@@ -47,7 +47,7 @@ def defaults() -> dict[str, Any]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Every option; those a recipe may set have no default here, so that what the user wrote can be told apart."""
+    """All options. Those that a recipe may set have no default here: the result then holds what the user wrote."""
     parser = argparse.ArgumentParser(
         prog="pretrain/main.py",
         description="Pretrain an encoder. Without a folder of images: a small MoCo v2 run on the demo images.",

@@ -139,7 +139,7 @@ class Run:
             probe=partial(run_probe, monitor, self.world),
         )
         try:
-            return loop.run(self._loader(views, start), partial(views.on_device, device=device), stop)
+            return loop.run(self._loader(views, start), lambda batch: views.on_device(batch, device), stop)
         finally:
             recorder.close()
 

@@ -124,7 +124,7 @@ def test_a_cache_of_other_images_is_refused(folder):
     (folder / "class0" / "00.jpg").rename(folder / "class0" / "99.jpg")
     with pytest.raises(UserError, match="made from other images"):
         open_images(folder, labels=False, cache=cache)
-    with pytest.raises(UserError, match="made with other images"):
+    with pytest.raises(UserError, match="holds a cache of other images"):
         make(folder)
     (folder / "class0" / "99.jpg").rename(folder / "class0" / "00.jpg")
     with pytest.raises(UserError, match="--shorter-side 0"):

@@ -121,7 +121,7 @@ def binary_list(tmp_path: Path) -> Path:
         (empty, "no image below"),
         (lambda path: path / "missing", "does not exist"),
         (text_file, "not a folder of images"),
-        (empty_list, "names no file"),
+        (empty_list, "lists no file"),
         (binary_list, "cannot read the list"),
     ],
 )

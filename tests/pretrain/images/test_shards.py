@@ -178,7 +178,7 @@ def test_a_shard_that_is_no_whole_tar_is_named(folder):
     path = folder / "s-001.tar"
     whole = path.read_bytes()
     for data, words in (
-        (whole[:3000], "not a whole tar|cut short"),
+        (whole[:3000], "not a complete tar|is truncated inside"),
         (b"<html>", "not a whole tar"),
         (gzip.compress(whole), "uncompressed"),
     ):
