@@ -118,7 +118,7 @@ def binary_list(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (empty, "no image below"),
+        (empty, "no image in .* or its sub-folders"),
         (lambda path: path / "missing", "does not exist"),
         (text_file, "not a folder of images"),
         (empty_list, "lists no file"),
