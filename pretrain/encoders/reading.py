@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torchvision.models import ResNet
 
 from pretrain.encoders import ARCHITECTURES, build_encoder
 from pretrain.encoders.checkpoint_file import load_checkpoint
 from runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from torchvision.models import ResNet
 
 PREFIXES = ("module.encoder_q.", "encoder_q.", "module.", "")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from runtime.arguments import Bounds
 
 if TYPE_CHECKING:
-    import torchvision
+    from torchvision.models import ResNet
 
     from pretrain.methods.base import Method
 
@@ -37,7 +37,7 @@ class ModelSettings:
         """Whether the encoders compute in bfloat16."""
         return self.precision == "bf16"
 
-    def encoder(self, outputs: int) -> torchvision.models.ResNet:
+    def encoder(self, outputs: int) -> ResNet:
         """A new encoder, B x 3 x H x W -> B x outputs."""
         from pretrain.encoders import build_encoder
 

@@ -86,7 +86,11 @@ def test_labels_follow_their_images(folder):
 
 def test_the_global_random_numbers_are_left_alone(folder):
     def state() -> tuple:
-        return random.getstate(), torch.get_rng_state().tolist(), np.random.get_state()[1].tolist()
+        return (
+            random.getstate(),
+            torch.get_rng_state().tolist(),
+            np.random.get_state(legacy=False)["state"]["key"].tolist(),
+        )
 
     before = state()
     for workers in (0, 2):

@@ -110,9 +110,9 @@ def test_moco_checkpoint_has_the_official_names_and_layout() -> None:
 def test_key_encoder_keeps_its_own_batchnorm_statistics() -> None:
     moco = MoCo(build_encoder("resnet18", outputs=8), dim=8, queue_size=8)
     moco(torch.randn(4, 3, 32, 32), torch.randn(4, 3, 32, 32) + 5)
-    q, k = moco.encoder_q.bn1, moco.encoder_k.bn1
-    assert not torch.equal(q.running_mean, k.running_mean)
-    assert k.training
+    q, k = (encoder.get_buffer("bn1.running_mean") for encoder in (moco.encoder_q, moco.encoder_k))
+    assert not torch.equal(q, k)
+    assert moco.encoder_k.get_submodule("bn1").training
     assert not any(p.requires_grad for p in moco.encoder_k.parameters())
 
 

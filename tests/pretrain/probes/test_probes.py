@@ -7,11 +7,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy.spatial.distance import pdist
 from torch.nn import functional as F
 
 from pretrain.encoders import build_encoder
@@ -36,6 +36,8 @@ def test_knn_equals_votes_counted_one_by_one() -> None:
 
 
 def test_alignment_and_uniformity() -> None:
+    from scipy.spatial.distance import pdist
+
     torch.manual_seed(0)
     x, y = F.normalize(torch.randn(40, 5), dim=1), F.normalize(torch.randn(40, 5), dim=1)
     assert alignment(x, x) == 0
@@ -50,11 +52,11 @@ def test_evenly() -> None:
 
 @pytest.mark.parametrize("prefix", ["module.encoder_q.", "module.", ""])
 def test_encoder_is_found_under_every_prefix(tmp_path: Path, prefix: str) -> None:
-    made = build_encoder("resnet18", outputs=16, mlp=prefix.endswith("q."), stem="cifar")
-    state = {prefix + k: v for k, v in made.state_dict().items()}
+    saved = build_encoder("resnet18", outputs=16, mlp=prefix.endswith("q."), stem="cifar")
+    state = {prefix + k: v for k, v in saved.state_dict().items()}
     torch.save({"arch": "resnet18", "state_dict": {**state, "module.queue": torch.zeros(2, 2)}}, tmp_path / "c.pth")
-    found, _ = read_encoder(tmp_path / "c.pth")
-    torch.testing.assert_close(found.state_dict(), made.state_dict())
+    encoder, _ = read_encoder(tmp_path / "c.pth")
+    torch.testing.assert_close(encoder.state_dict(), saved.state_dict())
     del state[prefix + "layer2.0.conv1.weight"]
     torch.save({"arch": "resnet18", "state_dict": state}, tmp_path / "short.pth")
     with pytest.raises(UserError, match="lacks 1 tensors of resnet18, the first is layer2.0.conv1.weight"):
@@ -83,7 +85,12 @@ def test_linear_probe_learns_stripes_and_leaves_the_encoder(
     here = World(0, 1, 0, torch.device("cpu"))
     held: list[linear.LinearProbe] = []
     build = linear.LinearProbe.__init__
-    monkeypatch.setattr(linear.LinearProbe, "__init__", lambda self, *a: (held.append(self), build(self, *a))[1])
+
+    def watched(self: linear.LinearProbe, *arguments: Any) -> None:
+        held.append(self)
+        build(self, *arguments)
+
+    monkeypatch.setattr(linear.LinearProbe, "__init__", watched)
     assert linear.probe(settings, here) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["top1"] > 50
@@ -113,8 +120,13 @@ def test_probes_look_at_images_as_the_recipe_does(
 
     seen: list[str] = []
     build = views.build_views
+
+    def watched(kind: str, **options: Any) -> views.Views:
+        seen.append(kind)
+        return build(kind, **options)
+
     for module in (knn_monitor, views, linear):
-        monkeypatch.setattr(module, "build_views", lambda kind, **how: (seen.append(kind), build(kind, **how))[1])
+        monkeypatch.setattr(module, "build_views", watched)
     small = ["-a", "resnet18", "--image-size", "32", "-b", "8", "--epochs", "1", "--moco-k", "32", "-j", "0"]
     here = World(0, 1, 0, torch.device("cpu"))
     pretrain(parse([str(tiny_images), *small, "--views", "cifar", "--output", str(tmp_path / "run")]), here)

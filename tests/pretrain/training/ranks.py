@@ -51,13 +51,13 @@ def judge(rank: int, folder: Path) -> dict[str, torch.Tensor]:
 
     guard, weight = StepGuard(folder, tolerated=1), nn.Parameter(torch.zeros(2))
     weight.grad = torch.ones(2)
-    said = []
+    verdicts = []
     for step, loss in enumerate([torch.tensor(float("nan") if rank else 1.0), torch.tensor(1.0)]):
         images = torch.tensor([10 * step, 10 * step + 1]) + 2 * rank
-        said.append(guard.judge(loss, [weight], step, images, stopping=rank == step == 0))
+        verdicts.append(guard.judge(loss, [weight], step, images, stopping=rank == step == 0))
         guard.read(late=1)
-        said.append(torch.tensor(guard.stop_agreed))
-    return {"said": torch.stack(said)}
+        verdicts.append(torch.tensor(guard.stop_agreed))
+    return {"verdicts": torch.stack(verdicts)}
 
 
 def build_methods(bn_splits: int) -> dict[str, Any]:

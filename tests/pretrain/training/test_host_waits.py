@@ -7,7 +7,6 @@ operands themselves; a dispatch mode refuses both.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -60,10 +59,9 @@ class NoWaiting(TorchDispatchMode):
 
 
 @pytest.fixture(autouse=True)
-def _no_autocast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Autocast does not know the meta device; it chooses types and reads no value."""
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
-    return
 
 
 def build(flags: list[str]) -> tuple[Method, SkippableSGD, list[torch.Tensor]]:
@@ -145,7 +143,7 @@ def test_no_step_waits_for_a_gpu(tmp_path: Path, name: str, monkeypatch: pytest.
     monkeypatch.undo()
     device = torch.device("cuda")
     method = parse(["DIR", *SMALL, "--method", name]).build_method(Sizes(32, 4, 8, 1)).train()
-    method.to(device, memory_format=torch.channels_last)
+    method.to(device).to(memory_format=torch.channels_last)
     guard = StepGuard(tmp_path, tolerated=1)
     stepper = Stepper(method, SkippableSGD(method.trained_parameters(), 0.1, momentum=0.9), guard)
     views = [torch.randn(8, 3, 32, 32, device=device) for _ in range(METHODS[name].crops)]
@@ -156,3 +154,4 @@ def test_no_step_waits_for_a_gpu(tmp_path: Path, name: str, monkeypatch: pytest.
         finally:
             torch.cuda.set_sync_debug_mode("default")
         guard.read(late=1)
+    assert all(torch.isfinite(parameter).all() for parameter in method.parameters())

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from pretrain.views.batch import Batch
 from runtime.run_folder import RunLock
 from tests.pretrain.training import ranks  # by its full name: the spawned ranks import it again
 
@@ -49,7 +51,7 @@ def test_ranks_hold_the_same_state(two_ranks: list[dict], name: str) -> None:
 def test_ranks_refuse_and_stop_together(two_ranks: list[dict]) -> None:
     """The bad loss is one rank's, the signal the other's: both refuse the step, and both hear of it one step later."""
     for rank in two_ranks:
-        assert rank["guard"]["said"].tolist() == [True, False, False, True]
+        assert rank["guard"]["verdicts"].tolist() == [True, False, False, True]
     assert (two_ranks[0]["report"]["what"], two_ranks[0]["report"]["images"]) == ("loss", [0, 1, 2, 3])
 
 
@@ -66,19 +68,17 @@ def test_accumulated_parts_are_ranks_in_sequence() -> None:
     from pretrain.methods.moco import MoCo
     from pretrain.training.loop import _forward_backward
 
-    whole, parts = (MoCo(ranks.encoder()[2:4], dim=8, queue_size=16) for _ in range(2))
-    whole.encoder_q[1] = parts.encoder_q[1] = torch.nn.Linear(48, 8)
-    whole.encoder_k[1] = parts.encoder_k[1] = torch.nn.Linear(48, 8)
-    parts.queue.rows.copy_(whole.queue.rows)
-
-    class Item:
-        indices = labels = torch.arange(8)
-
+    # without BatchNorm, whose statistics would differ between the whole and its parts
+    whole, parts = (MoCo(nn.Sequential(nn.Flatten(), nn.Linear(48, 8)), dim=8, queue_size=16) for _ in range(2))
+    parts.load_state_dict(whole.state_dict())
+    indices = torch.arange(8)
+    batch = Batch(step=0, epoch=0, indices=indices, images=[], labels=indices, params=torch.empty(0))
     gradients = []
     for method, count in ((whole, 1), (parts, 2)):
         method.zero_grad()
-        _forward_backward(method, Item, ranks.batch(0), count)
-        gradients.append([p.grad.clone() for p in method.trained_parameters()])
+        _forward_backward(method, batch, ranks.batch(0), count)
+        gradients.append([p.grad for p in method.trained_parameters()])
+        assert all(gradient is not None and gradient.any() for gradient in gradients[-1])
         method.end_step()
     torch.testing.assert_close(gradients[0], gradients[1])
     torch.testing.assert_close(whole.queue.rows, parts.queue.rows)
@@ -99,10 +99,10 @@ def children(pid: int) -> list[int]:
 
 def family(process: subprocess.Popen) -> list[int]:
     """The processes below this one, however deep: torchrun's ranks and their loader workers."""
-    found = [process.pid]
-    for pid in found:
-        found += children(pid)
-    return found[1:]
+    pids = [process.pid]
+    for pid in pids:
+        pids += children(pid)
+    return pids[1:]
 
 
 def leader(process: subprocess.Popen, rank: int) -> int:

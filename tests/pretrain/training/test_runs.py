@@ -420,7 +420,7 @@ def test_knn_monitor_writes_its_number(tiny_images: Path, tmp_path: Path) -> Non
 def test_bad_probe_images_end_the_probe_and_not_the_run(tiny_images: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_images / "val", tmp_path / "val")
     (tmp_path / "val" / "class1" / "0.jpg").write_bytes(b"<html>")
-    flags = ["--epochs", "1", "--knn-every", "1", "--val", tmp_path / "val"]
+    flags = ["--epochs", "1", "--knn-every", "1", "--val", str(tmp_path / "val")]
     assert run(tiny_images, tmp_path / "strict", *flags) == 0
     assert "no kNN accuracy: 1 of 9 images cannot be read" in (tmp_path / "strict" / "log.txt").read_text()
     run(tiny_images, tmp_path / "lenient", *flags, "--max-bad", "2")

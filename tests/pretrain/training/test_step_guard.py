@@ -92,6 +92,7 @@ def test_a_refused_update_leaves_weights_and_momentum(momentum: float, first: bo
         give_gradients(parameters)
         if step == (0 if first else 3):
             for p in parameters[:3]:
+                assert p.grad is not None
                 p.grad[0] = math.nan
             ours.update(torch.tensor(True))
             continue
@@ -156,28 +157,28 @@ def test_healthy_and_young_runs_are_left_in_peace() -> None:
 
 
 def test_checkpoints_are_named_ordered_and_pruned(tmp_path: Path) -> None:
-    kept = CheckpointFolder(tmp_path, steps_per_epoch=10, keep=2)
-    assert kept.name(2000).name == "checkpoint_0199.pth.tar"
+    checkpoints = CheckpointFolder(tmp_path, steps_per_epoch=10, keep=2)
+    assert checkpoints.name(2000).name == "checkpoint_0199.pth.tar"
     for step in (10, 14, 20, 25):
-        kept.save({"step": step, "arch": "resnet18", "state_dict": {}})
-    assert [step for step, _ in kept.steps()] == [25, 20]
-    found = kept.newest()
-    assert found is not None
-    assert found[1]["step"] == 25
+        checkpoints.save({"step": step, "arch": "resnet18", "state_dict": {}})
+    assert [step for step, _ in checkpoints.steps()] == [25, 20]
+    newest = checkpoints.newest()
+    assert newest is not None
+    assert newest[1]["step"] == 25
 
 
 def test_every_truncation_of_a_checkpoint_falls_back(tmp_path: Path) -> None:
     """64 cuts of the newest file: never a crash, never a wrong load, always the one before."""
-    kept = CheckpointFolder(tmp_path, steps_per_epoch=10, keep=0)
+    checkpoints = CheckpointFolder(tmp_path, steps_per_epoch=10, keep=0)
     for step in (10, 20):
-        kept.save({"step": step, "arch": "resnet18", "state_dict": {"w": torch.full((64,), float(step))}})
-    newest = kept.name(20)
-    whole = newest.read_bytes()
+        checkpoints.save({"step": step, "arch": "resnet18", "state_dict": {"w": torch.full((64,), float(step))}})
+    last = checkpoints.name(20)
+    whole = last.read_bytes()
     for cut in torch.linspace(0, len(whole) - 1, 64).long().tolist():
-        newest.write_bytes(whole[:cut])
-        found = kept.newest()
-        assert found is not None
-        assert found[1]["step"] == 10
+        last.write_bytes(whole[:cut])
+        newest = checkpoints.newest()
+        assert newest is not None
+        assert newest[1]["step"] == 10
 
 
 def test_weights_hash_tells_bits_names_types_and_shapes() -> None:
@@ -213,13 +214,13 @@ def test_dying_inside_a_save_leaves_a_readable_checkpoint(
     def die(*args: object, **kwargs: object) -> None:
         raise Death
 
-    kept = CheckpointFolder(tmp_path, steps_per_epoch=10, keep=1)
-    kept.save({"step": 10, "arch": "resnet18", "state_dict": {}})
+    checkpoints = CheckpointFolder(tmp_path, steps_per_epoch=10, keep=1)
+    checkpoints.save({"step": 10, "arch": "resnet18", "state_dict": {}})
     where = {"write": (torch, "save"), "fsync": (os, "fsync"), "replace": (os, "replace"), "prune": (Path, "unlink")}
     with monkeypatch.context() as patch:
         patch.setattr(*where[moment], die)
         with pytest.raises(Death):
-            kept.save({"step": 20, "arch": "resnet18", "state_dict": {}})
-    found = kept.newest()
-    assert found is not None
-    assert found[1]["step"] == (20 if moment == "prune" else 10)
+            checkpoints.save({"step": 20, "arch": "resnet18", "state_dict": {}})
+    newest = checkpoints.newest()
+    assert newest is not None
+    assert newest[1]["step"] == (20 if moment == "prune" else 10)
