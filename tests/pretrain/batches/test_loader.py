@@ -136,32 +136,32 @@ def test_options_that_make_no_sense_are_refused(folder):
 
 @pytest.fixture
 def damaged(folder, tmp_path) -> tuple[Path, set[str]]:
-    """The same images, with four of them spoilt in different ways."""
+    """The same images, four of them damaged in different ways."""
     for path in folder.rglob("*.png"):
         target = tmp_path / path.relative_to(folder)
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(path.read_bytes())
-    spoilt = {
+    damaged_names = {
         "class0/04.png": b"",
         "class0/10.png": b"<html>",
         "class1/05.png": b"\x89PNG\r\n",
         "class1/21.png": b"x" * 99,
     }
-    for name, data in spoilt.items():
+    for name, data in damaged_names.items():
         (tmp_path / name).write_bytes(data)
-    return tmp_path, set(spoilt)
+    return tmp_path, set(damaged_names)
 
 
 def test_bad_images_are_replaced_named_once_and_counted(damaged, caplog):
-    folder, spoilt = damaged
+    folder, damaged_names = damaged
     source, views = open_images(folder, labels=True), build_views("v2", image_size=32, aug_on="device")
     loader = build_loader(source, views, batch_size=8, seed=1, epochs=4, max_bad=0.2)
     with caplog.at_level(logging.WARNING):
         seen = list(loader)
-    assert {source.name(index) for index in loader.bad} == spoilt
+    assert {source.name(index) for index in loader.bad} == damaged_names
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 4
-    assert {name for name in spoilt if any(name in text for text in warnings)} == spoilt
+    assert {name for name in damaged_names if any(name in text for text in warnings)} == damaged_names
     shown = torch.cat([batch.indices for batch in seen])
     assert not set(shown.tolist()) & set(loader.bad)
     assert len(shown) == 4 * 48

@@ -1,4 +1,4 @@
-"""The memory that batches travel in: given out again only when nobody can see it any more."""
+"""The loader's shared memory: a slot is reused only when no tensor on it is left."""
 
 from __future__ import annotations
 

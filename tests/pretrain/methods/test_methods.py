@@ -117,7 +117,7 @@ def test_key_encoder_keeps_its_own_batchnorm_statistics() -> None:
 
 
 def test_queue_goes_round_from_any_position() -> None:
-    """A run resumed with another batch: 4 keys behind row 6 of 8 fill rows 6, 7, 0, 1."""
+    """A run resumed with another batch: 4 keys written from row 6 of 8 fill rows 6, 7, 0, 1."""
     queue = Queue(8, 2)
     queue.position.fill_(6)
     before, keys = queue.rows.clone(), torch.arange(8.0).view(4, 2)

@@ -1,4 +1,4 @@
-"""What each of two gloo processes does in test_processes.py; kept apart so that spawn can import it."""
+"""The work of each of two gloo processes in test_processes.py, in a module of its own so that spawn can import it."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""No training step waits for the device, shown without one.
+"""No training step waits for the device. Tested without a GPU.
 
-A tensor on the "meta" device has no values: whatever asks one for a value fails where on a GPU it would wait. What is
-left are copies between the host and the device, which wait unless they say otherwise, and operations that copy their
-operands themselves; a dispatch mode refuses both.
+A tensor on the "meta" device has no values: an operation that reads one fails there, where on a GPU it would wait. Two
+kinds of waiting remain: blocking copies between host and device, and operations that copy their operands to one device
+themselves. A dispatch mode refuses both.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def test_no_step_waits_for_the_device(tmp_path: Path, flags: list[str]) -> None:
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_no_step_of_several_ranks_waits_either(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rank 1 of 2: with what ranks exchange, which NCCL queues on the device like any other work."""
+    """Rank 1 of 2, with the exchanges between ranks, which NCCL queues on the device like any other work."""
     answers = {"is_initialized": True, "get_rank": 1, "get_world_size": 2, "all_reduce": None, "all_gather": None}
     for function, answer in answers.items():
         monkeypatch.setattr(torch.distributed, function, lambda *_, answer=answer: answer)
@@ -129,8 +129,8 @@ def test_the_watch_sees_what_waits(wait: Any) -> None:
         wait(torch.empty(4, device=META), torch.ones(4))
 
 
-def test_what_a_line_shows_may_wait(tmp_path: Path) -> None:
-    """The readings of a logged step do; were they taken at every step, the test above would not pass."""
+def test_the_readings_of_a_logged_step_may_wait(tmp_path: Path) -> None:
+    """The readings of a logged step do. Read at every step, they would fail the tests above."""
     method, optimizer, views = build([])
     with NoWaiting(), pytest.raises(RuntimeError, match="item"):
         Stepper(method, optimizer, StepGuard(tmp_path))(batch(0), views, read=True)

@@ -149,7 +149,7 @@ def test_each_failure_is_named_once(changes: dict, words: str) -> None:
     assert words in warnings[0]
 
 
-def test_healthy_and_young_runs_are_left_in_peace() -> None:
+def test_healthy_and_young_runs_get_no_warning() -> None:
     watch = HealthWatch(math.log(4097), 10_000)
     assert not [t for step in range(500) for t in watch.new_warnings(step, HEALTHY | {"loss": 8.3})]
     assert not [t for step in range(600, 900) for t in watch.new_warnings(step, HEALTHY)]
