@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from pretrain.batches.order import BlockOrder, Order, Sequential
-from pretrain.batches.shared_memory import Ring, Slot
+from pretrain.batches.shared_memory import Ring, RingSlot
 from pretrain.images.decode import BadImage
 from pretrain.images.source import ImageSource
 from pretrain.views import Views
@@ -36,7 +36,7 @@ class _Parcel:
     """A batch on its way from a worker. pixels: uint8 count x B x H x W x 3, or the slot of the ring with them."""
 
     batch: Batch
-    pixels: torch.Tensor | Slot
+    pixels: torch.Tensor | RingSlot
 
     def pin_memory(self) -> _Parcel:
         """The same with page-locked pixels, so that copies to a GPU overlap with its work; DataLoader calls this."""
@@ -48,7 +48,7 @@ class _Parcel:
         return self.batch
 
     def _opened(self) -> torch.Tensor:
-        return self.pixels.open() if isinstance(self.pixels, Slot) else self.pixels
+        return self.pixels.open() if isinstance(self.pixels, RingSlot) else self.pixels
 
 
 class BatchMaker(Dataset):
@@ -71,9 +71,9 @@ class BatchMaker(Dataset):
         step, slot = key
         planned = self.order.batch(step)
         shape = self.pixel_shape(len(planned))
-        place: torch.Tensor | Slot
+        place: torch.Tensor | RingSlot
         if self.ring is not None and slot >= 0:
-            place, pixels = Slot(self.ring.number, slot, shape), self.ring.array(slot, shape)
+            place, pixels = RingSlot(self.ring.number, slot, shape), self.ring.array(slot, shape)
         else:
             place = _empty_uint8(shape)
             pixels = place.numpy()

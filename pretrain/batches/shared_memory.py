@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-# A Slot crosses processes without its ring, which is found by its number. Weak, so that a loader that is done frees it.
+# A RingSlot crosses processes without its ring, which is found by this number. Weak: a finished loader frees its ring.
 _numbers = itertools.count()
 _rings: weakref.WeakValueDictionary[int, Ring] = weakref.WeakValueDictionary()
 _PAGE = 4096
@@ -56,7 +56,7 @@ class Ring:
 
 
 @dataclass(frozen=True)
-class Slot:
+class RingSlot:
     """The place of a batch in a ring: what a worker sends instead of the pixels."""
 
     ring: int
