@@ -26,7 +26,6 @@ import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.apart import Apart
@@ -134,17 +133,18 @@ class OurStep:
 
         from pretrain.methods.moco import MoCo
         from pretrain.training.loop import Stepper
-        from pretrain.training.optimiser import RefusableSGD
+        from pretrain.training.optimiser import SkippableSGD
         from pretrain.training.step_guard import StepGuard
+        from pretrain.views.batch import Batch
 
         self.moco = MoCo(encoder, queue_size=k, temperature=0.2, bf16=bf16).to(device)
         self.moco.to(memory_format=torch.channels_last)
         self.update = self.moco.begin_step
-        optimizer = RefusableSGD(self.moco.trained_parameters(), 0.03, momentum=0.9, weight_decay=1e-4)
+        optimizer = SkippableSGD(self.moco.trained_parameters(), 0.03, momentum=0.9, weight_decay=1e-4)
         self.guard = StepGuard(Path(tempfile.gettempdir()))
         self.step = Stepper(self.moco, optimizer, self.guard)
         none = torch.zeros(1, dtype=torch.long)
-        self.batch = SimpleNamespace(step=0, indices=none, labels=none)
+        self.batch = Batch(step=0, epoch=0, indices=none, images=[], labels=none, params=torch.empty(0))
 
     def loss(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         """Loss and enqueue."""

@@ -1,6 +1,6 @@
 """Decode every image once into a memory-mapped cache: python pretrain/cache_images.py IMAGES CACHE [--shorter-side 256]
 
-Training then reads pixels instead of decoding files: pass `--cache CACHE` to pretrain/main.py, or CACHE itself as the
+Training then reads pixels instead of decoding files: pass ``--cache CACHE`` to pretrain/main.py, or CACHE itself as the
 images. Run the same command again to continue after an interruption.
 """
 
@@ -12,10 +12,12 @@ import sys
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
 
 import argparse
+import math
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtime.arguments import whole
 from runtime.errors import UserError, run_entry
 from runtime.provenance import usable_cores
 
@@ -26,31 +28,30 @@ if TYPE_CHECKING:
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Read the command line."""
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", help="folder of images, .txt list or .tar shards, as for pretrain/main.py")
     parser.add_argument("cache", type=Path, help="folder to write")
     parser.add_argument(
         "--shorter-side",
-        type=int,
+        type=whole,
         default=0,
         metavar="N",
         help="shrink images whose shorter side is longer than N pixels to N (default: keep every pixel)",
     )
     parser.add_argument("--split", default="train", help="sub-folder to read where there is one (default: train)")
-    parser.add_argument("-j", "--workers", type=int, default=max(1, usable_cores() - 1))
+    parser.add_argument("-j", "--workers", type=whole, default=max(1, usable_cores() - 1))
     parser.add_argument(
         "--max-bad", type=float, default=0.01, help="share (below 1) or number of unreadable images tolerated"
     )
     args = parser.parse_args(argv)
-    for name in ("shorter_side", "workers", "max_bad"):
-        if not getattr(args, name) >= 0:
-            parser.error(f"--{name.replace('_', '-')} {getattr(args, name)} is below 0")
+    if not 0 <= args.max_bad < math.inf:
+        parser.error(f"--max-bad must be 0 or more and a finite number, not {args.max_bad}")
     return args
 
 
 class Decoded:
-    """index -> (pixels, "") or (None, reason): what each worker runs."""
+    """index -> (pixels, "") or (None, reason): the data set that the workers read from."""
 
     def __init__(self, source: ImageSource, shorter_side: int) -> None:
         self.source, self.shorter_side = source, shorter_side
@@ -68,7 +69,7 @@ class Decoded:
 
 
 def shrink(pixels: np.ndarray, shorter_side: int) -> np.ndarray:
-    """uint8 H x W x 3 with its shorter side at most `shorter_side` (0: as it is), antialiased."""
+    """uint8 H x W x 3, its shorter side resized with antialiasing to at most ``shorter_side`` (0: unchanged)."""
     from pretrain.views.crops import resize
 
     height, width = pixels.shape[:2]
@@ -108,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def write_pixels(source: ImageSource, cache: Path, shorter_side: int, workers: int, max_bad: float) -> dict[int, str]:
-    """Append the pixels of the images that are not there yet; returns {index: reason} of the unreadable ones."""
+    """Append the pixels of the images that the cache lacks; returns {index: reason} of the unreadable ones."""
     import numpy as np
     import torch
     from torch.utils.data import DataLoader
@@ -117,19 +118,19 @@ def write_pixels(source: ImageSource, cache: Path, shorter_side: int, workers: i
     from pretrain.images import cache as image_cache
 
     sizes = image_cache.usable_sizes(cache)
-    reread = np.flatnonzero(sizes[:, 0] == 0)  # few: only their reasons are needed again
+    unreadable = np.flatnonzero(sizes[:, 0] == 0)  # of an interrupted run, which did not record the reasons
     decoded = Decoded(source, shorter_side)
-    bad = {int(index): decoded[int(index)][1] for index in reread}
+    bad = {int(index): decoded[int(index)][1] for index in unreadable}
     limit = int(max_bad * len(source)) if max_bad < 1 else int(max_bad)
     loader: DataLoader = DataLoader(
-        decoded,  # type: ignore[arg-type]  # it has what a map-style data set needs
+        decoded,  # type: ignore[arg-type]  # has __len__ and __getitem__, as a map-style data set
         batch_size=None,
         sampler=range(len(sizes), len(source)),  # type: ignore[arg-type]
         num_workers=workers,
         prefetch_factor=32 if workers else None,
         generator=torch.Generator(),
         worker_init_fn=_leave_interrupts_to_the_parent,
-        collate_fn=_as_is,  # type: ignore[arg-type]  # without batches it is given one item
+        collate_fn=_as_is,  # type: ignore[arg-type]  # called with a single item, since there are no batches
     )
     with open(cache / image_cache.PIXELS, "ab") as pixels_file, open(cache / image_cache.SIZES, "ab") as sizes_file:
         progress = tqdm(loader, desc="cache", unit="img", disable=None, initial=len(sizes), total=len(source))
@@ -150,7 +151,7 @@ def write_pixels(source: ImageSource, cache: Path, shorter_side: int, workers: i
 
 
 def _leave_interrupts_to_the_parent(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; one process says so
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; only the parent reports it
 
 
 def _as_is(item: tuple[Any, str]) -> tuple[Any, str]:
@@ -174,11 +175,11 @@ def _read_plan(cache: Path) -> dict | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def _check_same(cache: Path, found: dict | None, plan: dict) -> None:
+def _check_same(cache: Path, existing: dict | None, plan: dict) -> None:
     for key, value in plan.items():
-        if found is not None and found[key] != value:
-            what = "other images" if key == "files_fingerprint" else f"--shorter-side {found[key]}"
-            raise UserError(f"{cache} holds a cache made with {what}; choose another folder or remove that one")
+        if existing is not None and existing[key] != value:
+            origin = "of other images" if key == "files_fingerprint" else f"with --shorter-side {existing[key]}"
+            raise UserError(f"{cache} holds a cache {origin}; choose another folder or remove that one")
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
+from runtime.arguments import positive, whole
 from runtime.errors import UserError, run_entry
 from runtime.provenance import usable_cores
 
@@ -22,16 +24,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("checkpoint", help="of pretrain/main.py or of the official code")
     parser.add_argument("data", metavar="DIR", help="folder with train/CLASS/ and val/CLASS/")
     parser.add_argument("--layer", choices=["backbone", "head"], default="backbone", help="whose output (backbone)")
-    parser.add_argument("--image-size", type=int, default=None, help="(the checkpoint's, else 224)")
-    parser.add_argument("--images", type=int, default=0, metavar="N", help="of each set at most (0: all)")
-    parser.add_argument("--k", type=int, default=200, help="neighbours (200)")
+    parser.add_argument("--image-size", type=positive, default=None, help="(the checkpoint's, else 224)")
+    parser.add_argument("--images", type=whole, default=0, metavar="N", help="of each set at most (0: all)")
+    parser.add_argument("--k", type=positive, default=200, help="neighbours (200)")
     parser.add_argument("--temperature", type=float, default=0.1, help="of their votes (0.1)")
-    parser.add_argument("-j", "--workers", type=int, default=4)
+    parser.add_argument("-j", "--workers", type=whole, default=4)
     parser.add_argument("--output", default=None, metavar="FILE", help="also write the numbers as JSON")
     args = parser.parse_args(argv)
-    for name, least in (("k", 1), ("images", 0), ("workers", 0)):
-        if getattr(args, name) < least:
-            parser.error(f"--{name} must be at least {least}")
     if not args.temperature > 0:
         parser.error("--temperature must be positive")
     return args
@@ -44,7 +43,7 @@ def main() -> int:
 
     from pretrain.encoders.reading import read_encoder
     from pretrain.images import open_images
-    from pretrain.probes.knn import alignment, encoder_function, extract, knn_accuracy, uniformity
+    from pretrain.probes.knn import ProbeImages, alignment, encoder_function, extract, knn_accuracy, uniformity
     from pretrain.views import build_views, eval_kind
     from runtime.atomic import sha256_file, write_json
     from runtime.provenance import provenance
@@ -59,10 +58,12 @@ def main() -> int:
     if any(a != b for a, b in zip(train.classes or [], val.classes or [])):
         raise UserError(f"the class folders of {args.data}/train and {args.data}/val differ")
     encode = encoder_function(encoder, args.layer)
-    how = {"device": device, "images": args.images, "workers": min(args.workers, usable_cores())}
-    (bank,), bank_labels = extract(encode, train, build_views(kind, image_size=size), **how)
-    (queries,), labels = extract(encode, val, build_views(kind, image_size=size), **how)
-    (first, second), _ = extract(encode, val, build_views("v1", image_size=size), **how)
+    views = build_views(kind, image_size=size)
+    images = ProbeImages(views, device, images=args.images, workers=min(args.workers, usable_cores()))
+    (bank,), bank_labels = extract(encode, train, images)
+    (queries,), labels = extract(encode, val, images)
+    pairs = replace(images, views=build_views("v1", image_size=size))  # two random views of each image
+    (first, second), _ = extract(encode, val, pairs)
     numbers = {
         "knn": knn_accuracy(bank, bank_labels, queries, labels, k=args.k, temperature=args.temperature),
         "alignment": alignment(first, second),
@@ -72,8 +73,8 @@ def main() -> int:
     }
     print(json.dumps(numbers, indent=1))
     if args.output:
-        made = {"checkpoint": args.checkpoint, "sha256": sha256_file(args.checkpoint), "image_size": size}
-        write_json(args.output, {**numbers, **made, "layer": args.layer, "provenance": provenance()})
+        origin = {"checkpoint": args.checkpoint, "sha256": sha256_file(args.checkpoint), "image_size": size}
+        write_json(args.output, {**numbers, **origin, "layer": args.layer, "provenance": provenance()})
     return 0
 
 

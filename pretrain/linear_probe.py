@@ -11,8 +11,10 @@ import sys
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
 
 import argparse
+import math
 from pathlib import Path
 
+from runtime.arguments import Bounds, positive, whole
 from runtime.errors import UserError, run_entry
 
 
@@ -23,13 +25,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pretrained", required=True, metavar="FILE", help="checkpoint, ours or official")
     parser.add_argument("-a", "--arch", default=None, help="(the checkpoint's)")
     parser.add_argument("--lr", "--learning-rate", type=float, default=30.0)
-    parser.add_argument("-b", "--batch-size", type=int, default=256)
-    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("-b", "--batch-size", type=positive, default=256)
+    parser.add_argument("--epochs", type=positive, default=100)
     parser.add_argument("--schedule", type=int, nargs="*", default=[60, 80], help="epochs at which lr drops 10x")
     parser.add_argument("--momentum", type=float, default=0.9)
     parser.add_argument("--wd", "--weight-decay", dest="weight_decay", type=float, default=0.0)
-    parser.add_argument("--image-size", type=int, default=None, help="(the checkpoint's, else 224)")
-    parser.add_argument("-j", "--workers", type=int, default=32)
+    parser.add_argument("--image-size", type=positive, default=None, help="(the checkpoint's, else 224)")
+    parser.add_argument("-j", "--workers", type=whole, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", default=None, metavar="DIR", help="run folder (PRETRAINED's name + _linear)")
     parser.add_argument("--resume", action="store_true", help="continue the probe of the run folder")
@@ -39,17 +41,17 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main() -> int:
     """Train the classifier and print its top-1 and top-5 after every epoch."""
-    args = parse()
-    for name in ("lr", "batch_size", "epochs"):
-        if not getattr(args, name) > 0:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)} is not positive")
-    if args.workers < 0:
-        raise UserError(f"--workers {args.workers} is below 0")
-    from pretrain.probes.linear import probe
+    values = vars(parse())
+    if not 0 < values["lr"] < math.inf:
+        raise UserError(f"--lr must be positive and finite, not {values['lr']}")
+    for name in ("momentum", "weight_decay"):
+        Bounds().check(name, values[name])
+    from pretrain.probes.linear import LinearSettings, probe
     from runtime.distributed import init_world
 
-    output = args.output or f"{args.pretrained.removesuffix('.pth.tar')}_linear"
-    return probe(args, Path(output), init_world(args.device))
+    output = values.pop("output") or f"{values['pretrained'].removesuffix('.pth.tar')}_linear"
+    schedule, device = tuple(values.pop("schedule")), values.pop("device")
+    return probe(LinearSettings(**values, schedule=schedule, folder=Path(output)), init_world(device))
 
 
 if __name__ == "__main__":

@@ -11,19 +11,20 @@ import sys
 sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
 
 import subprocess
-from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlparse
 
 from pretrain.settings.options import parse
 from pretrain.settings.recipes import describe
+from pretrain.settings.values import ProcessSettings, Settings
 from runtime.errors import UserError, run_entry
 
 DEMO = Path("runs/demo/data")
 
 
 def draw_demo() -> str:
-    """Have the demo images drawn where they are missing; their folder."""
+    """Draw the demo images where they are missing; returns their folder."""
     images = DEMO / "images"
     if not (DEMO / "demo.json").exists():  # written last: without it the drawing was never finished
         script = Path(sys.path[0]) / "demo" / "draw.py"
@@ -35,19 +36,20 @@ def draw_demo() -> str:
     return str(images)
 
 
-def join_official_world(args: Namespace) -> None:
+def join_official_world(asked: ProcessSettings) -> None:
     """The official way to name processes (--world-size N --rank R --dist-url tcp://HOST:PORT), as torchrun's."""
-    if args.world_size <= 1 or "RANK" in os.environ:
+    if asked.world_size <= 1 or "RANK" in os.environ:
         return
-    if args.multiprocessing_distributed:
-        raise UserError("several machines with one process per GPU: use torchrun --nnodes N --nproc-per-node G")
-    if not 0 <= args.rank < args.world_size:
-        raise UserError(f"--rank {args.rank} is not one of the {args.world_size} processes of --world-size")
+    if asked.multiprocessing_distributed:
+        raise UserError("for several machines with one process per GPU use torchrun --nnodes N --nproc-per-node G")
+    if not 0 <= asked.rank < asked.world_size:
+        raise UserError(f"--rank {asked.rank} must be 0 or more and below --world-size {asked.world_size}")
     try:
-        host, port = urlparse(args.dist_url).hostname or "127.0.0.1", urlparse(args.dist_url).port or 10001
+        address = urlparse(asked.dist_url)
+        host, port = address.hostname or "127.0.0.1", address.port or 10001
     except ValueError as error:
-        raise UserError(f"--dist-url {args.dist_url} is not tcp://HOST:PORT: {error}") from error
-    os.environ.update(RANK=str(args.rank), WORLD_SIZE=str(args.world_size), LOCAL_WORLD_SIZE="1",
+        raise UserError(f"--dist-url {asked.dist_url} is not tcp://HOST:PORT: {error}") from error
+    os.environ.update(RANK=str(asked.rank), WORLD_SIZE=str(asked.world_size), LOCAL_WORLD_SIZE="1",
                       MASTER_ADDR=host, MASTER_PORT=str(port))  # fmt: skip
 
 
@@ -59,44 +61,43 @@ def choose_gpu(gpu: int | None) -> None:
         environ["LOCAL_RANK"] = str(gpu)
 
 
-def work(args: Namespace) -> int:
-    """One process of the run."""
+def work(settings: Settings) -> int:
+    """Run this process's part; returns its exit code."""
     from pretrain.training.run import pretrain
     from runtime.distributed import close_world, init_world
 
-    choose_gpu(args.gpu)
-    world = init_world(args.device, args.dist_backend)
-    folder = Path(args.output or Path("runs") / (args.name or f"{args.method}_{args.arch}"))
+    choose_gpu(settings.processes.gpu)
+    world = init_world(settings.processes.device, settings.processes.dist_backend)
     try:
-        return pretrain(args, folder, world)
+        return pretrain(settings, world)
     finally:
         close_world()
 
 
-def enter(args: Namespace) -> None:
-    """A spawned process."""
-    run_entry(lambda: work(args))
+def enter(settings: Settings) -> None:
+    """Entry point of a spawned process."""
+    run_entry(lambda: work(settings))
 
 
 def main() -> int:
     """Parse, draw the demo images if no folder was named, and run one process or one per GPU."""
-    args = parse()
-    join_official_world(args)
+    settings = parse()
+    join_official_world(settings.processes)
     main_process = os.environ.get("RANK", "0") == "0"
-    if args.demo and main_process:
+    if settings.demo and main_process:
         print("no folder of images was named: pretraining on the demo images with the small recipe 'demo'", flush=True)
-    if args.demo:
-        args.data = draw_demo()
-    if args.recipe_named and main_process:
-        print("\n".join(describe(args.recipe)), flush=True)
-    if not args.multiprocessing_distributed or "RANK" in os.environ:
-        return work(args)
+    if settings.demo:
+        settings = replace(settings, data=replace(settings.data, data=draw_demo()))
+    if settings.recipe_named and main_process:
+        print("\n".join(describe(settings.recipe)), flush=True)
+    if not settings.processes.multiprocessing_distributed or "RANK" in os.environ:
+        return work(settings)
     import torch
 
     from runtime.distributed import launch
 
     try:
-        launch(enter, max(1, torch.cuda.device_count()), (args,))
+        launch(enter, max(1, torch.cuda.device_count()), (settings,))
     except torch.multiprocessing.ProcessExitedException as error:
         return error.exit_code
     return 0

@@ -2,9 +2,10 @@
 
     python pretrain/sweep.py plans/ablation_pretrain.yaml [--only GROUP ...] [--jobs N]
 
-Runs that are there are kept and unfinished ones continued; the table is written to OUTPUT/table.md. A plan has
-`output`, `base` (flags of every run, the folder of images first), `seeds`, and `groups` of named lists of flags; a run
-that another group has already is written as that run's name, GROUP/RUN. All runs of one seed come before the next seed.
+Finished runs are not repeated, unfinished ones continue; the table is written to OUTPUT/table.md. A plan has the keys
+output, base (flags of every run, the folder of images first), seeds, and groups, which are named tables of runs, each a
+list of flags. A run that another group already has is written as that run's name, GROUP/RUN. All runs of one seed come
+before those of the next.
 """
 
 import os
@@ -30,7 +31,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("plan", help="YAML file")
     parser.add_argument("--only", nargs="+", default=[], metavar="GROUP", help="these groups of the plan only")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (set OMP_NUM_THREADS)")
-    parser.add_argument("--table-only", action="store_true", help="run nothing, compare what is there")
+    parser.add_argument("--table-only", action="store_true", help="run nothing, compare the finished runs")
     return parser.parse_args(argv)
 
 
@@ -46,24 +47,28 @@ def read_plan(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} needs exactly the keys {', '.join(sorted(KEYS))}")
     groups = plan["groups"]
     if not isinstance(groups, dict) or not all(isinstance(runs, dict) for runs in groups.values()):
-        raise UserError(f"groups of {path} are named tables of runs: {{GROUP: {{RUN: [flags]}}}}")
-    every = {f"{group}/{name}": flags for group, runs in groups.items() for name, flags in runs.items()}
-    for name, flags in every.items():
-        if isinstance(flags, str) and not isinstance(every.get(flags), list):
+        raise UserError(f"groups of {path} must be named tables of runs: {{GROUP: {{RUN: [flags]}}}}")
+    runs_by_name = {f"{group}/{name}": flags for group, runs in groups.items() for name, flags in runs.items()}
+    for name, flags in runs_by_name.items():
+        if isinstance(flags, str) and not isinstance(runs_by_name.get(flags), list):
             raise UserError(
-                f"{name} of {path} is the same as {flags!r}, which is no run with flags of its own (GROUP/RUN)"
+                f"{name} of {path} refers to {flags!r}, which is not a run with its own list of flags (GROUP/RUN)"
             )
-    if not all(isinstance(part, list) for part in (plan["base"], plan["seeds"], *filter(_own, every.values()))):
-        raise UserError(f"base, seeds and every run of {path} are lists (or a run is the name of another, GROUP/RUN)")
+    if not all(
+        isinstance(part, list) for part in (plan["base"], plan["seeds"], *filter(_is_own, runs_by_name.values()))
+    ):
+        raise UserError(
+            f"base, seeds and every run of {path} must be lists (a run may also be the name of another, GROUP/RUN)"
+        )
     return plan
 
 
-def _own(flags: object) -> bool:
+def _is_own(flags: object) -> bool:
     return not isinstance(flags, str)
 
 
 def place(plan: dict[str, Any], group: str, name: str, seed: int) -> tuple[Path, list[Any]]:
-    """Folder and own flags of one run, those of the run it refers to where it is another group's."""
+    """Folder and flags of one run; where it refers to a run of another group, those of that run."""
     flags = plan["groups"][group][name]
     if isinstance(flags, str):
         group, name = flags.split("/", 1)
@@ -72,17 +77,17 @@ def place(plan: dict[str, Any], group: str, name: str, seed: int) -> tuple[Path,
 
 
 def last_knn(folder: Path) -> float | None:
-    """kNN accuracy at the end of a finished run, None where there is none yet."""
+    """The last kNN accuracy of a finished run, None where the run is not finished or recorded none."""
     from runtime.metrics import read_metrics
 
     if not (folder / "finished").exists():
         return None
-    found = [record["knn"] for record in read_metrics(folder / "metrics.json") if "knn" in record]
-    return found[-1] if found else None
+    values = [record["knn"] for record in read_metrics(folder / "metrics.json") if "knn" in record]
+    return values[-1] if values else None
 
 
 def run(flags: list[Any], folder: Path, seed: int) -> None:
-    """One pretraining, continued where it stopped; UserError when it fails."""
+    """Run or continue one pretraining; UserError when it fails."""
     script = Path(sys.path[0]) / "pretrain" / "main.py"
     command = [sys.executable, str(script), *map(str, flags), "--seed", str(seed), "--output", str(folder), "--resume"]
     print(" ".join(command), flush=True)
@@ -93,7 +98,7 @@ def run(flags: list[Any], folder: Path, seed: int) -> None:
 
 
 def run_all(missing: dict[Path, tuple[list[Any], int]], jobs: int) -> None:
-    """Every missing run, ``jobs`` at a time; the first that fails stops those that have not begun."""
+    """Run every missing run, ``jobs`` at a time; after a failure no further run is started."""
     with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:
         futures = [pool.submit(run, flags, folder, seed) for folder, (flags, seed) in missing.items()]
         try:
@@ -105,7 +110,7 @@ def run_all(missing: dict[Path, tuple[list[Any], int]], jobs: int) -> None:
 
 
 def table(plan: dict[str, Any], groups: list[str]) -> str:
-    """Markdown: mean and sample standard deviation of kNN over seeds, and what each run adds to the base."""
+    """A table in Markdown: each run's flags beyond the base, mean and sample standard deviation of kNN over seeds."""
     lines = [f"Base: `{' '.join(map(str, plan['base']))}`; kNN top-1 in %, mean ± sample std over seeds.", ""]
     for group in groups:
         lines += [f"**{group}**", "", "| run | flags | kNN | seeds |", "|---|---|---|---|"]
@@ -121,11 +126,11 @@ def table(plan: dict[str, Any], groups: list[str]) -> str:
 
 
 def main() -> int:
-    """Run what is missing, then compare."""
+    """Run the missing runs, then write the table."""
     args = parse()
     plan = read_plan(Path(args.plan))
     if unknown := [group for group in args.only if group not in plan["groups"]]:
-        raise UserError(f"{args.plan} has no group {unknown[0]}; it has {', '.join(plan['groups'])}")
+        raise UserError(f"{args.plan} has no group {unknown[0]}; choose from {', '.join(plan['groups'])}")
     from runtime.atomic import write_text
 
     groups = args.only or list(plan["groups"])

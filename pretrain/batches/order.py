@@ -1,8 +1,9 @@
 """Which image at which step: a pure function of (seed, step, world), with no list of the data set in memory.
 
 The shuffle of an epoch is a keyed bijection of [0, n): a Feistel network (Luby and Rackoff, 1988) on the smallest even
-number of bits that holds n, walked until it lands inside (Black and Rogaway, "Ciphers with arbitrary finite domains",
-2002). Position p of an epoch costs the same for 10 images and for 10**9, so a resume needs only the step.
+number of bits that holds n, applied again until the result is below n (cycle walking; Black and Rogaway, "Ciphers with
+arbitrary finite domains", 2002). Position p of an epoch costs the same for 10 images and for 10**9, so a resume needs
+only the step: there is no permutation to store and no generator to advance.
 """
 
 from __future__ import annotations
@@ -18,17 +19,20 @@ _ROUNDS = 8
 
 
 def shuffled(positions: np.ndarray, n: int, *, key: int) -> np.ndarray:
-    """Image index at each position of the shuffle `key` of n images: int64 array -> int64 array of the same shape."""
+    """Image index at each position of the shuffle ``key`` of n images: int64 array -> int64 array of the same shape."""
     half = max(1, ((max(n, 2) - 1).bit_length() + 1) // 2)
     mask = np.uint64((1 << half) - 1)
     shift = np.uint64(half)
     out = np.asarray(positions, np.int64).astype(np.uint64)
     todo = np.arange(out.size)
     flat = out.reshape(-1)
-    while todo.size:  # cycle walking: at most 4 candidates per index on average, since 4**half < 4 n
+    # The network permutes [0, 4**half), which is larger than [0, n). Walking the cycle of an index until it is back
+    # below n permutes [0, n): the cycle starts below n, so it returns there, and no two cycles meet. At most 4
+    # candidates per index on average, since 4**half < 4 n.
+    while todo.size:
         left, right = flat[todo] >> shift, flat[todo] & mask
         for turn in range(_ROUNDS):
-            left, right = right, left ^ (hash64(key, turn, right) & mask)
+            left, right = right, left ^ (hash64(key, turn, right) & mask)  # invertible whatever the hash is
         flat[todo] = (left << shift) | right
         todo = todo[flat[todo] >= np.uint64(n)]
     return flat.reshape(out.shape).astype(np.int64)
@@ -41,8 +45,8 @@ class Order:
     The global batch of step s holds positions [s B, (s+1) B) of its epoch's shuffle (s counted within the epoch), and
     rank r of W takes the r-th contiguous part of it: the set of images of a step does not depend on the world size.
 
-    images: number of images n. batch_size: global batch B, over all ranks. drop_last: leave out the n mod B images at
-    the end of each epoch's shuffle (other images in each epoch); otherwise the last batch of an epoch is smaller.
+    images: number of images n. batch_size: global batch B, over all ranks. The n mod B images at the end of an epoch's
+    shuffle are left out; they are other images in each epoch.
     """
 
     images: int
@@ -50,7 +54,6 @@ class Order:
     seed: int
     rank: int = 0
     world_size: int = 1
-    drop_last: bool = True
 
     def __post_init__(self) -> None:
         if self.batch_size % self.world_size:
@@ -58,7 +61,7 @@ class Order:
                 f"batch size {self.batch_size} is the global batch and cannot be split evenly over "
                 f"{self.world_size} processes; choose a multiple of {self.world_size}"
             )
-        if self.drop_last and self.batch_size > self.images:
+        if self.batch_size > self.images:
             raise UserError(
                 f"batch size {self.batch_size} is larger than the data set ({self.images} images); "
                 f"lower --batch-size or give more images"
@@ -67,24 +70,22 @@ class Order:
     @property
     def steps_per_epoch(self) -> int:
         """Steps of one pass over the data."""
-        full, rest = divmod(self.images, self.batch_size)
-        return full if self.drop_last or not rest else full + 1
+        return self.images // self.batch_size
 
     @property
     def rows(self) -> int:
-        """Images of this rank per step, at most."""
+        """Images of this rank per step."""
         return self.batch_size // self.world_size
 
     def epoch(self, step: int) -> int:
-        """Epoch (from 0) that global step `step` belongs to."""
+        """Epoch (from 0) that global step ``step`` belongs to."""
         return step // self.steps_per_epoch
 
     def batch(self, step: int) -> np.ndarray:
-        """This rank's image indices at global step `step` (from 0, counted over all epochs): int64, B / world_size."""
+        """This rank's image indices at ``step`` (counted from 0 over all epochs): int64, B / world_size."""
         epoch, within = divmod(step, self.steps_per_epoch)
-        positions = np.arange(within * self.batch_size, min((within + 1) * self.batch_size, self.images))
-        mine = np.array_split(positions, self.world_size)[self.rank]
-        return self._indices(epoch, mine)
+        first = within * self.batch_size + self.rank * self.rows
+        return self._indices(epoch, np.arange(first, first + self.rows))
 
     def _indices(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         """Image index at each position of an epoch."""
@@ -93,26 +94,19 @@ class Order:
 
 @dataclass(frozen=True, kw_only=True)
 class Sequential:
-    """Every image once, in order. batch_size is per rank; rank r of W has the r-th contiguous part of the images."""
+    """Every image once, in order, for probes. The last batch may be smaller."""
 
     images: int
     batch_size: int
-    rank: int = 0
-    world_size: int = 1
-
-    @property
-    def _span(self) -> tuple[int, int]:
-        return self.images * self.rank // self.world_size, self.images * (self.rank + 1) // self.world_size
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches of this rank's part."""
-        start, end = self._span
-        return -(-(end - start) // self.batch_size)
+        """Batches of the one pass."""
+        return -(-self.images // self.batch_size)
 
     @property
     def rows(self) -> int:
-        """Images of this rank per step, at most."""
+        """Images per step, at most."""
         return self.batch_size
 
     def epoch(self, step: int) -> int:
@@ -120,16 +114,15 @@ class Sequential:
         return 0
 
     def batch(self, step: int) -> np.ndarray:
-        """Image indices of batch `step`: int64, at most batch_size."""
-        start, end = self._span
-        return np.arange(start + step * self.batch_size, min(start + (step + 1) * self.batch_size, end))
+        """Image indices of batch ``step``: int64, at most batch_size."""
+        return np.arange(step * self.batch_size, min((step + 1) * self.batch_size, self.images))
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockOrder(Order):
     """An order that keeps a window of blocks (tar shards) together, so that they can be streamed.
 
-    Each epoch shuffles the blocks, then all images of `window` consecutive blocks among themselves; an epoch's images
+    Each epoch shuffles the blocks, then all images of ``window`` consecutive blocks among themselves; an epoch's images
     are those of its first window, then its second, and so on. Still a pure function of the step, and with no more
     memory than one number per block.
 

@@ -1,15 +1,18 @@
-"""Encoders: torchvision ResNets with a contrastive head, and the BatchNorm that makes shuffling work on one device."""
+"""Encoders: torchvision ResNets with a contrastive head, and a BatchNorm in groups for shuffling on one device."""
 
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
-import torchvision
 from torch import nn
 from torch.nn import functional as F
 
 from pretrain.encoders.small_maps import multiply_on_small_maps
+
+if TYPE_CHECKING:  # slow to import, so imported where a network is built
+    from torchvision.models import ResNet
 
 ARCHITECTURES = (
     "resnet18",
@@ -28,9 +31,9 @@ ARCHITECTURES = (
 class SplitBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm that normalises ``num_splits`` equal parts of the batch separately, as that many GPUs would.
 
-    Without it, permuting the keys of a batch on one device changes nothing, and the statistics a query and its key
-    share give the positive away (MoCo, section 3.3, "Shuffling BN"). The running statistics take the mean over parts;
-    evaluation is plain BatchNorm. Raises ValueError when the batch is not a multiple of ``num_splits``.
+    Without it, permuting the keys of a batch on one device changes nothing, and the statistics that a query and its key
+    share give the positive away (MoCo, section 3.3, "Shuffling BN"). The running statistics are means over the parts;
+    in evaluation this is plain BatchNorm. Raises ValueError when the batch is not a multiple of ``num_splits``.
     """
 
     def __init__(self, num_features: int, num_splits: int = 1, **kwargs: float | bool) -> None:
@@ -48,7 +51,7 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         assert self.num_batches_tracked is not None
         means = self.running_mean.repeat(self.num_splits, 1)  # S x C
         variances = self.running_var.repeat(self.num_splits, 1)
-        # parts are views along the batch: the usual reshape to C*S channels would copy channels_last tensors (3.5x)
+        # Chunks of the batch are views. The usual reshape to C*S channels copies channels_last tensors (3.5x slower).
         parts = [
             F.batch_norm(part, mean, var, self.weight, self.bias, True, self.momentum or 0.1, self.eps)
             for part, mean, var in zip(x.chunk(self.num_splits), means, variances)
@@ -59,18 +62,16 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         return torch.cat(parts)
 
 
-def build_encoder(
-    arch: str, *, outputs: int, mlp: bool = False, stem: str = "imagenet", bn_splits: int = 1
-) -> torchvision.models.ResNet:
+def build_encoder(arch: str, *, outputs: int, mlp: bool = False, stem: str = "imagenet", bn_splits: int = 1) -> ResNet:
     """A torchvision ResNet whose ``fc`` gives ``outputs`` numbers: B x 3 x H x W -> B x outputs.
 
     ``mlp`` makes the head MoCo v2's fc.0 - ReLU - fc.2 with a hidden layer as wide as the features. ``stem`` "cifar"
     is a 3x3 convolution of stride 1 without max-pooling, for images of about 32 pixels.
     """
+    from torchvision.models import get_model
+
     norm = partial(SplitBatchNorm2d, num_splits=bn_splits) if bn_splits > 1 else None
-    encoder: torchvision.models.ResNet = torchvision.models.get_model(
-        arch, weights=None, num_classes=outputs, norm_layer=norm
-    )
+    encoder: ResNet = get_model(arch, weights=None, num_classes=outputs, norm_layer=norm)
     if mlp:
         width = encoder.fc.in_features
         encoder.fc = nn.Sequential(nn.Linear(width, width), nn.ReLU(), encoder.fc)  # type: ignore[assignment]
@@ -82,7 +83,7 @@ def build_encoder(
     return encoder
 
 
-def pooled_features(encoder: torchvision.models.ResNet, images: torch.Tensor) -> torch.Tensor:
+def pooled_features(encoder: ResNet, images: torch.Tensor) -> torch.Tensor:
     """Globally pooled features before the head: B x 3 x H x W -> B x C (512 for ResNet-18/34, else 2048)."""
     x = encoder.maxpool(encoder.relu(encoder.bn1(encoder.conv1(images))))
     x = encoder.layer4(encoder.layer3(encoder.layer2(encoder.layer1(x))))

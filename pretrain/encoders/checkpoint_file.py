@@ -1,4 +1,4 @@
-"""A pretraining checkpoint read from its file."""
+"""Reading a pretraining checkpoint."""
 
 from __future__ import annotations
 

@@ -1,16 +1,18 @@
-"""An encoder read back from a checkpoint, for probes: which layers it has is read from the weights themselves."""
+"""An encoder from a checkpoint, for probes. Its head and stem are recognised by the shapes of the weights."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torchvision.models import ResNet
 
 from pretrain.encoders import ARCHITECTURES, build_encoder
 from pretrain.encoders.checkpoint_file import load_checkpoint
 from runtime.errors import UserError
+
+if TYPE_CHECKING:
+    from torchvision.models import ResNet
 
 PREFIXES = ("module.encoder_q.", "encoder_q.", "module.", "")
 
@@ -19,7 +21,7 @@ def encoder_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The query encoder's tensors under torchvision's names: from MoCo's, a supervised or a plain state dict."""
     prefix = next((p for p in PREFIXES if p + "conv1.weight" in state), None)
     if prefix is None:
-        raise UserError("the checkpoint holds no ResNet encoder (looked for [module.encoder_q.]conv1.weight)")
+        raise UserError("the checkpoint holds no ResNet encoder: it has no tensor [module.][encoder_q.]conv1.weight")
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 

@@ -14,22 +14,22 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-LARGEST = 3  # height and width of the output from which on the convolution wins
-FEWEST_CHANNELS = 256  # of the input, below which it wins at any size
+LARGEST = 3  # height and width of the output up to which the matrix product is faster
+FEWEST_CHANNELS = 256  # of the input; with fewer, the convolution is faster at any size
 
 
 class SmallMapConv2d(nn.Conv2d):
-    """A convolution that is a matrix product where that is faster: same parameters, same sums, in another order."""
+    """A convolution, computed as a matrix product where that is faster: same parameters, sums in another order."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Convolve x (B x C x H x W)."""
-        if not self._pays(x):
+        if not self._product_is_faster(x):
             return super().forward(x)
         with torch.autocast("cpu", enabled=False):
             product: torch.Tensor = _PatchProduct.apply(x.bfloat16(), self.weight.bfloat16(), self.stride[0])
         return product
 
-    def _pays(self, x: torch.Tensor) -> bool:
+    def _product_is_faster(self, x: torch.Tensor) -> bool:
         if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
             return False
         height, width = ((size - 1) // self.stride[0] + 1 for size in x.shape[-2:])
@@ -38,11 +38,11 @@ class SmallMapConv2d(nn.Conv2d):
 
 
 def multiply_on_small_maps(network: nn.Module) -> None:
-    """Let every 3x3 convolution of ``network`` (padding 1, one group, no bias) be a SmallMapConv2d with its weights."""
+    """Replace every 3x3 convolution of ``network`` (padding 1, one group, no bias) by a SmallMapConv2d."""
     for parent in list(network.modules()):
         for name, conv in list(parent.named_children()):
             if isinstance(conv, nn.Conv2d) and _is_plain_3x3(conv):
-                # made without memory: its weight is the one that is there
+                # on "meta", without memory and random numbers: its weight is that of the convolution it replaces
                 small = SmallMapConv2d(
                     conv.in_channels, conv.out_channels, 3, conv.stride[0], padding=1, bias=False, device="meta"
                 )

@@ -1,4 +1,4 @@
-"""Where the images come from: folders, lists, tar shards, a cache.  ``open_images`` opens any of them."""
+"""Sets of images: folders, lists of files, tar shards, caches. ``open_images`` opens any of them."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ def open_images(
 ) -> ImageSource:
     """Open a set of images.
 
-    source: a folder, a `.txt` list of files, a `.tar` shard, or shards as `name-{000..123}.tar`. Of a folder that has
-        a sub-folder called `split` ("train" unless said otherwise), that sub-folder is read, as the official code
-        does; a folder with .tar files is read as shards; otherwise every image below it, however nested, in the order
-        of their names.
+    source: a folder, a ``.txt`` list of files, a ``.tar`` shard, or shards as ``name-{000..123}.tar``. Where a folder
+        has a sub-folder called ``split``, that one is read instead, as in the official code. A folder with .tar files
+        is read as shards, any other as all images below it, at any depth, in the order of their names.
     labels: True asks for class numbers: sub-folders of the folder (sorted), a second tab-separated column of the list,
-        or the `.cls` members of the shards. UserError when there are none.
-    cache: folder written by `pretrain/cache_images.py` for the same images; pixels then come from there. Such a folder
-        can also be the source itself, without the files it was made from.
-    Raises UserError, with what to do, for a path that is missing, unreadable or holds no image.
+        or the ``.cls`` members of the shards. UserError when there are none.
+    cache: folder written by ``pretrain/cache_images.py`` for the same images, from which the pixels are read. Such a
+        folder can also be the source itself, without the original files.
+    Raises UserError for a path that does not exist, cannot be read or holds no image.
     """
     from pretrain.images.cache import CachedImages, is_cache
 

@@ -1,8 +1,8 @@
-"""Images decoded once: uint8 pixels in one memory-mapped file, written by `pretrain/cache_images.py`.
+"""Images decoded once: uint8 pixels in one memory-mapped file, written by ``pretrain/cache_images.py``.
 
 CACHE/pixels.bin   the images one after the other, each height x width x 3, RGB
 CACHE/sizes.bin    int32 height, width per image; 0 0 for an image that could not be read
-CACHE/cache.json   what it was made from, names, labels; written last, so that a cache that has it is whole
+CACHE/cache.json   source, names, labels; written last, so that a cache that has it is complete
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SCHEMA = 1
 
 
 class MappedPicture:
-    """A decoded image on the disk; only the pages of the rows that a crop needs are read."""
+    """A decoded image in a memory-mapped file; only the pages of the rows that a crop needs are read."""
 
     reductions: tuple[int, ...] = ()
 
@@ -31,7 +31,7 @@ class MappedPicture:
         self.height, self.width = pixels.shape[:2]
 
     def pixels(self, reduction: int = 1, scratch: Scratch | None = None) -> np.ndarray:
-        """uint8 height x width x 3, read-only; `reduction` is always 1 here and `scratch` not needed."""
+        """uint8 height x width x 3, read-only. ``reduction`` is always 1 here; ``scratch`` is not used."""
         return self._pixels
 
 
@@ -39,7 +39,7 @@ class CachedImages(ImageSource):
     """The images of a cache folder.
 
     labels: True asks for class numbers; UserError when the cache was made without them.
-    made_from: when given, the cache must hold exactly these images (names and sizes); UserError otherwise.
+    made_from: the cache must hold exactly these images (names and sizes), or UserError; None for no such check.
     """
 
     def __init__(self, folder: Path, *, labels: bool, made_from: ImageSource | None = None) -> None:
@@ -64,7 +64,7 @@ class CachedImages(ImageSource):
         self._mapped: np.ndarray | None = None
         total = int(self._ends[-1]) if len(self._ends) else 0
         if not whole or _size_of(folder / PIXELS) != total:
-            raise UserError(f"the cache {folder} is damaged: its files do not fit together; make it again")
+            raise UserError(f"the cache {folder} is damaged: the sizes of its files do not match; make it again")
 
     def picture(self, index: int) -> MappedPicture:
         """See ImageSource.picture."""
@@ -77,7 +77,7 @@ class CachedImages(ImageSource):
         return MappedPicture(self._mapped[end - height * width * 3 : end].reshape(height, width, 3))
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_mapped": None}  # each process maps the file itself
+        return {**self.__dict__, "_mapped": None}  # a mapping cannot be pickled; each process makes its own
 
 
 def is_cache(folder: Path) -> bool:
@@ -86,7 +86,7 @@ def is_cache(folder: Path) -> bool:
 
 
 def read_summary(folder: Path) -> dict:
-    """cache.json of a whole cache; UserError says what to do about anything else."""
+    """cache.json of a complete cache; UserError for anything else."""
     path = folder / SUMMARY
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
@@ -97,12 +97,12 @@ def read_summary(folder: Path) -> dict:
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}; make the cache again") from error
     if not isinstance(summary, dict) or summary.get("schema") != SCHEMA:
-        raise UserError(f"{path} is of another version of the cache; make the cache again")
+        raise UserError(f"{path} was written by another version of this program; make the cache again")
     return summary
 
 
 def usable_sizes(folder: Path) -> np.ndarray:
-    """Sizes (n x 2) of the images that an interrupted run wrote in full; both files are cut back to them."""
+    """Sizes (n x 2) of the images that an interrupted run wrote completely; both files are truncated to these."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / SIZES).touch()
     (folder / PIXELS).touch()
@@ -117,7 +117,7 @@ def usable_sizes(folder: Path) -> np.ndarray:
 
 
 def summarise(source: ImageSource, spec: str, shorter_side: int, bad: dict[int, str]) -> dict:
-    """What cache.json says of a cache of `source`."""
+    """The content of cache.json for a cache of ``source``. bad: {index: reason} of the unreadable images."""
     names: Sequence[str] = [source.name(index) for index in range(len(source))]
     numbers = source.labels()
     return {

@@ -1,7 +1,7 @@
-"""Bytes of an image file -> uint8 RGB pixels, at a reduced size when that is all a crop needs.
+"""Bytes of an image file -> uint8 RGB pixels, at a reduced size where a crop needs no more.
 
-JPEGs go through simplejpeg (libjpeg-turbo) when it is installed, everything else and every doubtful file through
-Pillow, which has the last word on what is readable: the same files are good with and without the optional package.
+simplejpeg (libjpeg-turbo) decodes JPEGs where it is installed. Pillow decodes everything else, and every file that
+simplejpeg rejects: so the same files count as readable with and without the optional package.
 """
 
 from __future__ import annotations
@@ -20,29 +20,32 @@ try:
 except ImportError:  # optional: Pillow decodes JPEG too, with the same library but more copies
     simplejpeg = None
 
-MAX_PIXELS = 178_956_970  # where Pillow, too, speaks of a decompression bomb: 2 GB of memory for 3 channels at 32 bit
+MAX_PIXELS = 178_956_970  # Pillow's limit for a decompression bomb: 2 GB of memory for 3 channels of 32 bits
 REDUCTIONS = (8, 4, 2)  # sizes a JPEG can be decoded at (1/8, 1/4, 1/2) by a smaller inverse DCT
 
 
 class BadImage(Exception):
-    """An image that cannot be used: `name` says which file, `reason` why, in one line."""
+    """An image that cannot be used. name: of the file. reason: in one line."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name}: {reason}")
         self.name, self.reason = name, reason
 
     def __reduce__(self) -> tuple:
-        return BadImage, (self.name, self.reason)  # both arguments: exceptions cross from worker processes by pickle
+        return BadImage, (
+            self.name,
+            self.reason,
+        )  # pickled in a worker process; the default would call BadImage with the message alone
 
 
 class Scratch:
-    """Memory that one decoded image after the other is written to: fresh memory costs a fifth of the decoding."""
+    """Memory that is reused for one decoded image after the other; allocating it anew costs a fifth of the decoding."""
 
     def __init__(self) -> None:
         self._memory = np.empty(0, np.uint8)
 
     def array(self, *shape: int) -> np.ndarray:
-        """An uninitialised uint8 array of this shape, in the memory of the one before."""
+        """An uninitialised uint8 array of this shape. It overwrites the array of the call before."""
         size = math.prod(shape)
         if size > self._memory.size:
             self._memory = np.empty(size, np.uint8)
@@ -53,15 +56,15 @@ class Scratch:
 
 
 class Picture(Protocol):
-    """An image whose size is known before its pixels are made."""
+    """An image whose size is known before its pixels are decoded."""
 
     height: int
     width: int
 
     def pixels(self, reduction: int = 1, scratch: Scratch | None = None) -> np.ndarray:
-        """uint8 RGB, ceil(height / reduction) x ceil(width / reduction) x 3; only `reductions` may be asked for.
+        """uint8 RGB, ceil(height / reduction) x ceil(width / reduction) x 3; ``reduction`` is 1 or in ``reductions``.
 
-        With a scratch buffer the result may lie in it, and then lasts until the buffer's next use.
+        The result may be in the scratch buffer, and is then valid until the next use of the buffer.
         """
 
     @property
@@ -70,7 +73,7 @@ class Picture(Protocol):
 
 
 class EncodedPicture:
-    """An image file held as bytes. Raises BadImage when it cannot be understood or is too large to be an image."""
+    """The bytes of an image file. Raises BadImage when they cannot be decoded or the image is too large."""
 
     def __init__(self, data: bytes, name: str) -> None:
         self.data, self.name = data, name
@@ -84,7 +87,7 @@ class EncodedPicture:
         else:
             self._read_header()
         if self.height * self.width > MAX_PIXELS:
-            raise BadImage(name, f"{self.width}x{self.height} pixels, taken for a decompression bomb")
+            raise BadImage(name, f"{self.width}x{self.height} pixels; refused as a decompression bomb")
 
     def _read_jpeg_header(self) -> None:
         if simplejpeg is None:
@@ -93,7 +96,7 @@ class EncodedPicture:
         try:
             self.height, self.width, colours, _ = simplejpeg.decode_jpeg_header(self.data)
         except ValueError:
-            self._read_header()  # Pillow decides, and its message is the one shown
+            self._read_header()  # Pillow decides, and its message is shown
             return
         self._jpeg = colours not in ("CMYK", "YCCK")
         self.reductions = REDUCTIONS if self._jpeg else ()
@@ -107,28 +110,28 @@ class EncodedPicture:
     def _opened(self) -> Image.Image:
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the size is checked by us, in one place for both decoders
+                warnings.simplefilter("ignore")  # of large images: __init__ checks the size, for both decoders
                 return Image.open(io.BytesIO(self.data))
-        except Exception as error:  # Pillow's readers raise whatever the malformed bytes lead them to
+        except Exception as error:  # on malformed bytes Pillow's readers raise errors of many kinds
             raise BadImage(self.name, describe_bytes(self.data, error)) from error
 
     def pixels(self, reduction: int = 1, scratch: Scratch | None = None) -> np.ndarray:
         """Decode: uint8 RGB, ceil(height / reduction) x ceil(width / reduction) x 3; see Picture.pixels."""
         height, width = math.ceil(self.height / reduction), math.ceil(self.width / reduction)
         if self._jpeg:
-            # a warning of libjpeg is a ValueError here; Pillow, below, tells harmless ones from a truncated file
+            # simplejpeg raises ValueError for libjpeg's warnings; Pillow, below, knows the harmless ones
             with contextlib.suppress(ValueError):
                 options: dict = {"min_height": height, "min_width": width} if reduction > 1 else {}
                 if scratch is not None:
                     options["buffer"] = scratch.array(height, width, 3)
                 return simplejpeg.decode_jpeg(self.data, "RGB", **options)
-        image, self._image = self._image or self._opened(), None  # Pillow reads an opened file once
+        image, self._image = self._image or self._opened(), None  # Pillow can decode an opened image only once
         if reduction > 1:
-            # Pillow takes the whole part of size / asked, so the size asked for is rounded down
+            # draft() scales by floor(size / requested), so the requested size must be rounded down
             image.draft("RGB", (self.width // reduction, self.height // reduction))
         try:
             return _to_rgb(image)
-        except Exception as error:  # as above: any error of a reader is this file's fault
+        except Exception as error:  # as in _opened
             raise BadImage(self.name, describe_bytes(self.data, error)) from error
 
 

@@ -1,7 +1,7 @@
-"""Where the images come from: a folder of class folders, any folder, a list of files, tar shards, or a cache.
+"""Images in files of their own: a folder of class folders, any folder, or a list of files.
 
 source = open_images("imagenet", labels=True)     # imagenet/train/CLASS/*.jpg, as the official code reads it
-source = open_images("photos", labels=False)      # every image below photos/, however nested
+source = open_images("photos", labels=False)      # every image below photos/, at any depth
 source = open_images("list.txt", labels=False)    # one path per line, relative to the list
 pixels = source.load(0)                           # uint8 H x W x 3, RGB
 """
@@ -18,7 +18,7 @@ from runtime.errors import UserError
 
 
 class ImageFiles(ImageSource):
-    """One image per file, below `root`."""
+    """One image per file, below ``root``."""
 
     def __init__(
         self,
@@ -44,12 +44,11 @@ class ImageFiles(ImageSource):
 
 
 def open_folder(folder: Path, labels: bool) -> ImageSource:
-    found = sorted(_walk(folder, ""))
-    if not found:
-        raise UserError(
-            f"no image below {folder}: files ending in {' '.join(EXTENSIONS)} are looked for, in sub-folders too"
-        )
-    names, sizes = zip(*found, strict=True)
+    """Every image below ``folder``, with ``labels`` the sub-folders as classes. UserError where there are none."""
+    images = sorted(_walk(folder, ""))
+    if not images:
+        raise UserError(f"no image in {folder} or its sub-folders; images end in {' '.join(EXTENSIONS)}")
+    names, sizes = zip(*images, strict=True)
     if not labels:
         return ImageFiles(folder, names, sizes, None, None)
     tops = [name.split("/", 1)[0] if "/" in name else None for name in names]
@@ -57,42 +56,43 @@ def open_folder(folder: Path, labels: bool) -> ImageSource:
     if None in tops or not classes:
         loose = names[tops.index(None)] if None in tops else folder
         raise UserError(
-            f"labels are needed, so images must lie in one sub-folder per class, {folder}/CLASS/...; {loose} does not"
+            f"labels are needed: put the images into one sub-folder per class, {folder}/CLASS/...; {loose} is in none"
         )
     number = {name: index for index, name in enumerate(classes)}
     return ImageFiles(folder, names, sizes, [number[str(top)] for top in tops], classes)
 
 
 def _walk(folder: Path, prefix: str) -> list[tuple[str, int]]:
-    """(name relative to the start, size in bytes) of every image below `folder`."""
-    found: list[tuple[str, int]] = []
+    """(name relative to the start, size in bytes) of every image below ``folder``."""
+    images: list[tuple[str, int]] = []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.is_dir():
-                    found += _walk(Path(entry.path), f"{prefix}{entry.name}/")
+                    images += _walk(Path(entry.path), f"{prefix}{entry.name}/")
                 elif entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith("."):
-                    found.append((prefix + entry.name, _size(entry)))
+                    images.append((prefix + entry.name, _size(entry)))
     except OSError as error:
         raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
-    return found
+    return images
 
 
 def _size(entry: os.DirEntry[str]) -> int:
     try:
         return entry.stat().st_size
-    except OSError:  # a dangling link: kept, so that it is named as a bad image when its turn comes
+    except OSError:  # a dangling link stays in the list, so that it is reported as a bad image
         return -1
 
 
 def open_list(path: Path, labels: bool) -> ImageSource:
+    """The images that a text file lists, with ``labels`` from its second column. UserError where it lists none."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read the list of files {path}: {error}") from error
     rows = [line.split("\t") for line in lines if line.strip() and not line.startswith("#")]
     if not rows:
-        raise UserError(f"{path} names no file; write one path per line, relative to {path.parent or '.'}")
+        raise UserError(f"{path} lists no file; write one path per line, relative to {path.parent or '.'}")
     names = [row[0].strip() for row in rows]
     sizes = [_size_at(path.parent / name) for name in names]
     if not labels:

@@ -1,4 +1,4 @@
-"""What every set of images offers, and names stored compactly."""
+"""The interface of a set of images, and a compact list of their names."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", 
 
 
 class Names(Sequence[str]):
-    """Many strings in two flat buffers: about 8 bytes each beyond their text, and no Python object per image, so that
-    forked workers share the pages instead of copying them as reference counts change."""
+    """Many strings in two flat buffers: 8 bytes each beyond their text, and no Python object per image. Forked workers
+    share these pages; reference counts of a list of strings would make every worker copy it."""
 
     def __init__(self, names: Sequence[str]) -> None:
         encoded = [os.fsencode(name) for name in names]
@@ -31,11 +31,11 @@ class Names(Sequence[str]):
 
 
 class ImageSource:
-    """What the loader needs of a set of images. `len(source)` is their number.
+    """A set of images as the loader sees it. ``len(source)`` is their number.
 
     classes: class names in label order, or None where there are no labels.
-    fingerprint: sha256 (hex) over names, sizes and labels; a resumed run compares it.
-    files_fingerprint: the same without the labels; a cache compares it.
+    fingerprint: sha256 (hex) over names, sizes and labels, by which a resumed run notices other data.
+    files_fingerprint: the same without the labels, by which a cache notices other images.
     """
 
     classes: list[str] | None = None
@@ -57,11 +57,11 @@ class ImageSource:
         self.fingerprint = files_fingerprint if labels is None else fingerprint([files_fingerprint], labels)
 
     def name(self, index: int) -> str:
-        """Name of image `index`, relative to the source, with forward slashes."""
+        """Name of image ``index``, relative to the source, with forward slashes."""
         return self._names[index]
 
     def label(self, index: int) -> int:
-        """Class number of image `index`, or -1 where there are no labels."""
+        """Class number of image ``index``, or -1 where there are no labels."""
         return -1 if self._labels is None else int(self._labels[index])
 
     def labels(self) -> np.ndarray | None:
@@ -69,15 +69,15 @@ class ImageSource:
         return self._labels
 
     def picture(self, index: int) -> Picture:
-        """Image `index` with its size known and its pixels not yet made. Raises BadImage naming file and reason."""
+        """Image ``index``, not yet decoded. Raises BadImage naming file and reason."""
         raise BadImage(self.name(index), "this source has no pixels")
 
     def load(self, index: int) -> np.ndarray:
-        """Pixels of image `index`: uint8 H x W x 3, RGB. Raises BadImage naming file and reason."""
+        """Pixels of image ``index``: uint8 H x W x 3, RGB. Raises BadImage naming file and reason."""
         return self.picture(index).pixels()
 
     def block_ends(self) -> np.ndarray | None:
-        """Ends of the runs of images that should be read together (tar shards), or None: read in any order."""
+        """Ends of the blocks of images that should be read together (tar shards), or None where order is free."""
         return None
 
 

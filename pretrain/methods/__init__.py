@@ -1,120 +1,154 @@
-"""The table of methods: name -> how one is built from the command line's settings."""
+"""The pretext tasks: a file and a row of ``METHODS`` each. No other file of pretraining knows a method by its name.
+
+``--help`` reads this table, so the files of the methods, which need torch, are imported where a method is built.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # --help reads this table: nothing heavy is imported for it
-    from argparse import Namespace
+from pretrain.methods.row import MethodRow, ModelSettings, NoOptions, Sizes, option
+from runtime.arguments import Bounds, positive, whole
+from runtime.errors import UserError
 
+if TYPE_CHECKING:
     from pretrain.methods.base import Method
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """What the data and the world decide: images and classes of the data set, the global batch, steps per epoch."""
+class MoCoOptions:
+    """Flags of MoCo and of its choices of negatives."""
 
-    images: int
-    classes: int
-    global_batch: int
-    steps_per_epoch: int
+    symmetric: bool = option(False, "moco: add the loss with the views exchanged")
+    negatives: str = option("queue", "moco: which negatives", choices=["queue", "mochi", "debiased", "hard"])
+    mochi_hardest: int = option(1024, "mochi: negatives to mix from, per query (1024)", type=positive)
+    mochi_pairs: int = option(1024, "mochi: mixtures of two negatives (1024)", type=positive)
+    mochi_query: int = option(128, "mochi: mixtures of the query and a negative (128)", type=positive)
+    mochi_warmup: int = option(10, "mochi: epochs before mixing (10)", type=whole, metavar="EPOCHS")
+    class_prior: float = option(
+        0.1, "debiased, hard: probability of a false negative (0.1)", type=float, bounds=Bounds(high=1)
+    )
+    hard_beta: float = option(1.0, "hard: concentration (1.0)", type=float, bounds=Bounds())
 
 
 @dataclass(frozen=True)
-class MethodRow:
-    """One method: its default recipe, whether it needs labels, and ``build(settings, sizes)``."""
+class BankOptions:
+    """Flags of every memory bank."""
 
-    recipe: str
-    build: Callable[[Namespace, Sizes], Method]
-    labels: bool = False
-
-
-def _encoder(args: Namespace, outputs: int, bn_splits: int = 1) -> Any:
-    from pretrain.encoders import build_encoder
-
-    return build_encoder(args.arch, outputs=outputs, mlp=args.mlp, stem=args.stem, bn_splits=bn_splits)
+    bank_momentum: float = option(
+        0.5, "memory_bank, instdisc: of the representations (0.5)", type=float, bounds=Bounds()
+    )
 
 
-def _moco(args: Namespace, sizes: Sizes) -> Method:
+@dataclass(frozen=True)
+class InstDiscOptions(BankOptions):
+    """Flags of instance discrimination."""
+
+    instdisc_form: str = option("nce", "instdisc: loss (nce)", choices=["nce", "softmax"])
+
+
+@dataclass(frozen=True)
+class EndToEndOptions:
+    """Flags of the end-to-end dictionary."""
+
+    share_encoder: bool = option(False, "end_to_end: one encoder for queries and keys")
+
+
+def _moco(model: ModelSettings, options: MoCoOptions, sizes: Sizes) -> Method:
     from pretrain.methods.moco import MoCo
     from pretrain.methods.negatives import STRATEGIES
 
-    score = STRATEGIES[args.negatives](
-        hardest=args.mochi_hardest,
-        pairs=args.mochi_pairs,
-        with_query=args.mochi_query,
-        class_prior=args.class_prior,
-        beta=args.hard_beta,
+    score = STRATEGIES[options.negatives](
+        hardest=options.mochi_hardest,
+        pairs=options.mochi_pairs,
+        with_query=options.mochi_query,
+        class_prior=options.class_prior,
+        beta=options.hard_beta,
     )
     return MoCo(
-        _encoder(args, args.moco_dim, args.bn_splits),
-        dim=args.moco_dim,
-        queue_size=args.moco_k,
-        momentum=args.moco_m,
-        temperature=args.moco_t,
-        symmetric=args.symmetric,
-        bn_splits=args.bn_splits,
+        model.encoder(model.moco_dim),
+        dim=model.moco_dim,
+        queue_size=model.moco_k,
+        momentum=model.moco_m,
+        temperature=model.moco_t,
+        symmetric=options.symmetric,
+        bn_splits=model.bn_splits,
         negatives=score,
-        warmup_steps=args.mochi_warmup * sizes.steps_per_epoch if args.negatives == "mochi" else 0,
-        bf16=args.precision == "bf16",
+        warmup_steps=options.mochi_warmup * sizes.steps_per_epoch if options.negatives == "mochi" else 0,
+        bf16=model.bf16,
     )
 
 
-def _bank(form: str) -> Callable[[Namespace, Sizes], Method]:
-    def build(args: Namespace, sizes: Sizes) -> Method:
-        from pretrain.methods.memory_bank import BankMethod
-
-        return BankMethod(
-            _encoder(args, args.moco_dim, args.bn_splits),
-            images=sizes.images,
-            dim=args.moco_dim,
-            negatives=args.moco_k,
-            momentum=args.bank_momentum,
-            temperature=args.moco_t,
-            form=form or args.instdisc_form,
-            bf16=args.precision == "bf16",
-        )
-
-    return build
+def _check_queue(model: ModelSettings, options: MoCoOptions, sizes: Sizes) -> None:
+    """The official code's condition: a step's keys overwrite whole parts of the queue."""
+    keys = sizes.global_batch * (2 if options.symmetric else 1)
+    if model.moco_k < keys:
+        raise UserError(f"--moco-k {model.moco_k} is less than the {keys} keys of a step; lower --batch-size")
+    if model.moco_k % keys:
+        raise UserError(f"--moco-k {model.moco_k} is not a multiple of the {keys} keys of a step")
 
 
-def _end_to_end(args: Namespace, sizes: Sizes) -> Method:
+def _bank(model: ModelSettings, options: BankOptions, sizes: Sizes) -> Method:
+    from pretrain.methods.memory_bank import BankMethod
+
+    return BankMethod(
+        model.encoder(model.moco_dim),
+        images=sizes.images,
+        dim=model.moco_dim,
+        negatives=model.moco_k,
+        momentum=options.bank_momentum,
+        temperature=model.moco_t,
+        form=options.instdisc_form if isinstance(options, InstDiscOptions) else "infonce",
+        bf16=model.bf16,
+    )
+
+
+def _end_to_end(model: ModelSettings, options: EndToEndOptions, sizes: Sizes) -> Method:
     from pretrain.methods.in_batch import EndToEnd
 
     return EndToEnd(
-        _encoder(args, args.moco_dim, args.bn_splits),
-        temperature=args.moco_t,
-        bn_splits=args.bn_splits,
-        share=args.share_encoder,
-        batch=sizes.global_batch // args.accumulate,
-        bf16=args.precision == "bf16",
+        model.encoder(model.moco_dim),
+        temperature=model.moco_t,
+        bn_splits=model.bn_splits,
+        share=options.share_encoder,
+        batch=sizes.global_batch // sizes.parts,
+        bf16=model.bf16,
     )
 
 
-def _invaspread(args: Namespace, sizes: Sizes) -> Method:
+def _invaspread(model: ModelSettings, options: NoOptions, sizes: Sizes) -> Method:
     from pretrain.methods.in_batch import InvariantSpreading
 
     return InvariantSpreading(
-        _encoder(args, args.moco_dim, args.bn_splits),
-        temperature=args.moco_t,
-        batch=sizes.global_batch // args.accumulate,
-        bf16=args.precision == "bf16",
+        model.encoder(model.moco_dim),
+        temperature=model.moco_t,
+        batch=sizes.global_batch // sizes.parts,
+        bf16=model.bf16,
     )
 
 
-def _supervised(args: Namespace, sizes: Sizes) -> Method:
+def _supervised(model: ModelSettings, options: NoOptions, sizes: Sizes) -> Method:
     from pretrain.methods.supervised import Supervised
 
-    return Supervised(_encoder(args, sizes.classes, args.bn_splits), bf16=args.precision == "bf16")
+    return Supervised(model.encoder(sizes.classes), bf16=model.bf16)
 
 
 METHODS: dict[str, MethodRow] = {
-    "moco": MethodRow("moco_v1", _moco),
-    "memory_bank": MethodRow("memory_bank", _bank("infonce")),
-    "end_to_end": MethodRow("end_to_end", _end_to_end),
-    "instdisc": MethodRow("instdisc", _bank("")),
-    "invaspread": MethodRow("invaspread", _invaspread),
-    "supervised": MethodRow("supervised", _supervised, labels=True),
+    "moco": MethodRow("moco_v1", _moco, MoCoOptions, check_sizes=_check_queue),
+    "memory_bank": MethodRow("memory_bank", _bank, BankOptions, crops=1),
+    "instdisc": MethodRow("instdisc", _bank, InstDiscOptions, crops=1),
+    "end_to_end": MethodRow("end_to_end", _end_to_end, EndToEndOptions),
+    "invaspread": MethodRow("invaspread", _invaspread, views="v1_grey_last"),
+    "supervised": MethodRow("supervised", _supervised, crops=1, views="supervised", labels=True),
 }
+
+
+def option_defaults() -> dict[str, object]:
+    """{name: default} of the options of all methods."""
+    return {name: default for row in METHODS.values() for name, default in row.defaults().items()}
+
+
+def owners(name: str) -> list[str]:
+    """The methods that have the option ``name``."""
+    return [method for method, row in METHODS.items() if name in row.defaults()]

@@ -1,4 +1,4 @@
-"""What the loop asks of a method; each method is one small file that answers."""
+"""The interface of a method, as the training loop uses it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from torch.nn import functional as F
 class Method(nn.Module):
     """A pretext task around ``encoder_q``.
 
-    One step is ``begin_step``, one or more ``loss`` + backward (gradient accumulation), the optimiser, ``end_step``:
-    what changes a dictionary waits for ``end_step``, so that a step that is refused leaves it as it was.
+    One step is ``begin_step``, one or more ``loss`` with backward (gradient accumulation), the optimiser, ``end_step``.
+    A method changes its dictionary in ``end_step`` only, so that a refused step leaves the dictionary unchanged.
     """
 
-    crops = 2  # views of each image that ``loss`` expects
-    step = 0  # number of the running step, which the loop sets
-    chance = math.inf  # the loss while all of the dictionary is as similar as the positive; infinite without negatives
+    step = 0  # number of the current step, set by the loop
+    chance = math.inf  # the loss where every key is as similar as the positive; infinite without negatives
     encoder_q: nn.Module
 
     def __init__(self, bf16: bool = False) -> None:
@@ -37,15 +36,15 @@ class Method(nn.Module):
         """After the optimiser's update: commit the new keys, unless ``refused`` (0-dim bool on the device)."""
 
     def readings(self) -> dict[str, float]:
-        """Numbers about the last ``loss`` for the log; they wait for the device, so they are asked for rarely."""
+        """Numbers about the last ``loss`` for the log. The host waits for the device, so only logged steps call it."""
         return {}
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """What the optimiser updates, in the order of the state dict."""
+        """The parameters that the optimiser updates, in the order of the state dict."""
         return [p for p in self.parameters() if p.requires_grad]
 
     def precision(self, images: torch.Tensor) -> AbstractContextManager[object]:
-        """Autocast to bfloat16 if the method was built so."""
+        """Autocast to bfloat16 where the method was built with ``bf16``."""
         return torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=self.bf16)
 
     def embed(self, encoder: nn.Module, images: torch.Tensor) -> torch.Tensor:
@@ -55,11 +54,11 @@ class Method(nn.Module):
         return F.normalize(output.float(), dim=1)
 
     def export_state(self) -> dict[str, torch.Tensor]:
-        """State under the names of the checkpoint file, ``module.`` in front, in plain (not channels_last) memory."""
+        """State under the names of the checkpoint file, prefixed with ``module.``, contiguous (not channels_last)."""
         return {f"module.{name}": value.contiguous() for name, value in self.state_dict().items()}
 
     def import_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Load what ``export_state`` gave; RuntimeError names what is missing or does not fit."""
+        """Load a state of ``export_state``; RuntimeError names what is missing or does not fit."""
         self.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
 
 

@@ -14,8 +14,8 @@ from runtime.host_copies import send
 class Queue(nn.Module):
     """First in, first out: the K newest keys as unit rows, K x D (MoCo, section 3.2).
 
-    Rows are kept K x D, so that keys are whole rows; files hold the official D x K. The write position (0-dim int64)
-    lives on the device: whether a step moves it may be known there alone.
+    In memory the queue is K x D, so that a key is one contiguous row; files hold the official D x K. The write position
+    (0-dim int64) is on the device, because only the device knows in time whether a step was refused.
     """
 
     rows: torch.Tensor
@@ -28,10 +28,10 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def push(self, keys: torch.Tensor, refused: torch.Tensor | None = None) -> None:
-        """Overwrite the oldest rows by ``keys`` (n x D, n <= K), from row 0 again behind the last one.
+        """Overwrite the oldest rows with ``keys`` (n x D, n <= K), wrapping around after the last row.
 
-        K is a multiple of the batch, but a run resumed with another batch can start anywhere. Where ``refused`` (0-dim
-        bool on the device) is set, nothing changes.
+        K is a multiple of the batch, but a run resumed with another batch can start at any row. Where ``refused``
+        (0-dim bool on the device) is set, nothing changes.
         """
         places = (self.position + torch.arange(len(keys), device=keys.device)) % len(self.rows)
         if refused is None:
@@ -43,7 +43,7 @@ class Queue(nn.Module):
 class MemoryBank(nn.Module):
     """One representation per image of the data set, N x D (1805.01978; MoCo, figure 2b).
 
-    Rows start as U(-1/sqrt(D/3), 1/sqrt(D/3)), follow v <- m v + (1 - m) f and are normalised after each update.
+    Rows start as U(-1/sqrt(D/3), 1/sqrt(D/3)) and are updated as v <- m v + (1 - m) f, then normalised.
     """
 
     rows: torch.Tensor
@@ -61,8 +61,8 @@ class MemoryBank(nn.Module):
     def sample(self, count: int) -> torch.Tensor:
         """``count`` rows drawn uniformly with replacement, shared by the batch: count x D.
 
-        Lemniscate draws anew for each image; one draw per batch has the same distribution for each of them and turns
-        B gathers of K rows into one.
+        The official code of 1805.01978 draws for each image. One draw per batch has the same distribution for each
+        image, and gathers K rows once instead of B times.
         """
         return self.rows[send(torch.randint(len(self.rows), (count,)), self.rows.device)]
 

@@ -1,4 +1,4 @@
-"""What ranks exchange: gathered rows, shuffled key batches, averaged gradients. Alone, all of it is the identity."""
+"""What ranks exchange: gathered rows, shuffled key batches, averaged gradients. The identity in a single process."""
 
 from __future__ import annotations
 
@@ -8,19 +8,12 @@ from typing import Any
 import torch
 from torch import distributed
 
-from runtime.distributed import all_gather_rows
+from runtime.distributed import all_gather_rows, rank, rank_count
 from runtime.host_copies import send
 
 
-def rank_and_size() -> tuple[int, int]:
-    """(rank, number of ranks) of the running process group; (0, 1) without one."""
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1
-
-
 class _GatherRows(torch.autograd.Function):
-    """all_gather whose backward sums every rank's gradient of this rank's rows."""
+    """all_gather with a backward: every rank's loss depends on a row, so its gradient is summed over ranks."""
 
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor) -> torch.Tensor:
@@ -29,28 +22,31 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        rank, _ = rank_and_size()
+        own_rank = rank()
         total = gradient.contiguous().clone()
         distributed.all_reduce(total)
-        return total[rank * ctx.rows : (rank + 1) * ctx.rows]
+        return total[own_rank * ctx.rows : (own_rank + 1) * ctx.rows]
 
 
 def gather_with_gradient(rows: torch.Tensor) -> torch.Tensor:
-    """Rows (B x D) of all ranks in rank order (W*B x D); gradients flow back to the rank that made the row."""
-    return rows if rank_and_size()[1] == 1 else _GatherRows.apply(rows)
+    """Rows (B x D) of all ranks in rank order (W*B x D); gradients flow back to the rank that computed the row."""
+    return rows if rank_count() == 1 else _GatherRows.apply(rows)
 
 
 class BatchShuffle:
     """A permutation of the global key batch across BatchNorm groups (MoCo, section 3.3), and its inverse.
 
-    The groups are the ranks times the BatchNorm splits inside a rank. With one group in all a permutation leaves the
-    batch statistics as they are, so nothing is done. The permutation comes from the global generator of the CPU, which
-    the loop seeds alike on every rank at every step.
+    A query and its key in the same BatchNorm group share batch statistics, which give the positive away without any
+    feature being learnt. Shuffled, a key is normalised among other images than its query.
+
+    The groups are the ranks times the BatchNorm splits inside a rank. With one group in total a permutation leaves the
+    batch statistics as they are, so nothing is done. The permutation is drawn from the CPU's global generator, which
+    the loop seeds with the same number on every rank at every step: all ranks draw the same one without exchanging it.
     """
 
     def __init__(self, images: int, splits: int) -> None:
         """``images`` per rank, ``splits`` BatchNorm groups inside each rank."""
-        self.rank, self.size = rank_and_size()
+        self.rank, self.size = rank(), rank_count()
         self.images = images
         self.order = torch.randperm(images * self.size) if self.size * splits > 1 else None
 
@@ -60,27 +56,27 @@ class BatchShuffle:
             return images
         mine = self.order[self.rank * self.images : (self.rank + 1) * self.images]
         shuffled = all_gather_rows(images)[send(mine, images.device)]
-        # neither the exchange nor the indexing keeps the layout that the convolutions want
-        wanted = images.dim() == 4 and images.is_contiguous(memory_format=torch.channels_last)
-        return shuffled.contiguous(memory_format=torch.channels_last) if wanted else shuffled
+        # Neither the exchange nor the indexing keeps channels_last, in which the convolutions are faster.
+        channels_last = images.dim() == 4 and images.is_contiguous(memory_format=torch.channels_last)
+        return shuffled.contiguous(memory_format=torch.channels_last) if channels_last else shuffled
 
     def gather(self, keys: torch.Tensor) -> torch.Tensor:
         """Keys of the whole global batch in the original order: B x D per rank -> W*B x D, with gradient."""
-        everyone = gather_with_gradient(keys)
-        return everyone if self.order is None else everyone[send(self.order.argsort(), keys.device)]
+        gathered = gather_with_gradient(keys)
+        return gathered if self.order is None else gathered[send(self.order.argsort(), keys.device)]
 
-    def mine(self, everyone: torch.Tensor) -> torch.Tensor:
+    def mine(self, gathered: torch.Tensor) -> torch.Tensor:
         """This rank's rows of a gathered batch."""
-        return everyone[self.rank * self.images : (self.rank + 1) * self.images]
+        return gathered[self.rank * self.images : (self.rank + 1) * self.images]
 
 
 def average_gradients(parameters: Iterable[torch.Tensor]) -> None:
     """Replace every gradient by its mean over ranks.
 
-    One flat buffer in a fixed order rather than DistributedDataParallel's buckets: these are rebuilt after the first
-    step, which changes the order of summation and with it the last bits of a resumed run.
+    One flat buffer in a fixed order instead of DistributedDataParallel's buckets, which are rebuilt after the first
+    step: that changes the order of summation, and with it the last bits of a resumed run.
     """
-    size = rank_and_size()[1]
+    size = rank_count()
     gradients = [p.grad for p in parameters if p.grad is not None]
     if size == 1 or not gradients:
         return

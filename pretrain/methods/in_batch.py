@@ -1,4 +1,4 @@
-"""Dictionaries that are the batch itself: end to end (MoCo's figure 2a), invariant and spreading (1904.03436)."""
+"""Methods whose dictionary is the batch: end to end (MoCo, figure 2a), invariant and spreading (1904.03436)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from torch import nn
 from torch.nn import functional as F
 
 from pretrain.methods.base import Method, spread
-from pretrain.methods.exchange import BatchShuffle, gather_with_gradient, rank_and_size
+from pretrain.methods.exchange import BatchShuffle, gather_with_gradient
+from runtime.distributed import rank
 
 
 class InBatch(Method):
-    """Shared by both: what the log shows about similarities of B x D queries with W*B x D keys."""
+    """The readings of both methods, from the similarities of B x D queries with W*B x D keys."""
 
     _last: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None  # similarities, target columns, keys
 
     def readings(self) -> dict[str, float]:
-        """Accuracy of the own key among those of the global batch, spread of the keys."""
+        """Percentages of queries whose own key is the nearest (among the 5 nearest) of the global batch; key spread."""
         assert self._last is not None
         similarities, target, keys = self._last
         beaten = (similarities > similarities.gather(1, target[:, None])).sum(1)
@@ -31,10 +32,10 @@ class InBatch(Method):
 
 
 class EndToEnd(InBatch):
-    """Both encoders learn by back-propagation and the keys are the global batch, so K = batch - 1 negatives.
+    """Both encoders learn by back-propagation and the keys are the global batch, so there are batch - 1 negatives.
 
-    The paper does not say whether the encoders share weights: two of equal start by default, one if ``share``.
-    ``batch`` counts the images of all ranks that meet in one ``loss``.
+    The paper does not say whether the encoders share weights. By default there are two that start with equal weights;
+    with ``share`` there is one. ``batch`` is the number of images in one ``loss``, over all ranks.
     """
 
     def __init__(
@@ -58,13 +59,13 @@ class EndToEnd(InBatch):
         order = BatchShuffle(len(q), self.bn_splits)
         k = order.gather(self.embed(self.encoder_k, order.shuffle(views[1])))  # W*B x D
         similarities = q @ k.T
-        target = torch.arange(len(q), device=q.device) + rank_and_size()[0] * len(q)
+        target = torch.arange(len(q), device=q.device) + rank() * len(q)
         self._last = (similarities.detach(), target, k)
         return F.cross_entropy(similarities / self.temperature, target)
 
 
 class InvariantSpreading(InBatch):
-    """Augmented features near their own image, features of different images apart, inside the batch."""
+    """Pulls an augmented view to its own image, and pushes different images of the batch apart."""
 
     def __init__(self, encoder: nn.Module, *, temperature: float = 0.1, batch: int = 128, bf16: bool = False) -> None:
         super().__init__(bf16)
@@ -76,13 +77,13 @@ class InvariantSpreading(InBatch):
         """1904.03436, equation 6, as a mean over images."""
         features = self.embed(self.encoder_q, torch.cat(views))
         original, augmented = features.chunk(2)
-        everyone = gather_with_gradient(original)  # f_k of the global batch
-        own = torch.arange(len(original), device=original.device) + rank_and_size()[0] * len(original)
-        similarities = augmented @ everyone.T
-        self._last = (similarities.detach(), own, everyone)
+        gathered = gather_with_gradient(original)  # f_k of the global batch
+        own = torch.arange(len(original), device=original.device) + rank() * len(original)
+        similarities = augmented @ gathered.T
+        self._last = (similarities.detach(), own, gathered)
         invariance = F.cross_entropy(similarities / self.temperature, own)
-        # log P(i | x_j) for all i != j: what this image j is taken for among the batch, itself included
-        taken_for = F.log_softmax(original @ everyone.T / self.temperature, dim=1)
-        others = taken_for.scatter(1, own[:, None], float("-inf"))
+        # log P(i | x_j) for all i != j: the softmax is over the whole batch, x_j included, and then i = j is left out
+        log_probability = F.log_softmax(original @ gathered.T / self.temperature, dim=1)
+        others = log_probability.scatter(1, own[:, None], float("-inf"))
         spreading = -torch.log1p(-others.exp().clamp(max=1 - 1e-6)).sum(1).mean()
         return invariance + spreading

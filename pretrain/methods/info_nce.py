@@ -1,4 +1,4 @@
-"""InfoNCE over a large dictionary, formed in one pass over chunks of it; pretext accuracy by rank."""
+"""InfoNCE over a large dictionary, computed in one pass over chunks of it, and pretext accuracy by rank."""
 
 from __future__ import annotations
 
@@ -10,23 +10,30 @@ CHUNK = 8192  # dictionary rows per product on a GPU: 8 MB of logits at B = 256
 
 
 def _chunk(rows: torch.Tensor) -> int:
-    """Dictionary rows per product; on a CPU few enough that they and their logits stay in cache."""
+    """Dictionary rows per product. On a CPU fewer, so that they and their logits stay in cache."""
     return CHUNK if rows.is_cuda else CHUNK // 2
 
 
 class _InfoNCE(torch.autograd.Function):
-    """Mean InfoNCE of q against its key and the rows of a dictionary; the gradient for q is formed in the forward.
+    """Mean InfoNCE of q against its key and the rows of a dictionary; the forward computes the gradient for q too.
 
-    The dictionary needs no gradient and is never kept for the backward, so it may be overwritten right after and no
-    copy of it, no B x (K+1) matrix of logits and no concatenation is ever made.
+    The dictionary needs no gradient, so the gradient for q is all that the backward needs. It is a weighted sum of rows
+    with softmax weights, and the forward has these weights chunk by chunk. So the dictionary is not saved for the
+    backward and may be overwritten right after the forward, and there is never a copy of it, a concatenation with the
+    positive, or a B x (K+1) matrix of logits in memory.
+
+    The softmax over chunks is the usual online one: with ``top`` the largest logit so far, ``total`` and ``pull`` are
+    sums of exp(logit - top) and of exp(logit - top) * row; where a chunk raises ``top``, both are rescaled. ``total``
+    then gives the loss, log(total) + top - positive, and ``pull / total`` the mean row under the softmax.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, q: torch.Tensor, k: torch.Tensor, rows: torch.Tensor, temperature: float, bf16: bool, wanted: bool
+        ctx: Any, q: torch.Tensor, k: torch.Tensor, rows: torch.Tensor, temperature: float, bf16: bool, gradient: bool
     ) -> torch.Tensor:
-        # Products in bfloat16 are about r - c with c the mean key: features of a young encoder differ by as little as
-        # 1 % of their length, which its 8 bits round away. The gradient then errs by 18 %, about the mean by 0.03 %.
+        # In bfloat16 the products are with r - c, where c is the mean key: q.r = q.(r - c) + q.c, and q.c is float32.
+        # Early in training, features differ by as little as 1 % of their length, which bfloat16's 8 bits round away:
+        # the gradient is off by 18 % without the centre, by 0.03 % with it.
         centre = k.mean(0) if bf16 else torch.zeros_like(k[0])  # D
         scaled = q / temperature
         shift = scaled @ centre  # B: what the centre adds to every logit of a row
@@ -34,7 +41,7 @@ class _InfoNCE(torch.autograd.Function):
         positive = (scaled * k).sum(1)  # B
         top = positive.clone()
         total = torch.ones_like(positive)  # sum of exp(logit - top), the positive included
-        pull = k - centre  # B x D: sum of exp(logit - top) * (key - c)
+        pull = k - centre  # B x D: sum of exp(logit - top) * (row - c), the positive included
         chunk = _chunk(rows)
         for start in range(0, len(rows), chunk):
             part = rows[start : start + chunk]
@@ -46,10 +53,10 @@ class _InfoNCE(torch.autograd.Function):
             shrink = torch.exp(top - higher)
             weights = logits.sub_(higher[:, None]).exp_()
             total = total * shrink + weights.sum(1)
-            if wanted:
+            if gradient:
                 pull = pull * shrink[:, None] + (weights.to(part.dtype) @ part).float()
             top = higher
-        if wanted:
+        if gradient:
             ctx.save_for_backward((pull / total[:, None] + centre - k) / (temperature * len(q)))
         return (top + total.log() - positive).mean()
 
@@ -67,9 +74,9 @@ def info_nce(
     q and k are B x D unit vectors in float32, rows is the dictionary K x D. Gradients reach q only. ``bf16`` computes
     the products with the dictionary in bfloat16.
     """
-    wanted = torch.is_grad_enabled() and q.requires_grad
+    gradient = torch.is_grad_enabled() and q.requires_grad
     with torch.autocast(q.device.type, enabled=False):
-        return _InfoNCE.apply(q, k, rows, temperature, bf16, wanted)
+        return _InfoNCE.apply(q, k, rows, temperature, bf16, gradient)
 
 
 @torch.no_grad()

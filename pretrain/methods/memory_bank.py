@@ -17,13 +17,12 @@ NCE_EPSILON = 1e-7
 
 
 class BankMethod(Method):
-    """The query meets its own row of the bank and ``negatives`` sampled rows; one view per image, no key encoder.
+    """The query is compared with its own row of the bank and ``negatives`` sampled rows; one view, no key encoder.
 
     ``form`` "infonce" is the mechanism as MoCo compares it, "nce" the binary noise-contrastive loss of instance
     discrimination, "softmax" its non-parametric softmax over all images (then ``negatives`` is not used).
     """
 
-    crops = 1
     normaliser: torch.Tensor
 
     def __init__(
@@ -70,8 +69,8 @@ class BankMethod(Method):
         logit_pos = torch.exp((f * positive).sum(1, keepdim=True) / self.temperature)
         logit_neg = torch.exp(f @ rows.T / self.temperature)  # B x m
         images = len(self.memory.rows)
-        # Z is estimated on the first mini-batch and constant ever after. Whether it is known (neither 0 nor a refused
-        # step's NaN) the device alone can tell, so the mean is always taken.
+        # Z is estimated on the first mini-batch and constant from then on. Only the device knows whether it has been
+        # (it is neither 0 nor the NaN of a refused step), so every step computes the mean and ``where`` chooses.
         estimate = images * all_reduce_mean(torch.cat([logit_pos, logit_neg], dim=1).detach().mean())
         self.normaliser.copy_(torch.where(self.normaliser > 0, self.normaliser, estimate))
         noise = self.negatives / images
@@ -81,13 +80,13 @@ class BankMethod(Method):
         return -(attract + repel).mean()
 
     def end_step(self, refused: torch.Tensor | None = None) -> None:
-        """Move the bank's rows of the step's images."""
+        """Update the rows of the step's images."""
         for indices, features in self._new:
             self.memory.update(indices, features, refused)
         self._new.clear()
 
     def readings(self) -> dict[str, float]:
-        """Accuracy of the own row among the sampled ones, spread of the features."""
+        """Percentages of queries whose own row beats all (all but 4) sampled rows; spread of the features."""
         assert self._last is not None
         features, positive, rows = self._last
         top1, top5 = rank_accuracy(features, positive, rows)

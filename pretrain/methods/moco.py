@@ -1,4 +1,4 @@
-"""Momentum Contrast (1911.05722; v2 2003.04297): a queue of keys from a slowly moving encoder."""
+"""Momentum Contrast (1911.05722; v2 2003.04297): a queue of keys from a momentum encoder."""
 
 from __future__ import annotations
 
@@ -55,7 +55,10 @@ class MoCo(Method):
 
     @torch.no_grad()
     def begin_step(self) -> None:
-        """Equation 2, theta_k <- m theta_k + (1 - m) theta_q, before the keys are encoded; BN buffers stay k's own."""
+        """Equation 2, theta_k <- m theta_k + (1 - m) theta_q, before the keys are encoded.
+
+        Parameters only, as in the official code: the key encoder's BatchNorm buffers are its own.
+        """
         self._new.clear()
         pairs = zip(self.encoder_k.parameters(), self.encoder_q.parameters())
         keys, queries = zip(*pairs)
@@ -65,9 +68,9 @@ class MoCo(Method):
     def _encode_keys(self, images: torch.Tensor) -> torch.Tensor:
         """Keys of this rank's images (B x D), shuffled over BatchNorm groups while they are encoded."""
         order = BatchShuffle(len(images), self.bn_splits)
-        everyone = order.gather(self.embed(self.encoder_k, order.shuffle(images)))
-        self._new.append(everyone)
-        return order.mine(everyone)
+        gathered = order.gather(self.embed(self.encoder_k, order.shuffle(images)))
+        self._new.append(gathered)
+        return order.mine(gathered)
 
     def _one_way(self, q_view: torch.Tensor, k_view: torch.Tensor) -> torch.Tensor:
         q = self.embed(self.encoder_q, q_view)
@@ -90,12 +93,12 @@ class MoCo(Method):
         self._new.clear()
 
     def forward(self, q_view: torch.Tensor, k_view: torch.Tensor) -> torch.Tensor:
-        """A whole step's loss, momentum update and enqueue included; both views B x 3 x H x W."""
+        """The loss of a whole step, with momentum update and enqueue; both views B x 3 x H x W."""
         self.begin_step()
         none = torch.empty(0)
         loss = self.loss([q_view, k_view], none, none)
         if loss.requires_grad and self.negatives is not self.plain:
-            self.queue.rows = self.queue.rows.clone()  # the caller's backward, still to come, needs the old rows
+            self.queue.rows = self.queue.rows.clone()  # autograd saved the rows for the caller's backward
         self.end_step()
         self.step += 1
         return loss
@@ -108,7 +111,7 @@ class MoCo(Method):
         return {"acc1": top1, "acc5": top5, "key_spread": spread(k)}
 
     def trained_parameters(self) -> list[nn.Parameter]:
-        """The query encoder's."""
+        """The query encoder's parameters."""
         return list(self.encoder_q.parameters())
 
     def export_state(self) -> dict[str, torch.Tensor]:

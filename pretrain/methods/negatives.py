@@ -1,4 +1,4 @@
-"""Which negatives: the whole dictionary, hard ones mixed (MoCHi), debiased, or weighted by hardness."""
+"""Choices of negatives: the whole dictionary, hard ones mixed (MoCHi), debiased, or weighted by hardness."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
 class MixedHard:
     """MoCHi (2010.01028): synthetic negatives mixed from the hardest rows of the dictionary.
 
-    Per query the ``hardest`` rows with the largest logits are kept in view; ``pairs`` negatives mix two of them with a
-    weight from U(0, 1), ``with_query`` mix one of them with the query itself with a weight of the query from U(0, 0.5).
-    Mixed vectors are normalised, carry no gradient and join the logits of their own query only.
+    Each query has its ``hardest`` rows, those with the largest logits. ``pairs`` negatives mix two of them with a
+    weight from U(0, 1); ``with_query`` negatives mix one of them with the query, whose weight is from U(0, 0.5). Mixed
+    vectors are normalised, carry no gradient and are negatives of their own query only.
     """
 
     hardest: int = 1024
@@ -82,7 +82,7 @@ class Reweighted:
         floor = torch.full_like(positive, count - 1 / temperature)
         if self.class_prior > 0:
             gap = positive + count + math.log(self.class_prior) - total  # log(N tau+ p / R)
-            usable = gap < -1e-6  # elsewhere the difference is not positive, and the floor decides
+            usable = gap < -1e-6  # elsewhere the difference in Ng is not positive, and the floor is the maximum
             gap = torch.where(usable, gap, -1.0)
             total = total + torch.log1p(-torch.exp(gap)) - math.log1p(-self.class_prior)
             total = torch.where(usable, total, floor)
@@ -90,7 +90,7 @@ class Reweighted:
 
 
 def rows_added(score: Loss) -> int:
-    """How many negatives a query meets beyond the rows of the dictionary."""
+    """Number of negatives of a query beyond the rows of the dictionary."""
     return score.pairs + score.with_query if isinstance(score, MixedHard) else 0
 
 

@@ -1,4 +1,4 @@
-"""Supervised classification: the like-for-like baseline, on the same loop, data and schedule."""
+"""Supervised classification: the baseline that differs from the pretext tasks in its loss only."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ PREFIX = "encoder_q."
 
 class Supervised(Method):
     """Cross-entropy of an encoder whose head has one output per class; one view per image."""
-
-    crops = 1
 
     def __init__(self, encoder: nn.Module, *, bf16: bool = False) -> None:
         super().__init__(bf16)
@@ -37,9 +35,9 @@ class Supervised(Method):
         return {"acc1": 100.0 * top1, "acc5": 100.0 * top5}
 
     def export_state(self) -> dict[str, torch.Tensor]:
-        """torchvision's names behind ``module.``, as its reference training writes them under several processes."""
+        """torchvision's names prefixed with ``module.``, as its reference training saves them with several GPUs."""
         return {name.replace(PREFIX, "", 1): value for name, value in super().export_state().items()}
 
     def import_state(self, state: dict[str, torch.Tensor]) -> None:
-        """Load such a state."""
+        """Load a state of ``export_state``."""
         self.load_state_dict({PREFIX + name.removeprefix("module."): value for name, value in state.items()})

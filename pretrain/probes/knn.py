@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,18 +15,18 @@ from torch.nn import functional as F
 from pretrain.batches.loader import build_eval_loader
 from pretrain.encoders import pooled_features
 from pretrain.images.source import ImageSource
-from pretrain.views import Views, build_views
+from pretrain.views import Views
 
 Encode = Callable[[torch.Tensor], torch.Tensor]  # B x 3 x H x W -> B x C
 
 
-def evenly(count: int, wanted: int) -> np.ndarray:
-    """``wanted`` of ``count`` indices (all with 0), evenly spread: int64."""
-    return np.arange(count) if not wanted or wanted >= count else np.linspace(0, count - 1, wanted).astype(np.int64)
+def evenly(count: int, chosen: int) -> np.ndarray:
+    """``chosen`` of ``count`` indices (all with 0), evenly spread: int64."""
+    return np.arange(count) if not chosen or chosen >= count else np.linspace(0, count - 1, chosen).astype(np.int64)
 
 
 def encoder_function(encoder: Any, layer: str = "backbone") -> Encode:
-    """What a probe looks at: the "backbone"'s pooled features or the "head"'s output."""
+    """The features that a probe compares: the pooled features of the "backbone" or the output of the "head"."""
     return encoder if layer == "head" else lambda images: pooled_features(encoder, images)
 
 
@@ -47,20 +48,34 @@ class Subset:
         return self.source.label(int(self.chosen[index]))
 
 
+@dataclass(frozen=True)
+class ProbeImages:
+    """How a probe reads a set of images. images: number of images at most, evenly spread over the set, 0 for all.
+    workers: loader processes. max_bad: bad images tolerated, as in training."""
+
+    views: Views
+    device: torch.device
+    images: int = 0
+    workers: int = 0
+    max_bad: float = 0.01
+    batch_size: int = 256
+
+
 @torch.no_grad()
-def extract(
-    encode: Encode, source: ImageSource, views: Views, *, device: torch.device, images: int = 0, workers: int = 0,
-    batch_size: int = 256, max_bad: float = 0.01,
-) -> tuple[list[torch.Tensor], torch.Tensor]:  # fmt: skip
-    """Unit features (per view n x C, float32) and labels (n) of a source, or of ``images`` of it, evenly spread."""
-    part: Any = Subset(source, evenly(len(source), images))
+def extract(encode: Encode, source: ImageSource, images: ProbeImages) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Unit features (per view n x C, float32) and labels (n) of the chosen images of a source."""
+    part: Any = Subset(source, evenly(len(source), images.images))
+    views, device = images.views, images.device
     features: list[list[torch.Tensor]] = [[] for _ in range(views.count)]
     labels = []
-    for batch in build_eval_loader(part, views, batch_size=batch_size, workers=workers, max_bad=max_bad):
-        for found, pixels in zip(features, views.on_device(batch, device)):
-            found.append(F.normalize(encode(pixels).float(), dim=1))
+    loader = build_eval_loader(
+        part, views, batch_size=images.batch_size, workers=images.workers, max_bad=images.max_bad
+    )
+    for batch in loader:
+        for of_view, pixels in zip(features, views.on_device(batch, device)):
+            of_view.append(F.normalize(encode(pixels).float(), dim=1))
         labels.append(batch.labels.to(device))
-    return [torch.cat(found) for found in features], torch.cat(labels)
+    return [torch.cat(of_view) for of_view in features], torch.cat(labels)
 
 
 def knn_accuracy(
@@ -99,31 +114,21 @@ def uniformity(features: torch.Tensor, t: float = 2.0) -> float:
 
 
 class KnnMonitor:
-    """kNN accuracy of the encoder being trained: its data with labels as the bank, ``val`` as the queries."""
+    """kNN accuracy of the encoder being trained, with its labelled training images as bank and ``val`` as queries."""
 
     def __init__(
-        self, encoder: nn.Module, train: ImageSource, val: ImageSource, *, image_size: int, device: torch.device,
-        images: int, workers: int, layer: str = "backbone", max_bad: float = 0.01, kind: str = "eval",
-    ) -> None:  # fmt: skip
-        """At most ``images`` of each set are looked at, evenly spread (0: all), in views of ``kind`` (a key of KINDS);
-        ``max_bad`` as for the training."""
-        self.encoder, self.train, self.val = encoder, train, val
+        self, encoder: nn.Module, train: ImageSource, val: ImageSource, images: ProbeImages, layer: str = "backbone"
+    ) -> None:
+        """``images`` says how both sets are read; ``layer`` is "backbone" or "head"."""
+        self.encoder, self.train, self.val, self.images = encoder, train, val, images
         self.encode = encoder_function(encoder, layer)
-        views = build_views(kind, image_size=image_size)
-        self.how: dict[str, Any] = {
-            "views": views,
-            "device": device,
-            "images": images,
-            "workers": workers,
-            "max_bad": max_bad,
-        }
 
     def __call__(self) -> dict[str, float]:
-        """{"knn": top-1 in percent}; the encoder is in evaluation mode meanwhile."""
+        """{"knn": top-1 in percent}. The encoder is put in evaluation mode for that, and back."""
         self.encoder.eval()
         try:
-            (bank,), bank_labels = extract(self.encode, self.train, **self.how)
-            (queries,), labels = extract(self.encode, self.val, **self.how)
+            (bank,), bank_labels = extract(self.encode, self.train, self.images)
+            (queries,), labels = extract(self.encode, self.val, self.images)
         finally:
             self.encoder.train()
         return {"knn": knn_accuracy(bank, bank_labels, queries, labels)}

@@ -1,8 +1,8 @@
-"""The linear probe: a classifier on frozen pooled features, on the pretraining's loader, schedule and checkpoints."""
+"""The linear probe: a classifier on frozen pooled features, with the loader and the schedule of pretraining."""
 
 from __future__ import annotations
 
-from argparse import Namespace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +33,42 @@ log = get_logger("linear")
 DECIDING = ("lr", "batch_size", "epochs", "schedule", "momentum", "weight_decay", "seed")
 
 
-class LinearProbe:
-    """Frozen encoder in evaluation mode (its BN statistics stay, as in the official code), trained classifier."""
+@dataclass(frozen=True)
+class LinearSettings:
+    """What one linear probe is asked to do. arch, image_size: None for the checkpoint's. schedule: epochs at which
+    the rate drops 10x. folder: the run folder. resume: continue the probe that the folder holds."""
 
-    def __init__(self, encoder: Any, classes: int, args: Namespace, device: torch.device, kind: str = "eval") -> None:
-        """``kind`` of views (see `pretrain.views.KINDS`) is what its accuracy is measured on."""
+    data: str
+    pretrained: str
+    folder: Path
+    arch: str | None = None
+    image_size: int | None = None
+    lr: float = 30.0
+    batch_size: int = 256
+    epochs: int = 100
+    schedule: tuple[int, ...] = (60, 80)
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    workers: int = 32
+    seed: int = 0
+    resume: bool = False
+
+    def recorded(self) -> dict[str, Any]:
+        """What decides the result, as files record it: sequences as lists."""
+        values = {name: getattr(self, name) for name in DECIDING}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+
+class LinearProbe:
+    """A frozen encoder in evaluation mode (so its BN statistics stay, as in the official code) and a classifier."""
+
+    def __init__(
+        self, encoder: Any, classes: int, settings: LinearSettings, device: torch.device, kind: str = "eval"
+    ) -> None:
+        """``kind`` of views (a key of ``pretrain.views.KINDS``) is what its accuracy is measured on."""
         self.kind = kind
         self.encoder = encoder.to(device, memory_format=torch.channels_last).requires_grad_(False).eval()
-        torch.manual_seed(derive_seed(args.seed, "linear"))
+        torch.manual_seed(derive_seed(settings.seed, "linear"))
         last = encoder.layer4[-1]
         width = getattr(last, "bn3", last.bn2).num_features  # bottleneck or basic block
         self.classifier = nn.Linear(width, classes)
@@ -49,7 +77,7 @@ class LinearProbe:
         self.classifier.to(device)
         self.device = device
         self.optimizer = torch.optim.SGD(
-            self.classifier.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay
+            self.classifier.parameters(), settings.lr, momentum=settings.momentum, weight_decay=settings.weight_decay
         )
 
     def logits(self, images: torch.Tensor) -> torch.Tensor:
@@ -86,64 +114,80 @@ class LinearProbe:
         return 100 * hits[0].item() / seen, 100 * hits[1].item() / seen
 
 
-def probe(args: Namespace, folder: Path, world: World) -> int:
-    """Train the probe in ``folder``, write result.json there; returns the exit code. One process suffices."""
-    encoder, checkpoint = read_encoder(args.pretrained, args.arch)
-    settings = checkpoint.get("settings", {})
-    size = args.image_size or settings.get("image_size", 224)
-    train, val = open_images(args.data, labels=True), open_images(Path(args.data) / "val", labels=True, split=None)
+def probe(settings: LinearSettings, world: World) -> int:
+    """Train the probe, write result.json to its folder; returns the exit code. One process suffices.
+
+    Raises UserError for a checkpoint or data that cannot be used.
+    """
+    folder = settings.folder
+    encoder, checkpoint = read_encoder(settings.pretrained, settings.arch)
+    pretraining = checkpoint.get("settings", {})
+    size = settings.image_size or pretraining.get("image_size", 224)
+    train = open_images(settings.data, labels=True)
+    val = open_images(Path(settings.data) / "val", labels=True, split=None)
     if train.classes != val.classes:
-        raise UserError(f"the class folders of {args.data}/train and {args.data}/val differ")
-    kind = eval_kind(settings.get("views"))
+        raise UserError(f"the class folders of {settings.data}/train and {settings.data}/val differ")
     if world.device.type == "cpu":
         keep_freed_memory()
-    learner = LinearProbe(encoder, len(train.classes or []), args, world.device, kind)
-    made = {"pretrained": sha256_file(args.pretrained), "arch": checkpoint["arch"], "size": size}
-    made |= {"data": [train.fingerprint, val.fingerprint]} | {key: getattr(args, key) for key in DECIDING}
+    kind = eval_kind(pretraining.get("views"))
+    learner = LinearProbe(encoder, len(train.classes or []), settings, world.device, kind)
+    origin = {"pretrained": sha256_file(settings.pretrained), "arch": checkpoint["arch"], "size": size}
+    origin |= {"data": [train.fingerprint, val.fingerprint], **settings.recorded()}
     with RunLock(folder), StopSignal() as stop:
         setup_logging(folder)
-        found = _fit(args, folder, learner, train, val, made, stop)
+        top1, top5 = _fit(settings, learner, (train, val), origin, stop)
     if stop.requested:
         return stop.exit_code
-    write_json(folder / "result.json", {"top1": found[0], "top5": found[1], **made, "provenance": provenance()})
+    write_json(folder / "result.json", {"top1": top1, "top5": top5, **origin, "provenance": provenance()})
     return 0
 
 
 def _fit(
-    args: Namespace, folder: Path, learner: LinearProbe, train: ImageSource, val: ImageSource, made: dict[str, Any],
+    settings: LinearSettings,
+    learner: LinearProbe,
+    sets: tuple[ImageSource, ImageSource],
+    origin: dict[str, Any],
     stop: StopSignal,
-) -> tuple[float, float]:  # fmt: skip
-    file = folder / "linear.pth.tar"
-    start = _resume(file, learner, made) if args.resume else 0
-    workers = min(args.workers, usable_cores())
-    views = build_views("supervised", image_size=made["size"])
+) -> tuple[float, float]:
+    """Train on the first of ``sets`` until the end or ``stop``; (top-1, top-5) on the second, in percent."""
+    train, val = sets
+    file, size = settings.folder / "linear.pth.tar", origin["size"]
+    start = _resume(file, learner, origin) if settings.resume else 0
+    workers = min(settings.workers, usable_cores())
+    views = build_views("supervised", image_size=size)
     batches = build_loader(
-        train, views, batch_size=args.batch_size, epochs=args.epochs, seed=args.seed, start_step=start, workers=workers
-    )  # fmt: skip
+        train,
+        views,
+        batch_size=settings.batch_size,
+        epochs=settings.epochs,
+        seed=settings.seed,
+        start_step=start,
+        workers=workers,
+    )
     per_epoch, total = batches.steps_per_epoch, batches.stop_step
-    schedule = Schedule(args.lr, total, per_epoch, milestones=sorted(args.schedule))
-    accuracy = learner.accuracy(val, made["size"], workers) if start == total else (0.0, 0.0)
+    schedule = Schedule(settings.lr, total, per_epoch, milestones=sorted(settings.schedule))
+    accuracy = learner.accuracy(val, size, workers) if start == total else (0.0, 0.0)
     for batch in tqdm(batches, initial=start, total=total, desc="linear probe", disable=None):
         images = views.on_device(batch, learner.device)[0]
         loss = learner.step(images, batch.labels.to(learner.device), schedule.rate(batch.step))
         epoch, within = divmod(batch.step + 1, per_epoch)
         if stop.requested or not within:
-            save_torch({**learner.state(), "step": batch.step + 1, "made": made}, file)
+            save_torch({**learner.state(), "step": batch.step + 1, "made": origin}, file)
         if stop.requested:
             break
         if not within:
-            accuracy = learner.accuracy(val, made["size"], workers)
-            log.info("epoch %d/%d  loss %.4f  val top-1 %.2f  top-5 %.2f", epoch, args.epochs, loss, *accuracy)
+            accuracy = learner.accuracy(val, size, workers)
+            log.info("epoch %d/%d  loss %.4f  val top-1 %.2f  top-5 %.2f", epoch, settings.epochs, loss, *accuracy)
     return accuracy
 
 
-def _resume(file: Path, learner: LinearProbe, made: dict[str, Any]) -> int:
+def _resume(file: Path, learner: LinearProbe, origin: dict[str, Any]) -> int:
     if not file.exists():
         return 0
     saved = load_torch(file)
     if not isinstance(saved, dict) or not {"classifier", "optimizer", "step", "made"} <= saved.keys():
         raise UserError(f"{file}: not the checkpoint of a linear probe; move it away or name another --output")
-    if changed := [key for key in made if saved["made"].get(key) != made[key]]:
+    if changed := [key for key in origin if saved["made"].get(key) != origin[key]]:
         raise UserError(f"{file} was made with other {', '.join(changed)}; restore them or name another --output")
     learner.classifier.load_state_dict(saved["classifier"])
     learner.optimizer.load_state_dict(saved["optimizer"])

@@ -3,40 +3,51 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import Any
 
-from pretrain.methods import METHODS
+from pretrain.methods import METHODS, option_defaults, owners
+from pretrain.methods.row import ModelSettings
 from pretrain.settings.recipes import OFFICIAL, RECIPES
+from pretrain.settings.values import (
+    DataSettings,
+    OptimisationSettings,
+    ProbeSettings,
+    ProcessSettings,
+    SavingSettings,
+    Settings,
+    group_of,
+)
+from runtime.arguments import flag, positive, whole
+from runtime.errors import UserError
 
-OURS = {
+# Defaults of the settings that are ours, belong to no method, and decide the result or may be set by a recipe.
+OURS: dict[str, Any] = {
     "image_size": 224,
     "stem": "imagenet",
     "bn_splits": 1,
     "precision": "fp32",
     "aug_on": "auto",
     "views": None,
-    "symmetric": False,
-    "negatives": "queue",
-    "mochi_hardest": 1024,
-    "mochi_pairs": 1024,
-    "mochi_query": 128,
-    "mochi_warmup": 10,
-    "class_prior": 0.1,
-    "hard_beta": 1.0,
-    "bank_momentum": 0.5,
-    "instdisc_form": "nce",
-    "share_encoder": False,
     "accumulate": 1,
     "iterations": None,
     "lr_every": None,
     "lr_gamma": 0.1,
     "schedule_factors": None,
     "warmup_epochs": 0.0,
-    "seed": None,
+    "seed": 0,
 }
+# What may differ between a run and its continuation without changing a single number.
+FREE = {"workers", "print_freq"}
+
+
+def defaults() -> dict[str, Any]:
+    """Defaults of every setting that a recipe may set or that decides the result, in no recipe."""
+    return {**OURS, **option_defaults(), **OFFICIAL}
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Every option; those a recipe may set have no default here, so that what the user wrote can be told apart."""
+    """All options. Those that a recipe may set have no default here: the result then holds what the user wrote."""
     parser = argparse.ArgumentParser(
         prog="pretrain/main.py",
         description="Pretrain an encoder. Without a folder of images: a small MoCo v2 run on the demo images.",
@@ -57,18 +68,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to train")
-    group.add_argument("--method", choices=sorted(METHODS), help="pretext task (moco)")
+    group.add_argument("--method", choices=sorted(METHODS), help=f"pretext task ({OFFICIAL['method']})")
     group.add_argument("--recipe", choices=sorted(RECIPES), help="published settings; what it sets is printed")
     group.add_argument("-a", "--arch", metavar="ARCH", help="torchvision ResNet (resnet50)")
     group.add_argument("--stem", choices=["imagenet", "cifar"], help="cifar: 3x3 stride 1, for 32 px images")
-    group.add_argument("--image-size", type=_positive, metavar="PX", help="side of a crop (224)")
+    group.add_argument("--image-size", type=positive, metavar="PX", help="side of a crop (224)")
     group.add_argument("--precision", choices=["fp32", "bf16"], help="arithmetic of the encoders (fp32)")
 
 
 def _add_official(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("MoCo (official names, defaults and meanings)")
-    group.add_argument("--moco-dim", type=_positive, help="feature dimension (128)")
-    group.add_argument("--moco-k", type=_positive, help="queue size; number of negatives (65536)")
+    group.add_argument("--moco-dim", type=positive, help="feature dimension (128)")
+    group.add_argument("--moco-k", type=positive, help="queue size; number of negatives (65536)")
     group.add_argument("--moco-m", type=float, help="momentum of the key encoder (0.999)")
     group.add_argument("--moco-t", type=float, help="softmax temperature (0.07)")
     group.add_argument("--mlp", action="store_true", help="MoCo v2's two-layer head")
@@ -79,39 +90,31 @@ def _add_official(parser: argparse.ArgumentParser) -> None:
 def _add_optimisation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("optimisation")
     group.add_argument("--lr", "--learning-rate", type=float, help="initial learning rate (0.03)")
-    group.add_argument("-b", "--batch-size", type=_positive, help="images per step on one machine, all GPUs (256)")
-    group.add_argument("--epochs", type=_positive, help="(200)")
-    group.add_argument("--start-epoch", type=_whole, default=0, help="first epoch when a checkpoint has no step")
+    group.add_argument("-b", "--batch-size", type=positive, help="images per step on one machine, all GPUs (256)")
+    group.add_argument("--epochs", type=positive, help="(200)")
+    group.add_argument("--start-epoch", type=whole, default=0, help="first epoch when a checkpoint has no step")
     group.add_argument("--schedule", type=int, nargs="*", help="epochs at which the rate drops 10x (120 160)")
     group.add_argument("--schedule-factors", type=float, nargs="*", help="factors of the base rate at those epochs")
-    group.add_argument("--iterations", type=_positive, help="length in steps instead of epochs")
-    group.add_argument("--lr-every", type=_positive, metavar="STEPS", help="multiply the rate every so many steps ...")
+    group.add_argument("--iterations", type=positive, help="length in steps instead of epochs")
+    group.add_argument("--lr-every", type=positive, metavar="STEPS", help="multiply the rate every so many steps ...")
     group.add_argument("--lr-gamma", type=float, help="... by this")
     group.add_argument("--warmup-epochs", type=float, help="linear warm-up (0: MoCo has none)")
     group.add_argument("--momentum", type=float, help="of SGD (0.9)")
     group.add_argument("--wd", "--weight-decay", dest="weight_decay", type=float, help="(1e-4)")
-    group.add_argument("--accumulate", type=_positive, metavar="N", help="split each process's batch into N parts")
+    group.add_argument("--accumulate", type=positive, metavar="N", help="split each process's batch into N parts")
 
 
 def _add_method_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("options of methods")
-    group.add_argument("--bn-splits", type=_positive, metavar="N", help="BatchNorm groups on one device (1)")
-    group.add_argument("--symmetric", action="store_true", help="moco: add the loss with the views exchanged")
-    group.add_argument("--negatives", choices=["queue", "mochi", "debiased", "hard"], help="moco: which negatives")
-    group.add_argument("--mochi-hardest", type=_positive, help="mochi: negatives to mix from, per query (1024)")
-    group.add_argument("--mochi-pairs", type=_positive, help="mochi: mixtures of two negatives (1024)")
-    group.add_argument("--mochi-query", type=_positive, help="mochi: mixtures of the query and a negative (128)")
-    group.add_argument("--mochi-warmup", type=_whole, metavar="EPOCHS", help="mochi: epochs before mixing (10)")
-    group.add_argument("--class-prior", type=float, help="debiased, hard: probability of a false negative (0.1)")
-    group.add_argument("--hard-beta", type=float, help="hard: concentration (1.0)")
-    group.add_argument("--bank-momentum", type=float, help="memory_bank, instdisc: of the representations (0.5)")
-    group.add_argument("--instdisc-form", choices=["nce", "softmax"], help="instdisc: loss (nce)")
-    group.add_argument("--share-encoder", action="store_true", help="end_to_end: one encoder for queries and keys")
+    group.add_argument("--bn-splits", type=positive, metavar="N", help="BatchNorm groups on one device (1)")
+    arguments = {name: kwargs for row in METHODS.values() for name, kwargs in row.arguments().items()}
+    for name, kwargs in arguments.items():
+        group.add_argument(flag(name), **kwargs)
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
-    group.add_argument("-j", "--workers", type=_whole, help="loader processes (32, at most the cores there are)")
+    group.add_argument("-j", "--workers", type=whole, help="loader processes (32, at most the cores there are)")
     group.add_argument("--cache", metavar="FILE", default=None, help="pre-decoded images (pretrain/cache_images.py)")
     group.add_argument("--views", choices=["v1", "v2", "cifar"], help="augmentation by name (v1; v2 with --aug-plus; "
                        "cifar: of the official CIFAR-10 demo)")  # fmt: skip
@@ -127,15 +130,15 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--resume", nargs="?", const="auto", default=None, metavar="PATH", help="checkpoint, ours or "
                        "official; without PATH the newest readable one of the run folder")  # fmt: skip
     group.add_argument("--allow-change", action="append", default=[], metavar="KEY", help="accept this on resume")
-    group.add_argument("--save-every", type=_positive, default=1, metavar="EPOCHS", help="checkpoint interval (1)")
-    group.add_argument("--save-steps", type=_whole, default=0, metavar="N", help="also save every N steps (0: no)")
-    group.add_argument("--keep", type=_whole, default=2, metavar="N", help="newest checkpoints to keep, 0 for all (2)")
+    group.add_argument("--save-every", type=positive, default=1, metavar="EPOCHS", help="checkpoint interval (1)")
+    group.add_argument("--save-steps", type=whole, default=0, metavar="N", help="also save every N steps (0: no)")
+    group.add_argument("--keep", type=whole, default=2, metavar="N", help="newest checkpoints to keep, 0 for all (2)")
     group.add_argument("--seed", type=int, help="everything random derives from it (0)")
-    group.add_argument("-p", "--print-freq", type=_positive, help="steps between log lines (10)")
-    group.add_argument("--knn-every", type=_whole, default=1, metavar="EPOCHS", help="between kNN probes (1; 0: never)")
-    group.add_argument("--knn-images", type=_whole, default=10000, metavar="N", help="of each set (10000; 0: all)")
+    group.add_argument("-p", "--print-freq", type=positive, help="steps between log lines (10)")
+    group.add_argument("--knn-every", type=whole, default=1, metavar="EPOCHS", help="between kNN probes (1; 0: never)")
+    group.add_argument("--knn-images", type=whole, default=10000, metavar="N", help="of each set (10000; 0: all)")
     group.add_argument("--knn-layer", choices=["backbone", "head"], default="backbone", help="features it compares")
-    group.add_argument("--skip-nonfinite", type=_whole, default=0, metavar="N", help="skip up to N bad steps in a row")
+    group.add_argument("--skip-nonfinite", type=whole, default=0, metavar="N", help="skip up to N bad steps in a row")
     group.add_argument("--wandb", action="store_true", default=False, help="also log to Weights & Biases")
 
 
@@ -150,24 +153,10 @@ def _add_processes(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--dist-backend", choices=["nccl", "gloo"], default=None, help="(nccl on GPUs, gloo on CPUs)")
 
 
-def _whole(text: str, least: int = 0) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number from {least} up")
-    return value
+def parse(argv: list[str] | None = None) -> Settings:
+    """Settings: the command line over its recipe (the method's own by default) over the defaults.
 
-
-def _positive(text: str) -> int:
-    return _whole(text, 1)
-
-
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Settings: the command line over its recipe (the method's own by default) over the official defaults.
-
-    ``demo`` says that no folder was named, ``recipe`` which recipe was used.
+    Exits with code 2 where argparse does; raises UserError for an option that the method does not have.
     """
     parser = build_parser()
     given = vars(parser.parse_args(argv))
@@ -175,13 +164,50 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     demo = given["data"] is None
     if demo and given["resume"] not in (None, "auto"):
         parser.error(f"--resume took {given['resume']!r}: no folder of images is left, so name it before --resume")
-    if demo:  # the run without arguments goes on where it stopped
+    if demo:  # the run without arguments continues where it stopped
         given["resume"], given["name"] = "auto", given["name"] or "demo_pretrain"
-    fallback = "demo" if demo and "method" not in given else METHODS[given.get("method", "moco")].recipe
-    recipe = given.get("recipe", fallback)
-    merged = {**OURS, **OFFICIAL, **RECIPES[recipe], **given}
-    named = given.get("method", merged["method"])
-    if "recipe" in given and RECIPES[recipe].get("method", "moco") != named:
-        parser.error(f"recipe {recipe} is for --method {RECIPES[recipe].get('method', 'moco')}, not {named}")
-    merged["seed"] = 0 if merged["seed"] is None else merged["seed"]
-    return argparse.Namespace(**{**merged, "recipe": recipe, "demo": demo, "recipe_named": "recipe" in given})
+    recipe = given["recipe"] if "recipe" in given else _default_recipe(given, demo)
+    values = {**defaults(), **RECIPES[recipe], **given}
+    of_recipe = RECIPES[recipe].get("method", OFFICIAL["method"])
+    if "recipe" in given and of_recipe != values["method"]:
+        parser.error(f"recipe {recipe} is for --method {of_recipe}, not {values['method']}")
+    _refuse_options_of_other_methods(values)
+    return _settings(values, recipe=recipe, recipe_named="recipe" in given, demo=demo)
+
+
+def _default_recipe(given: dict[str, Any], demo: bool) -> str:
+    if demo and "method" not in given:
+        return "demo"
+    return METHODS[given.get("method", OFFICIAL["method"])].recipe
+
+
+def _refuse_options_of_other_methods(values: dict[str, Any]) -> None:
+    """An option that the method ignores would let a comparison compare a run with itself."""
+    method = values["method"]
+    for name, default in option_defaults().items():
+        if values[name] != default and method not in owners(name):
+            raise UserError(
+                f"{flag(name)} is an option of --method {' and '.join(owners(name))}; --method {method} does not use it"
+            )
+
+
+def _settings(values: dict[str, Any], *, recipe: str, recipe_named: bool, demo: bool) -> Settings:
+    """The typed settings of the merged ``values``, whose names are those of the flags."""
+    values = dict(values)
+    folder = values["output"] or Path("runs") / (values["name"] or f"{values['method']}_{values['arch']}")
+    for name in ("cache", "val"):
+        values[name] = Path(values[name]) if values[name] else None
+    return Settings(
+        recipe=recipe,
+        recipe_named=recipe_named,
+        demo=demo,
+        model=group_of(ModelSettings, values),
+        options=group_of(METHODS[values["method"]].options, values),
+        data=group_of(DataSettings, {**values, "data": values["data"] or ""}),
+        optimisation=group_of(OptimisationSettings, values),
+        saving=group_of(SavingSettings, {**values, "folder": Path(folder)}),
+        probe=group_of(ProbeSettings, values),
+        processes=group_of(ProcessSettings, values),
+        recorded={name: values[name] for name in sorted(defaults().keys() - FREE)},
+        **{name: values[name] for name in ("method", "seed", "print_freq", "skip_nonfinite", "wandb")},
+    )

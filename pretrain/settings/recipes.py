@@ -1,4 +1,4 @@
-"""Published recipes as data: what each sets among the options. A flag on the command line wins over its recipe."""
+"""Published recipes as data: the options that each sets. A flag on the command line overrides its recipe."""
 
 from __future__ import annotations
 
@@ -50,8 +50,9 @@ RECIPES: dict[str, dict[str, Any]] = {
         "bn_splits": 8,
         "views": "cifar",
     },
-    # 300 steps: keys at 0.999 would not have moved, and without a warm-up all features turn away from the random
-    # initial queue in one direction before it holds keys (their spread falls to 0.04; with it 0.26 and rising)
+    # 300 steps: at 0.999 the key encoder would hardly have moved. And until the queue holds keys instead of its random
+    # start, the loss pushes all features away from it in one direction; warm-up keeps that small (spread of the keys
+    # 0.26 and rising, without it 0.04).
     "demo": {**V2, **SMALL, **SHORT, "epochs": 10, "bn_splits": 4, "workers": 2, "seed": 1},
     "mochi": {**V2, "negatives": "mochi"},
     # figure 3 of 1911.05722: the same pretext task over the other two mechanisms
@@ -89,7 +90,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 def describe(name: str) -> list[str]:
-    """Lines that say what a recipe sets, each with the official MoCo value where it differs from it."""
+    """Lines with the settings of a recipe, each with official MoCo's value where it differs."""
     lines = [f"recipe {name}:"]
     for key, value in {**OFFICIAL, **RECIPES[name]}.items():
         usual = OFFICIAL.get(key)

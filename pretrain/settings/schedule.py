@@ -1,4 +1,4 @@
-"""Learning rates as a function of the step, in epochs (MoCo) or in iterations (its IG-1B run)."""
+"""The learning rate as a function of the step, for schedules in epochs (MoCo) or in iterations (its IG-1B run)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Schedule:
-    """Rate at every step of a run of ``total_steps``.
+    """The learning rate at every step of a run of ``total_steps`` steps.
 
     ``cos``: half a cosine, held constant within an epoch as MoCo v2 does (within a step when ``by_step``).
     ``every``: times ``gamma`` each so many steps. Otherwise times ``gamma`` at each of ``milestones`` (epochs), or to
@@ -29,7 +29,7 @@ class Schedule:
     warmup_steps: int = 0
 
     def rate(self, step: int) -> float:
-        """Learning rate of step ``step`` (from 0)."""
+        """Learning rate of step ``step`` (counted from 0)."""
         if step < self.warmup_steps:
             return self.base * (step + 1) / self.warmup_steps
         if self.cos:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ log = get_logger("pretrain")
 @dataclass(frozen=True)
 class CheckpointFolder:
     """The checkpoints of one run folder: ``checkpoint_0199.pth.tar`` after 200 epochs, ``checkpoint_step_N.pth.tar``
-    in between. ``keep`` newest stay, all with 0."""
+    in between. The ``keep`` newest stay, all of them with 0."""
 
     folder: Path
     steps_per_epoch: int
@@ -38,13 +39,13 @@ class CheckpointFolder:
 
     def steps(self) -> list[tuple[int, Path]]:
         """(step, file) of every checkpoint, newest first."""
-        found = []
+        numbered = []
         for file in self.folder.glob("checkpoint_*.pth.tar"):
             if match := STEP_FILE.fullmatch(file.name):
-                found.append((int(match[1]), file))
+                numbered.append((int(match[1]), file))
             elif match := EPOCH_FILE.fullmatch(file.name):
-                found.append(((int(match[1]) + 1) * self.steps_per_epoch, file))
-        return sorted(found, reverse=True)
+                numbered.append(((int(match[1]) + 1) * self.steps_per_epoch, file))
+        return sorted(numbered, reverse=True)
 
     def save(self, state: dict[str, Any]) -> Path:
         """Write ``state`` under the name of its step, then remove what is older than the newest ``keep``."""
@@ -55,10 +56,11 @@ class CheckpointFolder:
         return file
 
     def renumber(self, state: dict[str, Any]) -> None:
-        """Begin to count anew with ``state``, where an epoch has other steps than when the files here were named.
+        """Restart the numbering with ``state``, because an epoch has another number of steps than when the files here
+        were named.
 
-        They move to a folder inside this one: by its name an older one could pass for the newest, which a resume takes
-        and ``save`` keeps.
+        They move to a folder inside this one: by its name an older file could be mistaken for the newest, which a
+        resume loads and ``save`` keeps.
         """
         file = self.name(state["step"])
         save_torch(state, file)
@@ -69,9 +71,9 @@ class CheckpointFolder:
                 old.replace(aside / old.name)
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest checkpoint that can be read; a damaged one is named and passed over. None when there is none.
+        """The newest checkpoint that can be read, None when there is no checkpoint; the log names damaged ones.
 
-        Raises UserError when there are checkpoints and none can be read.
+        Raises UserError when there are checkpoints and none can be read: starting over would overwrite them.
         """
         files = self.steps()
         for _, file in files:
@@ -99,12 +101,12 @@ def weights_sha256(state: dict[str, torch.Tensor]) -> str:
 def optimizer_state(optimizer: torch.optim.Optimizer, method: Method) -> dict[str, Any]:
     """The optimiser's state with room for parameters that are not trained.
 
-    The official code gives its optimiser the key encoder's parameters too, behind the query encoder's, and refuses a
-    state with another number of them; they never have a state of their own.
+    The official code gives its optimiser the key encoder's parameters too, after the query encoder's, and refuses a
+    state with another number of parameters. The key encoder's never get a gradient, so they have no momentum.
     """
     state = optimizer.state_dict()
     everything = len(list(method.parameters()))
-    group = {**state["param_groups"][0], "fused": None}  # which kernel we use is no business of the file's reader
+    group = {**state["param_groups"][0], "fused": None}  # the kernel is this program's choice, not the file's
     state["param_groups"] = [{**group, "params": list(range(everything))}]
     return state
 
@@ -114,12 +116,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     ours = optimizer.state_dict()["param_groups"][0]
     count = len(ours["params"])
     group = {**ours, **state["param_groups"][0], "params": list(range(count))}
-    kept = {i: s for i, s in state["state"].items() if i < count}
-    optimizer.load_state_dict({"state": kept, "param_groups": [group]})
+    trained = {i: s for i, s in state["state"].items() if i < count}
+    optimizer.load_state_dict({"state": trained, "param_groups": [group]})
 
 
 def restore(method: Method, optimizer: torch.optim.Optimizer, checkpoint: dict[str, Any], file: Path) -> None:
-    """Put a checkpoint's weights, dictionary and momentum into place; UserError names what does not fit."""
+    """Load a checkpoint's weights, dictionary and momentum; UserError names what does not fit."""
     try:
         method.import_state(checkpoint["state_dict"])
         load_optimizer(optimizer, checkpoint["optimizer"])
@@ -128,8 +130,10 @@ def restore(method: Method, optimizer: torch.optim.Optimizer, checkpoint: dict[s
         raise UserError(f"{file} does not fit this method and encoder ({checkpoint['arch']}): {reason}") from error
 
 
-def refuse_changes(saved: dict[str, Any], current: dict[str, Any], allowed: list[str], file: Path) -> dict[str, Any]:
-    """Compare what decides the result with what the checkpoint was made with.
+def refuse_changes(
+    saved: dict[str, Any], current: dict[str, Any], allowed: Sequence[str], file: Path
+) -> dict[str, Any]:
+    """Compare the settings that decide the result with those that the checkpoint was made with.
 
     Returns the allowed differences {key: [before, now]}; UserError names every other one.
     """

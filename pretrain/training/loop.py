@@ -1,94 +1,123 @@
-"""The loop."""
+"""The training loop, and one step of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from pretrain.methods.base import Method
-from pretrain.methods.exchange import average_gradients, rank_and_size
+from pretrain.methods.exchange import average_gradients
 from pretrain.settings.schedule import Schedule
-from pretrain.training.optimiser import RefusableSGD
+from pretrain.training.optimiser import SkippableSGD
 from pretrain.training.recorder import Recorder
 from pretrain.training.step_guard import BatchStatistics, StepGuard
+from pretrain.views.batch import Batch
+from runtime.distributed import rank_count
 from runtime.host_copies import send
 from runtime.seeds import derive_seed
 from runtime.stop import StopSignal
 
 
 @dataclass(frozen=True)
-class Course:
-    """Where a run is and what it does on the way: the first and the last step, steps between saves and probes."""
+class Timetable:
+    """What happens at which step of a run. Intervals are in steps, 0 for never; the run also saves and, where it
+    probes at all, probes at its end. seed: of everything random inside a step."""
 
-    start: int
-    total: int
-    save_at: Callable[[int], bool]
-    probe_at: Callable[[int], bool]
+    schedule: Schedule
     seed: int = 0
-    accumulate: int = 1
+    save_every: int = 0
+    save_also_every: int = 0
+    probe_every: int = 0
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run."""
+        return self.schedule.total_steps
+
+    def saves_after(self, done: int) -> bool:
+        """Whether a checkpoint is written after ``done`` steps."""
+        return done == self.total_steps or _due(done, self.save_every) or _due(done, self.save_also_every)
+
+    def probes_after(self, done: int) -> bool:
+        """Whether the encoder is probed after ``done`` steps."""
+        return self.probe_every > 0 and (done == self.total_steps or _due(done, self.probe_every))
 
 
-def train(
-    method: Method,
-    optimizer: RefusableSGD,
-    batches: Any,
-    views: Any,
-    *,
-    device: torch.device,
-    course: Course,
-    schedule: Schedule,
-    guard: StepGuard,
-    recorder: Recorder,
-    save: Callable[[int], None],
-    probe: Callable[[], dict[str, float]],
-    stop: StopSignal,
-) -> int:
-    """Train from ``course.start`` to ``course.total`` or until ``stop``; returns the number of steps done.
+def _due(done: int, interval: int) -> bool:
+    return interval > 0 and done % interval == 0
 
-    Everything random in a step comes from generators seeded by (seed, step): a resumed run needs no generator state.
-    """
-    method.train()
-    step_of = Stepper(method, optimizer, guard, course.accumulate)
-    alone = rank_and_size()[1] == 1
-    for batch in recorder.timed(batches):
-        torch.manual_seed(derive_seed(course.seed, "step", batch.step))
-        rate = optimizer.param_groups[0]["lr"] = schedule.rate(batch.step)
-        done = batch.step + 1
-        due, saving, probing = recorder.due(batch.step), course.save_at(done), course.probe_at(done)
-        loss, readings = step_of(batch, views.on_device(batch, device), stopping=stop.requested, look=due)
 
-        guard.read(late=0 if due or saving or probing else 1)
-        if due:
-            recorder.line(batch.step, rate, {"loss": float(loss), **readings})
-        stopping = guard.stop_agreed or (alone and stop.requested)
-        if stopping or saving:
-            guard.read()  # nothing is saved that was not looked at
-            save(done)
-            recorder.pause()
-        if stopping:
-            return done
-        if probing:
-            recorder.scalars(done, **probe())
-            recorder.pause()
-    return course.total
+class Loop:
+    """Steps, and between them log lines, checkpoints and probes."""
+
+    def __init__(
+        self,
+        stepper: Stepper,
+        timetable: Timetable,
+        recorder: Recorder,
+        *,
+        save: Callable[[int], None],
+        probe: Callable[[], dict[str, float]],
+    ) -> None:
+        """``save(done)`` writes a checkpoint after ``done`` steps; ``probe()`` returns numbers for the metrics."""
+        self.stepper, self.timetable, self.recorder = stepper, timetable, recorder
+        self.save, self.probe = save, probe
+
+    def run(self, batches: Iterable[Batch], views_of: Callable[[Batch], list[torch.Tensor]], stop: StopSignal) -> int:
+        """Train until ``batches`` end or ``stop`` is requested; returns the number of steps done.
+
+        Everything random in a step comes from generators seeded by (seed, step): a resumed run needs no generator
+        state, and a step is the same whatever came before it.
+        """
+        stepper, timetable, recorder = self.stepper, self.timetable, self.recorder
+        guard, optimizer = stepper.guard, stepper.optimizer
+        stepper.method.train()
+        alone = rank_count() == 1
+        for batch in recorder.timed(batches):
+            torch.manual_seed(derive_seed(timetable.seed, "step", batch.step))
+            rate = optimizer.param_groups[0]["lr"] = timetable.schedule.rate(batch.step)
+            done = batch.step + 1
+            logging, saving = recorder.logs_step(batch.step), timetable.saves_after(done)
+            probing = timetable.probes_after(done)
+            loss, readings = stepper(batch, views_of(batch), stopping=stop.requested, read=logging)
+
+            # Where the host waits for the device anyway, it reads this step's verdict; else the one before, which has
+            # arrived by now.
+            guard.read(late=0 if logging or saving or probing else 1)
+            if logging:
+                recorder.line(batch.step, rate, {"loss": float(loss), **readings})
+            stopping = guard.stop_agreed or (alone and stop.requested)
+            if stopping or saving:
+                guard.read()  # a refused step must be reported before a checkpoint counts it as done
+                self.save(done)
+                recorder.pause()
+            if stopping:
+                return done
+            if probing:
+                recorder.scalars(done, **self.probe())
+                recorder.pause()
+        return timetable.total_steps
 
 
 class Stepper:
-    """One training step. The host hands the device its work and waits for none of it, unless it is asked to look."""
+    """One training step. The host queues work on the device and waits for none of it, except for readings."""
 
-    def __init__(self, method: Method, optimizer: RefusableSGD, guard: StepGuard, parts: int = 1) -> None:
+    def __init__(self, method: Method, optimizer: SkippableSGD, guard: StepGuard, parts: int = 1) -> None:
         """``parts`` is the number of parts over which gradients are accumulated."""
         self.method, self.optimizer, self.guard, self.parts = method, optimizer, guard, parts
         self.parameters: list[torch.Tensor] = list(method.trained_parameters())
-        self.statistics = BatchStatistics(method) if guard.tolerated else None  # else a refused step is the last one
+        # Without tolerated steps a refused one ends the run before a save, so its statistics need no restoring.
+        self.statistics = BatchStatistics(method) if guard.tolerated else None
 
     def __call__(
-        self, batch: Any, views: list[torch.Tensor], *, stopping: bool = False, look: bool = False
+        self, batch: Batch, views: list[torch.Tensor], *, stopping: bool = False, read: bool = False
     ) -> tuple[torch.Tensor, dict[str, float]]:
-        """Loss (0-dim, on the device) and, where the caller wants to ``look``, the readings of the step."""
+        """Loss (0-dim, on the device) and, where the caller asks for them by ``read``, the readings of the step.
+
+        ``stopping`` says that this rank has been told to stop.
+        """
         method = self.method
         method.step = batch.step
         if self.statistics:
@@ -96,23 +125,23 @@ class Stepper:
         method.begin_step()
         loss = _forward_backward(method, batch, views, self.parts)
         average_gradients(self.parameters)
-        readings = method.readings() if look else {}  # before the dictionary moves on
+        readings = method.readings() if read else {}  # before end_step changes the dictionary that the loss saw
         refused = self.guard.judge(loss, self.parameters, batch.step, batch.indices, stopping=stopping)
         self.optimizer.update(refused)
         method.end_step(refused)
         if self.statistics:
-            self.statistics.put_back(refused)
+            self.statistics.restore(refused)
         self.optimizer.zero_grad(set_to_none=True)
         return loss, readings
 
 
-def _forward_backward(method: Method, batch: Any, views: list[torch.Tensor], parts: int) -> torch.Tensor:
-    """Mean loss of the batch, gradients accumulated over ``parts`` equal parts, each with BN statistics of its own."""
+def _forward_backward(method: Method, batch: Batch, views: list[torch.Tensor], parts: int) -> torch.Tensor:
+    """Mean loss of the batch, gradients accumulated over ``parts`` equal parts, each with its own BN statistics."""
     device = views[0].device
     indices, labels = send(batch.indices, device), send(batch.labels, device)
     total = torch.zeros((), device=device)
-    for chunk in zip(*(view.chunk(parts) for view in views), indices.chunk(parts), labels.chunk(parts)):
-        loss = method.loss(list(chunk[:-2]), chunk[-2], chunk[-1]) / parts
+    for part in zip(*(view.chunk(parts) for view in views), indices.chunk(parts), labels.chunk(parts)):
+        loss = method.loss(list(part[:-2]), part[-2], part[-1]) / parts
         loss.backward()
         total += loss.detach()
     return total

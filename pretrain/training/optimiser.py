@@ -1,4 +1,4 @@
-"""SGD whose update the device itself can refuse."""
+"""SGD whose update can be skipped by a flag on the device."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from typing import Any
 import torch
 
 
-class RefusableSGD(torch.optim.SGD):
-    """SGD in one fused kernel, which leaves weights and momentum as they are where a flag on the device is set."""
+class SkippableSGD(torch.optim.SGD):
+    """SGD in one fused kernel, which leaves weights and momentum unchanged where a flag on the device is set.
 
-    found_inf: torch.Tensor | None = None  # torch's name of the flag that the kernel reads
+    The host need not know the flag, so it never waits for the check of a step.
+    """
+
+    found_inf: torch.Tensor | None = None  # torch's name for the flag (gradient scaling uses it)
 
     def __init__(
         self, parameters: Iterable[torch.nn.Parameter], lr: float, *, momentum: float = 0.0, weight_decay: float = 0.0
@@ -25,7 +28,7 @@ class RefusableSGD(torch.optim.SGD):
         self.step()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Momentum and settings of a file; the kernel stays this one, whatever the file was made with."""
+        """Load momentum and settings; the fused kernel stays, whichever one the file was written with."""
         super().load_state_dict(state_dict)
         for group in self.param_groups:
             group.update(foreach=None, fused=True)
@@ -33,8 +36,9 @@ class RefusableSGD(torch.optim.SGD):
 
     @torch.no_grad()
     def _lay_out_momentum(self) -> None:
-        # The kernel wants momentum in the memory order of its weights, which an official file's is not. And of a first
-        # step that is refused it would keep uninitialised memory, so the buffers are there before it, at zero.
+        # The kernel needs momentum in the memory format of its weights (channels_last), which an official file's is
+        # not. And where the first step is refused it would leave the buffer it has just allocated uninitialised, so the
+        # buffers exist before that, filled with zeros: 0 * momentum + g is the g that SGD starts from.
         for group in self.param_groups:
             for parameter in group["params"] if group["momentum"] else []:
                 buffer = torch.zeros_like(parameter)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,24 +19,32 @@ Item = TypeVar("Item")
 log = get_logger("pretrain")
 
 
+@dataclass(frozen=True)
+class Pace:
+    """Steps between log lines, images per step over all ranks, steps of the run and of an epoch."""
+
+    steps_per_line: int
+    images_per_step: int
+    total_steps: int
+    steps_per_epoch: int
+
+
 class Recorder:
-    """Times the steps and writes what they show, every ``every`` steps."""
+    """Times the steps and writes their readings, every ``steps_per_line`` steps and at the last one."""
 
     def __init__(
-        self, folder: Path, *, every: int, images: int, total_steps: int, steps_per_epoch: int, watch: HealthWatch,
-        main: bool = True, wandb: dict[str, Any] | None = None,
-    ) -> None:  # fmt: skip
-        """``images`` per global step; only the ``main`` process writes. ``wandb`` holds settings for wandb.init."""
-        self.every, self.images, self.watch = every, images, watch
-        self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
+        self, folder: Path, pace: Pace, watch: HealthWatch, *, main: bool = True, wandb: dict[str, Any] | None = None
+    ) -> None:
+        """Only the ``main`` process writes. ``wandb`` holds settings for wandb.init, None for no logging there."""
+        self.pace, self.watch = pace, watch
         self.writer = MetricsWriter(folder) if main else None
         self.wandb = _start_wandb(folder, wandb) if main and wandb is not None else None
         self.waited = 0.0  # seconds the loop waited for data since the last line
         self.since, self.steps = time.perf_counter(), 0
-        self.pace = 0.0  # seconds per step, smoothed over lines
+        self.step_seconds = 0.0  # smoothed over lines
 
     def timed(self, batches: Iterable[Item]) -> Iterator[Item]:
-        """The same batches; the time spent waiting for each is counted."""
+        """The same batches; the steps and the time spent waiting for each batch are counted."""
         source = iter(batches)
         while True:
             start = time.perf_counter()
@@ -44,47 +53,48 @@ class Recorder:
             except StopIteration:
                 return
             self.waited += time.perf_counter() - start
+            self.steps += 1
             yield batch
 
-    def due(self, step: int) -> bool:
-        """Whether the step (from 0) writes a line."""
-        self.steps += 1
-        return (step + 1) % self.every == 0 or step + 1 == self.total_steps
+    def logs_step(self, step: int) -> bool:
+        """Whether the step (counted from 0) writes a line."""
+        return (step + 1) % self.pace.steps_per_line == 0 or step + 1 == self.pace.total_steps
 
     def line(self, step: int, rate: float, readings: dict[str, float]) -> None:
         """Write a step's readings (loss, accuracies, ...) with speed and time to go."""
         now = time.perf_counter()
         elapsed = max(now - self.since, 1e-9)
-        pace = elapsed / self.steps
-        self.pace = pace if not self.pace else 0.7 * self.pace + 0.3 * pace
-        speed, wait = self.images / pace, 100 * self.waited / elapsed
+        seconds = elapsed / self.steps
+        self.step_seconds = seconds if not self.step_seconds else 0.7 * self.step_seconds + 0.3 * seconds
+        speed, wait = self.pace.images_per_step / seconds, 100 * self.waited / elapsed
         self.since, self.steps, self.waited = now, 0, 0.0
-        for warning in self.watch.look(step, readings):
+        for warning in self.watch.new_warnings(step, readings):
             log.warning("warning: %s", warning)
         self.scalars(step + 1, lr=rate, images_per_second=speed, data_wait=wait, **readings)
-        left = int(self.pace * (self.total_steps - step - 1))
-        epoch, within = divmod(step, self.steps_per_epoch)
-        epochs = -(-self.total_steps // self.steps_per_epoch)
+        left = int(self.step_seconds * (self.pace.total_steps - step - 1))
+        per_epoch = self.pace.steps_per_epoch
+        epoch, within = divmod(step, per_epoch)
+        epochs = -(-self.pace.total_steps // per_epoch)
         shown = "".join(f"  {name} {readings[name]:.1f}" for name in ("acc1", "acc5") if name in readings)
         log.info(
-            f"epoch {epoch + 1}/{epochs} step {within + 1}/{self.steps_per_epoch}  loss {readings['loss']:.4f}{shown}"
+            f"epoch {epoch + 1}/{epochs} step {within + 1}/{per_epoch}  loss {readings['loss']:.4f}{shown}"
             f"  lr {rate:.4g}  {speed:.0f} img/s  data-wait {wait:.0f}%"
             f"  ETA {left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
         )
 
     def scalars(self, step: int, **values: float) -> None:
-        """Record numbers of a step that are not part of its line (a probe, say)."""
+        """Record numbers of a step, also those that are not part of its line (a probe, say)."""
         if self.writer:
             self.writer.write(step, **values)
         if self.wandb:
             self.wandb.log(values, step=step)
 
     def pause(self) -> None:
-        """Leave out what happened since the last line (a probe, a save) from the next line's speed."""
+        """Restart the clock after a probe or a save, so that its time does not count in the next line's speed."""
         self.since, self.steps, self.waited = time.perf_counter(), 0, 0.0
 
     def close(self) -> None:
-        """Flush and close what is open."""
+        """Close the metrics file and the Weights & Biases session."""
         if self.writer:
             self.writer.close()
         if self.wandb:
@@ -92,13 +102,13 @@ class Recorder:
 
 
 def _start_wandb(folder: Path, settings: dict[str, Any]) -> Any:
-    """The run folder's session: the one it has had before, if any, so that a resumed run goes on in the same curves."""
+    """The run folder's session; a resumed run continues the one it had before, and with it the same curves."""
     try:
         wandb = importlib.import_module("wandb")
     except ImportError as error:
         raise UserError("--wandb needs the package wandb: pip install wandb") from error
-    kept = folder / "wandb_id.txt"
-    known = kept.read_text().strip() if kept.exists() else None
+    id_file = folder / "wandb_id.txt"
+    known = id_file.read_text().strip() if id_file.exists() else None
     session = wandb.init(**settings, id=known, resume="allow")
-    write_text(kept, f"{session.id}\n")
+    write_text(id_file, f"{session.id}\n")
     return session

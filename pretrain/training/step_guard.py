@@ -1,4 +1,4 @@
-"""What stops a run before it is spoilt: a check of each step; the device obeys, the host reads late."""
+"""The check of each step that keeps NaN out of a run: decided on the device, read by the host one step later."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from pathlib import Path
 import torch
 from torch import distributed
 
-from pretrain.methods.exchange import rank_and_size
 from runtime.atomic import write_json
-from runtime.distributed import all_gather_rows
+from runtime.distributed import all_gather_rows, rank, rank_count
 from runtime.errors import UserError
 from runtime.host_copies import fetch
 from runtime.logs import get_logger
@@ -21,9 +20,9 @@ log = get_logger("pretrain")
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the ranks found about a step.
+    """The result of one step's check, over all ranks.
 
-    votes: on the host, valid once ``arrived``: how many ranks had a bad loss, a bad gradient, a signal to stop.
+    votes: on the host, valid once ``arrived``: numbers of ranks with a bad loss, a bad gradient, a signal to stop.
     images: indices of this rank's batch (B). loss: 0-dim, on the device.
     """
 
@@ -44,7 +43,9 @@ class StepGuard:
     def __init__(self, folder: Path, tolerated: int = 0) -> None:
         """``tolerated`` bad steps in a row are skipped; the next one stops the run."""
         self.folder, self.tolerated, self.in_a_row = folder, tolerated, 0
-        self.stop_agreed = False  # whether a verdict read so far says that a rank has been told to stop
+        # Ranks must stop at the same step, or the others wait for ever in the next exchange: a signal to one of them
+        # counts only once it has gone through the all-reduce of a verdict, which every rank reads at the same step.
+        self.stop_agreed = False
         self._unread: deque[Verdict] = deque()
 
     def judge(
@@ -56,17 +57,17 @@ class StepGuard:
         ``images`` are the indices of this rank's batch (B), ``stopping`` says that this rank has been told to stop.
         """
         loss = loss.detach()
-        # one number per tensor and one sum: inf and NaN survive both
+        # A norm per tensor and their sum, instead of a test of every element: inf and NaN survive both.
         norms = torch.stack(torch._foreach_norm([p.grad for p in parameters if p.grad is not None]))
         stops = torch.full((), stopping, dtype=torch.bool, device=loss.device)
         votes = torch.stack([~torch.isfinite(loss), ~torch.isfinite(norms.sum()), stops]).float()
-        if rank_and_size()[1] > 1:
+        if rank_count() > 1:
             distributed.all_reduce(votes)
         self._unread.append(Verdict(step, images, loss, *fetch(votes)))
         return votes[:2].sum() > 0
 
     def read(self, late: int = 0) -> None:
-        """Act on all verdicts but the ``late`` newest; all ranks must call this at the same steps.
+        """Act on all verdicts except the ``late`` newest; all ranks must call this at the same steps.
 
         A refused step is written to nonfinite_step_N.json. Raises UserError after more than the tolerated number in a
         row.
@@ -82,12 +83,12 @@ class StepGuard:
                 self._report(verdict, "loss" if bad_loss else "gradient")
 
     def _report(self, verdict: Verdict, what: str) -> None:
-        everyone = all_gather_rows(verdict.images.to(verdict.loss.device)).tolist()
+        images = all_gather_rows(verdict.images.to(verdict.loss.device)).tolist()
         file = self.folder / f"nonfinite_step_{verdict.step}.json"
-        if rank_and_size()[0] == 0:
-            record = {"step": verdict.step, "what": what, "loss": float(verdict.loss), "images": everyone}
+        if rank() == 0:
+            record = {"step": verdict.step, "what": what, "loss": float(verdict.loss), "images": images}
             write_json(file, record)
-        named = ", ".join(map(str, everyone[:8])) + (", ..." if len(everyone) > 8 else "")
+        named = ", ".join(map(str, images[:8])) + (", ..." if len(images) > 8 else "")
         if self.in_a_row > self.tolerated:
             raise UserError(
                 f"the {what} of step {verdict.step} is not finite (images {named}; all in {file}); the weights were "
@@ -97,7 +98,7 @@ class StepGuard:
 
 
 class BatchStatistics:
-    """BatchNorm's running statistics, which the forward pass of a refused step has already moved, perhaps to NaN."""
+    """BatchNorm's running statistics, which the forward pass of a refused step has already changed, perhaps to NaN."""
 
     def __init__(self, method: torch.nn.Module) -> None:
         layers = [m for m in method.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
@@ -107,10 +108,10 @@ class BatchStatistics:
         self.before: dict[torch.dtype, torch.Tensor] = {}
 
     def remember(self) -> None:
-        """Keep a copy of what they are now."""
+        """Copy them as they are before the step."""
         self.before = {dtype: torch.cat(buffers) for dtype, buffers in self.buffers.items()}
 
-    def put_back(self, refused: torch.Tensor) -> None:
+    def restore(self, refused: torch.Tensor) -> None:
         """Restore the copy where ``refused`` (0-dim bool on their device); nothing waits for it."""
         for dtype, buffers in self.buffers.items():
             chosen = torch.where(refused, self.before[dtype], torch.cat(buffers))

@@ -1,4 +1,4 @@
-"""One step's images, on their way from the loader through the views to the method."""
+"""The images of one step, as the loader hands them to the views and the method."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 
 @dataclass
 class Batch:
-    """One step's images on this rank, B = batch_size / world_size of them.
+    """This rank's images of one step: B = batch_size / world_size.
 
-    step, epoch: from 0. indices: int64 B, the images shown (a bad one's substitute, if any). images: per view, uint8
-    B x 3 x H x W (channels_last memory). labels: int64 B, -1 without labels. params: per view, float32
-    B x device_views.COLUMNS, for `Views.on_device`. bad: (index, "name: reason") of images found bad here.
+    step, epoch: counted from 0. indices: int64 B, the images shown (for a bad image, its substitute). images: per view,
+    uint8 B x 3 x H x W (channels_last memory). labels: int64 B, -1 without labels. params: per view, float32
+    B x device_colour.COLUMNS, for ``Views.on_device``. bad: (index, "name: reason") of the bad images of this step.
     """
 
     step: int

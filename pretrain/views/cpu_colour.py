@@ -1,8 +1,8 @@
 """The colour stage on the CPU in uint8, image by image, with OpenCV where it is installed.
 
-OpenCV's kernels and PIL's differ from exact arithmetic by rounding after each operation, by about half a grey level on
-average. Without OpenCV the exact batched code of `device_views` runs on the single image instead, and its result is
-rounded: slower, the same views to within that rounding.
+OpenCV and PIL round after each operation, and so differ from exact arithmetic by about half a grey level on average.
+Without OpenCV the exact batched code of ``device_colour`` runs on the single image instead and rounds once, at the end:
+slower, and the same views to within that rounding.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pretrain.views import device_colour as device_views
+from pretrain.views import device_colour
 from pretrain.views.device_colour import GREY_WEIGHTS, ORDERS, Column
 
 try:
     import cv2
 
-    cv2.setNumThreads(0)  # the loader's workers are the parallelism
+    cv2.setNumThreads(0)  # the loader's workers already use every core
 except ImportError:  # optional
     cv2 = None  # type: ignore[assignment]
 
@@ -28,7 +28,7 @@ def augment(image: np.ndarray, params: torch.Tensor, *, grey_first: bool = False
     """Colour jitter, grey and blur of one view, in place. image: uint8 H x W x 3, contiguous; params: COLUMNS."""
     if cv2 is None:
         x = torch.from_numpy(image).permute(2, 0, 1)[None].float().div_(255.0).contiguous()
-        x = device_views.augment(x, params[None], grey_first=grey_first)
+        x = device_colour.augment(x, params[None], grey_first=grey_first)
         image[...] = x[0].mul_(255.0).round_().byte().permute(1, 2, 0).numpy()
         return
     row = params.tolist()
@@ -55,7 +55,7 @@ def _brightness(image: np.ndarray, factor: float) -> None:
 
 
 def _contrast(image: np.ndarray, factor: float) -> None:
-    # the mean of a weighted sum is the weighted sum of the means
+    # mean of the grey image: the mean of a weighted sum is the weighted sum of the means
     mean = sum(weight * channel for weight, channel in zip(GREY_WEIGHTS, cv2.mean(image)))
     cv2.addWeighted(image, factor, image, 0.0, (1.0 - factor) * mean, dst=image)
 
@@ -67,7 +67,8 @@ def _saturation(image: np.ndarray, factor: float) -> None:
 
 def _hue(image: np.ndarray, turns: float) -> None:
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV_FULL)
-    # 256 hues, so that adding in uint8 goes round the circle by itself; whole rows at once, 0 for the other channels
+    # HSV_FULL has 256 hues, so an addition in uint8 wraps around the circle by itself. Whole rows at once are faster
+    # than the strided hue channel; saturation and value get 0 added.
     step = np.tile(np.array([round(turns * 256) % 256, 0, 0], np.uint8), image.shape[1])
     flat = hsv.reshape(len(hsv), -1)
     np.add(flat, step, out=flat)

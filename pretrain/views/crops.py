@@ -1,4 +1,4 @@
-"""The CPU stage of a view: decode no larger than needed, crop, resize with antialiasing, flip; uint8 throughout."""
+"""The CPU stage of a view: decode no larger than needed, crop, resize with antialiasing, mirror; all in uint8."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def random_resized_crop(
     place_u: Sequence[float],
     flip: bool = False,
 ) -> Crop:
-    """The box of torchvision's RandomResizedCrop (ratio 3/4 to 4/3) from uniform numbers given by the caller.
+    """The box of torchvision's RandomResizedCrop (ratio 3/4 to 4/3), from uniform numbers given by the caller.
 
     area_u, ratio_u: ATTEMPTS numbers each; place_u: 2 numbers (top, left). All in [0, 1). After ten rejected shapes
     the largest central box within the ratio bounds is taken.
@@ -62,10 +62,10 @@ def random_resized_crop(
 
 
 def reduction_for(picture: Picture, crops: Sequence[Crop], size: int) -> int:
-    """The largest decoding reduction at which every crop still has at least `size` pixels on both sides.
+    """The largest decoding reduction at which every crop still has at least ``size`` pixels on both sides.
 
-    Nothing is then enlarged that would not have been: resizing still only averages pixels, so scaled decoding keeps
-    the statistics of the views.
+    So a crop is enlarged only where it would be without the reduction: everywhere else resizing still averages pixels,
+    and the statistics of the views stay those of full-size decoding.
     """
     least = min(min(crop.height, crop.width) for crop in crops)
     return next((reduction for reduction in picture.reductions if least // reduction >= size), 1)
@@ -76,24 +76,24 @@ def cut(
 ) -> None:
     """Resize one crop of an image to out, uint8 size x size x 3, contiguous.
 
-    pixels: uint8 H x W x 3, decoded at 1 / reduction of the size that `crop` speaks of. scratch: memory for the crop,
-    not the one that `pixels` lie in.
+    pixels: uint8 H x W x 3, decoded at 1 / reduction of the size that ``crop`` refers to. scratch: memory for the crop,
+    other than that of ``pixels``.
     """
     height, width = pixels.shape[:2]
     top, left = min(round(crop.top / reduction), height - 1), min(round(crop.left / reduction), width - 1)
     bottom = min(max(round((crop.top + crop.height) / reduction), top + 1), height)
     right = min(max(round((crop.left + crop.width) / reduction), left + 1), width)
     part = pixels[top:bottom, left:right]
-    room = (scratch or Scratch()).array(*part.shape)
-    room[...] = part  # torch resizes contiguous pixels only and would copy them to fresh memory
-    _resize_into(_planes(room), [size, size], False, None, None, out=_planes(out))
+    contiguous = (scratch or Scratch()).array(*part.shape)
+    contiguous[...] = part  # torch resizes contiguous pixels only, and would allocate memory for its copy
+    _resize_into(_planes(contiguous), [size, size], False, None, None, out=_planes(out))
     if crop.flip and cv2 is not None:
         cv2.flip(out, 1, dst=out)  # ten times as fast as torch, the same pixels
     elif crop.flip:
         out[...] = out[:, ::-1].copy()
 
 
-_resize_into = torch.ops.aten._upsample_bilinear2d_aa.out  # what interpolate() calls; that one cannot write into memory
+_resize_into = torch.ops.aten._upsample_bilinear2d_aa.out  # interpolate() calls it, but cannot write to ``out``
 
 
 def _planes(pixels: np.ndarray) -> torch.Tensor:
@@ -104,14 +104,14 @@ def _planes(pixels: np.ndarray) -> torch.Tensor:
 
 def resize(pixels: np.ndarray, height: int, width: int) -> torch.Tensor:
     """Bilinear resize with antialiasing, in torchvision's uint8 channels-last kernel: uint8 1 x 3 x height x width."""
-    image = _planes(np.require(pixels, requirements=("C", "W")))  # what torch accepts without a warning
+    image = _planes(np.require(pixels, requirements=("C", "W")))  # torch warns of read-only memory
     if image.shape[2:] == (height, width):
         return image
     return interpolate(image, size=(height, width), mode="bilinear", antialias=True)
 
 
 def cut_centre(picture: Picture, resize_to: int, size: int, out: np.ndarray, scratch: Scratch | None = None) -> None:
-    """Shorter side to `resize_to`, then the central size x size box into out (torchvision's Resize + CenterCrop)."""
+    """Resize the shorter side to ``resize_to``, write the central size x size box to out (Resize, CenterCrop)."""
     height, width = picture.height, picture.width
     if height <= width:
         new_height, new_width = resize_to, max(int(resize_to * width / height), size)

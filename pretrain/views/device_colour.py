@@ -1,7 +1,9 @@
-"""The device stage of a view: colour jitter, grey, blur and normalisation of a whole batch, each image its own way.
+"""The device stage of a view: colour jitter, grey, blur and normalisation of a batch, with parameters per image.
 
-The operations are those of torchvision's PIL transforms, in float32 and without PIL's rounding after each one. Which
-images an operation touches is known on the CPU, where the parameters were drawn: nothing here waits for a GPU.
+The operations are those of torchvision's PIL transforms, in float32 and without PIL's rounding after each one. The
+parameters are drawn on the CPU and stay there: which images an operation changes is decided on the host, so that no
+step waits for a GPU to count the images in a mask. Only index and parameter vectors are sent, by copies that do not
+block.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from runtime.host_copies import send
 
 ORDERS = tuple(itertools.permutations(range(4)))  # of brightness, contrast, saturation, hue: ColorJitter shuffles them
 GREY_WEIGHTS = (0.299, 0.587, 0.114)  # ITU-R BT.601, as PIL's "L"
-_CHUNK = 1 << 17  # floats augmented at a time on a CPU: what fits the second-level cache with its temporaries
+_CHUNK = 1 << 17  # floats per part on a CPU: they and their temporaries fit the second-level cache
 _TILE = 32  # rows or columns blurred by one small matrix product
 _BLUR_RADIUS = 6  # of PIL's blur for sigma up to 2
 
@@ -32,7 +34,7 @@ class Column(IntEnum):
     HUE = 3  # turn of the colour circle, in turns
     ORDER = 4  # row of ORDERS
     GREY = 5  # 0 or 1
-    TAPS = 6  # from here on the right half of the blur's taps, centre first; 1 0 0 ... for none
+    TAPS = 6  # first of the columns with the right half of the blur's taps, centre first; 1 0 0 ... for no blur
 
 
 COLUMNS = Column.TAPS + _BLUR_RADIUS + 1
@@ -53,7 +55,7 @@ def finish(
     """Augment and normalise a batch.
 
     pixels: uint8 N x 3 x H x W on any device. params: float32 N x COLUMNS on the CPU, or None to normalise only.
-    mean, std: of the normalisation, for pixels in [0, 1]. Returns N x 3 x H x W of `dtype`, channels_last.
+    mean, std: of the normalisation, for pixels in [0, 1]. Returns N x 3 x H x W of ``dtype``, channels_last.
     """
     factor, shift = _scale(mean, std, pixels.device)
     rows = factor.repeat(pixels.shape[3]), shift.repeat(pixels.shape[3])
@@ -72,7 +74,7 @@ def finish(
 
 @functools.cache
 def _scale(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Factor and shift of the normalisation of bytes, sent to the device once."""
+    """Factor and shift that normalise bytes: x / 255 / std - mean / std. Sent to each device once."""
     factor = torch.tensor([1.0 / (255.0 * s) for s in std])
     shift = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)])
     return send(factor, device), send(shift, device)
@@ -105,7 +107,7 @@ def luma(x: torch.Tensor) -> torch.Tensor:
 
 
 def _rows(mask: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """Positions where the CPU mask holds, as an index on the device of `like`; the copy does not block."""
+    """Indices at which a mask on the CPU is true, on the device of ``like``; the copy does not block."""
     return send(mask.nonzero()[:, 0], like.device)
 
 
@@ -117,10 +119,11 @@ def _grey(x: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
 
 
 def _jitter(x: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
-    """ColorJitter: at each of the four turns every image has one operation, so one blend serves all of a turn's images.
+    """ColorJitter, whose four operations each image applies in an order of its own.
 
-    Brightness, contrast and saturation all blend the image with a reference (black, its mean grey, its grey image);
-    hue has neutral factor 1 in the blend and is done for its own images.
+    At each of the four turns every image has one operation. Brightness, contrast and saturation all blend the image
+    with a reference (black, its mean grey, its grey image), so one blend with per-image factors and references does all
+    of a turn's images at once. Images whose turn is hue have factor 1 there, which changes nothing, and are done apart.
     """
     orders = torch.tensor(ORDERS)[params[:, Column.ORDER].long()]  # N x 4
     active = params[:, : Column.HUE + 1] != torch.tensor([1.0, 1.0, 1.0, 0.0])  # N x 4
@@ -144,22 +147,22 @@ def _jitter(x: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
 def _blend(x: torch.Tensor, factor: torch.Tensor, operation: torch.Tensor) -> torch.Tensor:
     """factor x + (1 - factor) reference, clamped to [0, 1]; factor and operation: one per image, on the CPU."""
     shape = (-1, 1, 1, 1)
-    factor_there = send(factor, x.device).view(shape)
+    weight = send(factor, x.device).view(shape)
     if bool((operation == Column.BRIGHTNESS).all()):
-        return x.mul_(factor_there).clamp_(0.0, 1.0)
+        return x.mul_(weight).clamp_(0.0, 1.0)
     grey = luma(x)
     mean = grey.mean((2, 3), keepdim=True)
     contrast = send((operation == Column.CONTRAST).float(), x.device).view(shape)
     saturation = send((operation == Column.SATURATION).float(), x.device).view(shape)
     reference = torch.addcmul(mean * contrast, grey, saturation)
-    return torch.lerp(reference, x, factor_there).clamp_(0.0, 1.0)
+    return torch.lerp(reference, x, weight).clamp_(0.0, 1.0)
 
 
 def shift_hue(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
-    """Turn the hue in HSV. x: float32 N x 3 x H x W in [0, 1]; turns: N, in turns of the circle. Value and chroma stay.
+    """Rotate the hue in HSV. x: float32 N x 3 x H x W in [0, 1]; turns: N, in turns of the circle.
 
-    With hue h in turns and chroma c, channel k of the result is value - c clamp(min(m, 4 - m), 0, 1), where
-    m = (offset_k + 6 h) mod 6 and the offsets are 5, 3, 1.
+    Value and chroma stay. With hue h in turns and chroma c, channel k of the result is
+    value - c clamp(min(m, 4 - m), 0, 1), where m = (offset_k + 6 h) mod 6 and the offsets are 5, 3, 1.
     """
     red, green, blue = x.unbind(1)
     value = torch.maximum(torch.maximum(red, green), blue)
@@ -172,7 +175,7 @@ def shift_hue(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
             value == green, (blue - red).mul_(scale).add_(1.0 / 3.0), (red - green).mul_(scale).add_(2.0 / 3.0)
         ),
     )
-    hue += (turns + 3.0).view(-1, 1, 1)  # positive, where the fractional part is the remainder
+    hue += (turns + 3.0).view(-1, 1, 1)  # positive, so that frac() below is the remainder modulo 1
     out = torch.empty_like(x)
     for channel, offset in enumerate((5.0, 3.0, 1.0)):
         m = torch.frac(hue + offset / 6.0).mul_(6.0)
@@ -186,21 +189,21 @@ def blur_taps(sigma: np.ndarray) -> np.ndarray:
 
     PIL blurs by three passes of an "extended box" of variance sigma^2 / 3 (Gwosdek et al., "Theoretical foundations of
     Gaussian convolution by extended box filtering", SSVM 2011): weight 1 up to distance l, weight a at l + 1.
-    Sigma 0 gives 1 0 0 ...; the radius serves sigma up to 2.
+    Sigma 0 gives 1 0 0 ...; the radius is enough for sigma up to 2.
     """
     variance = np.asarray(sigma, np.float64)[..., None] ** 2 / 3.0
     whole = np.floor((np.sqrt(12.0 * variance + 1.0) - 1.0) / 2.0)
     a = (2 * whole + 1) * (whole * (whole + 1) - 3.0 * variance) / (6.0 * (variance - (whole + 1) ** 2))
     distance = np.abs(np.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1))
     box = (distance <= whole) + a * (distance == whole + 1)
-    length = 6 * _BLUR_RADIUS + 1  # of the three-fold convolution
+    length = 6 * _BLUR_RADIUS + 1  # of the box convolved with itself twice
     spectrum = np.fft.rfft(box / box.sum(-1, keepdims=True), n=length)
     taps = np.fft.irfft(spectrum**3, n=length)[..., 3 * _BLUR_RADIUS : 4 * _BLUR_RADIUS + 1]
     return np.where(variance > 0, taps.clip(0.0), distance[_BLUR_RADIUS:] == 0)
 
 
 def _blur(x: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
-    """Blur the images whose centre tap is below 1, replicating the border."""
+    """Blur the images whose centre tap is below 1, with replicated borders."""
     blurred = params[:, Column.TAPS] < 1.0
     if not blurred.any():
         return x
@@ -214,8 +217,9 @@ def _blur(x: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
 def separable(x: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
     """Convolve each image with its own taps along both axes. x: N x 3 x H x W float32; taps: N x (2 r + 1).
 
-    As products with small banded matrices: `_TILE` output rows (columns) need `_TILE` + 2 r input rows (columns), and
-    the band is the same for every tile. That keeps matrix units busy where per-image convolutions would idle.
+    Computed as products with small banded matrices: ``_TILE`` output rows (columns) need ``_TILE`` + 2 r input rows
+    (columns), and the band is the same for every tile. Matrix units do this fast; a convolution with other taps for
+    each image (groups = N) does not use them.
     """
     height, width = x.shape[2:]
     radius = taps.shape[1] // 2
@@ -232,6 +236,8 @@ def separable(x: torch.Tensor, taps: torch.Tensor) -> torch.Tensor:
 def _band(taps: torch.Tensor, tile: int) -> torch.Tensor:
     """Toeplitz band of each image: N x tile x (tile + 2 r), row i holding the taps from column i on."""
     count, size = taps.shape
-    padded = torch.zeros(count, tile, tile + size, device=taps.device)  # one column too many: the next row starts there
+    padded = torch.zeros(
+        count, tile, tile + size, device=taps.device
+    )  # one column more than the band: each row is shifted by one
     padded[:, :, :size] = taps[:, None]
     return padded.flatten(1)[:, : tile * (tile + size - 1)].view(count, tile, tile + size - 1)

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from pretrain import sweep
+from pretrain.methods.row import Sizes
 from pretrain.settings.checks import check_settings, check_sizes
 from pretrain.settings.options import parse
 from runtime.errors import UserError
@@ -27,9 +28,10 @@ def test_every_run_of_the_committed_plans_is_accepted() -> None:
     assert len(PLANS) == 2
     assert len(argvs) > 50
     for argv in argvs:
-        args = parse([str(part).format(output="runs/x", init="x", seed=0) for part in argv])
-        check_settings(args)
-        check_sizes(args, images=9469, global_batch=args.batch_size, ranks=1)
+        settings = parse([str(part).format(output="runs/x", init="x", seed=0) for part in argv])
+        batch, parts = settings.optimisation.batch_size, settings.optimisation.accumulate
+        check_settings(settings)
+        check_sizes(settings, Sizes(9469, 10, batch, 9469 // batch, parts), ranks=1)
 
 
 def test_table_gives_mean_and_spread_over_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -41,7 +43,7 @@ def test_table_gives_mean_and_spread_over_seeds(tmp_path: Path, monkeypatch: pyt
         (folder / "metrics.json").write_text(json.dumps({"iteration": 1, "knn": next(values)}) + "\n")
         (folder / "finished").touch()
 
-    for seed in plan["seeds"]:
+    for seed in (0, 1, 2):
         pretend([], tmp_path / "g" / "a" / f"seed{seed}", seed)
     text = sweep.table(plan, ["g"])
     assert "| a | `--cos` | 60.00 ± 10.00 | 3 |" in text

@@ -86,7 +86,11 @@ def test_labels_follow_their_images(folder):
 
 def test_the_global_random_numbers_are_left_alone(folder):
     def state() -> tuple:
-        return random.getstate(), torch.get_rng_state().tolist(), np.random.get_state()[1].tolist()
+        return (
+            random.getstate(),
+            torch.get_rng_state().tolist(),
+            np.random.get_state(legacy=False)["state"]["key"].tolist(),
+        )
 
     before = state()
     for workers in (0, 2):
@@ -116,14 +120,12 @@ def test_the_eval_loader_shows_every_image_once_in_order(folder):
         seen = list(loader)
         assert len(loader) == len(seen) == 5
         assert torch.cat([batch.indices for batch in seen]).tolist() == list(range(48))
-    parts = [build_eval_loader(source, views, batch_size=10, rank=rank, world_size=3) for rank in range(3)]
-    assert torch.cat([batch.indices for part in parts for batch in part]).tolist() == list(range(48))
 
 
 def test_options_that_make_no_sense_are_refused(folder):
     with pytest.raises(UserError, match="larger than the data set"):
         batches(folder, batch_size=49)
-    with pytest.raises(UserError, match="no views are called"):
+    with pytest.raises(UserError, match="unknown kind of views"):
         build_views("v3")
     with pytest.raises(UserError, match="aug_on"):
         build_views("v2", aug_on="gpu")
@@ -134,32 +136,32 @@ def test_options_that_make_no_sense_are_refused(folder):
 
 @pytest.fixture
 def damaged(folder, tmp_path) -> tuple[Path, set[str]]:
-    """The same images, with four of them spoilt in different ways."""
+    """The same images, four of them damaged in different ways."""
     for path in folder.rglob("*.png"):
         target = tmp_path / path.relative_to(folder)
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(path.read_bytes())
-    spoilt = {
+    damaged_names = {
         "class0/04.png": b"",
         "class0/10.png": b"<html>",
         "class1/05.png": b"\x89PNG\r\n",
         "class1/21.png": b"x" * 99,
     }
-    for name, data in spoilt.items():
+    for name, data in damaged_names.items():
         (tmp_path / name).write_bytes(data)
-    return tmp_path, set(spoilt)
+    return tmp_path, set(damaged_names)
 
 
 def test_bad_images_are_replaced_named_once_and_counted(damaged, caplog):
-    folder, spoilt = damaged
+    folder, damaged_names = damaged
     source, views = open_images(folder, labels=True), build_views("v2", image_size=32, aug_on="device")
     loader = build_loader(source, views, batch_size=8, seed=1, epochs=4, max_bad=0.2)
     with caplog.at_level(logging.WARNING):
         seen = list(loader)
-    assert {source.name(index) for index in loader.bad} == spoilt
+    assert {source.name(index) for index in loader.bad} == damaged_names
     warnings = [record.getMessage() for record in caplog.records]
     assert len(warnings) == 4
-    assert {name for name in spoilt if any(name in text for text in warnings)} == spoilt
+    assert {name for name in damaged_names if any(name in text for text in warnings)} == damaged_names
     shown = torch.cat([batch.indices for batch in seen])
     assert not set(shown.tolist()) & set(loader.bad)
     assert len(shown) == 4 * 48

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.stats import chi2
 
 from pretrain.batches.order import Order, Sequential, shuffled
 from runtime.counter_random import hash64, mix64, uniforms
 from runtime.errors import UserError
 
 
-@settings(max_examples=25, deadline=None)
-@given(n=st.integers(1, 700), key=st.integers(0, 2**64 - 1))
-def test_a_shuffle_is_a_permutation(n, key):
-    assert sorted(shuffled(np.arange(n), n, key=key)) == list(range(n))
+@pytest.mark.parametrize("key", [0, 1, 2**63, 2**64 - 1])
+def test_a_shuffle_is_a_permutation(key):
+    """Every size up to 70, so on both sides of the powers of 4 at which the network grows, and some larger ones."""
+    for n in (*range(1, 71), 255, 256, 257, 700, 1023, 1025):
+        assert sorted(shuffled(np.arange(n), n, key=key)) == list(range(n))
 
 
 def test_a_shuffle_of_a_billion_images_needs_no_list():
@@ -30,6 +28,8 @@ def test_a_shuffle_of_a_billion_images_needs_no_list():
 
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 7, 16])
 def test_every_image_is_equally_likely_at_every_position(n):
+    from scipy.stats import chi2
+
     keys = 1200
     counts = np.zeros((n, n))
     for key in range(keys):
@@ -39,6 +39,8 @@ def test_every_image_is_equally_likely_at_every_position(n):
 
 
 def test_neighbours_are_unrelated():
+    from scipy.stats import chi2
+
     n, keys = 11, 2500
     pairs = np.zeros((n, n))
     for key in range(keys):
@@ -65,13 +67,7 @@ def test_each_epoch_shows_every_image_at_most_once_and_in_another_order():
     assert all(len(set(epoch.tolist())) == 48 for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
     left_out = [tuple(sorted(set(range(50)) - set(epoch.tolist()))) for epoch in epochs]
-    assert len(set(left_out)) > 1, "drop_last must not drop the same images in every epoch"
-
-
-def test_without_drop_last_every_image_is_shown():
-    order = Order(images=50, batch_size=8, seed=0, drop_last=False)
-    shown = np.concatenate([order.batch(step) for step in range(order.steps_per_epoch)])
-    assert sorted(shown) == list(range(50))
+    assert len(set(left_out)) > 1, "the images left out must differ between epochs"
 
 
 def test_another_seed_is_another_order():
@@ -80,12 +76,9 @@ def test_another_seed_is_another_order():
     )
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_sequential_covers_every_image_once_in_order(world):
-    seen = []
-    for rank in range(world):
-        order = Sequential(images=23, batch_size=5, rank=rank, world_size=world)
-        seen += [order.batch(step) for step in range(order.steps_per_epoch)]
+def test_sequential_covers_every_image_once_in_order():
+    order = Sequential(images=23, batch_size=5)
+    seen = [order.batch(step) for step in range(order.steps_per_epoch)]
     assert np.concatenate(seen).tolist() == list(range(23))
 
 
@@ -115,6 +108,8 @@ def test_hash_parts_are_ordered_and_independent():
 
 
 def test_uniforms_depend_on_their_image_alone_and_are_uniform():
+    from scipy.stats import chi2
+
     u = uniforms(5, 2, np.arange(4000), 2, 8)
     np.testing.assert_array_equal(uniforms(5, 2, np.array([17]), 2, 8)[0], u[17])
     assert 0 <= u.min() <= u.max() < 1

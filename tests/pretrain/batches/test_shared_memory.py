@@ -1,4 +1,4 @@
-"""The memory that batches travel in: given out again only when nobody can see it any more."""
+"""The loader's shared memory: a slot is reused only when no tensor on it is left."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from pretrain.batches.loader import build_loader
-from pretrain.batches.shared_memory import Ring, Slot
+from pretrain.batches.shared_memory import Ring, RingSlot
 from pretrain.images import open_images
 from pretrain.views import build_views
 
@@ -46,7 +46,7 @@ def test_slots_do_not_overlap_and_children_write_to_them():
 def test_a_slot_finds_its_ring():
     rings = [Ring(1, 10), Ring(1, 10)]
     rings[1].array(0, (10,))[:] = 7
-    assert (Slot(rings[1].number, 0, (10,)).open() == 7).all()
+    assert (RingSlot(rings[1].number, 0, (10,)).open() == 7).all()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torchvision
 from torch import nn
 
 from pretrain.encoders import SplitBatchNorm2d, build_encoder, pooled_features
@@ -19,8 +18,9 @@ def test_split_batchnorm_is_one_batchnorm_per_part(layout: torch.memory_format) 
     x = (torch.randn(8, 6, 5, 5) * 3 + torch.randn(8, 1, 1, 1)).to(memory_format=layout)
     expected = torch.cat([bn(part) for bn, part in zip(parts, x.chunk(4))])
     torch.testing.assert_close(split(x), expected)
-    torch.testing.assert_close(split.running_mean, torch.stack([bn.running_mean for bn in parts]).mean(0))
-    torch.testing.assert_close(split.running_var, torch.stack([bn.running_var for bn in parts]).mean(0))
+    for name in ("running_mean", "running_var"):
+        mean = torch.stack([bn.get_buffer(name) for bn in parts]).mean(0)
+        torch.testing.assert_close(split.get_buffer(name), mean)
     assert split.num_batches_tracked == 1
     split.eval()
     plain = nn.BatchNorm2d(6)
@@ -65,7 +65,9 @@ def test_shuffle_keeps_channels_last() -> None:
 @pytest.mark.parametrize("arch", ["resnet18", "resnet50", "resnext50_32x4d", "wide_resnet50_2"])
 def test_encoder_is_torchvisions_with_another_head(arch: str) -> None:
     encoder = build_encoder(arch, outputs=16, mlp=True, bn_splits=2)
-    reference = torchvision.models.get_model(arch, weights=None)
+    from torchvision.models import get_model
+
+    reference = get_model(arch, weights=None)
     body = {k: v.shape for k, v in encoder.state_dict().items() if not k.startswith("fc.")}
     assert body == {k: v.shape for k, v in reference.state_dict().items() if not k.startswith("fc.")}
     width = reference.fc.in_features

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import re
 import signal
 import subprocess
 import sys
@@ -124,7 +123,7 @@ def test_a_cache_of_other_images_is_refused(folder):
     (folder / "class0" / "00.jpg").rename(folder / "class0" / "99.jpg")
     with pytest.raises(UserError, match="made from other images"):
         open_images(folder, labels=False, cache=cache)
-    with pytest.raises(UserError, match="made with other images"):
+    with pytest.raises(UserError, match="holds a cache of other images"):
         make(folder)
     (folder / "class0" / "99.jpg").rename(folder / "class0" / "00.jpg")
     with pytest.raises(UserError, match="--shorter-side 0"):
@@ -202,11 +201,11 @@ def test_ctrl_c_is_one_line(tmp_path: Path, repo: Path) -> None:
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     ignored: list[bool] = []
     while not (len(ignored) == 2 and all(ignored)) and process.poll() is None and time.time() < end:
-        masks = [re.search(r"SigIgn:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())[1] for pid in workers]
+        masks = [Path(f"/proc/{pid}/status").read_text().split("SigIgn:")[1].split()[0] for pid in workers]
         ignored = [bool(int(mask, 16) >> (signal.SIGINT - 1) & 1) for mask in masks]  # the second may start late
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=240)
-    assert ignored == [True, True]  # else each may show where it was
+    assert ignored == [True, True]  # otherwise a worker may print a traceback
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert errors.splitlines()[-1] == "interrupted: run the same command again to continue"

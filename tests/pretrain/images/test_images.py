@@ -118,10 +118,10 @@ def binary_list(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (empty, "no image below"),
+        (empty, "no image in .* or its sub-folders"),
         (lambda path: path / "missing", "does not exist"),
         (text_file, "not a folder of images"),
-        (empty_list, "names no file"),
+        (empty_list, "lists no file"),
         (binary_list, "cannot read the list"),
     ],
 )

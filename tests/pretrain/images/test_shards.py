@@ -178,8 +178,8 @@ def test_a_shard_that_is_no_whole_tar_is_named(folder):
     path = folder / "s-001.tar"
     whole = path.read_bytes()
     for data, words in (
-        (whole[:3000], "not a whole tar|cut short"),
-        (b"<html>", "not a whole tar"),
+        (whole[:3000], "not a complete tar|is truncated inside"),
+        (b"<html>", "not a complete tar"),
         (gzip.compress(whole), "uncompressed"),
     ):
         path.write_bytes(data)
@@ -209,7 +209,7 @@ def test_a_shard_lost_during_the_run_ends_it_in_one_line(folder, capsys, damage,
 
 def test_a_folder_called_tar_is_refused(folder):
     (folder / "s-009.tar").mkdir()
-    with pytest.raises(UserError, match=r"s-009\.tar is not a whole tar file"):
+    with pytest.raises(UserError, match=r"s-009\.tar is not a complete tar file"):
         open_images(folder, labels=False)
 
 

@@ -59,10 +59,12 @@ def test_bf16_products_hold_for_features_that_hardly_differ(spread: float) -> No
     k = F.normalize(q + 0.3 * spread * unit(32, 128), dim=1)
     queue = F.normalize(centre + spread * unit(4096, 128), dim=1)
     slopes, losses = [], []
-    for dtype, options in ((torch.float64, {}), (torch.float32, {"bf16": True})):
+    cases: list[tuple[torch.dtype, dict[str, bool]]] = [(torch.float64, {}), (torch.float32, {"bf16": True})]
+    for dtype, options in cases:
         leaf = q.to(dtype, copy=True).requires_grad_()
         loss = (info_nce if options else algorithm_1)(leaf, k.to(dtype), queue.to(dtype), 0.2, **options)
         loss.backward()
+        assert leaf.grad is not None
         tangent = leaf.grad - (leaf.grad * leaf).sum(1, keepdim=True) * leaf
         slopes.append(tangent.detach().double())
         losses.append(loss.item())
@@ -103,6 +105,7 @@ def test_reweighted_stays_finite_where_exponentials_do_not() -> None:
     loss = Reweighted(0.5, 1.0)(q, q.detach(), unit(32, 8), 0.005)
     loss.backward()
     assert torch.isfinite(loss)
+    assert q.grad is not None
     assert torch.isfinite(q.grad).all()
 
 

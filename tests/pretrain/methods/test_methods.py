@@ -11,12 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from pretrain.encoders import build_encoder
-from pretrain.methods import METHODS, Sizes
+from pretrain.methods import METHODS
 from pretrain.methods.dictionaries import MemoryBank, Queue
 from pretrain.methods.in_batch import EndToEnd, InvariantSpreading
 from pretrain.methods.memory_bank import BankMethod
 from pretrain.methods.moco import MoCo
 from pretrain.methods.negatives import STRATEGIES
+from pretrain.methods.row import ModelSettings, Sizes
 from pretrain.methods.supervised import Supervised
 from pretrain.settings.options import parse
 
@@ -109,14 +110,14 @@ def test_moco_checkpoint_has_the_official_names_and_layout() -> None:
 def test_key_encoder_keeps_its_own_batchnorm_statistics() -> None:
     moco = MoCo(build_encoder("resnet18", outputs=8), dim=8, queue_size=8)
     moco(torch.randn(4, 3, 32, 32), torch.randn(4, 3, 32, 32) + 5)
-    q, k = moco.encoder_q.bn1, moco.encoder_k.bn1
-    assert not torch.equal(q.running_mean, k.running_mean)
-    assert k.training
+    q, k = (encoder.get_buffer("bn1.running_mean") for encoder in (moco.encoder_q, moco.encoder_k))
+    assert not torch.equal(q, k)
+    assert moco.encoder_k.get_submodule("bn1").training
     assert not any(p.requires_grad for p in moco.encoder_k.parameters())
 
 
 def test_queue_goes_round_from_any_position() -> None:
-    """A run resumed with another batch: 4 keys behind row 6 of 8 fill rows 6, 7, 0, 1."""
+    """A run resumed with another batch: 4 keys written from row 6 of 8 fill rows 6, 7, 0, 1."""
     queue = Queue(8, 2)
     queue.position.fill_(6)
     before, keys = queue.rows.clone(), torch.arange(8.0).view(4, 2)
@@ -241,13 +242,14 @@ class Constant(nn.Module):
     ["--method", "invaspread", "--accumulate", "2"],
 ], ids=" ".join)  # fmt: skip
 def test_chance_is_the_loss_of_an_encoder_that_sees_nothing(flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pretrain.methods._encoder", lambda args, outputs, bn_splits=1: Constant(outputs))
-    args = parse(["DIR", "--moco-dim", "16", "--moco-k", "24", *flags])
-    method = METHODS[args.method].build(args, Sizes(32, 4, 8, 1))
+    monkeypatch.setattr(ModelSettings, "encoder", lambda self, outputs: Constant(outputs))
+    settings = parse(["DIR", "--moco-dim", "16", "--moco-k", "24", *flags])
+    parts = settings.optimisation.accumulate
+    method = settings.build_method(Sizes(32, 4, 8, 1, parts))
     for dictionary in (m for m in method.modules() if isinstance(m, Queue | MemoryBank)):
         dictionary.rows.fill_(1 / 4)
-    part = 8 // args.accumulate
-    views = [torch.zeros(part, 3, 2, 2)] * method.crops
+    part = 8 // parts
+    views = [torch.zeros(part, 3, 2, 2)] * settings.row.crops
     assert method.loss(views, torch.arange(part), NONE).item() == pytest.approx(method.chance, rel=1e-4)
 
 
@@ -255,14 +257,14 @@ def test_chance_is_the_loss_of_an_encoder_that_sees_nothing(flags: list[str], mo
 def test_every_row_of_the_table_learns_its_pretext_task(name: str) -> None:
     """Eight images, a few steps: the loss falls below where it began, and the state survives a round trip."""
     torch.manual_seed(0)
-    args = parse(["DIR", "--method", name, "-a", "resnet18", "--moco-dim", "16", "--moco-k", "16", "--moco-m", "0.9"])
-    method = METHODS[name].build(args, Sizes(8, 4, 8, 1)).train()
+    small = ["-a", "resnet18", "--moco-dim", "16", "--moco-k", "16", "--moco-m", "0.9"]
+    method = parse(["DIR", "--method", name, *small]).build_method(Sizes(8, 4, 8, 1)).train()
     images, indices, labels = torch.randn(8, 3, 32, 32), torch.arange(8), torch.arange(8) % 4
     optimizer = torch.optim.SGD(method.trained_parameters(), 0.03, momentum=0.9)
     losses = []
     for _ in range(14):
         method.begin_step()
-        crops = [images + 0.05 * torch.randn_like(images) for _ in range(method.crops)]
+        crops = [images + 0.05 * torch.randn_like(images) for _ in range(METHODS[name].crops)]
         loss = method.loss(crops, indices, labels)
         loss.backward()
         optimizer.step()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from scipy.spatial.distance import pdist
 from torch.nn import functional as F
 
 from pretrain.encoders import build_encoder
@@ -35,6 +36,8 @@ def test_knn_equals_votes_counted_one_by_one() -> None:
 
 
 def test_alignment_and_uniformity() -> None:
+    from scipy.spatial.distance import pdist
+
     torch.manual_seed(0)
     x, y = F.normalize(torch.randn(40, 5), dim=1), F.normalize(torch.randn(40, 5), dim=1)
     assert alignment(x, x) == 0
@@ -49,11 +52,11 @@ def test_evenly() -> None:
 
 @pytest.mark.parametrize("prefix", ["module.encoder_q.", "module.", ""])
 def test_encoder_is_found_under_every_prefix(tmp_path: Path, prefix: str) -> None:
-    made = build_encoder("resnet18", outputs=16, mlp=prefix.endswith("q."), stem="cifar")
-    state = {prefix + k: v for k, v in made.state_dict().items()}
+    saved = build_encoder("resnet18", outputs=16, mlp=prefix.endswith("q."), stem="cifar")
+    state = {prefix + k: v for k, v in saved.state_dict().items()}
     torch.save({"arch": "resnet18", "state_dict": {**state, "module.queue": torch.zeros(2, 2)}}, tmp_path / "c.pth")
-    found, _ = read_encoder(tmp_path / "c.pth")
-    torch.testing.assert_close(found.state_dict(), made.state_dict())
+    encoder, _ = read_encoder(tmp_path / "c.pth")
+    torch.testing.assert_close(encoder.state_dict(), saved.state_dict())
     del state[prefix + "layer2.0.conv1.weight"]
     torch.save({"arch": "resnet18", "state_dict": state}, tmp_path / "short.pth")
     with pytest.raises(UserError, match="lacks 1 tensors of resnet18, the first is layer2.0.conv1.weight"):
@@ -69,32 +72,39 @@ def test_linear_probe_learns_stripes_and_leaves_the_encoder(
     tiny_images: Path, tmp_path: Path, run_cli: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A random encoder tells three directions of stripes apart; its BatchNorm statistics must not move."""
-    from pretrain.linear_probe import parse
     from pretrain.probes import linear
     from runtime.distributed import World
 
     torch.manual_seed(0)
     encoder = build_encoder("resnet18", outputs=16)
     torch.save({"arch": "resnet18", "state_dict": encoder.state_dict()}, tmp_path / "c.pth")
-    flags = [str(tiny_images), "--pretrained", str(tmp_path / "c.pth"), "--lr", "0.01", "-b", "8", "--image-size", "32"]
-    args = parse([*flags, "--epochs", "15", "--schedule", "10", "-j", "0"])
+    settings = linear.LinearSettings(
+        str(tiny_images), str(tmp_path / "c.pth"), tmp_path / "run", lr=0.01, batch_size=8, image_size=32, epochs=15,
+        schedule=(10,), workers=0,
+    )  # fmt: skip
+    here = World(0, 1, 0, torch.device("cpu"))
     held: list[linear.LinearProbe] = []
     build = linear.LinearProbe.__init__
-    monkeypatch.setattr(linear.LinearProbe, "__init__", lambda self, *a: (held.append(self), build(self, *a))[1])
-    assert linear.probe(args, tmp_path / "run", World(0, 1, 0, torch.device("cpu"))) == 0
+
+    def watched(self: linear.LinearProbe, *arguments: Any) -> None:
+        held.append(self)
+        build(self, *arguments)
+
+    monkeypatch.setattr(linear.LinearProbe, "__init__", watched)
+    assert linear.probe(settings, here) == 0
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["top1"] > 50
     now = held[0].encoder.state_dict()
     assert all(torch.equal(now[name], value) for name, value in encoder.state_dict().items())
-    args.resume = True
-    assert linear.probe(args, tmp_path / "run", World(0, 1, 0, torch.device("cpu"))) == 0
+    assert result["schedule"] == [10]
+    settings = replace(settings, resume=True)
+    assert linear.probe(settings, here) == 0
     assert json.loads((tmp_path / "run" / "result.json").read_text())["top1"] == result["top1"]
-    args.lr = 1.0
     with pytest.raises(UserError, match="other lr"):
-        linear.probe(args, tmp_path / "run", World(0, 1, 0, torch.device("cpu")))
+        linear.probe(replace(settings, lr=1.0), here)
     shutil.copy(tmp_path / "c.pth", tmp_path / "run" / "linear.pth.tar")
     with pytest.raises(UserError, match=r"linear.pth.tar: not the checkpoint of a linear probe"):
-        linear.probe(args, tmp_path / "run", World(0, 1, 0, torch.device("cpu")))
+        linear.probe(settings, here)
 
 
 def test_probes_look_at_images_as_the_recipe_does(
@@ -102,36 +112,45 @@ def test_probes_look_at_images_as_the_recipe_does(
 ) -> None:
     """After --views cifar the kNN monitor, features.py and the linear probe see whole images."""
     from pretrain import features, linear_probe, views
-    from pretrain.probes import knn as probes
     from pretrain.probes import linear
     from pretrain.settings.options import parse
+    from pretrain.training import knn_monitor
     from pretrain.training.run import pretrain
     from runtime.distributed import World
 
     seen: list[str] = []
     build = views.build_views
-    for module in (probes, views, linear):
-        monkeypatch.setattr(module, "build_views", lambda kind, **how: (seen.append(kind), build(kind, **how))[1])
+
+    def watched(kind: str, **options: Any) -> views.Views:
+        seen.append(kind)
+        return build(kind, **options)
+
+    for module in (knn_monitor, views, linear):
+        monkeypatch.setattr(module, "build_views", watched)
     small = ["-a", "resnet18", "--image-size", "32", "-b", "8", "--epochs", "1", "--moco-k", "32", "-j", "0"]
     here = World(0, 1, 0, torch.device("cpu"))
-    pretrain(parse([str(tiny_images), *small, "--views", "cifar"]), tmp_path / "run", here)
+    pretrain(parse([str(tiny_images), *small, "--views", "cifar", "--output", str(tmp_path / "run")]), here)
     assert seen == ["whole"]
     checkpoint = str(tmp_path / "run" / "checkpoint_0000.pth.tar")
     monkeypatch.setattr("sys.argv", ["features.py", checkpoint, str(tiny_images), "-j", "0"])
     features.main()
-    assert seen == ["whole", "whole", "whole", "v1"]
-    flags = [str(tiny_images), "--pretrained", checkpoint, "-b", "8", "--epochs", "1", "--lr", "0.1", "-j", "0"]
-    linear.probe(linear_probe.parse(flags), tmp_path / "linear", here)
-    assert seen[4:] == ["supervised", "whole"]
+    assert seen == ["whole", "whole", "v1"]
+    flags = ["--pretrained", checkpoint, "-b", "8", "--epochs", "1", "--lr", "0.1", "-j", "0", "--device", "cpu"]
+    monkeypatch.setattr("sys.argv", ["linear_probe.py", str(tiny_images), *flags])
+    assert linear_probe.main() == 0
+    assert json.loads((tmp_path / "run" / "checkpoint_0000_linear" / "result.json").read_text())["epochs"] == 1
+    assert seen[3:] == ["supervised", "whole"]
 
 
-def test_linear_probe_refuses_what_cannot_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pretrain import linear_probe
-
-    for flag, message in (("-j", "--workers -1 is below 0"), ("--epochs", "--epochs -1 is not positive")):
-        monkeypatch.setattr("sys.argv", ["linear_probe.py", "DIR", "--pretrained", "c.pth", flag, "-1"])
-        with pytest.raises(UserError, match=message):
-            linear_probe.main()
+@pytest.mark.parametrize(("flag", "message"), [
+    ("-j", "-j/--workers: must be a whole number, 0 or more, not -1"),
+    ("--epochs", "--epochs: must be a whole number, 1 or more, not -1"),
+    ("--lr", "--lr must be positive and finite, not -1.0"),
+    ("--wd", "--weight-decay must be 0 or more and a finite number, not -1.0"),
+])  # fmt: skip
+def test_linear_probe_refuses_values_out_of_range(flag: str, message: str, run_cli: Callable) -> None:
+    done = run_cli(["pretrain/linear_probe.py", "DIR", "--pretrained", "c.pth", flag, "-1"], check=2)
+    assert message in done.stderr
 
 
 def test_features_of_a_checkpoint(tiny_images: Path, tmp_path: Path, run_cli: Callable) -> None:

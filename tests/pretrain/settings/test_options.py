@@ -2,51 +2,77 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 
+from pretrain.methods.row import Sizes
 from pretrain.settings.checks import check_settings, check_sizes, deciding
-from pretrain.settings.options import OURS, build_parser, parse
-from pretrain.settings.recipes import OFFICIAL, RECIPES, describe
+from pretrain.settings.options import build_parser, defaults, parse
+from pretrain.settings.recipes import RECIPES, describe
 from pretrain.settings.schedule import Schedule
 from runtime.errors import UserError
 
 
 def test_defaults_are_the_official_ones() -> None:
     """The values of main_moco.py, as its README's commands rely on them."""
-    args = parse(["DIR"])
-    expected = {"arch": "resnet50", "workers": 32, "epochs": 200, "batch_size": 256, "lr": 0.03, "schedule": [120, 160],
-                "momentum": 0.9, "weight_decay": 1e-4, "print_freq": 10, "moco_dim": 128, "moco_k": 65536,
-                "moco_m": 0.999, "moco_t": 0.07, "mlp": False, "aug_plus": False, "cos": False, "method": "moco",
-                "start_epoch": 0, "world_size": -1, "rank": -1, "multiprocessing_distributed": False}  # fmt: skip
-    assert {key: getattr(args, key) for key in expected} == expected
+    settings = parse(["DIR"])
+    expected = {"arch": "resnet50", "epochs": 200, "batch_size": 256, "lr": 0.03, "schedule": [120, 160],
+                "momentum": 0.9, "weight_decay": 1e-4, "moco_dim": 128, "moco_k": 65536, "moco_m": 0.999,
+                "moco_t": 0.07, "mlp": False, "aug_plus": False, "cos": False, "method": "moco"}  # fmt: skip
+    assert {key: settings.recorded[key] for key in expected} == expected
+    assert (settings.data.workers, settings.print_freq, settings.optimisation.start_epoch) == (32, 10, 0)
+    processes = settings.processes
+    assert (processes.world_size, processes.rank, processes.multiprocessing_distributed) == (-1, -1, False)
+
+
+def test_the_typed_settings_are_those_that_are_recorded() -> None:
+    """Every recorded value is also the value of a field, under the same name, that the run reads."""
+    settings = parse(["DIR", "--schedule", "3", "7", "--symmetric", "--moco-m", "0.5", "--views", "v2", "--seed", "4"])
+    groups = (settings, settings.model, settings.options, settings.data, settings.optimisation)
+    fields = {field.name: getattr(group, field.name) for group in groups for field in dataclasses.fields(group)}
+    of_other_methods = {"bank_momentum", "instdisc_form", "share_encoder"}
+    assert settings.recorded.keys() - fields.keys() == of_other_methods
+    for name in settings.recorded.keys() - of_other_methods:
+        value = settings.recorded[name]
+        assert fields[name] == (tuple(value) if isinstance(value, list) else value), name
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings = parse(["DIR"])
+    for group in (settings, settings.model, settings.options, settings.data, settings.optimisation, settings.saving):
+        name = dataclasses.fields(group)[0].name
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(group, name, None)
 
 
 def test_official_command_lines_parse() -> None:
     v2 = "-a resnet50 --lr 0.03 --batch-size 256 --mlp --moco-t 0.2 --aug-plus --cos --dist-url tcp://localhost:10001 "
-    args = parse((v2 + "--multiprocessing-distributed --world-size 1 --rank 0 /imagenet").split())
-    assert (args.data, args.moco_t, args.mlp, args.cos, args.world_size) == ("/imagenet", 0.2, True, True, 1)
-    args = parse(["--schedule", "10", "20", "-j", "4", "-b", "64", "--wd", "0.1", "-p", "5", "--gpu", "0"])
-    assert (args.schedule, args.workers, args.weight_decay, args.gpu) == ([10, 20], 4, 0.1, 0)
+    settings = parse((v2 + "--multiprocessing-distributed --world-size 1 --rank 0 /imagenet").split())
+    assert (settings.data.data, settings.model.moco_t, settings.model.mlp) == ("/imagenet", 0.2, True)
+    assert (settings.optimisation.cos, settings.processes.world_size) == (True, 1)
+    settings = parse(["--schedule", "10", "20", "-j", "4", "-b", "64", "--wd", "0.1", "-p", "5", "--gpu", "0"])
+    assert (settings.optimisation.schedule, settings.optimisation.weight_decay) == ((10, 20), 0.1)
+    assert (settings.data.workers, settings.processes.gpu) == (4, 0)
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_every_recipe_sets_options_that_exist_and_is_described(name: str) -> None:
-    known = OFFICIAL.keys() | OURS.keys()
-    assert RECIPES[name].keys() <= known
-    args = parse(["DIR", "--recipe", name])
-    assert all(getattr(args, key) == value for key, value in RECIPES[name].items() if key != "seed")
-    check_settings(args)
+    assert RECIPES[name].keys() <= defaults().keys()
+    settings = parse(["DIR", "--recipe", name])
+    values = {**settings.recorded, "workers": settings.data.workers}
+    assert all(values[key] == value for key, value in RECIPES[name].items())
+    check_settings(settings)
     text = "\n".join(describe(name))
     assert all(f"--{key.replace('_', '-')} " in text for key in RECIPES[name])
 
 
 def test_flags_win_over_recipes_and_recipes_over_defaults() -> None:
-    args = parse(["DIR", "--recipe", "moco_v2", "--moco-t", "0.1"])
-    assert (args.moco_t, args.mlp, args.moco_k) == (0.1, True, 65536)
-    assert parse(["DIR", "--method", "supervised"]).lr == 0.1
-    assert parse(["DIR", "--method", "instdisc"]).moco_k == 4096
+    model = parse(["DIR", "--recipe", "moco_v2", "--moco-t", "0.1"]).model
+    assert (model.moco_t, model.mlp, model.moco_k) == (0.1, True, 65536)
+    assert parse(["DIR", "--method", "supervised"]).optimisation.lr == 0.1
+    assert parse(["DIR", "--method", "instdisc"]).model.moco_k == 4096
     assert parse([]).recipe == "demo"
     with pytest.raises(SystemExit) as stop:
         parse(["DIR", "--recipe", "moco_v2", "--method", "supervised"])
@@ -55,20 +81,22 @@ def test_flags_win_over_recipes_and_recipes_over_defaults() -> None:
 
 def test_the_small_recipes_are_those_of_their_sources() -> None:
     """The official CIFAR-10 demo's namespace, and demo_seen.py of 1904.03436, whose images are CIFAR's too."""
-    args = parse(["DIR", "--recipe", "moco_cifar10"])
-    assert (args.arch, args.stem, args.image_size, args.batch_size, args.bn_splits) == ("resnet18", "cifar", 32, 512, 8)
-    assert (args.moco_dim, args.moco_k, args.moco_m, args.moco_t) == (128, 4096, 0.99, 0.1)
-    assert (args.lr, args.weight_decay, args.epochs, args.cos, args.views) == (0.06, 5e-4, 200, True, "cifar")
-    args = parse(["DIR", "--method", "invaspread"])
-    assert (args.arch, args.stem, args.image_size, args.batch_size, args.epochs) == ("resnet18", "cifar", 32, 128, 301)
+    moco = parse(["DIR", "--recipe", "moco_cifar10"]).recorded
+    expected = {"arch": "resnet18", "stem": "cifar", "image_size": 32, "batch_size": 512, "bn_splits": 8,
+                "moco_dim": 128, "moco_k": 4096, "moco_m": 0.99, "moco_t": 0.1, "lr": 0.06, "weight_decay": 5e-4,
+                "epochs": 200, "cos": True, "views": "cifar"}  # fmt: skip
+    assert {key: moco[key] for key in expected} == expected
+    spread = parse(["DIR", "--method", "invaspread"]).recorded
+    expected = {"arch": "resnet18", "stem": "cifar", "image_size": 32, "batch_size": 128, "epochs": 301}
+    assert {key: spread[key] for key in expected} == expected
 
 
 def test_an_empty_resume_is_none_as_in_the_official_code() -> None:
-    assert parse(["DIR", "--resume", ""]).resume is None
+    assert parse(["DIR", "--resume", ""]).saving.resume is None
 
 
 def test_resume_does_not_swallow_the_folder() -> None:
-    assert parse(["DIR", "--resume"]).resume == "auto"
+    assert parse(["DIR", "--resume"]).saving.resume == "auto"
     assert parse(["--resume"]).demo
     with pytest.raises(SystemExit) as stop:
         parse(["--resume", "DIR"])
@@ -83,7 +111,9 @@ def test_every_option_either_decides_the_result_or_is_known_not_to() -> None:
                 "device", "gpu", "multiprocessing_distributed", "world_size", "rank", "dist_url", "dist_backend",
                 "workers", "print_freq"}  # fmt: skip
     decides = deciding(parse(["DIR"]), fingerprint="x", ranks=1).keys()
-    assert actions == (decides | run_only) - ({"world_size"} - actions)
+    assert actions == decides | run_only
+    # "data" and "world_size" are recorded by what they turn out to be, not by what the flags say
+    assert decides & run_only == {"data", "world_size"}
 
 
 BAD = [
@@ -100,26 +130,33 @@ BAD = [
 
 @pytest.mark.parametrize(("sizes", "flags", "message"), BAD)
 def test_sizes_that_do_not_fit_are_refused(sizes: dict, flags: list[str], message: str) -> None:
+    settings = parse(["DIR", *flags])
+    images, ranks = sizes.get("images", 1000), sizes.get("ranks", 1)
     with pytest.raises(UserError, match=message):
-        check_sizes(parse(["DIR", *flags]), **{"images": 1000, "global_batch": 256, "ranks": 1, **sizes})
+        check_sizes(settings, Sizes(images, 0, 256, images // 256, settings.optimisation.accumulate), ranks)
 
 
 @pytest.mark.parametrize(("flags", "message"), [
     (["-a", "vgg16"], "unknown encoder -a vgg16; choose one of resnet18"),
-    (["--moco-t", "0"], "--moco-t"),
-    (["--moco-m", "1.5"], "--moco-m"),
-    (["--lr", "-1"], "--lr"),
-    (["--lr", "inf"], "--lr"),
-    (["--momentum", "-1"], "--momentum -1.0 is not"),
-    (["--wd", "nan"], "--weight-decay nan is not"),
-    (["--max-bad", "-0.1"], "--max-bad"),
+    (["--moco-t", "0"], "--moco-t must be positive, not 0.0"),
+    (["--moco-m", "1.5"], "--moco-m must be between 0 and 1, not 1.5"),
+    (["--lr", "-1"], "--lr must be positive and finite, not -1.0"),
+    (["--lr", "inf"], "--lr must be positive and finite, not inf"),
+    (["--momentum", "-1"], "--momentum must be 0 or more and a finite number, not -1.0"),
+    (["--wd", "nan"], "--weight-decay must be 0 or more and a finite number, not nan"),
+    (["--max-bad", "-0.1"], "--max-bad must be 0 or more"),
+    (["--hard-beta", "inf"], "--hard-beta must be 0 or more and a finite number, not inf"),
+    (["--class-prior", "1"], "--class-prior must be 0 or more and below 1, not 1.0"),
+    (["--method", "instdisc", "--bank-momentum", "-1"], "--bank-momentum must be 0 or more"),
     (["--schedule-factors", "0.1"], "one factor for each"),
-    (["--method", "end_to_end", "--negatives", "hard"], "--negatives is for --method moco; --method end_to_end has no"),
-    (["--method", "supervised", "--symmetric"], "--symmetric is for --method moco"),
+    (["--method", "end_to_end", "--negatives", "hard"], "--negatives is an option of --method moco; --method end_to"),
+    (["--method", "supervised", "--symmetric"], "--symmetric is an option of --method moco"),
+    (["--bank-momentum", "0.9"], "--bank-momentum is an option of --method memory_bank and instdisc; --method moco do"),
+    (["--method", "supervised", "--mochi-pairs", "8"], "--mochi-pairs is an option of --method moco"),
     (["--image-size", "4"], "--image-size 4 is too small"),
-    (["--lr-gamma", "nan"], "--lr-gamma nan is not"),
-    (["--share-encoder"], "--share-encoder is for --method end_to_end"),
-    (["--method", "memory_bank", "--instdisc-form", "softmax"], "--instdisc-form is for --method instdisc"),
+    (["--lr-gamma", "nan"], "--lr-gamma must be 0 or more"),
+    (["--share-encoder"], "--share-encoder is an option of --method end_to_end"),
+    (["--method", "memory_bank", "--instdisc-form", "softmax"], "--instdisc-form is an option of --method instdisc"),
 ])  # fmt: skip
 def test_settings_that_cannot_work_are_refused(flags: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -134,7 +171,9 @@ def test_counts_below_their_least_are_refused(flags: list[str], capsys: pytest.C
     with pytest.raises(SystemExit) as stop:
         parse(["DIR", *flags])
     assert stop.value.code == 2
-    assert f"{flags[1]} is not a whole number from" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "must be a whole number, " in error
+    assert error.endswith(f" or more, not {flags[1]}\n")
 
 
 def test_step_and_cosine_schedules_equal_the_official_function() -> None:

@@ -1,4 +1,4 @@
-"""What each of two gloo processes does in test_processes.py; kept apart so that spawn can import it."""
+"""The work of each of two gloo processes in test_processes.py, in a module of its own so that spawn can import it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+VIEWS = {"moco": 2, "end_to_end": 2, "invaspread": 2, "memory_bank": 1}  # views per image of each method
 
 
 def meet(port: int, rank: int) -> None:
@@ -37,7 +39,7 @@ def step_methods(rank: int, port: int, folder: str) -> None:
     mine = slice(rank * 4, rank * 4 + 4)
     results: dict[str, Any] = {}
     for name, method in build_methods(bn_splits=1).items():
-        results[name] = run(method, mine, average_gradients)
+        results[name] = run(method, VIEWS[name], mine, average_gradients)
     results["guard"] = judge(rank, Path(folder))
     torch.save(results, Path(folder) / f"rank{rank}.pt")
     torch.distributed.destroy_process_group()
@@ -49,13 +51,13 @@ def judge(rank: int, folder: Path) -> dict[str, torch.Tensor]:
 
     guard, weight = StepGuard(folder, tolerated=1), nn.Parameter(torch.zeros(2))
     weight.grad = torch.ones(2)
-    said = []
+    verdicts = []
     for step, loss in enumerate([torch.tensor(float("nan") if rank else 1.0), torch.tensor(1.0)]):
         images = torch.tensor([10 * step, 10 * step + 1]) + 2 * rank
-        said.append(guard.judge(loss, [weight], step, images, stopping=rank == step == 0))
+        verdicts.append(guard.judge(loss, [weight], step, images, stopping=rank == step == 0))
         guard.read(late=1)
-        said.append(torch.tensor(guard.stop_agreed))
-    return {"said": torch.stack(said)}
+        verdicts.append(torch.tensor(guard.stop_agreed))
+    return {"verdicts": torch.stack(verdicts)}
 
 
 def build_methods(bn_splits: int) -> dict[str, Any]:
@@ -81,14 +83,14 @@ def build_methods(bn_splits: int) -> dict[str, Any]:
     return {name: make() for name, make in makers.items()}
 
 
-def run(method: Any, mine: slice, after_backward: Any, steps: int = 3) -> dict[str, torch.Tensor]:
-    """The state after a few steps, as one flat dictionary."""
+def run(method: Any, count: int, mine: slice, after_backward: Any, steps: int = 3) -> dict[str, torch.Tensor]:
+    """The state after a few steps on ``count`` views of the images ``mine``, as one flat dictionary."""
     optimizer = torch.optim.SGD(method.trained_parameters(), 0.1, momentum=0.9)
     for step in range(steps):
         torch.manual_seed(100 + step)
         method.begin_step()
         indices = torch.arange(8)[mine]
-        method.loss([view[mine] for view in batch(step)][: method.crops], indices, indices).backward()
+        method.loss([view[mine] for view in batch(step)][:count], indices, indices).backward()
         after_backward(method.trained_parameters())
         optimizer.step()
         optimizer.zero_grad()

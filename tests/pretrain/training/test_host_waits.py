@@ -1,13 +1,12 @@
-"""No training step waits for the device, shown without one.
+"""No training step waits for the device. Tested without a GPU.
 
-A tensor on the "meta" device has no values: whatever asks one for a value fails where on a GPU it would wait. What is
-left are copies between the host and the device, which wait unless they say otherwise, and operations that copy their
-operands themselves; a dispatch mode refuses both.
+A tensor on the "meta" device has no values: an operation that reads one fails there, where on a GPU it would wait. Two
+kinds of waiting remain: blocking copies between host and device, and operations that copy their operands to one device
+themselves. A dispatch mode refuses both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,18 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pretrain.methods import METHODS, Sizes
+from pretrain.methods import METHODS
 from pretrain.methods.base import Method
+from pretrain.methods.row import Sizes
 from pretrain.settings.options import parse
 from pretrain.training.loop import Stepper
-from pretrain.training.optimiser import RefusableSGD
+from pretrain.training.optimiser import SkippableSGD
 from pretrain.training.step_guard import StepGuard
 from pretrain.views.batch import Batch
 
 META = torch.device("meta")
 COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
-SMALL = ["-a", "resnet18", "--moco-k", "16", "--moco-dim", "8", "--mochi-warmup", "0", "--mochi-hardest", "4"]
+SMALL = ["-a", "resnet18", "--moco-k", "16", "--moco-dim", "8"]
 
 
 class Waits(RuntimeError):
@@ -59,60 +59,58 @@ class NoWaiting(TorchDispatchMode):
 
 
 @pytest.fixture(autouse=True)
-def _no_autocast(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Autocast does not know the meta device; it chooses types and reads no value."""
     monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
-    return
 
 
-def build(flags: list[str]) -> tuple[Method, RefusableSGD]:
-    args = parse(["DIR", *SMALL, *flags])
-    method = METHODS[args.method].build(args, Sizes(32, 4, 8, 1)).train().to(META)
+def build(flags: list[str]) -> tuple[Method, SkippableSGD, list[torch.Tensor]]:
+    """The method of a command line and its optimiser on the meta device, and the views of one batch."""
+    settings = parse(["DIR", *SMALL, *flags])
+    method = settings.build_method(Sizes(32, 4, 8, 1)).train().to(META)
     try:
-        optimizer = RefusableSGD(method.trained_parameters(), 0.1, momentum=0.9)
+        optimizer = SkippableSGD(method.trained_parameters(), 0.1, momentum=0.9)
     except RuntimeError as error:  # torch 2.4 asks here, before the check can be switched off
         pytest.skip(f"this torch makes no fused optimiser for the meta device ({error})")
     optimizer._need_device_dtype_check_for_fused = False  # which refuses devices without the kernel
-    return method, optimizer
+    views = [torch.empty(8, 3, 32, 32, device=META) for _ in range(settings.row.crops)]
+    return method, optimizer, views
 
 
 def batch(step: int) -> Batch:
     return Batch(step, 0, torch.arange(8), [], torch.arange(8) % 4, torch.empty(0))
 
 
-def crops(method: Method) -> list[torch.Tensor]:
-    return [torch.empty(8, 3, 32, 32, device=META) for _ in range(method.crops)]
-
-
 @pytest.mark.parametrize("flags", [
     *(["--method", name, "--bn-splits", "2"] for name in sorted(METHODS)),
-    *(["--negatives", name, "--mlp"] for name in ("queue", "mochi", "debiased", "hard")),
+    *(["--negatives", name, "--mlp"] for name in ("queue", "debiased", "hard")),
+    ["--negatives", "mochi", "--mlp", "--mochi-warmup", "0", "--mochi-hardest", "4"],
     ["--symmetric"],
     ["--accumulate", "2"],
     ["--method", "instdisc", "--instdisc-form", "softmax"],
     ["--method", "end_to_end", "--share-encoder"],
 ], ids=" ".join)  # fmt: skip
 def test_no_step_waits_for_the_device(tmp_path: Path, flags: list[str]) -> None:
-    method, optimizer = build(flags)
+    method, optimizer, views = build(flags)
     guard = StepGuard(tmp_path, tolerated=1)
     stepper = Stepper(method, optimizer, guard, 2 if "--accumulate" in flags else 1)
     with NoWaiting() as watch:
         for step in range(2):
-            stepper(batch(step), crops(method))
+            stepper(batch(step), views)
             guard.read(late=1)
     assert watch.updates == 2
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_no_step_of_several_ranks_waits_either(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rank 1 of 2: with what ranks exchange, which NCCL queues on the device like any other work."""
+    """Rank 1 of 2, with the exchanges between ranks, which NCCL queues on the device like any other work."""
     answers = {"is_initialized": True, "get_rank": 1, "get_world_size": 2, "all_reduce": None, "all_gather": None}
     for function, answer in answers.items():
         monkeypatch.setattr(torch.distributed, function, lambda *_, answer=answer: answer)
-    method, optimizer = build(["--method", name])
+    method, optimizer, views = build(["--method", name])
     guard = StepGuard(tmp_path)
     with NoWaiting() as watch:
-        Stepper(method, optimizer, guard)(batch(0), crops(method), stopping=True)
+        Stepper(method, optimizer, guard)(batch(0), views, stopping=True)
         guard.read()
     assert watch.updates == 1
 
@@ -131,11 +129,11 @@ def test_the_watch_sees_what_waits(wait: Any) -> None:
         wait(torch.empty(4, device=META), torch.ones(4))
 
 
-def test_what_a_line_shows_may_wait(tmp_path: Path) -> None:
-    """The readings of a logged step do; were they taken at every step, the test above would not pass."""
-    method, optimizer = build([])
+def test_the_readings_of_a_logged_step_may_wait(tmp_path: Path) -> None:
+    """The readings of a logged step do. Read at every step, they would fail the tests above."""
+    method, optimizer, views = build([])
     with NoWaiting(), pytest.raises(RuntimeError, match="item"):
-        Stepper(method, optimizer, StepGuard(tmp_path))(batch(0), crops(method), look=True)
+        Stepper(method, optimizer, StepGuard(tmp_path))(batch(0), views, read=True)
 
 
 @pytest.mark.gpu
@@ -144,11 +142,11 @@ def test_no_step_waits_for_a_gpu(tmp_path: Path, name: str, monkeypatch: pytest.
     """The same on a GPU, where CUDA itself says who waits."""
     monkeypatch.undo()
     device = torch.device("cuda")
-    args = parse(["DIR", *SMALL, "--method", name])
-    method = METHODS[name].build(args, Sizes(32, 4, 8, 1)).train().to(device, memory_format=torch.channels_last)
+    method = parse(["DIR", *SMALL, "--method", name]).build_method(Sizes(32, 4, 8, 1)).train()
+    method.to(device).to(memory_format=torch.channels_last)
     guard = StepGuard(tmp_path, tolerated=1)
-    stepper = Stepper(method, RefusableSGD(method.trained_parameters(), 0.1, momentum=0.9), guard)
-    views = [torch.randn(8, 3, 32, 32, device=device) for _ in range(method.crops)]
+    stepper = Stepper(method, SkippableSGD(method.trained_parameters(), 0.1, momentum=0.9), guard)
+    views = [torch.randn(8, 3, 32, 32, device=device) for _ in range(METHODS[name].crops)]
     for step in range(4):
         torch.cuda.set_sync_debug_mode("error" if step else "default")  # the first step sets cuDNN up
         try:
@@ -156,3 +154,4 @@ def test_no_step_waits_for_a_gpu(tmp_path: Path, name: str, monkeypatch: pytest.
         finally:
             torch.cuda.set_sync_debug_mode("default")
         guard.read(late=1)
+    assert all(torch.isfinite(parameter).all() for parameter in method.parameters())

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
+from pretrain.views.batch import Batch
 from runtime.run_folder import RunLock
 from tests.pretrain.training import ranks  # by its full name: the spawned ranks import it again
 
@@ -49,15 +51,15 @@ def test_ranks_hold_the_same_state(two_ranks: list[dict], name: str) -> None:
 def test_ranks_refuse_and_stop_together(two_ranks: list[dict]) -> None:
     """The bad loss is one rank's, the signal the other's: both refuse the step, and both hear of it one step later."""
     for rank in two_ranks:
-        assert rank["guard"]["said"].tolist() == [True, False, False, True]
+        assert rank["guard"]["verdicts"].tolist() == [True, False, False, True]
     assert (two_ranks[0]["report"]["what"], two_ranks[0]["report"]["images"]) == ("loss", [0, 1, 2, 3])
 
 
 @pytest.mark.parametrize("name", ["moco", "end_to_end", "memory_bank"])
 def test_two_ranks_are_one_process_with_two_batchnorm_groups(two_ranks: list[dict], name: str) -> None:
     """Shuffling across ranks and across SplitBatchNorm groups is the same operation: the same permutation, the same
-    company for every key, the same losses, so the same weights and dictionary (up to rounding)."""
-    alone = ranks.run(ranks.build_methods(bn_splits=2)[name], slice(0, 8), lambda parameters: None)
+    other images in every key's group, the same losses, so the same weights and dictionary (up to rounding)."""
+    alone = ranks.run(ranks.build_methods(bn_splits=2)[name], ranks.VIEWS[name], slice(0, 8), lambda parameters: None)
     torch.testing.assert_close(two_ranks[0][name], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -66,19 +68,17 @@ def test_accumulated_parts_are_ranks_in_sequence() -> None:
     from pretrain.methods.moco import MoCo
     from pretrain.training.loop import _forward_backward
 
-    whole, parts = (MoCo(ranks.encoder()[2:4], dim=8, queue_size=16) for _ in range(2))
-    whole.encoder_q[1] = parts.encoder_q[1] = torch.nn.Linear(48, 8)
-    whole.encoder_k[1] = parts.encoder_k[1] = torch.nn.Linear(48, 8)
-    parts.queue.rows.copy_(whole.queue.rows)
-
-    class Item:
-        indices = labels = torch.arange(8)
-
+    # without BatchNorm, whose statistics would differ between the whole and its parts
+    whole, parts = (MoCo(nn.Sequential(nn.Flatten(), nn.Linear(48, 8)), dim=8, queue_size=16) for _ in range(2))
+    parts.load_state_dict(whole.state_dict())
+    indices = torch.arange(8)
+    batch = Batch(step=0, epoch=0, indices=indices, images=[], labels=indices, params=torch.empty(0))
     gradients = []
     for method, count in ((whole, 1), (parts, 2)):
         method.zero_grad()
-        _forward_backward(method, Item, ranks.batch(0), count)
-        gradients.append([p.grad.clone() for p in method.trained_parameters()])
+        _forward_backward(method, batch, ranks.batch(0), count)
+        gradients.append([p.grad for p in method.trained_parameters()])
+        assert all(gradient is not None and gradient.any() for gradient in gradients[-1])
         method.end_step()
     torch.testing.assert_close(gradients[0], gradients[1])
     torch.testing.assert_close(whole.queue.rows, parts.queue.rows)
@@ -98,11 +98,11 @@ def children(pid: int) -> list[int]:
 
 
 def family(process: subprocess.Popen) -> list[int]:
-    """The processes below this one, however deep: torchrun's ranks and their loader workers."""
-    found = [process.pid]
-    for pid in found:
-        found += children(pid)
-    return found[1:]
+    """All descendants of this process: torchrun's ranks and their loader workers."""
+    pids = [process.pid]
+    for pid in pids:
+        pids += children(pid)
+    return pids[1:]
 
 
 def leader(process: subprocess.Popen, rank: int) -> int:
@@ -119,7 +119,7 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = 240) -
 
 
 def ended(pid: int) -> bool:
-    """Whether a process is gone, or a zombie that nobody has asked about."""
+    """Whether a process has exited, reaped or not (a zombie)."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except OSError:
@@ -149,8 +149,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / LAST, weights_only=True)["state_dict"]
 
 
-def live_and_die(command: list[str], folder: Path, delay: float) -> bool:
-    """A life that ends ``delay`` seconds after its first new checkpoint; whether it was killed, not finished."""
+def run_and_kill(command: list[str], folder: Path, delay: float) -> bool:
+    """Start a run and kill it ``delay`` seconds after its first new checkpoint; False where it had finished by then."""
     before = set(folder.glob("checkpoint_*"))
     process = subprocess.Popen(command, env=ENVIRONMENT)
     wait_until(lambda: process.poll() is not None or set(folder.glob("checkpoint_*")) > before, "a checkpoint")
@@ -166,7 +166,7 @@ def test_kills_of_both_ranks_leave_no_trace(whole: dict, tiny_images: Path, tmp_
     rng, folder, kills = torch.Generator().manual_seed(0), tmp_path / "run0", 0
     while kills < 4:
         delay = float(torch.rand(1, generator=rng))
-        kills += live_and_die([*torchrun(tiny_images, folder), "--resume"], folder, delay)
+        kills += run_and_kill([*torchrun(tiny_images, folder), "--resume"], folder, delay)
         if (folder / LAST).exists():
             torch.testing.assert_close(weights(folder), whole, rtol=0, atol=0)
             folder = tmp_path / f"run{kills}"
@@ -177,7 +177,7 @@ def test_kills_of_both_ranks_leave_no_trace(whole: dict, tiny_images: Path, tmp_
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_lost_rank_ends_the_job_and_its_workers(whole: dict, tiny_images: Path, tmp_path: Path, rank: int) -> None:
-    """Without restarts, with loader workers: nothing is left running, nothing holds the folder, no bit is lost."""
+    """Without restarts, with loader workers: no process is left, the folder is unlocked, and no bit is lost."""
     folder = tmp_path / "run"
     command = [*torchrun(tiny_images, folder), "-j", "2", "--resume"]
     process = subprocess.Popen(command, env=ENVIRONMENT)
@@ -187,7 +187,7 @@ def test_a_lost_rank_ends_the_job_and_its_workers(whole: dict, tiny_images: Path
     os.kill(leader(process, rank), signal.SIGKILL)
     assert process.wait(timeout=240) != 0
     with RunLock(folder):
-        pass  # nobody else holds it, or it would have refused
+        pass  # raises where another process holds the lock
     wait_until(lambda: all(map(ended, everyone)), "the end of workers without a rank")
     assert subprocess.run(command, env=ENVIRONMENT, timeout=600).returncode == 0
     torch.testing.assert_close(weights(folder), whole, rtol=0, atol=0)

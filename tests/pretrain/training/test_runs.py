@@ -1,4 +1,4 @@
-"""Whole runs: exact resume, signals, damaged files, refusals. In this process where a user's process adds nothing."""
+"""Whole runs: exact resume, signals, damaged files, refusals. In this process where a new one would add nothing."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ FIRST = "checkpoint_0000.pth.tar"
 
 def run(images: Path, folder: Path, *flags: str | Path) -> int:
     """One process of pretrain/main.py, without starting one."""
-    args = parse([str(images), *SMALL, *map(str, flags)])
-    return pretrain(args, folder, World(0, 1, 0, torch.device("cpu")))
+    settings = parse([str(images), *SMALL, "--output", str(folder), *map(str, flags)])
+    return pretrain(settings, World(0, 1, 0, torch.device("cpu")))
 
 
 def contents(folder: Path, name: str = LAST) -> dict[str, torch.Tensor]:
@@ -91,7 +91,7 @@ def test_killed_run_resumes_to_the_same_bits_with_other_workers(
 
 
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
-def test_signal_saves_the_step_and_the_run_goes_on_exactly(
+def test_signal_saves_the_step_and_the_run_resumes_exactly(
     finished: Path, tiny_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int, code: int
 ) -> None:
     line = Recorder.line
@@ -122,7 +122,7 @@ def test_damaged_newest_checkpoint_falls_back(finished: Path, tiny_images: Path,
 
 
 def test_a_full_disk_ends_a_save_in_one_line(finished: Path, tiny_images: Path, tmp_path: Path) -> None:
-    """A limit on the size of files stands in for the disk: no write may pass half of a checkpoint."""
+    """A limit on the size of files simulates the full disk: a write fails at half of a checkpoint."""
     first = tmp_path / FIRST
     shutil.copy(finished / FIRST, first)
     before = first.read_bytes()
@@ -149,7 +149,7 @@ def test_only_damaged_checkpoints_are_not_overwritten(tiny_images: Path, tmp_pat
 
 def test_finished_run_is_left_alone_and_never_overwritten(finished: Path, tiny_images: Path) -> None:
     before, written = (finished / LAST).stat().st_mtime_ns, (finished / "weights.sha256").read_text()
-    (finished / "weights.sha256").unlink()  # as if killed right behind the last save
+    (finished / "weights.sha256").unlink()  # as if killed right after the last save
     assert run(tiny_images, finished, "--resume") == 0
     assert (finished / "weights.sha256").read_text() == written
     assert "already finished" in (finished / "log.txt").read_text()
@@ -173,6 +173,21 @@ def test_setting_younger_than_the_checkpoint_had_its_default(finished: Path, tin
         run(tiny_images, tmp_path / "run", "--resume", tmp_path / "older.pth.tar", "--symmetric")
     run(tiny_images, tmp_path / "run", "--resume", tmp_path / "older.pth.tar")
     assert_same(finished, tmp_path / "run")
+
+
+def test_a_checkpoint_of_version_0_1_0_resumes(finished: Path, tiny_images: Path, tmp_path: Path) -> None:
+    """Its ``settings`` were written when every option stood in one flat table. Keys and values, byte for byte."""
+    checkpoint = torch.load(finished / FIRST, weights_only=True)
+    fingerprint = checkpoint["settings"]["data"]
+    checkpoint["settings"] = {**json.loads(Path(__file__).with_name("settings_0_1_0.json").read_text()),
+                              "data": fingerprint}  # fmt: skip
+    assert list(checkpoint["settings"]) == list(torch.load(finished / LAST, weights_only=True)["settings"])
+    torch.save(checkpoint, tmp_path / "older.pth.tar")
+    run(tiny_images, tmp_path / "run", "--resume", tmp_path / "older.pth.tar")
+    assert_same(finished, tmp_path / "run")
+    newer = torch.load(tmp_path / "run" / LAST, weights_only=True)
+    assert newer["changes"] == []
+    assert json.dumps(newer["settings"]) == json.dumps(checkpoint["settings"])
 
 
 def test_weights_and_biases_gets_the_numbers(
@@ -205,9 +220,9 @@ def test_allowed_change_is_recorded(finished: Path, tiny_images: Path, tmp_path:
     assert checkpoint["changes"] == [{"step": 4, "changed": {"lr": [0.03, 0.1]}}]
 
 
-def test_another_batch_goes_on_at_the_same_place_in_the_epochs(tiny_images: Path, tmp_path: Path) -> None:
+def test_another_batch_continues_at_the_same_place_in_the_epochs(tiny_images: Path, tmp_path: Path) -> None:
     """6 of 8 steps, 4 in an epoch, are 3 of 4 steps with batches of twice the size; by its name the file of step 6
-    would ever after pass for the newest."""
+    would be taken for the newest from then on."""
     run(tiny_images, tmp_path / "a", "--save-steps", "6")
     sixth = "checkpoint_step_000000006.pth.tar"
     (tmp_path / "b").mkdir()
@@ -225,7 +240,7 @@ def test_another_batch_goes_on_at_the_same_place_in_the_epochs(tiny_images: Path
     assert "already finished: 4 of 4" in (tmp_path / "b" / "log.txt").read_text()
 
 
-def test_a_run_measured_in_steps_goes_on_at_the_same_step(tiny_images: Path, tmp_path: Path) -> None:
+def test_a_run_measured_in_steps_continues_at_the_same_step(tiny_images: Path, tmp_path: Path) -> None:
     run(tiny_images, tmp_path, "--iterations", "6")
     flags = ["--iterations", "8", "--batch-size", "16", "--allow-change", "batch_size", "--allow-change", "iterations"]
     run(tiny_images, tmp_path, "--resume", *flags)
@@ -303,7 +318,7 @@ def test_the_main_process_alone_prints_the_recipe(
 
     monkeypatch.setattr(os, "environ", {**os.environ, **given})
     monkeypatch.setattr(sys, "argv", [SCRIPT, "DIR", "--recipe", "moco_v2", *flags])
-    monkeypatch.setattr(main, "work", lambda args: 0)
+    monkeypatch.setattr(main, "work", lambda settings: 0)
     assert main.main() == 0
     assert ("recipe moco_v2:" in capsys.readouterr().out) is ("1" not in (given.get("RANK"), *flags))
 
@@ -321,7 +336,7 @@ def test_gpu_is_for_the_only_process_of_a_machine(given: dict, rank: str, monkey
     assert os.environ["LOCAL_RANK"] == rank
 
 
-def test_an_address_that_is_none_is_one_line(tiny_images: Path, tmp_path: Path, run_cli: Callable) -> None:
+def test_an_invalid_address_is_one_line(tiny_images: Path, tmp_path: Path, run_cli: Callable) -> None:
     flags = ["--world-size", "2", "--rank", "0", "--dist-url", "tcp://localhost:port"]
     assert "is not tcp://HOST:PORT" in run_cli([SCRIPT, tiny_images, *flags], cwd=tmp_path, check=2).stderr
 
@@ -346,14 +361,14 @@ def test_nonfinite_step_stops_before_the_update(tiny_images: Path, tmp_path: Pat
     newest = tmp_path / "stops" / f"checkpoint_step_{content['step']:09d}.pth.tar"
     state = torch.load(newest, weights_only=True)["state_dict"]
     assert all(torch.isfinite(v).all() for k, v in state.items() if k.endswith(("weight", "bias")))
-    assert run(tiny_images, tmp_path / "goes on", *hot, "--skip-nonfinite", "9") == 0
-    assert "skipped" in (tmp_path / "goes on" / "log.txt").read_text()
+    assert run(tiny_images, tmp_path / "continues", *hot, "--skip-nonfinite", "9") == 0
+    assert "skipped" in (tmp_path / "continues" / "log.txt").read_text()
 
 
 def test_a_skipped_step_leaves_no_trace_in_the_statistics(
     tiny_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without care the running means stay NaN for ever, for the kNN monitor and for what is converted."""
+    """Otherwise the running means would stay NaN, for the kNN monitor and for a converted backbone too."""
     on_device = Views.on_device
 
     def spoil(self: Views, batch: Batch, *rest: Any) -> list[torch.Tensor]:
@@ -405,7 +420,7 @@ def test_knn_monitor_writes_its_number(tiny_images: Path, tmp_path: Path) -> Non
 def test_bad_probe_images_end_the_probe_and_not_the_run(tiny_images: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_images / "val", tmp_path / "val")
     (tmp_path / "val" / "class1" / "0.jpg").write_bytes(b"<html>")
-    flags = ["--epochs", "1", "--knn-every", "1", "--val", tmp_path / "val"]
+    flags = ["--epochs", "1", "--knn-every", "1", "--val", str(tmp_path / "val")]
     assert run(tiny_images, tmp_path / "strict", *flags) == 0
     assert "no kNN accuracy: 1 of 9 images cannot be read" in (tmp_path / "strict" / "log.txt").read_text()
     run(tiny_images, tmp_path / "lenient", *flags, "--max-bad", "2")
@@ -413,7 +428,7 @@ def test_bad_probe_images_end_the_probe_and_not_the_run(tiny_images: Path, tmp_p
 
 
 def test_probe_classes_must_be_those_of_the_training(tiny_images: Path, tmp_path: Path) -> None:
-    """Without class0, class1 of val would be number 0 and the accuracy a number about nothing."""
+    """Without class0, class1 of val would have number 0 and the accuracy would be meaningless."""
     shutil.copytree(tiny_images / "val", tmp_path / "val")
     shutil.rmtree(tmp_path / "val" / "class0")
     run(tiny_images, tmp_path / "run", "--epochs", "1", "--knn-every", "1", "--val", tmp_path / "val")
@@ -421,7 +436,7 @@ def test_probe_classes_must_be_those_of_the_training(tiny_images: Path, tmp_path
     assert '"knn"' not in (tmp_path / "run" / "metrics.json").read_text()
 
 
-def test_elastic_restart_goes_on_from_its_own_checkpoint(
+def test_elastic_restart_continues_from_its_own_checkpoint(
     finished: Path, tiny_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """torchrun repeats the whole command, --resume PATH included."""

@@ -9,10 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from scipy.ndimage import gaussian_filter
-from scipy.stats import ks_2samp
-from torchvision import transforms
-from torchvision.transforms import functional as F
 
 from pretrain.images import decode
 from pretrain.views import crops
@@ -22,6 +18,8 @@ from runtime.counter_random import uniforms
 
 def photo(height: int, width: int, seed: int = 0) -> np.ndarray:
     """A random image with the spectrum of a photo: uint8 height x width x 3."""
+    from scipy.ndimage import gaussian_filter
+
     rng = np.random.default_rng(seed)
     layers = sum(gaussian_filter(rng.normal(size=(height, width, 3)), (s, s, 0)) * s * 28 for s in (1, 3, 9, 27))
     return np.clip(120 + layers, 0, 255).astype(np.uint8)
@@ -51,6 +49,9 @@ def boxes(height: int, width: int, scale: tuple[float, float], count: int) -> li
 @pytest.mark.parametrize(("height", "width"), [(200, 200), (375, 500), (120, 640), (640, 90)])
 @pytest.mark.parametrize("scale", [(0.2, 1.0), (0.08, 1.0)])
 def test_boxes_are_distributed_as_torchvisions(height, width, scale):
+    from scipy.stats import ks_2samp
+    from torchvision import transforms
+
     torch.manual_seed(0)
     image = Image.new("RGB", (width, height))
     theirs = [transforms.RandomResizedCrop.get_params(image, list(scale), [3 / 4, 4 / 3]) for _ in range(3000)]
@@ -70,6 +71,8 @@ def test_a_cut_equals_torchvision_on_pil(box, flip):
     pixels = photo(300, 400)
     out = np.empty((96, 96, 3), np.uint8)
     crops.cut(pixels, Crop(box.top, box.left, box.height, box.width, flip), 96, 1, out)
+    from torchvision.transforms import functional as F
+
     plain = F.resized_crop(Image.fromarray(pixels), box.top, box.left, box.height, box.width, [96, 96])
     gap = np.abs(out - np.asarray(F.hflip(plain) if flip else plain, np.float64))
     assert gap.mean() < 0.1
@@ -81,6 +84,8 @@ def test_the_central_crop_equals_torchvision_on_pil(height, width):
     pixels = photo(height, width)
     out = np.empty((64, 64, 3), np.uint8)
     crops.cut_centre(Held(pixels), 73, 64, out)
+    from torchvision import transforms
+
     plain = transforms.Compose([transforms.Resize(73), transforms.CenterCrop(64)])(Image.fromarray(pixels))
     gap = np.abs(out - np.asarray(plain, np.float64))
     assert gap.mean() < 0.25

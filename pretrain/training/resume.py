@@ -1,0 +1,83 @@
+"""Where a run starts: at step 0, or at the checkpoint that --resume names."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pretrain.encoders.checkpoint_file import load_checkpoint
+from pretrain.methods.base import Method
+from pretrain.settings.options import defaults
+from pretrain.settings.values import Settings
+from pretrain.training.checkpoints import CheckpointFolder, refuse_changes, restore
+from runtime.errors import UserError
+from runtime.logs import get_logger
+
+log = get_logger("pretrain")
+
+
+@dataclass(frozen=True)
+class Start:
+    """The first step, the changes of settings allowed so far, and whether the folder's files must be renumbered
+    because an epoch has another number of steps by now."""
+
+    step: int
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    renumber: bool = False
+
+
+def find_start(
+    settings: Settings,
+    checkpoints: CheckpointFolder,
+    method: Method,
+    optimizer: torch.optim.Optimizer,
+    recorded: dict[str, Any],
+) -> Start:
+    """Load the checkpoint that --resume names, or the newest of the folder, into ``method`` and ``optimizer``.
+
+    ``recorded`` holds this run's deciding settings. Raises UserError where they differ from the checkpoint's without
+    --allow-change, where the checkpoint does not fit, or where the folder holds checkpoints and --resume is absent.
+    """
+    saving, per_epoch = settings.saving, checkpoints.steps_per_epoch
+    restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # torchrun repeats the same command
+    if saving.resume is None and not restarted:
+        if checkpoints.steps():
+            raise UserError(f"{saving.folder} already holds checkpoints; add --resume, or choose another --output")
+        return Start(settings.optimisation.start_epoch * per_epoch)
+    # A restarted run has checkpoints of its own by now, newer than the one it was first given.
+    named = saving.resume not in (None, "auto") and not (restarted and checkpoints.steps())
+    newest = (Path(str(saving.resume)), load_checkpoint(Path(str(saving.resume)))) if named else checkpoints.newest()
+    if newest is None:
+        log.info("nothing to resume in %s: starting from the beginning", saving.folder)
+        return Start(0)
+    file, checkpoint = newest
+    if checkpoint["arch"] != settings.model.arch:
+        raise UserError(f"{file} holds a {checkpoint['arch']}, not the {settings.model.arch} of -a")
+    changes = list(checkpoint.get("changes", []))
+    # An official file records no settings. A setting that was added after the checkpoint had its default then.
+    saved = {key: checkpoint.get("settings", recorded).get(key, defaults().get(key)) for key in recorded}
+    if changed := refuse_changes(saved, recorded, saving.allow_change, file):
+        changes.append({"step": checkpoint["step"], "changed": changed})
+        log.warning("continuing with changed settings: %s", changed)
+    restore(method, optimizer, checkpoint, file)
+    step = first_step(settings, checkpoint, per_epoch)
+    log.info("resumed %s at step %d", file, step)
+    renumber = bool(checkpoints.steps()) and checkpoint.get("steps_per_epoch", per_epoch) != per_epoch
+    return Start(step, changes, renumber)
+
+
+def first_step(settings: Settings, checkpoint: dict[str, Any], per_epoch: int) -> int:
+    """The step at which a checkpoint continues.
+
+    Where an allowed change of the batch or the data changed the number of steps in an epoch, that is the same place in
+    the epochs; in a run whose length is given in steps it is the same step.
+    """
+    optimisation = settings.optimisation
+    if "step" not in checkpoint:
+        return (optimisation.start_epoch or checkpoint.get("epoch", 0)) * per_epoch
+    step, before = checkpoint["step"], checkpoint.get("steps_per_epoch", per_epoch)
+    return step if optimisation.iterations or before == per_epoch else round(step * per_epoch / before)
