@@ -68,19 +68,18 @@ def check_arguments(args: argparse.Namespace) -> None:
         if getattr(args, name):
             flag = f"--{name.replace('_', '-')}"
             what = "a folder of finished runs" if folder else "a plan"
-            hint = "it wants a plan" if folder else f"--set {name}=INIT says it for a plan"
-            raise UserError(f"{flag} has no meaning for {args.plan}, which is {what}; {hint}")
+            hint = "it needs a plan" if folder else f"in a plan write --set {name}=INIT"
+            raise UserError(f"{flag} does not apply to {args.plan}, which is {what}; {hint}")
 
 
 def main() -> int:
     """Load the plan, run what is missing, report."""
     args = parse()
     check_arguments(args)
-    from transfer import measure
+    from transfer.planning import measure
 
-    if Path(args.plan).is_dir():
-        return measure.report_folder(args, command=shlex.join(["python", "transfer/measure_gap.py", *sys.argv[1:]]))
-    return measure.run_plan(args, command=shlex.join(["python", "transfer/measure_gap.py", *sys.argv[1:]]))
+    command = shlex.join(["python", "transfer/measure_gap.py", *sys.argv[1:]])
+    return measure.report_folder(args, command) if Path(args.plan).is_dir() else measure.run_plan(args, command)
 
 
 if __name__ == "__main__":

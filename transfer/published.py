@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from runtime.errors import UserError, run_entry
 from runtime.terminal import aligned
-from transfer.literature.rows import TASKS, Group, Record, grouped, load, row_name, select, shown_gap
+from transfer.literature.rows import TASKS, Group, PublishedRow, grouped, load, row_name, select, shown_gap
 
 # tables of the MoCo paper (arXiv 1911.05722v3) that rows of several sources make up together
 MOCO_TABLES = {  # table -> (words of the detector, initialisations in the paper's order, pretraining data)
@@ -43,7 +43,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def chosen(args: argparse.Namespace) -> list[Record]:
+def chosen(args: argparse.Namespace) -> list[PublishedRow]:
     """Records that the command line asks for."""
     if args.table and "moco v1" in (args.paper or "MoCo v1").lower() and args.table in ("2", *MOCO_TABLES):
         return [record for name in MOCO_TABLES if name.startswith(args.table) for record in moco_table(name)]
@@ -58,7 +58,7 @@ def chosen(args: argparse.Namespace) -> list[Record]:
     return found
 
 
-def moco_table(name: str) -> list[Record]:
+def moco_table(name: str) -> list[PublishedRow]:
     """Rows of one table of the MoCo paper, whichever of its tables the record was copied from."""
     detector, inits, data = MOCO_TABLES[name]
     rows = select(load(), task="voc07+12", detector=detector, schedule="24k", paper="MoCo v1, He et al.")
@@ -80,7 +80,7 @@ def text_table(group: Group, sources: bool = False) -> str:
     return "\n".join([heading, aligned(lines), *dict.fromkeys(notes)])
 
 
-def _cell(group: Group, row: Record, metric: str) -> str:
+def _cell(group: Group, row: PublishedRow, metric: str) -> str:
     value = row["metrics"].get(metric)
     return "" if value is None else f"{value} {shown_gap(group.gap(row, metric))}".rstrip()
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from runtime.errors import UserError
-from tests.transfer.conftest import make_record
+from tests.transfer.run_store import make_record
 from transfer import compare_runs
 from transfer.comparison.run_pairs import match, report
 from transfer.evaluate.detections import Detections

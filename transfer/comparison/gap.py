@@ -63,6 +63,11 @@ class Allowed:
     key: str
     values: Mapping[str, Any]  # init -> value
 
+    @property
+    def by_init(self) -> str:
+        """The values in words."""
+        return ", ".join(f"{init}: {value}" for init, value in self.values.items())
+
 
 @dataclass(frozen=True)
 class Table:

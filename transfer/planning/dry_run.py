@@ -13,7 +13,7 @@ from transfer.planning.launchers import RESUME, SHARED_KINDS, Launcher, sbatch_s
 from transfer.planning.plan import Plan
 from transfer.planning.progress import last_record, max_iterations
 from transfer.planning.stages import Stage
-from transfer.planning.state import BROKEN, FINISHED, stage_folder, stage_state, stored_result
+from transfer.planning.state import BROKEN, FINISHED, RECORD, stage_folder, stage_state, stored_result
 
 
 def dry_run(plan: Plan, stages: Sequence[Stage], launcher: Launcher) -> str:
@@ -71,7 +71,7 @@ class Measured:
     def seconds(self, stage: Stage) -> float | None:
         """Estimated seconds to go: measured s/iteration x iterations left; None when nothing was measured."""
         if stage.kind != "train" or stage.cell is None:
-            seconds = read_json(stage_folder(self._output, stage) / "record.json").get("seconds")
+            seconds = read_json(stage_folder(self._output, stage) / RECORD).get("seconds")
             return float(seconds) if seconds else None
         last = last_record(stage.folder / "metrics.json")
         pace = self._pace.get(stage.cell.table) or last.get("time")

@@ -10,10 +10,10 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from runtime.errors import UserError
 from transfer.records.result_file import read_result
+from transfer.report.content import RateSearch
 
 SEARCHED = "-own_lr"  # suffix of the table whose runs use each initialisation's own rate
 
@@ -58,13 +58,9 @@ def chosen_rate(folder: Path, rates: Sequence[float]) -> float:
     return min(scores, key=lambda rate: (-scores[rate], rate))
 
 
-def grid_record(folder: Path, rates: Sequence[float]) -> dict[str, Any]:
-    """What the report prints about a search: the grid, its held-out scores and the choice."""
+def search_record(folder: Path, rates: Sequence[float]) -> RateSearch:
+    """What the report says about a search."""
     scores = grid_scores(folder, rates)
     usable = any(not math.isnan(score) for score in scores.values())
-    return {
-        "grid": list(rates),
-        "held_out_AP": {f"{rate:g}": score for rate, score in scores.items()},
-        "chosen": chosen_rate(folder, rates) if usable else None,
-        "at_edge": usable and len(rates) > 1 and chosen_rate(folder, rates) in (min(rates), max(rates)),
-    }
+    chosen = chosen_rate(folder, rates) if usable else None
+    return RateSearch(scores, chosen, len(rates) > 1 and chosen in (min(rates), max(rates)))

@@ -37,7 +37,7 @@ class LearningRate:
 
 
 @dataclass(frozen=True)
-class Init:
+class PlannedInit:
     """One way to start the detector's backbone."""
 
     name: str
@@ -76,7 +76,7 @@ class Plan:
     path: Path
     name: str
     output: Path
-    inits: tuple[Init, ...]
+    inits: tuple[PlannedInit, ...]
     configs: tuple[Config, ...]
     seeds: tuple[int, ...]
     supervised: str | None
@@ -171,7 +171,7 @@ def _learning_rate(raw: Any, where: str) -> LearningRate | None:
     return LearningRate(search=grid, held_out=held_out, schedule_factor=factor)
 
 
-def _init(name: str, raw: Any, where: str, fill: Mapping[str, str], default_lr: LearningRate | None) -> Init:
+def _init(name: str, raw: Any, where: str, fill: Mapping[str, str], default_lr: LearningRate | None) -> PlannedInit:
     fields = Fields(raw, where, INIT_KEYS)
     kinds = [key for key in INIT_KINDS if key in fields]
     if len(kinds) != 1:
@@ -184,22 +184,22 @@ def _init(name: str, raw: Any, where: str, fill: Mapping[str, str], default_lr: 
         variant = fields.get("supervised", (bool, str))
         if variant not in (True, "torchvision", "msra"):
             raise UserError(f"{where}: supervised is true (torchvision's weights) or msra")
-        return Init(**{**common, "kind": "supervised-msra" if variant == "msra" else "supervised"})
+        return PlannedInit(**{**common, "kind": "supervised-msra" if variant == "msra" else "supervised"})
     if kind == "weights":
-        return Init(**common, weights=_fill(fields.need("weights", str), fill, where))
+        return PlannedInit(**common, weights=_fill(fields.need("weights", str), fill, where))
     if kind == "pretrain":
         stage = Fields(raw["pretrain"], f"{where}: pretrain", ("argv", "checkpoint"))
         checkpoint = _fill(stage.need("checkpoint", str), fill, stage.where)
-        return Init(**common, pretrain=_argv(stage, "argv", fill), checkpoint=checkpoint)
+        return PlannedInit(**common, pretrain=_argv(stage, "argv", fill), checkpoint=checkpoint)
     if kind == "published":
         row = Fields(raw["published"], f"{where}: published", PUBLISHED_KEYS)
-        return Init(**common, published={key: str(row.need(key, (str, int))) for key in row.value})
+        return PlannedInit(**common, published={key: str(row.need(key, (str, int))) for key in row.value})
     if fields.get("random", bool) is not True:
         raise UserError(f"{where}: random must be true")
-    return Init(**common)
+    return PlannedInit(**common)
 
 
-def _inits(fields: Fields, fill: Mapping[str, str], lr: LearningRate | None) -> tuple[Init, ...]:
+def _inits(fields: Fields, fill: Mapping[str, str], lr: LearningRate | None) -> tuple[PlannedInit, ...]:
     raw = fields.need("inits", dict)
     where = f"{fields.where}: inits"
     return tuple(
@@ -249,7 +249,7 @@ def _seeds(fields: Fields, offset: int) -> tuple[int, ...]:
     return tuple(seed + offset for seed in seeds)
 
 
-def _reference(fields: Fields, key: str, inits: tuple[Init, ...], kinds: tuple[str, ...]) -> str | None:
+def _reference(fields: Fields, key: str, inits: tuple[PlannedInit, ...], kinds: tuple[str, ...]) -> str | None:
     named = fields.get(key, str)
     known = [init.name for init in inits]
     if named is not None and named not in known:

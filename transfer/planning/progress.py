@@ -42,7 +42,7 @@ class PlanProgress:
         """Say once, and show, that a stage is being run by another runner."""
         if name not in self._announced:
             self._announced.add(name)
-            self.say(f"{name}: another runner is at it, waiting")
+            self.say(f"{name}: waiting, since another runner works on it")
         self._bar.set_postfix_str(f"waiting for another runner: {name}", refresh=False)
 
     def update(self, running: Collection[str], outcomes: Mapping[str, Any]) -> None:

@@ -18,19 +18,22 @@ from runtime.stop import StopSignal
 from transfer.planning.launchers import RESUME, Launcher
 from transfer.planning.progress import PlanProgress
 from transfer.planning.stages import Stage
-from transfer.planning.state import BROKEN, FINISHED, STALE, State, record_stage, set_aside, stage_folder, stage_state
+from transfer.planning.state import (
+    BROKEN,
+    FINISHED,
+    RECORD,
+    STALE,
+    Outcome,
+    State,
+    record_stage,
+    recorded_outcomes,
+    set_aside,
+    stage_folder,
+    stage_state,
+)
 
 POLL_SECONDS = 0.1
 STOPPED_CODES = (130, 138, 143, -signal.SIGTERM, -signal.SIGINT)
-
-
-@dataclass
-class Outcome:
-    """How a stage ended: finished, failed, blocked (something it needs failed) or stopped."""
-
-    status: str
-    error: str | None = None
-    seconds: float = 0.0
 
 
 @dataclass
@@ -78,8 +81,10 @@ class Runner:
                     progress.update({c.stage.name for c in self._children}, self.outcomes)
             finally:
                 self._stop_children(progress)
+        earlier = recorded_outcomes(self.output, self.stages)  # of the stages that were not reached
         for stage in self.stages:
-            self.outcomes.setdefault(stage.name, Outcome("stopped"))
+            last = earlier.get(stage.name)
+            self.outcomes.setdefault(stage.name, Outcome("stopped", last.error if last else None))
         return self.outcomes
 
     def _start_some(self, progress: PlanProgress) -> bool:
@@ -130,15 +135,18 @@ class Runner:
     def _settled(self, stage: Stage, state: State) -> Outcome:
         if state.kind == STALE:
             return Outcome("failed", f"{stage.folder}: {state.why}; --redo sets it aside and makes it again")
-        if not (stage_folder(self.output, stage) / "record.json").is_file():
+        if not (stage_folder(self.output, stage) / RECORD).is_file():
             record_stage(self.output, stage, stage.command(), status="finished", found=True)
         return Outcome("finished")
 
     def _spawn(self, stage: Stage, state: State, folder: Path, lock: IO[str]) -> _Child:
         command = stage.command()
         record_stage(self.output, stage, command, status="running")
-        script, *arguments = command  # what continues a run goes first: KEY VALUE options take all that follows them
-        argv = self.launcher.command(stage.kind, (script, *resume_arguments(stage, state), *arguments), folder)
+        script, *arguments = command
+        # --resume comes first: the KEY VALUE overrides at the end would take it as one of them
+        started = (script, *resume_arguments(stage, state), *arguments)
+        self.launcher.prepare(stage.kind, started, folder)
+        argv = self.launcher.command(stage.kind, started, folder)
         log = folder / "log.txt"
         with open(log, "ab") as sink:
             process = subprocess.Popen(

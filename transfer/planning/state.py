@@ -13,6 +13,7 @@ from runtime.errors import UserError
 from transfer.planning.stages import Stage
 from transfer.records.fields import result_problem
 
+RECORD = "record.json"
 FINISHED, BROKEN, TO_DO, STALE = "finished", "broken", "to do", "stale"
 
 
@@ -47,10 +48,29 @@ def stage_folder(output: Path, stage: Stage) -> Path:
     return output / "stages" / stage.name.replace("/", "__")
 
 
+@dataclass
+class Outcome:
+    """How a stage ended: finished, failed, blocked (something it needs failed) or stopped."""
+
+    status: str
+    error: str | None = None
+    seconds: float = 0.0
+
+
+def recorded_outcomes(output: Path, stages: Sequence[Stage]) -> dict[str, Outcome]:
+    """By stage name, how each stage ended when it was last run; stages that were never run are absent."""
+    records = {stage.name: read_json(stage_folder(output, stage) / RECORD) for stage in stages}
+    return {
+        name: Outcome(str(record.get("status")), record.get("error"), float(record.get("seconds") or 0))
+        for name, record in records.items()
+        if record
+    }
+
+
 def record_stage(output: Path, stage: Stage, command: Sequence[str], **outcome: Any) -> None:
     """Write what was run and how it ended, so that a changed plan is noticed and a failure reaches the table."""
     proof = {"path": str(stage.proof), "sha256": digest(stage.proof)} if stage.proof.is_file() else None
-    write_json(stage_folder(output, stage) / "record.json", {"argv": list(command), "proof": proof, **outcome})
+    write_json(stage_folder(output, stage) / RECORD, {"argv": list(command), "proof": proof, **outcome})
 
 
 def stage_state(output: Path, stage: Stage) -> State:
@@ -58,7 +78,7 @@ def stage_state(output: Path, stage: Stage) -> State:
     state = CHECKS.get(stage.kind, _proof_state)(stage)
     if state.kind != FINISHED:
         return state
-    made_by = read_json(stage_folder(output, stage) / "record.json").get("argv")
+    made_by = read_json(stage_folder(output, stage) / RECORD).get("argv")
     try:
         command = list(stage.command())
     except UserError:

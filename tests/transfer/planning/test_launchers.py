@@ -48,7 +48,7 @@ def test_dry_run_estimates_from_measured_pace(plan_file: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "processes", "options", "message"),
-    [("local", 8, [], "--nproc 8 wants --launcher"), ("torchrun", 2, ["partition=gpu"], "wants --launcher slurm")],
+    [("local", 8, [], "--nproc 8 needs --launcher"), ("torchrun", 2, ["partition=gpu"], "needs --launcher slurm")],
 )
 def test_what_a_launcher_would_ignore_is_an_error(name: str, processes: int, options: list, message: str) -> None:
     with pytest.raises(UserError, match=message):

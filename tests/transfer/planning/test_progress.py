@@ -9,8 +9,8 @@ import pytest
 
 from transfer.planning.plan import load_plan
 from transfer.planning.progress import PlanProgress, last_record, share_done
-from transfer.planning.runner import Outcome
 from transfer.planning.stages import plan_stages
+from transfer.planning.state import Outcome
 
 
 def test_share_of_running_stages(plan_file: Path) -> None:
@@ -57,4 +57,4 @@ def test_no_terminal_is_no_trouble(plan_file: Path, capsys: pytest.CaptureFixtur
         progress.update([stages[1].name], {stages[0].name: Outcome("finished", seconds=5.0)})
         progress.waiting("toy/moco/seed0")
         progress.waiting("toy/moco/seed0")
-    assert capsys.readouterr().out == "toy/moco/seed0: another runner is at it, waiting\n"
+    assert capsys.readouterr().out == "toy/moco/seed0: waiting, since another runner works on it\n"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from runtime.errors import UserError
-from tests.transfer.conftest import make_record
+from tests.transfer.run_store import make_record
 from transfer.config import default_config
 from transfer.config.expectations import check_expectations
 from transfer.fine_tuning.initialisation import Init, apply_settings

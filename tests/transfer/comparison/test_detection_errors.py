@@ -1,4 +1,4 @@
-"""Sections made from stored detections: error types and example images of a small data set with real pictures."""
+"""What is computed from stored detections: error types and example images of a small data set with real pictures."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from transfer.comparison.comparison import complete
+from transfer.comparison.detection_errors import CACHE, run_error_types
+from transfer.comparison.example_images import most_different
 from transfer.comparison.gap import compare
 from transfer.data.catalog import get_dataset
 from transfer.evaluate import evaluate
 from transfer.evaluate.detections import Detections
 from transfer.records.run import find_runs
-from transfer.report.detection_sections import CACHE, detection_sections, run_error_types
-from transfer.report.example_images import most_different
+from transfer.report.content import Report
+from transfer.report.files import sections
 
 IMAGES = 4
 BOX = [8.0, 8.0, 28.0, 28.0]
@@ -55,8 +58,14 @@ def tables(dataset: str, store) -> list:
     return compare(list(find_runs(root)), {"supervised": "supervised"})
 
 
+def page_of(tables: list, examples: bool = True) -> str:
+    """The section of the one config."""
+    report = Report("toy", "command", complete(tables, examples=examples))
+    return sections(report)[0].html.source
+
+
 def test_error_types_and_examples_are_shown(tables: list) -> None:
-    text = detection_sections(tables)["toy"]
+    text = page_of(tables)
     assert "Error types" in text
     assert re.search(r"missed.*<span class=\"ahead\">\(-\d", text)  # fewer missed objects are better
     pictures = re.findall(r'alt="([^"]*)" src="data:image/jpeg;base64,([^"]*)"', text)
@@ -70,7 +79,7 @@ def test_error_types_and_examples_are_shown(tables: list) -> None:
 
 
 def test_a_report_can_do_without_the_pictures(tables: list) -> None:
-    text = detection_sections(tables, examples=False)["toy"]
+    text = page_of(tables, examples=False)
     assert "Error types" in text
     assert "<img" not in text
 
@@ -91,7 +100,7 @@ def test_error_types_are_kept_until_something_changes(tables: list) -> None:
 def test_missing_pictures_leave_the_numbers(tables: list, dataset: str) -> None:
     for path in Path(dataset.split(":")[2]).glob("*.png"):
         path.write_bytes(b"not a picture")
-    text = detection_sections(tables)["toy"]
+    text = page_of(tables)
     assert "Error types" in text
     assert "<img" not in text
 
