@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from runtime.errors import UserError
+from tests.transfer.detection_arrays import make_detections
 from tests.transfer.run_store import make_record
 from transfer import compare_runs
-from transfer.comparison.run_pairs import match, report
-from transfer.evaluate.detections import Detections
+from transfer.comparison.run_pairs import Pair, match, metric_pairs
+from transfer.report.run_pairs import pairs_csv, pairs_markdown
 
 
 @pytest.fixture
@@ -33,10 +34,16 @@ def made(tmp_path: Path) -> Callable[..., Path]:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "result.json").write_text(json.dumps(record))
         torch.save({"model": {"w": torch.tensor([0.0, weight])}}, folder / "model_final.pth")
-        Detections(["a"], [0], [3], [[0, 0, 4, 4]], [score], masks).save(folder / "detections_0.npz")
+        make_detections(["a"], [0], [3], [[0, 0, 4, 4]], [score], masks).save(folder / "detections_0.npz")
         return tmp_path / tree
 
     return write
+
+
+def report(pairs: list[Pair]) -> tuple[str, str, bool]:
+    """Markdown, CSV, and whether every metric agrees."""
+    agree = all(metric.verdict != "no" for metric in metric_pairs(pairs))
+    return pairs_markdown(pairs), pairs_csv(pairs), agree
 
 
 def test_equal_runs_are_called_equal_and_nothing_else_differs(made: Callable[..., Path]) -> None:

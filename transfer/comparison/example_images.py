@@ -10,12 +10,12 @@ import numpy as np
 
 from transfer.comparison.gap import Table
 from transfer.comparison.image_bootstrap import load_detections
-from transfer.data.labels import XYWH
 from transfer.evaluate.detections import Detections
 from transfer.evaluate.error_types import FOREGROUND, overlaps
 from transfer.records.run import Run
 
 IMAGES = 6
+XYWH = 1  # Detectron2's BoxMode for x0 y0 width height
 MIN_SCORE, MOST = 0.3, 10  # detections of an image that are shown: at least this score, at most so many
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from runtime.errors import UserError
 from runtime.repository import REPOSITORY
-from transfer.planning.slurm.scripts import SlurmStage, check_options, chosen_way
+from transfer.planning.slurm.scripts import SlurmStage, check_options, submission_method
 
-RESUME = {"pretrain": ("--resume", "auto"), "train": ("--resume",)}  # goes right after the script
+RESUME = {"pretrain": ("--resume", "auto"), "train": ("--resume",)}  # placed right after the script
 SHARED_KINDS = ("pretrain", "train")  # the kinds of stages that several processes can share
 
 
@@ -55,7 +55,7 @@ def _slurm(launcher: Launcher, kind: str, command: Sequence[str], folder: Path) 
 
 
 def slurm_stage(launcher: Launcher, kind: str, command: Sequence[str], folder: Path) -> SlurmStage:
-    """A stage as a Slurm job. Slurm signals it two minutes before the limit, and it saves and is resumable."""
+    """A stage as a Slurm job. Slurm signals it two minutes before the time limit: it saves and can be resumed."""
     script, *arguments = command
     resume = RESUME[kind]
     if tuple(arguments[: len(resume)]) == resume:
@@ -86,14 +86,14 @@ LAUNCHERS: dict[str, Callable[[Launcher, str, Sequence[str], Path], list[str]]] 
 def make_launcher(name: str, processes: int, options: Sequence[str], via: str = "auto") -> Launcher:
     """A checked Launcher.
 
-    Raises UserError for options that Slurm or submitit cannot be given or ``name`` would ignore, and missing submitit.
+    Raises UserError for options that are invalid or that ``name`` would ignore, and for a missing submitit.
     """
     if name == "local" and processes > 1:
         raise UserError(f"--nproc {processes} needs --launcher torchrun or slurm; local runs one process per stage")
     if name != "slurm" and options:
         raise UserError(f"--slurm-option {options[0]} needs --launcher slurm")
-    way = chosen_way(via) if name == "slurm" else "sbatch"
-    check_options(options, way)
+    method = submission_method(via) if name == "slurm" else "sbatch"
+    check_options(options, method)
     if processes < 1:
         raise UserError(f"--nproc must be at least 1, not {processes}")
-    return Launcher(name, processes, tuple(options), way)
+    return Launcher(name, processes, tuple(options), method)

@@ -18,22 +18,22 @@ TRAIN_SCRIPT = "transfer/train_net.py"
 
 @dataclass(frozen=True)
 class Stage:
-    """One command of a plan. ``late`` gives arguments that only exist once the stages in ``needs`` have run."""
+    """One command of a plan. ``late`` returns arguments that are known only after the stages in ``needs`` have run."""
 
     name: str
     kind: str  # prepare | pretrain | convert | split | train
     argv: tuple[str, ...]  # script of this repository, then its arguments
     folder: Path  # where it writes
-    proof: Path  # the file that a finished stage leaves
+    proof: Path  # the file that exists once the stage has finished
     needs: tuple[str, ...] = ()  # must have finished
-    after: tuple[str, ...] = ()  # must have ended, a failure is an answer too (a rate that diverges)
+    after: tuple[str, ...] = ()  # must have ended; a failure counts as an answer (a learning rate that diverges)
     late: Callable[[], tuple[str, ...]] = field(default=tuple, compare=False)
     weights: Path | None = None  # backbone a training starts from
     seed: int | None = None
     cell: Cell | None = None
 
     def command(self) -> tuple[str, ...]:
-        """The whole command, late arguments included. Raises UserError when what they read is not there."""
+        """The whole command, late arguments included. Raises UserError when what they are read from is missing."""
         return (*self.argv, *self.late())
 
 
@@ -61,8 +61,8 @@ def plan_stages(plan: Plan) -> list[Stage]:
     prepared = tuple(stage.name for stage in stages)
     backbones: dict[str, tuple[Path | None, tuple[str, ...]]] = {}
     for init in plan.inits:
-        made, backbones[init.name] = _backbone_stages(plan, init, prepared)
-        stages += made
+        backbone_stages, backbones[init.name] = _backbone_stages(plan, init, prepared)
+        stages += backbone_stages
     trainings = []
     for config in plan.configs:
         stages += _subset_stages(plan, config, prepared)
@@ -104,7 +104,7 @@ def _backbone_stages(
 
 
 def _search_parts(config: Config, init: PlannedInit) -> tuple[float, float]:
-    """Parts of the training images that a learning-rate search trains on and is scored on."""
+    """Shares of the training images that a learning-rate search trains on and is scored on."""
     held_out = init.lr.held_out if init.lr else 0.0
     return config.data_fraction * (1 - held_out), config.data_fraction * held_out
 
@@ -176,7 +176,7 @@ class _Train:
         return stages
 
     def _subset(self) -> tuple[Callable[[], tuple[str, ...]], tuple[str, ...]]:
-        """Late schedule and data arguments, and what they wait for."""
+        """Late schedule and data arguments, and the stages they wait for."""
         if self.config.data_fraction == 1:
             return self._schedule, self.needs
         folder = split_folder(self.plan.output, self.config.name, self.config.data_fraction, 0.0)

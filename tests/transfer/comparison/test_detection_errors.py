@@ -7,19 +7,20 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.transfer.detection_arrays import make_detections
 from transfer.comparison.comparison import complete
 from transfer.comparison.detection_errors import CACHE, run_error_types
 from transfer.comparison.example_images import most_different
 from transfer.comparison.gap import compare
 from transfer.data.catalog import get_dataset
 from transfer.evaluate import evaluate
-from transfer.evaluate.detections import Detections
-from transfer.records.run import find_runs
+from transfer.records.run import Run, find_runs
 from transfer.report.content import Report
 from transfer.report.files import sections
 
@@ -49,7 +50,7 @@ def tables(dataset: str, store) -> list:
     found = {"supervised": [0], "moco": [0, 1, 3]}
     for init, which in found.items():
         boxes = np.array([BOX] * len(which))
-        detections = Detections([1, 2, 3, 4], which, [i % 2 for i in which], boxes, [0.9 - 0.1 * i for i in which])
+        detections = make_detections([1, 2, 3, 4], which, [i % 2 for i in which], boxes, [0.9 - 0.1 * i for i in which])
         for seed in (0, 1):
             metrics = evaluate(spec, detections, evaluator="official")[0]
             files = ["detections_0.npz"]
@@ -84,16 +85,22 @@ def test_a_report_can_do_without_the_pictures(tables: list) -> None:
     assert "<img" not in text
 
 
+def stored_types(run: Run) -> dict[str, Any]:
+    found = run_error_types(run)
+    assert not isinstance(found, str), found
+    return dict(found)
+
+
 def test_error_types_are_kept_until_something_changes(tables: list) -> None:
     run = next(run for run in tables[0].runs if run.init == "moco")
-    first = run_error_types(run)
+    first = stored_types(run)
     path = run.folder / CACHE
     kept = json.loads(path.read_text())
     path.write_text(json.dumps({**kept, "AP50": -1}))
-    assert run_error_types(run)["AP50"] == -1
-    Detections([1, 2, 3, 4], [], [], np.zeros((0, 4)), []).save(run.folder / "detections_0.npz")
-    assert run_error_types(run)["weight"]["missed"] != first["weight"]["missed"]
-    Detections([7, 8], [], [], np.zeros((0, 4)), []).save(run.folder / "detections_0.npz")
+    assert stored_types(run)["AP50"] == -1
+    make_detections([1, 2, 3, 4]).save(run.folder / "detections_0.npz")
+    assert stored_types(run)["weight"]["missed"] != first["weight"]["missed"]
+    make_detections([7, 8]).save(run.folder / "detections_0.npz")
     assert run_error_types(run) == "stored detections are of other images"
 
 
@@ -107,5 +114,5 @@ def test_missing_pictures_leave_the_numbers(tables: list, dataset: str) -> None:
 
 def test_images_without_a_difference_are_no_examples(dataset: str) -> None:
     records = {record["image_id"]: record for record in get_dataset(dataset).records()}
-    same = Detections([1, 2, 3, 4], [0], [0], np.array([BOX]), [0.9])
+    same = make_detections([1, 2, 3, 4], [0], [0], np.array([BOX]), [0.9])
     assert most_different(records, {"a": same, "b": same}) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,7 @@ def test_parts_are_disjoint_and_nested() -> None:
 
 
 def test_split_files_are_data_sets(tmp_path: Path) -> None:
-    images = [{"id": i, "width": 9, "height": 9, "file_name": f"{i}.jpg"} for i in range(10)]
+    images: list[dict[str, Any]] = [{"id": i, "width": 9, "height": 9, "file_name": f"{i}.jpg"} for i in range(10)]
     for image in images:
         (tmp_path / image["file_name"]).write_bytes(b"")
     box = {"category_id": 4, "bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0}

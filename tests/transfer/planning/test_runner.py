@@ -17,9 +17,9 @@ from transfer.planning.stages import plan_stages
 from transfer.planning.state import Outcome, stage_folder
 
 
-def run(plan_file: Path, **options: bool) -> dict[str, Outcome]:
+def run(plan_file: Path, *, jobs: int = 1, redo: bool = False) -> dict[str, Outcome]:
     plan = load_plan(plan_file)
-    return Runner(plan_stages(plan), plan.output, **options).run(StopSignal())
+    return Runner(plan_stages(plan), plan.output, jobs=jobs, redo=redo).run(StopSignal())
 
 
 def calls(folder: str) -> list[str]:
