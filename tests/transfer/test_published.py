@@ -134,7 +134,7 @@ def test_command_line(run_cli) -> None:
     done = run_cli(["transfer/published.py", "--task", "voc", "--detector", "R50-C4"], check=0)
     assert "MoCo v1 IN-1M, 200 ep" in done.stdout
     assert "55.9 (+2.4)" in done.stdout
-    assert "no published record" in run_cli(["transfer/published.py", "--detector", "R7"], check=2).stderr
+    assert "no published row" in run_cli(["transfer/published.py", "--detector", "R7"], check=2).stderr
     assert run_cli(["transfer/published.py", "--task", "nonsense"]).returncode == 2
 
 

@@ -94,10 +94,10 @@ def _reason(run: Run) -> str:
 def _box_quality(table: Table) -> list[BoxQuality]:
     """Against the supervised initialisation, for what is not a reference itself."""
     reference = table.references.get("supervised")
-    found = []
+    qualities = []
     for init in table.inits if reference is not None else ():
         rows = [table.row(init, "bbox", metric) for metric in ("AP50", "AP75")]
         gaps = [row.differences["supervised"].mean for row in rows if row and "supervised" in row.differences]
         if len(gaps) == 2 and init not in table.references.values():
-            found.append(BoxQuality(init, str(reference), *gaps))
-    return found
+            qualities.append(BoxQuality(init, str(reference), *gaps))
+    return qualities

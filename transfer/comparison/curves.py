@@ -67,7 +67,7 @@ def schedule_lengths(tables: Sequence[Table]) -> list[ScheduleLengths]:
         curves = {}
         for init in dict.fromkeys(init for table in group.values() for init in table.inits):
             rows = {length: row for length, table in group.items() if (row := table.row(init, TASK, METRIC))}
-            # rounded as gap.csv prints them, so that a crossing agrees with the numbers beside it
+            # rounded as gap.csv prints them, so that a crossing agrees with the numbers in the table
             curves[init] = [(float(length), round(row.mean, 2)) for length, row in rows.items()]
         groups.append(ScheduleLengths(group, _curves(curves)))
     return groups
@@ -101,15 +101,15 @@ def mean_curve(runs: Sequence[Run], task: str, metric: str) -> Curve:
 
 def crossings(curves: Mapping[str, Curve]) -> list[Crossing]:
     """Every change of order between two curves, by linear interpolation between iterations that both have."""
-    found = []
+    crossed = []
     for first, second in itertools.combinations(curves, 2):
         one, two = dict(curves[first]), dict(curves[second])
         gaps = [(i, one[i] - two[i]) for i in sorted(one.keys() & two.keys()) if one[i] != two[i]]
         for (i, before), (j, after) in itertools.pairwise(gaps):
             if before * after < 0:
                 winner, loser = (first, second) if after > 0 else (second, first)
-                found.append(Crossing(winner, loser, i + (j - i) * before / (before - after)))
-    return sorted(found, key=lambda crossing: crossing.iteration)
+                crossed.append(Crossing(winner, loser, i + (j - i) * before / (before - after)))
+    return sorted(crossed, key=lambda crossing: crossing.iteration)
 
 
 def by_schedule(tables: Sequence[Table]) -> list[dict[int, Table]]:

@@ -26,7 +26,7 @@ BySeed = Mapping[int, Stored]
 class ErrorDifference:
     """Mean paired difference of one type's weight to the reference.
 
-    ``verdict`` speaks of the detector, as for AP: fewer errors than the reference are "ahead".
+    ``verdict`` rates the detector, as it does for AP: fewer errors than the reference are "ahead".
     """
 
     mean: float
@@ -68,7 +68,7 @@ def detection_errors(table: Table) -> DetectionErrors:
 def run_error_types(run: Run) -> Stored | str:
     """Error types of one run, or why it has none.
 
-    They are stored beside the detections, since matching thousands of images takes minutes; the sha256 of the
+    They are stored next to the detections, since matching thousands of images takes minutes; the sha256 of the
     detections and of the data they were made from are stored with them, so that a change of either is noticed.
     """
     path = run.detections
@@ -85,8 +85,8 @@ def run_error_types(run: Run) -> Stored | str:
     by_id = {record["image_id"]: record for record in spec.records()}
     if set(by_id) != set(detections.image_ids):
         return "stored detections are of other images"
-    found = error_types([by_id[i] for i in detections.image_ids], detections)
-    result = {"made_from": made_from, "AP50": found.ap50, "weight": found.weight, "count": found.count}
+    errors = error_types([by_id[i] for i in detections.image_ids], detections)
+    result = {"made_from": made_from, "AP50": errors.ap50, "weight": errors.weight, "count": errors.count}
     write_json(run.folder / CACHE, result)
     return result
 
@@ -101,8 +101,8 @@ def _compared(table: Table, stored: Mapping[str, BySeed]) -> ErrorTypes:
     differences: dict[str, dict[str, ErrorDifference]] = {}
     for init, by_seed in stored.items():
         if reference is not None and init != reference:
-            found = {name: _difference(by_seed, stored[reference], name) for name in TYPES}
-            differences[init] = {name: difference for name, difference in found.items() if difference is not None}
+            by_type = {name: _difference(by_seed, stored[reference], name) for name in TYPES}
+            differences[init] = {name: difference for name, difference in by_type.items() if difference is not None}
     return ErrorTypes(reference, weights, differences)
 
 

@@ -48,7 +48,7 @@ class Examples:
 def example_images(table: Table) -> Examples | None:
     """Images on which the initialisations differ most at one seed; None when fewer than two have detections."""
     runs = _runs_of_one_seed(table)
-    loaded = {run.init: found for run in runs if not isinstance(found := load_detections(run), str)}
+    loaded = {run.init: result for run in runs if not isinstance(result := load_detections(run), str)}
     if len(loaded) < 2:
         return None
     spec = next(iter(loaded.values()))[0]

@@ -1,4 +1,4 @@
-"""The same runs made twice, by two engines, on two machines or by two versions: paired, and their differences."""
+"""Two versions of the same runs, by two engines, machines or code versions: paired, and their differences."""
 
 from __future__ import annotations
 
@@ -125,10 +125,10 @@ def metric_pairs(pairs: Sequence[Pair]) -> list[MetricPair]:
     groups: dict[tuple[str, str], list[Pair]] = {}
     for pair in pairs:
         groups.setdefault((pair.table, pair.first.init), []).append(pair)
-    found = []
+    result = []
     for (table, init), group in groups.items():
         for key in METRICS:
             if all(key in run.metrics for pair in group for run in (pair.first, pair.second)):
                 values = ([p.first.metrics[key] for p in group], [p.second.metrics[key] for p in group])
-                found.append(MetricPair(table, init, *key, *values))
-    return found
+                result.append(MetricPair(table, init, *key, *values))
+    return result

@@ -122,7 +122,9 @@ def _is_wanted(row: PublishedRow, wanted: Sequence[Mapping[str, str]]) -> bool:
 def matching(rows: Sequence[PublishedRow], own: Protocol) -> tuple[list[Group], list[tuple[Group, list[str]]]]:
     """(groups with exactly this protocol, the nearest other groups with what differs), detection tasks only."""
     groups = grouped(r for r in rows if "linear" not in r["detector"] and r["dataset"] != "ImageNet-1K")
-    judged = [(group, own.mismatches(group)) for group in groups]
-    fewest = min((len(differs) for _, differs in judged if differs), default=0)
-    nearest = [(group, differs) for group, differs in judged if differs and len(differs) == fewest < ALL_FIELDS]
-    return [group for group, differs in judged if not differs], nearest
+    with_mismatches = [(group, own.mismatches(group)) for group in groups]
+    fewest = min((len(differs) for _, differs in with_mismatches if differs), default=0)
+    nearest = [
+        (group, differs) for group, differs in with_mismatches if differs and len(differs) == fewest < ALL_FIELDS
+    ]
+    return [group for group, differs in with_mismatches if not differs], nearest

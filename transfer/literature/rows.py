@@ -28,7 +28,7 @@ PublishedRow = dict[str, Any]  # task, dataset, detector, schedule, init, protoc
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that may stand in one table: same data, detector, schedule and protocol."""
+    """Rows that are comparable, and so share a table: same data, detector, schedule and protocol."""
 
     dataset: str
     detector: str
@@ -40,7 +40,7 @@ class Group:
     def metrics(self) -> list[str]:
         """Numeric metrics in the order of the rows."""
         names = dict.fromkeys(k for row in self.rows for k, v in row["metrics"].items() if isinstance(v, int | float))
-        return [name for name in names if name != "imagenet_linear_top1"]  # another task's number, quoted beside it
+        return [name for name in names if name != "imagenet_linear_top1"]  # another task's number, quoted with it
 
     def reference(self, row: PublishedRow) -> PublishedRow | None:
         """The supervised row that ``row`` is compared with: of its own source if that has one, else the group's."""

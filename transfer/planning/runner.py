@@ -47,7 +47,7 @@ class _Child:
 
 
 class Runner:
-    """Runs ``stages``; ``outcomes`` has how each ended.
+    """Runs ``stages``; ``outcomes`` says how each ended.
 
     A stage holds a kernel lock (flock) while it runs, and its process inherits the lock: a second runner on the same
     folder works on other stages or waits, even when the first runner was killed and its child still runs.

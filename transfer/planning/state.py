@@ -106,8 +106,8 @@ def _pretrain_state(stage: Stage) -> State:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The pretraining checkpoint written last in ``folder``."""
-    found = sorted(folder.glob("checkpoint*.pth.tar"), key=os.path.getmtime) if folder.is_dir() else []
-    return found[-1] if found else None
+    paths = sorted(folder.glob("checkpoint*.pth.tar"), key=os.path.getmtime) if folder.is_dir() else []
+    return paths[-1] if paths else None
 
 
 def _convert_state(stage: Stage) -> State:

@@ -74,8 +74,8 @@ def result_problem(content: Any, needs: Iterable[str] = ()) -> str | None:
     if not _mapping(content):
         return f"it is a {type(content).__name__}, not a mapping"
     for path, (fits, form) in FORMS.items():
-        found, value = _look_up(content, path)
-        if found and not fits(value):
+        exists, value = _look_up(content, path)
+        if exists and not fits(value):
             return f"{path} is not {form}"
     for path in needs:
         if not _look_up(content, path)[0]:

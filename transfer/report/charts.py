@@ -49,7 +49,7 @@ class Picture:
 class Dot:
     """One line of a dot-and-interval plot; ``low`` and ``high`` are None where there is no interval.
 
-    Neighbours with the same ``group`` stand under one heading.
+    Consecutive dots with the same ``group`` share a heading.
     """
 
     group: str
@@ -167,8 +167,8 @@ Chart = DotIntervals | Lines | Bars
 
 def shortened(name: str, width: float = LEFT - 6) -> str:
     """``name``, or as much of its beginning and end as fits: long names mostly differ at their end."""
-    room = int(width / LETTER)
-    return name if len(name) <= room else f"{name[: (room - 1) // 2]}…{name[-(room // 2) :]}"
+    length = int(width / LETTER)
+    return name if len(name) <= length else f"{name[: (length - 1) // 2]}…{name[-(length // 2) :]}"
 
 
 def ticks(low: float, high: float, count: int = 5) -> list[float]:
@@ -216,7 +216,7 @@ def _vertical_grid(axis: Axis, top: float, bottom: float) -> list[Markup]:
 
 
 def _mark(shape: str, x: float, y: float, class_: str, size: float = 4.5) -> Markup:
-    """A marker: shape and colour both identify the initialisation, so that colour is never needed alone."""
+    """A marker: shape and colour both identify the initialisation, for readers who cannot tell colours apart."""
     if shape in OUTLINES:
         points = " ".join(f"{x + size * dx:.1f},{y + size * dy:.1f}" for dx, dy in OUTLINES[shape])
         return element("polygon", points=points, class_=f"mark {class_}")

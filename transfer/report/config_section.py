@@ -37,7 +37,7 @@ class CsvCells:
         return join([self.cell(row, "mean"), *((" ± ", self.cell(row, "std")) if row["std"] else ())])
 
     def gap(self, row: CsvRow | None, role: str) -> Markup:
-        """A coloured difference in brackets; its sign and verdict are also words, so colour is never needed alone."""
+        """A coloured difference in brackets; sign and title say the same without colour."""
         if row is None or not row[f"vs_{role}"]:
             return NOTHING
         verdict = row[f"vs_{role}_verdict"]
@@ -91,7 +91,7 @@ def _curve_parts(config: ConfigComparison, styles: Mapping[str, int]) -> Parts:
 
 
 def _detection_parts(config: ConfigComparison, styles: Mapping[str, int]) -> Parts:
-    """What is made from stored detections, and why some runs have no part in it."""
+    """What is computed from stored detections, and why some runs are left out of it."""
     if config.errors is None:
         return []
     parts: Parts = [*error_parts(config, styles), *example_parts(config, styles)]
@@ -104,8 +104,8 @@ def values_table(rows: ConfigRows, cells: CsvCells) -> Markup:
     columns, role = rows.columns(MAIN), rows.role()
     body: list[Row] = []
     for init in rows.inits:
-        found = [rows.get(init, *column) for column in columns]
-        numbers = [Cell(join([cells.value(row), " ", cells.gap(row, role)]), "num") for row in found]
+        values = [rows.get(init, *column) for column in columns]
+        numbers = [Cell(join([cells.value(row), " ", cells.gap(row, role)]), "num") for row in values]
         body.append([init, rows.n(init, columns), *numbers])
     reference = next((row[f"vs_{role}_init"] for row in rows.rows if row[f"vs_{role}_init"]), None)
     note = f"in brackets the difference to {reference}" if reference else "no reference to compare with"
@@ -166,8 +166,8 @@ def dots_figure(rows: ConfigRows, role: str) -> list[Figure]:
 def plotted(rows: ConfigRows, role: str) -> list[str]:
     """Initialisations drawn against a reference.
 
-    Random initialisation is far behind the supervised one: beside others it would set the scale and hide them, and the
-    plot of differences to random shows the same distance.
+    Random initialisation is far behind the supervised one: its difference would set the scale and make the others
+    unreadable, and the plot of differences to random shows the same distance.
     """
     random = {row["vs_random_init"] for row in rows.rows}
     return [i for i in rows.inits if i not in random] if role == "supervised" and len(rows.inits) > 2 else rows.inits
@@ -179,18 +179,17 @@ def class_parts(rows: ConfigRows, styles: Mapping[str, int]) -> Parts:
     task = next((task for task in ("bbox", "segm") if rows.classes(task)), "bbox")
     groups: dict[str, dict[str, float]] = {}
     for metric in rows.classes(task):
-        found = {i: r for i in plotted(rows, role) if (r := rows.get(i, task, metric)) and r[f"vs_{role}"]}
-        if found:
-            groups[metric.removeprefix("AP-")] = {i: float(r[f"vs_{role}"]) for i, r in found.items()}
+        by_init = {i: r for i in plotted(rows, role) if (r := rows.get(i, task, metric)) and r[f"vs_{role}"]}
+        if by_init:
+            groups[metric.removeprefix("AP-")] = {i: float(r[f"vs_{role}"]) for i, r in by_init.items()}
     if not groups:
         return []
     order = sorted(groups, key=lambda name: -max(groups[name].values()))
     half = MOST_CLASSES // 2
-    kept = order if len(order) <= MOST_CLASSES else order[:half] + order[-half:]
+    shown = order if len(order) <= MOST_CLASSES else order[:half] + order[-half:]
     reference = next(r[f"vs_{role}_init"] for r in rows.rows if r[f"vs_{role}_init"])
-    cut = (
-        "" if len(order) == len(kept) else f" (the {half} largest and {half} smallest of {len(order)}; gap.csv has all)"
-    )
-    name = f"AP per class, difference to {reference}{cut}"
-    chart = Bars({k: groups[k] for k in kept}, styles, f"difference to {reference}, AP")
+    name = f"AP per class, difference to {reference}"
+    if len(shown) < len(order):
+        name += f" (the {half} largest and {half} smallest of {len(order)}; gap.csv has all)"
+    chart = Bars({k: groups[k] for k in shown}, styles, f"difference to {reference}, AP")
     return [element("h3", "Classes"), Figure(name, chart, name)]

@@ -47,8 +47,8 @@ class Report:
     @functools.cached_property
     def rows_by_config(self) -> dict[str, ConfigRows]:
         """The rows of every config; none for a config without a finished run."""
-        found = by_config(self.rows)
-        return {table.name: found.get(table.name, ConfigRows([])) for table in self.comparison.tables}
+        by_name = by_config(self.rows)
+        return {table.name: by_name.get(table.name, ConfigRows([])) for table in self.comparison.tables}
 
     @property
     def title(self) -> str:

@@ -150,24 +150,24 @@ def summary(rows: Sequence[CsvRow]) -> list[str]:
     sentences: list[tuple[tuple[bool, int], str]] = []
     for config, of_config in by_config(rows).items():
         for task, metric in of_config.columns(("AP",))[:1]:
-            found = [row for init in of_config.inits if (row := of_config.get(init, task, metric))]
-            if all(float(row["mean"]) < FLOOR for row in found):
+            ap_rows = [row for init in of_config.inits if (row := of_config.get(init, task, metric))]
+            if all(float(row["mean"]) < FLOOR for row in ap_rows):
                 what = title(task, metric)
                 text = f"Nothing was learned on {config}: no initialisation reaches {FLOOR} {what}."
                 sentences.append(((True, len(ROLES)), text))
             else:
-                sentences += _config_sentences(of_config, found)
+                sentences += _config_sentences(of_config, ap_rows)
     return [text for _, text in sorted(sentences, key=lambda pair: pair[0])]
 
 
-def _config_sentences(of_config: ConfigRows, found: Sequence[CsvRow]) -> list[tuple[tuple[bool, int], str]]:
+def _config_sentences(of_config: ConfigRows, ap_rows: Sequence[CsvRow]) -> list[tuple[tuple[bool, int], str]]:
     """(sort key, sentence) of one config."""
     references = {row[f"vs_{role}_init"] for row in of_config.rows for role in ROLES}
     supervised = {row["vs_supervised_init"] for row in of_config.rows}
     sentences = []
     for place, role in enumerate(ROLES):
-        for row in found:
-            # random against supervised is the mirror image of supervised against random, which is said anyway
+        for row in ap_rows:
+            # random against supervised is the mirror image of supervised against random, which the summary has anyway
             mirror = role == "supervised" and row["init"] in references - supervised
             if row[f"vs_{role}"] and not mirror:
                 sentences.append(((row["init"] in references, place), sentence(row, role)))

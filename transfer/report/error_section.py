@@ -49,7 +49,7 @@ def _difference(difference: ErrorDifference | None) -> Markup:
 
 
 def _box_quality(config: ConfigComparison) -> Markup:
-    """Is the gap about placing boxes? AP75 needs better boxes than AP50, so their differences stand side by side."""
+    """Is the gap one of box quality? AP75 needs better boxes than AP50, so the two differences are shown together."""
     sentences = [
         f"{one.init} against {one.reference}: {number(one.ap50, True)} AP50, {number(one.ap75, True)} AP75; "
         f"{'AP75' if one.ap75 > one.ap50 else 'AP50'} fares better."

@@ -35,17 +35,17 @@ def write_report(folder: Path, report: Report, *, figures: bool = False) -> dict
 def sections(report: Report) -> list[Section]:
     """The page's sections in order."""
     cells = CsvCells(report.rows)
-    found = [
+    parts = [
         config_section(config, report.rows_by_config[config.table.name], i + 1, cells)
         for i, config in enumerate(report.comparison.configs)
     ]
     if (longer := schedules_section(report.comparison.schedules, report.rows_by_config, cells)) is not None:
-        found.append(longer)
+        parts.append(longer)
     if report.searches:
-        found.append(_search_section(report))
+        parts.append(_search_section(report))
     if report.published is not None:
-        found.append(published_section(report.published))
-    return [*found, runs_section(report.comparison.tables), again_section(report)]
+        parts.append(published_section(report.published))
+    return [*parts, runs_section(report.comparison.tables), again_section(report)]
 
 
 def _search_section(report: Report) -> Section:

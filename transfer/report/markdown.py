@@ -41,25 +41,25 @@ def _values(rows: ConfigRows) -> str:
     text = _line(["init", "n", *(title(*column) for column in columns)])
     text += _line(["---", *["---:"] * (len(columns) + 1)])
     for init in rows.inits:
-        found = [rows.get(init, *column) for column in columns]
-        text += _line([init, rows.n(init, columns), *(mean_and_spread(row) if row else "" for row in found)])
+        values = [rows.get(init, *column) for column in columns]
+        text += _line([init, rows.n(init, columns), *(mean_and_spread(row) if row else "" for row in values)])
     return text + "\n"
 
 
 def _differences(rows: ConfigRows) -> str:
     text = ""
     for role in ROLES:
-        found = [
+        differences = [
             (title(*column), row)
             for init in rows.inits
             for column in rows.columns((*MAIN, *SIZES))
             if (row := rows.get(init, *column)) and row[f"vs_{role}"]
         ]
-        if found:
-            reference = found[0][1][f"vs_{role}_init"]
+        if differences:
+            reference = differences[0][1][f"vs_{role}_init"]
             text += _line(["init", "metric", f"difference to {reference}", "95 % interval", "n", "verdict"])
             text += _line(["---", "---", "---:", "---", "---:", "---"])
-            for metric, row in found:
+            for metric, row in differences:
                 numbers = [row[f"vs_{role}"], interval(row, role), row[f"vs_{role}_n"], row[f"vs_{role}_verdict"]]
                 text += _line([row["init"], metric, *numbers])
             text += "\n"

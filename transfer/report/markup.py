@@ -55,5 +55,5 @@ def _attribute(name: str, value: str | float | bool | None) -> str:
     name = name.removesuffix("_").replace("_", "-")
     if value is True:
         return f" {name}"
-    text = html.escape(str(value), quote=False).replace('"', "&quot;")  # values always stand in double quotes
+    text = html.escape(str(value), quote=False).replace('"', "&quot;")  # values are always in double quotes
     return f' {name}="{text}"'

@@ -70,7 +70,7 @@ def document(heading: str, lead: Markup, sections: Sequence[Section]) -> str:
 def lead(sentences: Sequence[str], limits: str) -> Markup:
     """What comes first: the main sentence, the limits of the runs, the other comparisons (many are folded away)."""
     first, *others = sentences or [
-        "No comparison can be made yet: no two initialisations have a finished run with equal seed."
+        "No comparison can be made yet: no two initialisations have a finished run with the same seed."
     ]
     items = [element("li", text) for text in others]
     shown, folded = items[:MOST_SENTENCES], items[MOST_SENTENCES:]

@@ -1,4 +1,4 @@
-"""The page's last sections: where every number comes from, and how to make the page again."""
+"""The page's last sections: the runs behind its numbers, and how to make the page again."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def runs_section(tables: Sequence[Table]) -> Section:
 
 def _row(run: Run) -> list[str]:
     record = run.record
-    made = record.get("provenance") or {}
-    git = made.get("git") or {}
-    hardware = record.get("hardware") or made.get("hardware") or {}
+    origin = record.get("provenance") or {}
+    git = origin.get("git") or {}
+    hardware = record.get("hardware") or origin.get("hardware") or {}
     data = [one["sha256"] or "" for part in record["datasets"].values() for one in part]
     return [
         f"{run.init}, seed {run.seed}",
@@ -46,7 +46,7 @@ def _row(run: Run) -> list[str]:
         " ".join([record["engine"]["name"], *(f"{k} {v}" for k, v in record["engine"]["versions"].items())]),
         ", ".join(str(v) for v in [hardware.get("cpu"), *(hardware.get("gpus") or [])] if v),
         _code(git.get("commit"), git.get("dirty")),
-        shlex.join(map(str, made.get("argv") or [])),
+        shlex.join(map(str, origin.get("argv") or [])),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The report's section on published numbers: rows of the runs' own protocol beside them, the nearest others apart."""
+"""The section on published numbers: own runs with rows of their protocol, and separately the most similar others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _parts(match: PublishedMatch) -> list[Markup]:
         *(_beside(match.table, group) for group in match.exact),
     ]
     if not match.exact:
-        parts.append(paragraph("No published row has this protocol, so none is put beside these runs."))
+        parts.append(paragraph("No published row has this protocol, so none is compared with these runs."))
     for group, differs in match.nearest:
         name = f"{group.detector}, {group.schedule}"
         note = alarm(f"Not comparable; differs in {'; '.join(differs)}.")
@@ -40,9 +40,9 @@ def _beside(own: Table, group: Group) -> Markup:
     columns = {name: published for name, published in columns.items() if published is not None}
     rows: list[Row] = []
     for init in own.inits:
-        found = [own.row(init, "bbox", name) for name in columns]
-        n = next((row.n for row in found if row), 0)
-        numbers = [f"{row.mean:.2f}" if row else "" for row in found]
+        values = [own.row(init, "bbox", name) for name in columns]
+        n = next((row.n for row in values if row), 0)
+        numbers = [f"{row.mean:.2f}" if row else "" for row in values]
         rows.append([init, *numbers, Cell(f"these runs, n={n}", "left")])
     for row in group.rows:
         names = [_published_name(SAME[name], row["metrics"]) for name in columns]

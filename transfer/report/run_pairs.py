@@ -1,4 +1,4 @@
-"""Markdown and CSV of the same runs made twice."""
+"""Markdown and CSV of two versions of the same runs."""
 
 from __future__ import annotations
 

@@ -26,8 +26,8 @@ def _parts(lengths: ScheduleLengths, rows: Mapping[str, ConfigRows], cells: CsvC
     role = next((r for r in ROLES if any(r in one.references for one in tables.values())), ROLES[0])
     body: list[Row] = []
     for init in lengths.inits:
-        found = [rows[one.name].get(init, TASK, METRIC) for one in tables.values()]
-        numbers = [join([cells.value(row), " ", cells.gap(row, role)]) if row else "" for row in found]
+        values = [rows[one.name].get(init, TASK, METRIC) for one in tables.values()]
+        numbers = [join([cells.value(row), " ", cells.gap(row, role)]) if row else "" for row in values]
         body.append([init, *(Cell(number, "num") for number in numbers)])
     names = ", ".join(one.name for one in tables.values())
     caption = f"{METRIC} at the end of each schedule ({names}); in brackets the difference to {role}"

@@ -15,8 +15,8 @@ def terminal(report: Report) -> str:
         columns = rows.columns(MAIN)
         lines = [["init", "n", *(one_line(title(*column)) for column in columns)]]
         for init in rows.inits:
-            found = [rows.get(init, *column) for column in columns]
-            lines.append([one_line(init), rows.n(init, columns), *(_cell(row) if row else "" for row in found)])
+            values = [rows.get(init, *column) for column in columns]
+            lines.append([one_line(init), rows.n(init, columns), *(_cell(row) if row else "" for row in values)])
         tables.append(f"{one_line(config)}\n{aligned(lines)}")
     return "\n".join(["\n\n".join(tables), *map(one_line, report.sentences)])
 

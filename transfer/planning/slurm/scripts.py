@@ -44,7 +44,7 @@ class SlurmStage:
         write_json(Path(self.folder) / REQUEST, asdict(self))
 
     def submit(self) -> str:
-        """Submit it; returns the job's id. Raises UserError with what Slurm said."""
+        """Submit it; returns the job's id. Raises UserError with Slurm's message."""
         return _submit_with_submitit(self) if self.via == "submitit" else _sbatch(self)
 
 
