@@ -79,7 +79,7 @@ def test_error_types_and_examples_are_shown(tables: list) -> None:
     assert "AP75 asks for better boxes" in text
 
 
-def test_a_report_can_do_without_the_pictures(tables: list) -> None:
+def test_examples_can_be_left_out(tables: list) -> None:
     text = page_of(tables, examples=False)
     assert "Error types" in text
     assert "<img" not in text
@@ -104,7 +104,7 @@ def test_error_types_are_kept_until_something_changes(tables: list) -> None:
     assert run_error_types(run) == "stored detections are of other images"
 
 
-def test_missing_pictures_leave_the_numbers(tables: list, dataset: str) -> None:
+def test_unreadable_images_leave_the_numbers(tables: list, dataset: str) -> None:
     for path in Path(dataset.split(":")[2]).glob("*.png"):
         path.write_bytes(b"not a picture")
     text = page_of(tables)

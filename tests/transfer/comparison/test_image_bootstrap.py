@@ -1,4 +1,4 @@
-"""AP from match tables equals the evaluators, also on a sample written out as a data set of its own."""
+"""AP from match tables equals that of the evaluators, also on a resample written out as a data set of its own."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def random_detections(rng: np.random.Generator, boxes: list, noise: float, ids: 
 
 
 def as_lvis(path: Path, rng: np.random.Generator) -> None:
-    """Turns a COCO file into an LVIS one: classes looked for in vain, not exhaustively annotated ones, frequencies."""
+    """Turn a COCO file into an LVIS one, with negative and not exhaustively annotated classes, and frequencies."""
     content = json.loads(path.read_text())
     for image in content["images"]:
         present = {a["category_id"] for a in content["annotations"] if a["image_id"] == image["id"]}
@@ -100,7 +100,7 @@ def test_unit_weights_give_the_evaluators_numbers(matched_by_class) -> None:
 def test_weights_equal_a_resampled_data_set(matched_by_class) -> None:
     name, boxes, rng = matched_by_class
     spec = get_dataset(name)
-    # without ties: the order of equal scores in different images is nobody's to say
+    # without ties: the order of equal scores in different images is not defined
     detections = random_detections(rng, boxes, 4.0, list(range(1, IMAGES + 1)), digits=9)
     table = match_table(spec, detections, "bbox")
     assert table is not None
@@ -192,14 +192,14 @@ def test_one_seed_gets_an_interval_over_images(coco, store, tmp_path: Path) -> N
     assert per_class.differences["supervised"].verdict == "no interval"
 
 
-def test_no_interval_when_detections_or_data_are_not_the_runs(coco, store) -> None:
+def test_no_interval_without_the_detections_or_data_of_the_runs(coco, store) -> None:
     name, _, _ = coco
     sets = {"train": [], "test": [{"name": name, "sha256": "0" * 64, "images": IMAGES}]}
     store(init="supervised", datasets=sets, detections=["detections_0.npz"])
     root = store(init="moco", datasets=sets, detections=["detections_0.npz"])
     runs = list(find_runs(root))
-    said = ImageBootstrap()(runs[0], runs[1], "bbox", "AP")
-    assert said.method == "none (n=1; no stored detections)"
+    interval = ImageBootstrap()(runs[0], runs[1], "bbox", "AP")
+    assert interval.method == "none (n=1; no stored detections)"
     for run in runs:
         (run.folder / "detections_0.npz").write_bytes(b"")
     assert "has changed since" in ImageBootstrap()(runs[0], runs[1], "bbox", "AP").method

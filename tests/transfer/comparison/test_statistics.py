@@ -1,4 +1,4 @@
-"""Gap arithmetic against a brute-force oracle, interval coverage, and scipy's own bootstrap and t interval."""
+"""Differences against a brute-force oracle, coverage of intervals, and scipy's own bootstrap and t interval."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_gap_equals_the_oracle_on_a_thousand_stores() -> None:
 @pytest.mark.parametrize("n", [2, 3, 5])
 def test_paired_t_covers_the_truth(n: int) -> None:
     rng = np.random.default_rng(1)
-    truth, shared = 1.5, rng.normal(0, 3, (4000, n))  # what a seed does to both arms cancels in the pair
+    truth, shared = 1.5, rng.normal(0, 3, (4000, n))  # the effect of a seed on both arms cancels in the pair
     arms = shared + truth + rng.normal(0, 0.5, (4000, n)), shared + rng.normal(0, 0.4, (4000, n))
     intervals = [paired_t(list(a - b)) for a, b in zip(*arms)]
     bounds = [(i.low, i.high) for i in intervals if i.low is not None and i.high is not None]

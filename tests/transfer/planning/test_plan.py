@@ -1,4 +1,4 @@
-"""Plans: what is read, and one line for everything that is wrong."""
+"""Plans: what they may say, and a one-line error for every mistake."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_every_kind_of_initialisation_reaches_the_command(plan_file: Path) -> No
     assert convert.name in next(s for s in stages if s.name == "toy/released/seed0").needs
 
 
-def test_only_takes_what_it_needs(plan_file: Path) -> None:
+def test_only_includes_dependencies(plan_file: Path) -> None:
     stages = plan_stages(load_plan(plan_file))
     assert [s.name for s in choose(stages, ["toy/moco/seed1"])] == [
         "prepare/1",

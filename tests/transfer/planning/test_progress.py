@@ -1,4 +1,4 @@
-"""The overall bar: what a stage is worth, how far a running one is, and an ETA from what was measured."""
+"""The overall bar: the weight of a stage, the share of a running one, and an ETA from measured seconds."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class FakeBar:
     def set_postfix_str(self, text: str, refresh: bool) -> None: ...
 
 
-def test_no_terminal_is_no_trouble(plan_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_without_a_terminal(plan_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stages = plan_stages(load_plan(plan_file))
     with PlanProgress(stages) as progress:
         progress.update([], {stages[0].name: Outcome("finished", seconds=0.0)})

@@ -1,4 +1,4 @@
-"""The runner: nothing twice, broken ones resume, failures reach the table, two runners share a folder."""
+"""The runner: no stage runs twice, broken ones resume, failures are reported, two runners share a folder."""
 
 from __future__ import annotations
 

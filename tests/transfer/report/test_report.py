@@ -1,4 +1,4 @@
-"""The report: every number of the page is gap.csv's, nothing is fetched, big stores stay quick and small."""
+"""The report: every number of the page is one of gap.csv, nothing is fetched, large stores stay fast and small."""
 
 from __future__ import annotations
 
@@ -273,7 +273,7 @@ def test_two_thousand_runs(tmp_path: Path, run_cli) -> None:
 
 
 OPEN_ALL = "document.querySelectorAll('details').forEach(d => d.open = true)"
-OUTSIDE = """(() => {  // text that its picture cuts off, and what is wider than the page without scrolling by itself
+OUTSIDE = """(() => {  // text cut off by its picture, and elements wider than the page that do not scroll on their own
   const cut = [...document.querySelectorAll('svg')].flatMap(s => { const box = s.getBoundingClientRect();
     return [...s.querySelectorAll('text')].filter(t => { const r = t.getBoundingClientRect();
       return r.left < box.left - 1 || r.right > box.right + 1 }).map(t => t.textContent) });
@@ -285,7 +285,7 @@ OVERLAPPING = """[...document.querySelectorAll('svg')].flatMap(s => { const t = 
   return t.flatMap((e, i) => t.slice(i + 1).filter((f, k) => { const a = r[i], b = r[i + 1 + k];
     return Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
       Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4 }).map(f => e.textContent + '/' + f.textContent)) })"""
-FAINT = """(() => {  // text whose contrast to its ground is below 4.5 (WCAG 2.1, 1.4.3)
+FAINT = """(() => {  // text whose contrast to its background is below 4.5 (WCAG 2.1, 1.4.3)
   const part = v => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4 };
   const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number);
     return 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b) };
@@ -302,7 +302,7 @@ FOCUSED = "document.activeElement.tagName + ' ' + getComputedStyle(document.acti
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 def test_in_a_browser(tmp_path: Path) -> None:
-    """Three widths, light and dark: nothing logged, nothing asked for, nothing cut off or too faint to read."""
+    """Three widths, light and dark: nothing is logged or requested, cut off or too faint to read."""
     inits = (*INITS, "memory_bank_65536_temperature_0.07", "memory_bank_65536_temperature_0.20")
     write_store(tmp_path / "runs", 2, inits, 3, classes=30)
     report = report_on(tmp_path / "runs", limits="Toy runs.", plan="name: toy\n")
@@ -327,8 +327,8 @@ def test_in_a_browser(tmp_path: Path) -> None:
         assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert browser.evaluate(FAINT) == []
         assert browser.pdf().startswith(b"%PDF")
-    said = [e for e in browser.events if e.get("method") in ("Runtime.consoleAPICalled", "Log.entryAdded")]
-    assert said + [e for e in browser.events if e.get("method") == "Runtime.exceptionThrown"] == []
+    messages = [e for e in browser.events if e.get("method") in ("Runtime.consoleAPICalled", "Log.entryAdded")]
+    assert messages + [e for e in browser.events if e.get("method") == "Runtime.exceptionThrown"] == []
     asked = {e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"}
     assert {url for url in asked if not url.startswith("data:")} == {page.resolve().as_uri()}
 
@@ -354,11 +354,13 @@ def test_summary_then_limits_then_the_other_comparisons(tmp_path: Path) -> None:
     write_store(tmp_path / "runs", 2, INITS, 3, classes=3)
     report = report_on(tmp_path / "runs", limits="Toy runs.")
     text = write_report(tmp_path / "out", report)["gap.html"].read_text()
-    said = report.sentences
-    assert all(" supervised on " in sentence for sentence in said[:6])  # both configs, before any against random
-    assert all(sentence in text for sentence in said)
+    sentences = report.sentences
+    assert all(" supervised on " in sentence for sentence in sentences[:6])  # both configs, before any against random
+    assert all(sentence in text for sentence in sentences)
     head = text[text.index("<h1>") : text.index("<nav")]
-    assert head.index(said[0]) < head.index("Toy runs.") < head.index(said[1]) < head.index("more comparisons")
+    assert (
+        head.index(sentences[0]) < head.index("Toy runs.") < head.index(sentences[1]) < head.index("more comparisons")
+    )
 
 
 def test_random_does_not_set_the_scale_of_the_others(report: dict[str, Path]) -> None:
