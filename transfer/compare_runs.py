@@ -1,10 +1,10 @@
-"""Compares two folders of the same runs: two engines, two machines, two versions.
+"""Compares two folders of the same runs, made by two engines, on two machines or by two versions.
 
     python transfer/compare_runs.py runs/engines/torchvision runs/engines/detectron2 [--output NAME]
 
-Runs are matched by their place in the folders (CONFIG/INIT/seedN in a plan's output). Printed, and with --output
-written as NAME.md and NAME.csv: every metric of both, what else they differ in, the largest difference between their
-final weights and between their detections, and whether the mean difference of a metric is within the spread over
+Runs are matched by their path below the folders (CONFIG/INIT/seedN in a plan's output). The output, with --output also
+written as NAME.md and NAME.csv, has every metric of both, what else they differ in, the largest difference between
+their final weights and between their detections, and whether the mean difference of a metric is within the spread over
 seeds. Exit code 1 when it is not.
 """
 
@@ -31,17 +31,17 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Match, compare, print."""
     args = parse()
-    from transfer.comparison.run_pairs import match, report
+    from runtime.atomic import write_text
+    from transfer.comparison.run_pairs import match, metric_pairs
+    from transfer.report.run_pairs import pairs_csv, pairs_markdown
 
     pairs = match(args.first, args.second)
-    text, rows, agree = report(pairs)
+    text = pairs_markdown(pairs)
     print(text)
     if args.output:
-        from runtime.atomic import write_text
-
         write_text(f"{args.output}.md", text + "\n")
-        write_text(f"{args.output}.csv", rows)
-    return 0 if agree else 1
+        write_text(f"{args.output}.csv", pairs_csv(pairs))
+    return 1 if any(metric.verdict == "no" for metric in metric_pairs(pairs)) else 0
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Measures the gap: runs every missing run of a plan and writes the report.
+"""Measures the gap between initialisations: runs the stages that a plan still needs, and writes the report.
 
     python transfer/measure_gap.py plans/demo.yaml
     python transfer/measure_gap.py plans/demo.yaml --dry-run
     python transfer/measure_gap.py runs/demo                     # report on a folder of finished runs
 
-Exit codes: 0 every run has a number, 1 some run failed (the report says which), 2 the plan or an argument is wrong,
-130 / 138 / 143 stopped by a signal; the same command continues.
+Exit codes: 0 every stage has finished, 1 a stage failed (the report says which run has no number), 2 the plan or an
+argument is wrong, 130 / 138 / 143 stopped by a signal; the same command continues.
 """
 
 import os
@@ -26,31 +26,43 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("plan", metavar="PLAN", help="plan YAML, or a folder of finished runs")
     what = parser.add_argument_group("what to run")
-    what.add_argument("--dry-run", action="store_true", help="print the runs, their state, time and disk; run nothing")
-    what.add_argument("--report-only", action="store_true", help="write the report on what is finished; run nothing")
-    what.add_argument("--only", action="append", default=[], metavar="GLOB", help="stages to run, with what they need")
-    what.add_argument("--redo", action="store_true", help="set stale results aside (renamed) and run again")
+    what.add_argument(
+        "--dry-run", action="store_true", help="print stages, state, estimated time and disk; run nothing"
+    )
+    what.add_argument("--report-only", action="store_true", help="write the report on finished runs; run nothing")
+    what.add_argument(
+        "--only", action="append", default=[], metavar="GLOB", help="run these stages and what they depend on"
+    )
+    what.add_argument("--redo", action="store_true", help="rename stale results and run their stages again")
     what.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. seeds=[0,1], SOLVER.MAX_ITER=90"
     )
-    what.add_argument("--output", metavar="DIR", help="folder instead of the plan's")
-    what.add_argument("--seed-offset", type=int, default=0, metavar="N", help="shift data, pretraining and run seeds")
-    how = parser.add_argument_group("how to run")
-    how.add_argument("--jobs", type=int, default=1, metavar="N", help="stages at a time (default 1)")
-    how.add_argument("--launcher", choices=("local", "torchrun", "slurm"), default="local")
-    how.add_argument("--nproc", type=int, default=1, metavar="N", help="processes of a training (torchrun, slurm)")
-    how.add_argument("--slurm-option", action="append", default=[], metavar="K=V", help="e.g. partition=gpu, time=600")
-    how.add_argument(
+    what.add_argument("--output", metavar="DIR", help="output folder, instead of the plan's")
+    what.add_argument(
+        "--seed-offset", type=int, default=0, metavar="N", help="add N to data, pretraining and run seeds"
+    )
+    launch = parser.add_argument_group("how to run")
+    launch.add_argument("--jobs", type=int, default=1, metavar="N", help="stages run at a time (default 1)")
+    launch.add_argument("--launcher", choices=("local", "torchrun", "slurm"), default="local")
+    launch.add_argument("--nproc", type=int, default=1, metavar="N", help="processes per training (torchrun, slurm)")
+    launch.add_argument(
+        "--slurm-option", action="append", default=[], metavar="K=V", help="e.g. partition=gpu, time=600"
+    )
+    launch.add_argument(
         "--slurm-via", choices=("auto", "submitit", "sbatch"), default="auto", help="submitit if installed (default)"
     )
     report = parser.add_argument_group("the comparison")
-    report.add_argument("--allow", action="append", default=[], metavar="KEY", help="let runs differ in KEY, in red")
+    report.add_argument(
+        "--allow", action="append", default=[], metavar="KEY", help="let runs differ in KEY; the report shows it in red"
+    )
     report.add_argument("--supervised", metavar="INIT", help="the supervised initialisation (for a folder of runs)")
     report.add_argument("--random", metavar="INIT", help="the random initialisation (for a folder of runs)")
-    report.add_argument("--published", action="store_true", help="put matching published rows beside the results")
-    report.add_argument("--figures", action="store_true", help="write the charts as SVG files too, into figures/")
-    report.add_argument("--no-examples", action="store_true", help="no images of the data set in the report")
-    report.add_argument("--no-detections", action="store_true", help="skip error types, examples and image bootstrap")
+    report.add_argument("--published", action="store_true", help="show published rows of the same protocol")
+    report.add_argument("--figures", action="store_true", help="also write the charts as SVG files into figures/")
+    report.add_argument("--no-examples", action="store_true", help="leave images of the data set out of the report")
+    report.add_argument(
+        "--no-detections", action="store_true", help="skip error types, example images and image bootstrap"
+    )
     args = parser.parse_args(argv)
     if args.jobs < 1:
         parser.error("--jobs must be at least 1")
@@ -62,25 +74,24 @@ FOLDER_ONLY = ("supervised", "random")
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Raise UserError for an option that would be ignored: a plan and a folder of runs understand different ones."""
+    """Raise UserError for an option that would be ignored: some apply only to a plan, some only to a folder of runs."""
     folder = Path(args.plan).is_dir()
     for name in PLAN_ONLY if folder else FOLDER_ONLY:
         if getattr(args, name):
             flag = f"--{name.replace('_', '-')}"
             what = "a folder of finished runs" if folder else "a plan"
-            hint = "it wants a plan" if folder else f"--set {name}=INIT says it for a plan"
-            raise UserError(f"{flag} has no meaning for {args.plan}, which is {what}; {hint}")
+            hint = "it needs a plan" if folder else f"in a plan write --set {name}=INIT"
+            raise UserError(f"{flag} does not apply to {args.plan}, which is {what}; {hint}")
 
 
 def main() -> int:
     """Load the plan, run what is missing, report."""
     args = parse()
     check_arguments(args)
-    from transfer import measure
+    from transfer.planning import measure
 
-    if Path(args.plan).is_dir():
-        return measure.report_folder(args, command=shlex.join(["python", "transfer/measure_gap.py", *sys.argv[1:]]))
-    return measure.run_plan(args, command=shlex.join(["python", "transfer/measure_gap.py", *sys.argv[1:]]))
+    command = shlex.join(["python", "transfer/measure_gap.py", *sys.argv[1:]])
+    return measure.report_folder(args, command) if Path(args.plan).is_dir() else measure.run_plan(args, command)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Prints published transfer results in the papers' layout, gaps to supervised recomputed and in brackets.
+"""Prints published transfer results in the papers' layout, with gaps to supervised recomputed, in brackets.
 
     python transfer/published.py --task voc --detector R50-C4
     python transfer/published.py --paper "MoCo v1" --table 5a
     python transfer/published.py --list
 
-Rows stand in one table only when data, detector, schedule and protocol are the same.
+Rows share a table only when data, detector, schedule and protocol are the same.
 """
 
 import os
@@ -18,9 +18,9 @@ from collections.abc import Sequence
 
 from runtime.errors import UserError, run_entry
 from runtime.terminal import aligned
-from transfer.literature.rows import TASKS, Group, Record, grouped, load, row_name, select, shown_gap
+from transfer.literature.rows import TASKS, Group, PublishedRow, grouped, load, row_name, select, shown_gap
 
-# tables of the MoCo paper (arXiv 1911.05722v3) that rows of several sources make up together
+# tables of the MoCo paper (arXiv 1911.05722v3) whose rows come from several sources
 MOCO_TABLES = {  # table -> (words of the detector, initialisations in the paper's order, pretraining data)
     "2a": ("R50-dilated-C5", ("random", "supervised", "MoCo v1"), (None, "IN-1M", "IG-1B")),
     "2b": ("Faster R-CNN R50-C4", ("random", "supervised", "MoCo v1"), (None, "IN-1M", "IG-1B")),
@@ -39,27 +39,26 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--paper", metavar="TEXT", help='words of the source, e.g. "MoCo v1"')
     parser.add_argument("--table", metavar="N", help="table of that paper, e.g. 5a")
     parser.add_argument("--sources", action="store_true", help="name the source of every row")
-    parser.add_argument("--list", action="store_true", help="list the sources and leave")
+    parser.add_argument("--list", action="store_true", help="list the sources and exit")
     return parser.parse_args(argv)
 
 
-def chosen(args: argparse.Namespace) -> list[Record]:
-    """Records that the command line asks for."""
+def chosen_rows(args: argparse.Namespace) -> list[PublishedRow]:
+    """The rows that the command line selects."""
     if args.table and "moco v1" in (args.paper or "MoCo v1").lower() and args.table in ("2", *MOCO_TABLES):
-        return [record for name in MOCO_TABLES if name.startswith(args.table) for record in moco_table(name)]
+        return [row for name in MOCO_TABLES if name.startswith(args.table) for row in moco_table(name)]
     table = f"Table {args.table}" if args.table else None
     fields = {key: getattr(args, key) for key in ("detector", "schedule", "init", "protocol")}
-    found = select(load(), task=args.task, paper=args.paper or ("MoCo v1" if table else None), source=table, **fields)
+    rows = select(load(), task=args.task, paper=args.paper or ("MoCo v1" if table else None), source=table, **fields)
     if args.init:  # a gap needs the supervised row of the same source
-        sources = {record["source"] for record in found}
-        keep = {**fields, "init": None}
-        beside = select(load(), task=args.task, paper=args.paper, **keep)
-        found = [r for r in beside if r in found or (r["init"] == "supervised" and r["source"] in sources)]
-    return found
+        sources = {row["source"] for row in rows}
+        of_every_init = select(load(), task=args.task, paper=args.paper, **{**fields, "init": None})
+        rows = [r for r in of_every_init if r in rows or (r["init"] == "supervised" and r["source"] in sources)]
+    return rows
 
 
-def moco_table(name: str) -> list[Record]:
-    """Rows of one table of the MoCo paper, whichever of its tables the record was copied from."""
+def moco_table(name: str) -> list[PublishedRow]:
+    """Rows of one table of the MoCo paper, whichever table they were copied from."""
     detector, inits, data = MOCO_TABLES[name]
     rows = select(load(), task="voc07+12", detector=detector, schedule="24k", paper="MoCo v1, He et al.")
     rows = [r for r in rows if r["protocol"] == "moco" and r["init"] in inits and r.get("pretrain_data") in data]
@@ -67,7 +66,7 @@ def moco_table(name: str) -> list[Record]:
 
 
 def text_table(group: Group, sources: bool = False) -> str:
-    """One group as aligned text: every number with its gap to supervised in brackets."""
+    """One group as aligned text: every number, with its gap to supervised in brackets."""
     head = ["init", *group.metrics, *(["source"] if sources else [])]
     lines = [head]
     for row in group.rows:
@@ -80,7 +79,7 @@ def text_table(group: Group, sources: bool = False) -> str:
     return "\n".join([heading, aligned(lines), *dict.fromkeys(notes)])
 
 
-def _cell(group: Group, row: Record, metric: str) -> str:
+def _cell(group: Group, row: PublishedRow, metric: str) -> str:
     value = row["metrics"].get(metric)
     return "" if value is None else f"{value} {shown_gap(group.gap(row, metric))}".rstrip()
 
@@ -89,13 +88,13 @@ def main() -> int:
     """Print the tables."""
     args = parse()
     if args.list:
-        for source, count in collections.Counter(record["source"] for record in load()).items():
+        for source, count in collections.Counter(row["source"] for row in load()).items():
             print(f"{count:4d}  {source}")
         return 0
-    records = chosen(args)
-    if not records:
-        raise UserError("no published record matches; see --list for the sources, --help for the tasks")
-    print("\n\n".join(text_table(group, args.sources) for group in grouped(records)))
+    rows = chosen_rows(args)
+    if not rows:
+        raise UserError("no published row matches; see --list for the sources, --help for the tasks")
+    print("\n\n".join(text_table(group, args.sources) for group in grouped(rows)))
     return 0
 
 

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from transfer.comparison.gap import compare
-from transfer.literature.rows import FILE, Protocol, grouped, load, matching, protocol_of, select, shown_gap
+from transfer.literature.protocols import Protocol, matching, protocol_of, published_matches
+from transfer.literature.rows import FILE, grouped, load, select, shown_gap
 from transfer.published import moco_table, text_table
 from transfer.records.run import find_runs, read_run
 from transfer.report.published_section import published_section
@@ -133,7 +134,7 @@ def test_command_line(run_cli) -> None:
     done = run_cli(["transfer/published.py", "--task", "voc", "--detector", "R50-C4"], check=0)
     assert "MoCo v1 IN-1M, 200 ep" in done.stdout
     assert "55.9 (+2.4)" in done.stdout
-    assert "no published record" in run_cli(["transfer/published.py", "--detector", "R7"], check=2).stderr
+    assert "no published row" in run_cli(["transfer/published.py", "--detector", "R7"], check=2).stderr
     assert run_cli(["transfer/published.py", "--task", "nonsense"]).returncode == 2
 
 
@@ -151,8 +152,9 @@ def test_published_initialisations_of_a_plan_choose_the_rows(store) -> None:
     }
     root = store(init="moco", flat=flat, iterations=90000)
     tables = compare(list(find_runs(root)), {})
-    body = published_section(tables, [{"init": "MoCo v1", "pretrain_data": "IG-1B"}]).body
+    wanted = [{"init": "MoCo v1", "pretrain_data": "IG-1B"}]
+    body = published_section(published_matches(tables, wanted)).html.source
     assert "MoCo v1 IG-1B" in body
     assert "38.9 (0.0)" in body
     assert "MoCo v1 IN-1M" not in body
-    assert "DetCo" in published_section(tables).body
+    assert "DetCo" in published_section(published_matches(tables)).html.source

@@ -1,4 +1,4 @@
-"""The comparison: runs paired by seed, refused unless they differ only in the initialisation, with intervals."""
+"""The differences of one config: runs paired by seed, refused unless they differ only in the initialisation."""
 
 from __future__ import annotations
 
@@ -58,15 +58,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Allowed:
-    """Something that differs between the compared runs and was let through on request; the report prints it in red."""
+    """A key in which the compared runs differ and may, by --allow; the report prints it in red."""
 
     key: str
     values: Mapping[str, Any]  # init -> value
 
+    @property
+    def by_init(self) -> str:
+        """The values in words."""
+        return ", ".join(f"{init}: {value}" for init, value in self.values.items())
+
 
 @dataclass(frozen=True)
 class Table:
-    """The comparison on one config."""
+    """The metrics and differences of one config."""
 
     name: str
     inits: tuple[str, ...]

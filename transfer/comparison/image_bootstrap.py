@@ -1,4 +1,8 @@
-"""An interval for one seed: both initialisations scored on the same resampled test images, from stored detections."""
+"""An interval for one seed: a paired bootstrap over the test images, from stored detections.
+
+Both initialisations are scored on the same resampled images, so what is hard about an image cancels in the difference.
+The interval is the uncertainty that comes from the choice of test images; it does not contain that of the seed.
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,8 @@ TOLERANCE = 0.05  # AP points by which stored detections may miss the recorded A
 class ImageBootstrap:
     """Callable for ``gap.compare``: (run, reference run, task, metric) -> paired percentile interval over images.
 
-    Replicates of one run are computed once and paired by draw, so comparing many initialisations costs one evaluation
-    each. It says how much the test images matter, not how much another seed would.
+    The replicates of one run are computed once and paired by draw, so comparing many initialisations costs one
+    bootstrap per run, not one per pair.
     """
 
     def __init__(self, replicates: int = 1000, seed: int = 0) -> None:
@@ -29,7 +33,7 @@ class ImageBootstrap:
         self._values: dict[tuple[str, str], np.ndarray | str] = {}
 
     def __call__(self, run: Run, reference: Run, task: str, metric: str) -> Interval:
-        """The interval, or one without bounds whose method says why there is none."""
+        """The interval, or one without bounds whose ``method`` is the reason."""
         if metric not in METRICS:
             return Interval(None, None, "none (n=1)")
         own, other = self._replicate(run, task), self._replicate(reference, task)
@@ -37,6 +41,7 @@ class ImageBootstrap:
             return Interval(None, None, f"none (n=1; {own if isinstance(own, str) else other})")
         column = METRICS.index(metric)
         differences = own[:, column] - other[:, column]
+        # AP is undefined on a resample without any object; with too many of those the rest is not a fair sample
         differences = differences[~np.isnan(differences)]
         if len(differences) < self._replicates / 2:
             return Interval(None, None, "none (n=1; undefined on most resamples)")
@@ -60,9 +65,12 @@ class ImageBootstrap:
         table = match_table(spec, detections, task)
         if table is None:
             return f"not defined for {spec.evaluator}"
+        # the run's own AP must come out before its resamples are believed
         whole = table.ap(np.ones(table.images, dtype=np.int64))["AP"]
         if not math.isclose(whole, run.metrics.get((task, "AP"), math.nan), abs_tol=TOLERANCE):
             return "stored detections do not give the recorded AP"
+        # Matching detections to objects does not depend on the other images, so it is done once: a resample only
+        # changes how often each image's matches count. One seed gives every run the same draws: that pairs them.
         draws = resamples(table.images, self._replicates, self._seed)
         counts = (np.bincount(draw, minlength=table.images) for draw in draws)
         return np.array([[table.ap(count)[m] for m in METRICS] for count in counts])

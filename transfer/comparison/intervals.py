@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """An interval and how it was made; ``low`` and ``high`` are None when there is nothing to make one from."""
+    """An interval and the method that gave it; ``low`` and ``high`` are None where no interval can be computed."""
 
     low: float | None
     high: float | None
@@ -22,7 +22,7 @@ class Interval:
 
     @property
     def verdict(self) -> str:
-        """ahead, behind or within noise; "no interval" when one run says nothing about spread."""
+        """ahead, behind or within noise; "no interval" for a single run, which says nothing about the spread."""
         if self.low is None or self.high is None:
             return "no interval"
         return "ahead" if self.low > 0 else "behind" if self.high < 0 else "within noise"
@@ -72,20 +72,3 @@ def percentile_interval(values: np.ndarray, confidence: float = CONFIDENCE) -> t
     tail = 50 * (1 - confidence)
     low, high = np.percentile(values, (tail, 100 - tail))
     return float(low), float(high)
-
-
-def image_bootstrap(
-    statistic: Callable[[np.ndarray], float], images: int, *, replicates: int = 1000, seed: int = 0
-) -> Interval:
-    """Paired bootstrap over images: ``statistic`` maps how often each image was drawn (int[images]) to a difference.
-
-    Both initialisations are scored on the same drawn images, so what is hard about an image cancels. It measures the
-    uncertainty from the test set, not from the seed.
-    """
-    draws = resamples(images, replicates, seed)
-    values = np.array([statistic(np.bincount(draw, minlength=images)) for draw in draws])
-    values = values[~np.isnan(values)]
-    if len(values) < replicates / 2:
-        return NO_INTERVAL
-    low, high = percentile_interval(values)
-    return Interval(low, high, f"paired bootstrap over {images} images, {replicates} replicates")

@@ -1,4 +1,4 @@
-"""What a plan would do: every stage, its state, estimated time and disk, and its command. Nothing is run or written."""
+"""What a plan would run: every stage, its state, estimated time and disk, and its command. It writes nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transfer.planning.launchers import RESUME, SHARED_KINDS, Launcher, sbatch_s
 from transfer.planning.plan import Plan
 from transfer.planning.progress import last_record, max_iterations
 from transfer.planning.stages import Stage
-from transfer.planning.state import BROKEN, FINISHED, stage_folder, stage_state, stored_result
+from transfer.planning.state import BROKEN, FINISHED, RECORD, stage_folder, stage_state, stored_result
 
 
 def dry_run(plan: Plan, stages: Sequence[Stage], launcher: Launcher) -> str:
@@ -42,9 +42,9 @@ def _command(plan: Plan, stage: Stage, launcher: Launcher, resume: bool) -> str:
         command = stage.command()
     except UserError:
         sources = ", ".join((stage.needs + stage.after)[-3:])
-        return f"{shlex.join(['python', *stage.argv])}  # and what {sources} will have found"
+        return f"{shlex.join(['python', *stage.argv])}  # plus arguments that depend on {sources}"
     extra = RESUME.get(stage.kind, ()) if resume else ()
-    command = (command[0], *extra, *command[1:])  # KEY VALUE options take all that follows them
+    command = (command[0], *extra, *command[1:])  # before the KEY VALUE overrides, which end the command
     if launcher.name == "slurm" and stage.kind in SHARED_KINDS:
         return sbatch_script(launcher, stage.kind, command, stage_folder(plan.output, stage))
     if launcher.name == "torchrun" and stage.kind in SHARED_KINDS:
@@ -53,7 +53,7 @@ def _command(plan: Plan, stage: Stage, launcher: Launcher, resume: bool) -> str:
 
 
 class Measured:
-    """Times and sizes of what has run before under the same folder."""
+    """Times and sizes of earlier runs in the same folder."""
 
     def __init__(self, output: Path) -> None:
         self._output = output
@@ -69,9 +69,9 @@ class Measured:
                 self._bytes[table] = sum(f.stat().st_size for f in path.parent.rglob("*") if f.is_file())
 
     def seconds(self, stage: Stage) -> float | None:
-        """Estimated seconds to go: measured s/iteration x iterations left; None when nothing was measured."""
+        """Estimated seconds left: measured s/iteration x iterations left; None when nothing was measured."""
         if stage.kind != "train" or stage.cell is None:
-            seconds = read_json(stage_folder(self._output, stage) / "record.json").get("seconds")
+            seconds = read_json(stage_folder(self._output, stage) / RECORD).get("seconds")
             return float(seconds) if seconds else None
         last = last_record(stage.folder / "metrics.json")
         pace = self._pace.get(stage.cell.table) or last.get("time")

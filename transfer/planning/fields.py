@@ -1,4 +1,4 @@
-"""Reads a plan's YAML: data only, one document, no repeated key, one clear line for every mistake."""
+"""Reads a plan's YAML: data only, one document, no repeated key; every mistake is a one-line error."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import yaml
 from runtime.errors import UserError
 from runtime.strict_yaml import YAML_ERRORS, StrictLoader
 
-MAX_BYTES = 1 << 20  # a plan is a page; a megabyte of YAML is some other file
+MAX_BYTES = 1 << 20  # a plan is a page long; a megabyte of YAML is some other file
 
 
 class PlanLoader(StrictLoader):
-    """Strict YAML that also refuses aliases: they can explode. Dumped configs have them, plans do not."""
+    """Strict YAML that also refuses aliases, which can expand exponentially. Dumped configs use them, plans do not."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Compose one node; an alias is an error."""
@@ -32,7 +32,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         known = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise UserError(f"plan {path} does not exist" + suggest(path.name, known))
     if path.stat().st_size > MAX_BYTES:
-        raise UserError(f"plan {path} has {path.stat().st_size} bytes: not a plan")
+        raise UserError(f"plan {path} has {path.stat().st_size} bytes, more than a plan can have")
     try:
         value = yaml.load(path.read_text(encoding="utf-8"), Loader=PlanLoader)  # noqa: S506 (a SafeLoader)
     except YAML_ERRORS as error:
@@ -43,11 +43,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def suggest(word: str, known: Collection[str]) -> str:
-    """The end of an error message: the nearest known word, or the list of what there is, or nothing."""
+    """The end of an error message: the nearest known word, or the first of the known words, or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)
     if close:
         return f"; did you mean {close[0]}?"
-    return f"; there are {', '.join(sorted(known)[:12])}" if known else ""
+    return f"; available: {', '.join(sorted(known)[:12])}" if known else ""
 
 
 class Fields:
@@ -94,8 +94,8 @@ class Fields:
 def apply_settings(plan: dict[str, Any], settings: Collection[str]) -> None:
     """Apply ``KEY=VALUE`` overrides in place.
 
-    A key whose first part is upper case (``SOLVER.MAX_ITER``) goes to the plan's ``overrides``, and no config of the
-    plan overrides it any more: the command line has the last word. Any other is a dotted path in the plan
+    A key whose first part is upper case (``SOLVER.MAX_ITER``) goes to the plan's ``overrides``, and is removed
+    from the overrides of its configs: the command line wins. Any other key is a dotted path in the plan
     (``seeds=[0,1,2]``, ``inits.moco.lr=0.02``). Values are YAML.
     """
     for setting in settings:
@@ -119,7 +119,7 @@ def apply_settings(plan: dict[str, Any], settings: Collection[str]) -> None:
 
 
 def _configs(plan: dict[str, Any]) -> list[dict[str, Any]]:
-    """The overrides of the plan's configs; what is malformed is left for the checks that name it."""
+    """The overrides of the plan's configs. Malformed ones are left to the checks, which name them."""
     configs = plan.get("configs")
     entries = (
         [entry.get("overrides") for entry in configs if isinstance(entry, dict)] if isinstance(configs, list) else []

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import UserError
-from transfer.planning.plan import REPOSITORY
-from transfer.planning.slurm.scripts import SlurmStage, check_options, chosen_way
+from runtime.repository import REPOSITORY
+from transfer.planning.slurm.scripts import SlurmStage, check_options, submission_method
 
-RESUME = {"pretrain": ("--resume", "auto"), "train": ("--resume",)}  # goes right after the script
-SHARED_KINDS = ("pretrain", "train")  # the stages that several processes can share
+RESUME = {"pretrain": ("--resume", "auto"), "train": ("--resume",)}  # placed right after the script
+SHARED_KINDS = ("pretrain", "train")  # the kinds of stages that several processes can share
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,11 @@ class Launcher:
         """The argv of the process to start for ``command`` (a script of this repository and its arguments)."""
         return LAUNCHERS[self.name](self, kind, command, folder)
 
+    def prepare(self, kind: str, command: Sequence[str], folder: Path) -> None:
+        """Write into the stage's ``folder`` what ``command()`` reads there: the description of a Slurm job."""
+        if self.name == "slurm" and kind in SHARED_KINDS:
+            slurm_stage(self, kind, command, folder).write()
+
 
 def _local(launcher: Launcher, kind: str, command: Sequence[str], folder: Path) -> list[str]:
     return [sys.executable, str(REPOSITORY / command[0]), *command[1:]]
@@ -46,12 +51,11 @@ def _torchrun(launcher: Launcher, kind: str, command: Sequence[str], folder: Pat
 def _slurm(launcher: Launcher, kind: str, command: Sequence[str], folder: Path) -> list[str]:
     if kind not in SHARED_KINDS:
         return _local(launcher, kind, command, folder)
-    slurm_stage(launcher, kind, command, folder).write()
     return [sys.executable, str(Path(__file__).parent / "slurm" / "wait_for_job.py"), str(folder)]
 
 
 def slurm_stage(launcher: Launcher, kind: str, command: Sequence[str], folder: Path) -> SlurmStage:
-    """A stage as a Slurm job. Slurm signals it two minutes before the limit, and it saves and is resumable."""
+    """A stage as a Slurm job. Slurm signals it two minutes before the time limit: it saves and can be resumed."""
     script, *arguments = command
     resume = RESUME[kind]
     if tuple(arguments[: len(resume)]) == resume:
@@ -82,14 +86,14 @@ LAUNCHERS: dict[str, Callable[[Launcher, str, Sequence[str], Path], list[str]]] 
 def make_launcher(name: str, processes: int, options: Sequence[str], via: str = "auto") -> Launcher:
     """A checked Launcher.
 
-    Raises UserError for options that Slurm or submitit cannot be given or ``name`` would ignore, and missing submitit.
+    Raises UserError for options that are invalid or that ``name`` would ignore, and for a missing submitit.
     """
     if name == "local" and processes > 1:
-        raise UserError(f"--nproc {processes} wants --launcher torchrun or slurm; local runs one process per stage")
+        raise UserError(f"--nproc {processes} needs --launcher torchrun or slurm; local runs one process per stage")
     if name != "slurm" and options:
-        raise UserError(f"--slurm-option {options[0]} wants --launcher slurm")
-    way = chosen_way(via) if name == "slurm" else "sbatch"
-    check_options(options, way)
+        raise UserError(f"--slurm-option {options[0]} needs --launcher slurm")
+    method = submission_method(via) if name == "slurm" else "sbatch"
+    check_options(options, method)
     if processes < 1:
         raise UserError(f"--nproc must be at least 1, not {processes}")
-    return Launcher(name, processes, tuple(options), way)
+    return Launcher(name, processes, tuple(options), method)

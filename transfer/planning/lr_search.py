@@ -1,7 +1,8 @@
 """The learning rate of an initialisation, searched on a held-out part of the training set.
 
-A fixed rate favours some methods (SwAV's weights on R50-C4 1x: 32.9 AP at the common rate, 37.6 with the rate searched,
-SimSiam arXiv 2011.10566 Table 5), so a plan can search it per initialisation; the test set takes no part in the choice.
+A fixed rate favours some methods (SwAV's weights on R50-C4 1x: 32.9 AP at the common rate, 37.6 with a searched rate,
+SimSiam, arXiv 2011.10566, Table 5), so a plan can search it per initialisation. The test set takes no part in the
+choice.
 """
 
 from __future__ import annotations
@@ -10,36 +11,36 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from runtime.errors import UserError
 from transfer.records.result_file import read_result
+from transfer.report.content import RateSearch
 
 SEARCHED = "-own_lr"  # suffix of the table whose runs use each initialisation's own rate
 
 
 def search_folder(output: Path, config: str, init: str) -> Path:
-    """Where the search runs of one config and initialisation live."""
+    """Where the search runs of one config and initialisation are."""
     return output / "lr_search" / config / init
 
 
 def split_folder(output: Path, config: str, fit: float, held_out: float) -> Path:
-    """Where a split of the training images into ``fit`` (to train on) and ``held_out`` (to choose by) is described."""
+    """Where a split of the training images into ``fit`` (to train on) and ``held_out`` (to score on) is described."""
     return output / "splits" / config / (f"{fit:g}+{held_out:g}" if held_out else f"{fit:g}")
 
 
 def split_names(folder: Path, key: str, part: str) -> tuple[str, ...]:
-    """``DATASETS.<key>`` words for one part ("fit" or "held_out") of a split. Raises UserError when it is not there."""
+    """``DATASETS.<key>`` words for one part ("fit" or "held_out") of a split. Raises UserError without it."""
     path = folder / "names.json"
     try:
         names = json.loads(path.read_text())[part]
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is missing or broken; run the plan's split stage") from error
+        raise UserError(f"{path} is missing or damaged; run the plan's split stage") from error
     return (f"DATASETS.{key}", repr(tuple(names)))
 
 
 def grid_scores(folder: Path, rates: Sequence[float]) -> dict[float, float]:
-    """Held-out box AP of every finished run of the grid; NaN for one that failed (a rate that diverges, say)."""
+    """Held-out box AP of every run of the grid that has ended; NaN for one that failed, e.g. because it diverged."""
     scores = {}
     for rate in rates:
         path = folder / f"lr{rate:g}" / "result.json"
@@ -58,13 +59,9 @@ def chosen_rate(folder: Path, rates: Sequence[float]) -> float:
     return min(scores, key=lambda rate: (-scores[rate], rate))
 
 
-def grid_record(folder: Path, rates: Sequence[float]) -> dict[str, Any]:
-    """What the report prints about a search: the grid, its held-out scores and the choice."""
+def search_record(folder: Path, rates: Sequence[float]) -> RateSearch:
+    """What the report says about a search."""
     scores = grid_scores(folder, rates)
     usable = any(not math.isnan(score) for score in scores.values())
-    return {
-        "grid": list(rates),
-        "held_out_AP": {f"{rate:g}": score for rate, score in scores.items()},
-        "chosen": chosen_rate(folder, rates) if usable else None,
-        "at_edge": usable and len(rates) > 1 and chosen_rate(folder, rates) in (min(rates), max(rates)),
-    }
+    chosen = chosen_rate(folder, rates) if usable else None
+    return RateSearch(scores, chosen, len(rates) > 1 and chosen in (min(rates), max(rates)))

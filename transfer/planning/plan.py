@@ -1,4 +1,4 @@
-"""A gap plan: which initialisations x configs x seeds make one table, and what makes the initialisations."""
+"""A plan: the initialisations x configs x seeds of one table, and how the initialisations are made."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ class LearningRate:
 
     value: float | None = None
     search: tuple[float, ...] = ()
-    held_out: float = 0.2  # part of train kept for choosing
-    schedule_factor: float = 1.0  # length of a search run against the real one
+    held_out: float = 0.2  # share of train on which the rates are scored
+    schedule_factor: float = 1.0  # length of a search run relative to the real one
 
 
 @dataclass(frozen=True)
-class Init:
-    """One way to start the detector's backbone."""
+class PlannedInit:
+    """One initialisation of the detector's backbone, as the plan describes it."""
 
     name: str
     kind: str  # random | supervised | supervised-msra | weights | pretrain | published
     weights: str | None = None  # a backbone .pkl, or a checkpoint that is converted on the fly
     pretrain: tuple[str, ...] = ()  # arguments of pretrain/main.py
-    checkpoint: str | None = None  # what pretraining leaves
+    checkpoint: str | None = None  # that pretraining ends with
     published: Mapping[str, Any] = field(default_factory=dict)
     convert: tuple[str, ...] = ()  # extra arguments of convert/to_d2.py
     lr: LearningRate | None = None
@@ -63,7 +63,7 @@ class Config:
 
 @dataclass(frozen=True)
 class Prepare:
-    """A command that must have run before anything else, and the file that proves it."""
+    """A command that must run before anything else, and the file it leaves when it has."""
 
     argv: tuple[str, ...]
     done: str
@@ -76,7 +76,7 @@ class Plan:
     path: Path
     name: str
     output: Path
-    inits: tuple[Init, ...]
+    inits: tuple[PlannedInit, ...]
     configs: tuple[Config, ...]
     seeds: tuple[int, ...]
     supervised: str | None
@@ -127,14 +127,14 @@ def load_plan(
 
 def _name(text: str, where: str) -> str:
     if not NAME.fullmatch(text):
-        raise UserError(f"{where}: {text!r} is no name (letters, digits and ._+- only; it becomes a folder)")
+        raise UserError(f"{where}: {text!r} is not a valid name: a folder is named so, use letters, digits and ._+-")
     return text
 
 
 def _fill(text: str, values: Mapping[str, str], where: str) -> str:
     def value(match: re.Match[str]) -> str:
         if match[1] not in values:
-            raise UserError(f"{where}: unknown placeholder {match[0]}; there are {{{'}, {'.join(values)}}}")
+            raise UserError(f"{where}: unknown placeholder {match[0]}; available: {{{'}, {'.join(values)}}}")
         return values[match[1]]
 
     return PLACEHOLDER.sub(value, text)
@@ -171,7 +171,7 @@ def _learning_rate(raw: Any, where: str) -> LearningRate | None:
     return LearningRate(search=grid, held_out=held_out, schedule_factor=factor)
 
 
-def _init(name: str, raw: Any, where: str, fill: Mapping[str, str], default_lr: LearningRate | None) -> Init:
+def _init(name: str, raw: Any, where: str, fill: Mapping[str, str], default_lr: LearningRate | None) -> PlannedInit:
     fields = Fields(raw, where, INIT_KEYS)
     kinds = [key for key in INIT_KINDS if key in fields]
     if len(kinds) != 1:
@@ -183,23 +183,23 @@ def _init(name: str, raw: Any, where: str, fill: Mapping[str, str], default_lr: 
     if kind == "supervised":
         variant = fields.get("supervised", (bool, str))
         if variant not in (True, "torchvision", "msra"):
-            raise UserError(f"{where}: supervised is true (torchvision's weights) or msra")
-        return Init(**{**common, "kind": "supervised-msra" if variant == "msra" else "supervised"})
+            raise UserError(f"{where}: supervised must be true (torchvision's weights) or msra")
+        return PlannedInit(**{**common, "kind": "supervised-msra" if variant == "msra" else "supervised"})
     if kind == "weights":
-        return Init(**common, weights=_fill(fields.need("weights", str), fill, where))
+        return PlannedInit(**common, weights=_fill(fields.need("weights", str), fill, where))
     if kind == "pretrain":
         stage = Fields(raw["pretrain"], f"{where}: pretrain", ("argv", "checkpoint"))
         checkpoint = _fill(stage.need("checkpoint", str), fill, stage.where)
-        return Init(**common, pretrain=_argv(stage, "argv", fill), checkpoint=checkpoint)
+        return PlannedInit(**common, pretrain=_argv(stage, "argv", fill), checkpoint=checkpoint)
     if kind == "published":
         row = Fields(raw["published"], f"{where}: published", PUBLISHED_KEYS)
-        return Init(**common, published={key: str(row.need(key, (str, int))) for key in row.value})
+        return PlannedInit(**common, published={key: str(row.need(key, (str, int))) for key in row.value})
     if fields.get("random", bool) is not True:
         raise UserError(f"{where}: random must be true")
-    return Init(**common)
+    return PlannedInit(**common)
 
 
-def _inits(fields: Fields, fill: Mapping[str, str], lr: LearningRate | None) -> tuple[Init, ...]:
+def _inits(fields: Fields, fill: Mapping[str, str], lr: LearningRate | None) -> tuple[PlannedInit, ...]:
     raw = fields.need("inits", dict)
     where = f"{fields.where}: inits"
     return tuple(
@@ -227,7 +227,7 @@ def _configs(fields: Fields, fill: Mapping[str, str]) -> tuple[Config, ...]:
     names = [c.name for c in configs]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"{fields.where}: two configs are called {name}; give one a name:")
+            raise UserError(f"{fields.where}: two configs have the name {name}; give one of them another name:")
     if not configs:
         raise UserError(f"{fields.where}: configs is empty")
     return tuple(configs)
@@ -245,14 +245,14 @@ def check_config_exists(file: str, where: str) -> None:
 def _seeds(fields: Fields, offset: int) -> tuple[int, ...]:
     seeds = fields.items("seeds", int)
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise UserError(f"{fields.where}: seeds must be a list of different numbers >= 0, not {seeds}")
+        raise UserError(f"{fields.where}: seeds must be a list of different integers, 0 or more, not {seeds}")
     return tuple(seed + offset for seed in seeds)
 
 
-def _reference(fields: Fields, key: str, inits: tuple[Init, ...], kinds: tuple[str, ...]) -> str | None:
+def _reference(fields: Fields, key: str, inits: tuple[PlannedInit, ...], kinds: tuple[str, ...]) -> str | None:
     named = fields.get(key, str)
     known = [init.name for init in inits]
     if named is not None and named not in known:
-        raise UserError(f"{fields.where}: {key}: {named} is none of the inits{suggest(named, known)}")
+        raise UserError(f"{fields.where}: {key}: {named} is not one of the inits{suggest(named, known)}")
     guesses = [init.name for init in inits if init.kind in kinds or init.name == key]
     return named or (guesses[0] if guesses else None)

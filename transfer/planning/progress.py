@@ -1,4 +1,4 @@
-"""Overall progress of a plan with an ETA: a stage counts by its seconds, measured where one of its kind has ended."""
+"""Overall progress of a plan with an ETA. A stage counts by its seconds, measured once one of its kind has ended."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class PlanProgress:
         tqdm.write(text.rstrip())
 
     def waiting(self, name: str) -> None:
-        """Say once, and show, that a stage is being run by another runner."""
+        """Print once, and show on the bar, that another runner is running a stage."""
         if name not in self._announced:
             self._announced.add(name)
-            self.say(f"{name}: another runner is at it, waiting")
+            self.say(f"{name}: waiting, since another runner works on it")
         self._bar.set_postfix_str(f"waiting for another runner: {name}", refresh=False)
 
     def update(self, running: Collection[str], outcomes: Mapping[str, Any]) -> None:
@@ -61,8 +61,8 @@ class PlanProgress:
         self._bar.refresh()
 
     def _learn(self, name: str, seconds: float, outcomes: Mapping[str, Any]) -> None:
-        """Take over the seconds a stage took, also for those of its kind that are still to come."""
-        if seconds == 0:  # found finished: it says nothing about the pace
+        """Use the seconds a stage took, also for the stages of its kind that have not started."""
+        if seconds == 0:  # it was finished before and says nothing about the pace
             self._bar.initial += self._seconds[name]
             return
         self._seconds[name] = seconds
@@ -72,7 +72,7 @@ class PlanProgress:
 
 
 def share_done(stage: Stage) -> float:
-    """How far a running stage is: iterations of a training, epochs of a pretraining; 0 when unknown."""
+    """Share of a running stage that is done, by iterations of a training or epochs of a pretraining; 0 when unknown."""
     if stage.kind == "pretrain":
         last = CHECKPOINT.fullmatch(stage.proof.name)
         epochs = [int(m[1]) for p in stage.folder.glob("checkpoint_*.pth.tar") if (m := CHECKPOINT.fullmatch(p.name))]
@@ -93,13 +93,13 @@ def last_record(path: Path) -> dict[str, Any]:
         try:
             value = json.loads(line)
         except ValueError:
-            continue  # torn, or cut by the seek
+            continue  # half-written, or cut by the seek
         if isinstance(value, dict):
             return value
     return {}
 
 
 def max_iterations(config: Path) -> int:
-    """SOLVER.MAX_ITER of a dumped config without loading it; 0 when it is not there."""
+    """SOLVER.MAX_ITER of a dumped config, read without loading it; 0 when it is absent."""
     match = re.search(r"^\s+MAX_ITER: (\d+)", config.read_text(), re.MULTILINE) if config.is_file() else None
     return int(match[1]) if match else 0

@@ -18,19 +18,22 @@ from runtime.stop import StopSignal
 from transfer.planning.launchers import RESUME, Launcher
 from transfer.planning.progress import PlanProgress
 from transfer.planning.stages import Stage
-from transfer.planning.state import BROKEN, FINISHED, STALE, State, record_stage, set_aside, stage_folder, stage_state
+from transfer.planning.state import (
+    BROKEN,
+    FINISHED,
+    RECORD,
+    STALE,
+    Outcome,
+    State,
+    record_stage,
+    recorded_outcomes,
+    set_aside,
+    stage_folder,
+    stage_state,
+)
 
 POLL_SECONDS = 0.1
 STOPPED_CODES = (130, 138, 143, -signal.SIGTERM, -signal.SIGINT)
-
-
-@dataclass
-class Outcome:
-    """How a stage ended: finished, failed, blocked (something it needs failed) or stopped."""
-
-    status: str
-    error: str | None = None
-    seconds: float = 0.0
 
 
 @dataclass
@@ -44,10 +47,10 @@ class _Child:
 
 
 class Runner:
-    """Runs ``stages``; ``outcomes`` tells how each ended.
+    """Runs ``stages``; ``outcomes`` says how each ended.
 
-    A stage is locked by the kernel while it runs, and the lock is inherited by its process: a second runner on the same
-    folder works on other stages or waits, even when the first runner was killed and its child lives on.
+    A stage holds a kernel lock (flock) while it runs, and its process inherits the lock: a second runner on the same
+    folder works on other stages or waits, even when the first runner was killed and its child still runs.
     """
 
     def __init__(
@@ -78,12 +81,14 @@ class Runner:
                     progress.update({c.stage.name for c in self._children}, self.outcomes)
             finally:
                 self._stop_children(progress)
+        earlier = recorded_outcomes(self.output, self.stages)  # of the stages that were not reached
         for stage in self.stages:
-            self.outcomes.setdefault(stage.name, Outcome("stopped"))
+            last = earlier.get(stage.name)
+            self.outcomes.setdefault(stage.name, Outcome("stopped", last.error if last else None))
         return self.outcomes
 
     def _start_some(self, progress: PlanProgress) -> bool:
-        """Start or settle one stage; False when there is nothing to do just now."""
+        """Start one stage, or give it an outcome without running it; False when nothing can be done now."""
         running = {child.stage.name for child in self._children}
         for stage in self.stages:
             if stage.name in self.outcomes or stage.name in running:
@@ -99,9 +104,9 @@ class Runner:
 
     def _blocker(self, stage: Stage) -> str | None:
         """A stage that ended in a way that keeps ``stage`` from running."""
-        for names, fine in ((stage.needs, ("finished",)), (stage.after, ("finished", "failed"))):
+        for names, accepted in ((stage.needs, ("finished",)), (stage.after, ("finished", "failed"))):
             for name in names:
-                if name in self.outcomes and self.outcomes[name].status not in fine:
+                if name in self.outcomes and self.outcomes[name].status not in accepted:
                     return name
         return None
 
@@ -114,7 +119,7 @@ class Runner:
         try:
             state = stage_state(self.output, stage)
             if state.kind == STALE and self.redo:
-                progress.say(f"{stage.name}: {state.why}; set aside as {set_aside(stage)}")
+                progress.say(f"{stage.name}: {state.why}; renamed to {set_aside(stage)}")
                 state = stage_state(self.output, stage)
             if state.kind in (FINISHED, STALE):
                 self.outcomes[stage.name] = self._settled(stage, state)
@@ -129,16 +134,19 @@ class Runner:
 
     def _settled(self, stage: Stage, state: State) -> Outcome:
         if state.kind == STALE:
-            return Outcome("failed", f"{stage.folder}: {state.why}; --redo sets it aside and makes it again")
-        if not (stage_folder(self.output, stage) / "record.json").is_file():
+            return Outcome("failed", f"{stage.folder}: {state.why}; --redo renames it and runs the stage again")
+        if not (stage_folder(self.output, stage) / RECORD).is_file():
             record_stage(self.output, stage, stage.command(), status="finished", found=True)
         return Outcome("finished")
 
     def _spawn(self, stage: Stage, state: State, folder: Path, lock: IO[str]) -> _Child:
         command = stage.command()
         record_stage(self.output, stage, command, status="running")
-        script, *arguments = command  # what continues a run goes first: KEY VALUE options take all that follows them
-        argv = self.launcher.command(stage.kind, (script, *resume_arguments(stage, state), *arguments), folder)
+        script, *arguments = command
+        # --resume comes first: the KEY VALUE overrides at the end would take it as one of them
+        started = (script, *resume_arguments(stage, state), *arguments)
+        self.launcher.prepare(stage.kind, started, folder)
+        argv = self.launcher.command(stage.kind, started, folder)
         log = folder / "log.txt"
         with open(log, "ab") as sink:
             process = subprocess.Popen(
@@ -147,7 +155,7 @@ class Runner:
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 pass_fds=(lock.fileno(),),
-                start_new_session=True,  # Ctrl-C reaches the runner alone, which asks its children to save and leave
+                start_new_session=True,  # Ctrl-C reaches only the runner, which asks its children to save and exit
             )
         return _Child(stage, command, process, lock, log, time.monotonic())
 
@@ -166,14 +174,14 @@ class Runner:
         elif code in STOPPED_CODES:
             outcome = Outcome("stopped", "the same command continues it", seconds)
         elif code == 0:
-            outcome = Outcome("failed", f"exit code 0, but {child.stage.proof} shows no finished stage", seconds)
+            outcome = Outcome("failed", f"exit code 0, but {child.stage.proof} is missing or unfinished", seconds)
         else:
             outcome = Outcome("failed", f"{last_error(child.log)} (exit code {code}, log {child.log})", seconds)
         record_stage(self.output, child.stage, child.command, **vars(outcome))
         return outcome
 
     def _stop_children(self, progress: PlanProgress) -> None:
-        """Ask every child to save and leave, and wait for it; a second Ctrl-C ends the wait and kills them."""
+        """Ask every child to save and exit, and wait for it; a second Ctrl-C ends the wait and kills them."""
         try:
             for child in self._children:
                 progress.say(f"{child.stage.name}: stopping")
@@ -188,20 +196,20 @@ class Runner:
 
 
 def _signal_group(process: subprocess.Popen[bytes], signum: int) -> None:
-    # to the leader only when it stops politely: its loader workers must live until it has saved
+    # SIGTERM goes to the leader alone: its loader workers must live until it has saved
     if process.poll() is None:
         (os.killpg if signum == signal.SIGKILL else os.kill)(process.pid, signum)
 
 
 def resume_arguments(stage: Stage, state: State) -> tuple[str, ...]:
-    """What to add to the command of a broken stage."""
+    """Arguments that make a broken stage continue."""
     if state.kind != BROKEN:
         return ()
     return RESUME.get(stage.kind, ())
 
 
 def lock_stage(folder: Path) -> IO[str] | None:
-    """Take the stage's lock without waiting; None when another runner, or the child of a killed one, has it."""
+    """Take the stage's lock without waiting; None when another runner, or the child of a killed one, holds it."""
     folder.mkdir(parents=True, exist_ok=True)
     file = open(folder / ".lock", "a")
     try:

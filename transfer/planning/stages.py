@@ -11,29 +11,29 @@ from typing import Any
 
 from runtime.errors import UserError
 from transfer.planning.lr_search import SEARCHED, chosen_rate, search_folder, split_folder, split_names
-from transfer.planning.plan import Config, Init, Plan
+from transfer.planning.plan import Config, Plan, PlannedInit
 
 TRAIN_SCRIPT = "transfer/train_net.py"
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One command of a plan. ``late`` gives arguments that only exist once the stages in ``needs`` have run."""
+    """One command of a plan. ``late`` returns arguments that are known only after the stages in ``needs`` have run."""
 
     name: str
     kind: str  # prepare | pretrain | convert | split | train
     argv: tuple[str, ...]  # script of this repository, then its arguments
     folder: Path  # where it writes
-    proof: Path  # the file that a finished stage leaves
+    proof: Path  # the file that exists once the stage has finished
     needs: tuple[str, ...] = ()  # must have finished
-    after: tuple[str, ...] = ()  # must have ended, a failure is an answer too (a rate that diverges)
+    after: tuple[str, ...] = ()  # must have ended; a failure counts as an answer (a learning rate that diverges)
     late: Callable[[], tuple[str, ...]] = field(default=tuple, compare=False)
     weights: Path | None = None  # backbone a training starts from
     seed: int | None = None
     cell: Cell | None = None
 
     def command(self) -> tuple[str, ...]:
-        """The whole command, late arguments included. Raises UserError when what they read is not there."""
+        """The whole command, late arguments included. Raises UserError when what they are read from is missing."""
         return (*self.argv, *self.late())
 
 
@@ -46,6 +46,7 @@ class Cell:
     init: str
     seed: int
     folder: Path
+    is_search: bool = False  # a run of a learning-rate search, which no table shows
 
 
 def plan_stages(plan: Plan) -> list[Stage]:
@@ -60,8 +61,8 @@ def plan_stages(plan: Plan) -> list[Stage]:
     prepared = tuple(stage.name for stage in stages)
     backbones: dict[str, tuple[Path | None, tuple[str, ...]]] = {}
     for init in plan.inits:
-        made, backbones[init.name] = _backbone_stages(plan, init, prepared)
-        stages += made
+        backbone_stages, backbones[init.name] = _backbone_stages(plan, init, prepared)
+        stages += backbone_stages
     trainings = []
     for config in plan.configs:
         stages += _subset_stages(plan, config, prepared)
@@ -73,13 +74,13 @@ def plan_stages(plan: Plan) -> list[Stage]:
     return stages + [stage for seed in plan.seeds for training in trainings for stage in training.seed_stages(seed)]
 
 
-def trained_inits(plan: Plan) -> list[Init]:
+def trained_inits(plan: Plan) -> list[PlannedInit]:
     """The initialisations that are run here, i.e. all but the published-only ones."""
     return [init for init in plan.inits if init.kind != "published"]
 
 
 def _backbone_stages(
-    plan: Plan, init: Init, prepared: tuple[str, ...]
+    plan: Plan, init: PlannedInit, prepared: tuple[str, ...]
 ) -> tuple[list[Stage], tuple[Path | None, tuple[str, ...]]]:
     """Stages that make the backbone of ``init``, its file, and the names a training waits for."""
     stages: list[Stage] = []
@@ -102,8 +103,8 @@ def _backbone_stages(
     return stages, (backbone, (stages[-1].name,))
 
 
-def _search_parts(config: Config, init: Init) -> tuple[float, float]:
-    """Parts of the training images that a learning-rate search trains on and is scored on."""
+def _search_parts(config: Config, init: PlannedInit) -> tuple[float, float]:
+    """Shares of the training images that a learning-rate search trains on and is scored on."""
     held_out = init.lr.held_out if init.lr else 0.0
     return config.data_fraction * (1 - held_out), config.data_fraction * held_out
 
@@ -131,7 +132,7 @@ class _Train:
 
     plan: Plan
     config: Config
-    init: Init
+    init: PlannedInit
     weights: Path | None
     needs: tuple[str, ...]
 
@@ -144,6 +145,7 @@ class _Train:
         late: Callable[[], tuple[str, ...]],
         opts: Mapping[str, Any],
         after: tuple[str, ...] = (),
+        is_search: bool = False,
     ) -> Stage:
         init = self.init.kind if self.weights is None else str(self.weights)
         argv = [TRAIN_SCRIPT, "--config-file", self.config.file, "--init", init, "--init-name", self.init.name]
@@ -151,7 +153,7 @@ class _Train:
             argv += [flag, value] if value != "auto" else []
         argv += _words({**self.config.overrides, **opts, "SEED": seed, "OUTPUT_DIR": str(folder)})
         name = str(folder.relative_to(self.plan.output))
-        cell = Cell(table, self.config.name, self.init.name, seed, folder)
+        cell = Cell(table, self.config.name, self.init.name, seed, folder, is_search)
         proof = folder / "result.json"
         return Stage(name, "train", tuple(argv), folder, proof, needs, after, late, self.weights, seed, cell)
 
@@ -174,7 +176,7 @@ class _Train:
         return stages
 
     def _subset(self) -> tuple[Callable[[], tuple[str, ...]], tuple[str, ...]]:
-        """Late schedule and data arguments, and what they wait for."""
+        """Late schedule and data arguments, and the stages they wait for."""
         if self.config.data_fraction == 1:
             return self._schedule, self.needs
         folder = split_folder(self.plan.output, self.config.name, self.config.data_fraction, 0.0)
@@ -208,6 +210,7 @@ class _Train:
                 needs,
                 late,
                 {"SOLVER.BASE_LR": value},
+                is_search=True,
             )
             for value in rate.search
         ]

@@ -1,4 +1,4 @@
-"""Is a stage finished? Decided by what it left, never by a flag alone: status, weights and command must agree."""
+"""Is a stage finished? Decided by the files it left, never by a flag alone: status, weights and command must agree."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from runtime.errors import UserError
 from transfer.planning.stages import Stage
 from transfer.records.fields import result_problem
 
+RECORD = "record.json"
 FINISHED, BROKEN, TO_DO, STALE = "finished", "broken", "to do", "stale"
 
 
 @dataclass(frozen=True)
 class State:
-    """``kind`` is finished, broken (resume it), to do, or stale (made by something else than the plan says)."""
+    """``kind`` is finished, broken (resume it), to do, or stale (not made by what the plan says now)."""
 
     kind: str
     why: str = ""
 
 
 def stored_result(path: Path) -> dict[str, Any]:
-    """A result.json, or {} when it is absent, torn or has not a result's form."""
+    """A result.json, or {} when it is absent, truncated or malformed."""
     content = read_json(path)
     return {} if result_problem(content) else content
 
@@ -34,7 +35,7 @@ _DIGESTS: dict[tuple[str, int, int], str] = {}
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file, remembered while its size and time of change stay (2,000 runs share a few backbones)."""
+    """sha256 of a file, cached while its size and modification time stay (2,000 runs share a few backbones)."""
     stat = path.stat()
     key = (str(path), stat.st_size, stat.st_mtime_ns)
     if key not in _DIGESTS:
@@ -43,26 +44,50 @@ def digest(path: Path) -> str:
 
 
 def stage_folder(output: Path, stage: Stage) -> Path:
-    """Where the log, the lock and the record of a stage live."""
+    """Where the log, the lock and the record of a stage are."""
     return output / "stages" / stage.name.replace("/", "__")
 
 
+@dataclass
+class Outcome:
+    """How a stage ended: finished, failed, blocked (something it needs failed) or stopped."""
+
+    status: str
+    error: str | None = None
+    seconds: float = 0.0
+
+
+def recorded_outcomes(output: Path, stages: Sequence[Stage]) -> dict[str, Outcome]:
+    """By stage name, how each stage ended when it was last run; stages that were never run are absent."""
+    records = {stage.name: read_json(stage_folder(output, stage) / RECORD) for stage in stages}
+    return {
+        name: Outcome(str(record.get("status")), record.get("error"), float(record.get("seconds") or 0))
+        for name, record in records.items()
+        if record
+    }
+
+
 def record_stage(output: Path, stage: Stage, command: Sequence[str], **outcome: Any) -> None:
-    """Write what was run and how it ended, so that a changed plan is noticed and a failure reaches the table."""
+    """Write what was run and how it ended, so that a changed plan is noticed and a failure is shown in the report."""
     proof = {"path": str(stage.proof), "sha256": digest(stage.proof)} if stage.proof.is_file() else None
-    write_json(stage_folder(output, stage) / "record.json", {"argv": list(command), "proof": proof, **outcome})
+    write_json(stage_folder(output, stage) / RECORD, {"argv": list(command), "proof": proof, **outcome})
 
 
 def stage_state(output: Path, stage: Stage) -> State:
-    """The state of one stage from the files on disk."""
+    """The state of one stage from the files on disk.
+
+    A finished stage is stale when its recorded command is not the one the plan gives now: the table would mix results
+    of two plans. Commands are compared word by word, as relative paths in them are relative to the same working folder;
+    so a moved output folder or a renamed option makes a stage stale, which is safe, since nothing is deleted.
+    """
     state = CHECKS.get(stage.kind, _proof_state)(stage)
     if state.kind != FINISHED:
         return state
-    made_by = read_json(stage_folder(output, stage) / "record.json").get("argv")
+    made_by = read_json(stage_folder(output, stage) / RECORD).get("argv")
     try:
         command = list(stage.command())
     except UserError:
-        return state  # its inputs are gone, its result stands
+        return state  # the command cannot be built without its inputs; the result is kept
     if made_by is not None and made_by != command:
         changed = sorted(set(made_by) ^ set(command))
         return State(STALE, f"it was made by another command (differs in {' '.join(changed[:6])})")
@@ -81,8 +106,8 @@ def _pretrain_state(stage: Stage) -> State:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The pretraining checkpoint written last in ``folder``."""
-    found = sorted(folder.glob("checkpoint*.pth.tar"), key=os.path.getmtime) if folder.is_dir() else []
-    return found[-1] if found else None
+    paths = sorted(folder.glob("checkpoint*.pth.tar"), key=os.path.getmtime) if folder.is_dir() else []
+    return paths[-1] if paths else None
 
 
 def _convert_state(stage: Stage) -> State:
@@ -90,24 +115,25 @@ def _convert_state(stage: Stage) -> State:
     source = stage.weights
     if not stage.proof.is_file() or not sidecar:
         return State(TO_DO)
-    files, made_from = (found if isinstance(found := sidecar.get(k), dict) else {} for k in ("files", "source"))
+    files, made_from = (value if isinstance(value := sidecar.get(k), dict) else {} for k in ("files", "source"))
     if files.get(stage.proof.name) != digest(stage.proof):
-        return State(TO_DO, "the backbone is not the one its sidecar describes")
+        return State(TO_DO, "the backbone differs from the one its sidecar describes")
     if source is not None and source.is_file() and made_from.get("sha256") != digest(source):
-        return State(TO_DO, "the checkpoint has changed since")
+        return State(TO_DO, "the checkpoint has changed since it was converted")
     return State(FINISHED)
 
 
 def _train_state(stage: Stage) -> State:
     result = stored_result(stage.proof)
     if result.get("status") != "finished":
-        begun = (stage.folder / "last_checkpoint").is_file()
-        return State(BROKEN, str(result.get("error") or "interrupted")) if begun or result else State(TO_DO)
+        resumable = (stage.folder / "last_checkpoint").is_file()
+        return State(BROKEN, str(result.get("error") or "interrupted")) if resumable or result else State(TO_DO)
     if result.get("seed") != stage.seed:
         return State(STALE, f"it holds a run with seed {result.get('seed')}")
+    # a pretraining that was run again leaves another backbone under the same name; the command alone would not show it
     weights = stage.weights if stage.weights is not None and stage.weights.is_file() else None
     if weights is not None and result.get("init", {}).get("sha256") != digest(weights):
-        return State(STALE, f"its run started from other weights than {weights} holds now")
+        return State(STALE, f"its run started from other weights than {weights} contains now")
     return State(FINISHED)
 
 
@@ -115,11 +141,11 @@ CHECKS = {"pretrain": _pretrain_state, "convert": _convert_state, "train": _trai
 
 
 def set_aside(stage: Stage) -> Path:
-    """Rename what a stale stage left so that it can be made again; nothing is deleted. Returns the new name."""
-    made = stage.folder if stage.kind in ("train", "pretrain") else stage.proof
+    """Rename the output of a stale stage so that it can run again; nothing is deleted. Returns the new name."""
+    output = stage.folder if stage.kind in ("train", "pretrain") else stage.proof
     for number in range(1, 1000):
-        aside = made.with_name(f"{made.name}.old{number}")
+        aside = output.with_name(f"{output.name}.old{number}")
         if not aside.exists():
-            made.rename(aside)
+            output.rename(aside)
             return aside
-    raise UserError(f"{made} has been set aside a thousand times; tidy its folder up")
+    raise UserError(f"{output}.old1 to .old999 all exist; remove some of them")

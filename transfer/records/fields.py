@@ -1,4 +1,4 @@
-"""The shape of a result.json: which fields have which form, so that a file of something else is named and refused."""
+"""The form of a result.json: the type of each field, so that a malformed file is refused and its bad field named."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _mapping(value: Any) -> bool:
     return isinstance(value, dict)
 
 
-def _whole(value: Any) -> bool:
+def _integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
@@ -42,11 +42,11 @@ def _metrics(value: Any) -> bool:
 def is_history(value: Any) -> bool:
     """Whether ``value`` is a list of {"iteration": int, "metrics": {task: {metric: number or null}}}."""
     return isinstance(value, list) and all(
-        _mapping(entry) and _whole(entry.get("iteration")) and _metrics(entry.get("metrics", {})) for entry in value
+        _mapping(entry) and _integer(entry.get("iteration")) and _metrics(entry.get("metrics", {})) for entry in value
     )
 
 
-# dotted path -> (is the value of this form?, the form in words)
+# dotted path -> (check of the value, the required form in words)
 FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "status": (lambda value: value in STATUSES, "finished or failed"),
     "config": (_mapping, "a mapping"),
@@ -54,14 +54,14 @@ FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "config.flat": (_mapping, "a mapping"),
     "init": (_mapping, "a mapping"),
     "init.name": (_text, "a string"),
-    "seed": (_whole, "a whole number"),
+    "seed": (_integer, "an integer"),
     "engine": (_mapping, "a mapping"),
     "engine.name": (_text, "a string"),
     "engine.versions": (_mapping, "a mapping"),
     "datasets": (_mapping, "a mapping"),
     "datasets.train": (_data_sets, "a list of data sets"),
     "datasets.test": (_data_sets, "a list of data sets"),
-    "iterations": (_whole, "a whole number"),
+    "iterations": (_integer, "an integer"),
     "seconds_per_iteration": (_number, "a number"),
     "metrics": (_metrics, "numbers by task and metric"),
     "history": (is_history, "a list of evaluations"),
@@ -70,12 +70,12 @@ FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 
 def result_problem(content: Any, needs: Iterable[str] = ()) -> str | None:
-    """What is wrong with the form of a parsed result.json, or None; the fields ``needs`` must be there."""
+    """What is wrong with a parsed result.json, or None; the fields ``needs`` must be present."""
     if not _mapping(content):
         return f"it is a {type(content).__name__}, not a mapping"
     for path, (fits, form) in FORMS.items():
-        found, value = _look_up(content, path)
-        if found and not fits(value):
+        exists, value = _look_up(content, path)
+        if exists and not fits(value):
             return f"{path} is not {form}"
     for path in needs:
         if not _look_up(content, path)[0]:

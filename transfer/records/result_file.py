@@ -1,4 +1,4 @@
-"""result.json: what a finished or failed run leaves for the gap, and what is remembered while it is still running."""
+"""result.json, which a finished or failed run leaves for the comparison, and history.json, kept while it runs."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ class History:
                 raise ValueError("history is not a list of evaluations")
             return cls(path, content["history"], float(content["train_seconds"]))
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            raise UserError(f"{path} is damaged ({error}); remove it, the run itself can be resumed") from error
+            raise UserError(f"{path} is damaged ({error}); remove it, the run can still be resumed") from error
 
     def add(self, iteration: int, metrics: Mapping[str, Any]) -> None:
-        """Record an evaluation after ``iteration`` steps; a repetition of it replaces the earlier one."""
+        """Record an evaluation after ``iteration`` steps; a repeated one replaces the earlier one."""
         self.entries = [e for e in self.entries if e["iteration"] != iteration]
         self.entries.append({"iteration": iteration, "metrics": dict(metrics)})
         self.entries.sort(key=lambda e: e["iteration"])
@@ -111,12 +111,12 @@ def write_finished(
 
 
 def write_failed(folder: Path, header: Mapping[str, Any], error: str) -> None:
-    """Write result.json of a run that ended with an error, so that a report can say why a cell is empty."""
+    """Write result.json of a run that ended with an error, so that a report can say why a number is missing."""
     write_json(folder / RESULT, {**header, "status": "failed", "error": error, "hardware": hardware()})
 
 
 def read_result(folder: Path, needs: Iterable[str] = ()) -> dict[str, Any] | None:
-    """The result.json of a run folder, or None; UserError if it is damaged, of another form, or without ``needs``."""
+    """The result.json of a run folder, or None. Raises UserError if it is damaged, malformed or lacks ``needs``."""
     path = folder / RESULT
     if not path.exists():
         return None

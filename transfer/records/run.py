@@ -1,4 +1,4 @@
-"""One finished or failed run as the gap sees it, read from result.json; and everything two runs must agree on."""
+"""One finished or failed run, read from its result.json, and everything two compared runs must agree on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runtime.errors import UserError
 from transfer.config import RUN_KEYS
 from transfer.records.result_file import RESULT, read_result
 
-SET_ASIDE = re.compile(r"\.old\d+$")
+RENAMED = re.compile(r"\.old\d+$")
 
 
 @dataclass(frozen=True)
@@ -32,21 +32,21 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether it has numbers."""
+        """Whether it has metrics."""
         return self.status == "finished"
 
     @property
     def detections(self) -> Path | None:
-        """Stored detections of the first test set, when they are still there."""
+        """Stored detections of the first test set, or None when there are none or the file is gone."""
         names = self.record.get("detections") or []
         path = self.folder / str(names[0]) if names else None
         return path if path is not None and path.is_file() else None
 
 
 def read_run(folder: Path, *, table: str | None = None, init: str | None = None, seed: int | None = None) -> Run:
-    """The run in ``folder``. Names given by a plan win over those in the file; without a result it is "missing".
+    """The run in ``folder``. Names given by a plan replace those in the file; without a result it is "missing".
 
-    Raises UserError for a result.json of another schema or without the fields that a comparison rests on.
+    Raises UserError for a result.json of another schema or without the fields that a comparison needs.
     """
     names = folder.parent.parent.name, folder.parent.name
     record = read_result(folder)
@@ -71,7 +71,7 @@ def read_run(folder: Path, *, table: str | None = None, init: str | None = None,
 
 
 def flat_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], float]:
-    """{(task, metric): value}; null, NaN and pycocotools' -1 mean that there is nothing to measure and are left out."""
+    """{(task, metric): value}; null, NaN and pycocotools' -1 (nothing to measure) are left out."""
     flat = {}
     for task, values in metrics.items():
         for name, value in values.items():
@@ -81,7 +81,7 @@ def flat_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, st
 
 
 def must_agree(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything of a result that has to be equal for two runs to differ only in their initialisation and seed."""
+    """Everything that must be equal in two results for the runs to differ only in initialisation and seed."""
     agree: dict[str, Any] = {k: v for k, v in record["config"]["flat"].items() if k not in RUN_KEYS}
     agree["evaluator"] = record["evaluator"]
     agree["iterations"] = record["iterations"]
@@ -94,8 +94,8 @@ def must_agree(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_runs(root: Path) -> Iterator[Run]:
-    """Every result.json under ``root``, in order of path; folders that were set aside are not read."""
+    """The run of every result.json under ``root``, in order of path; folders that --redo renamed are left out."""
     for path in sorted(root.rglob(RESULT)):
         parts = path.relative_to(root).parts
-        if not any(SET_ASIDE.search(part) for part in parts) and "lr_search" not in parts:
+        if not any(RENAMED.search(part) for part in parts) and "lr_search" not in parts:
             yield read_run(path.parent)

@@ -14,6 +14,7 @@ MASK_OPACITY = 0.4
 SMALLEST_SIDE = 360  # smaller images are enlarged, so that names stay readable
 HEADER = 22  # pixels for the caption above an image
 GOLDEN_RATIO = 0.618033988749895
+LETTERS = 15  # pixels high; a phone shows a small picture at half its size
 
 
 @dataclass
@@ -27,7 +28,7 @@ class Marked:
 
 
 def class_color(index: int) -> tuple[int, int, int]:
-    """A colour per class; neighbouring indices get far hues."""
+    """A colour per class; neighbouring indices get distant hues."""
     red, green, blue = colorsys.hsv_to_rgb((index * GOLDEN_RATIO) % 1.0, 0.85, 1.0)
     return int(red * 255), int(green * 255), int(blue * 255)
 
@@ -52,6 +53,26 @@ def draw(image: Image.Image, marked: Marked, caption: str) -> Image.Image:
         pen.rectangle(pen.textbbox(place, label, font=font), fill=class_color(index))
         pen.text(place, label, fill="black", font=font)
     return canvas
+
+
+def draw_small(image: Image.Image, boxes: np.ndarray, labels: Sequence[str], colour: str, side: int) -> Image.Image:
+    """The image scaled to a longer side of ``side`` pixels, with labelled boxes in one colour.
+
+    ``boxes``: float[N x 4], x0 y0 x1 y1 in pixels of ``image``.
+    """
+    scale = side / max(image.size)
+    small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
+    pen, font = ImageDraw.Draw(small), ImageFont.load_default(LETTERS)
+    for box, label in zip(boxes * scale, labels):
+        corners = [float(v) for v in box]
+        pen.rectangle(corners, outline="#ffffff", width=4)  # a white rim keeps the line visible on any background
+        pen.rectangle(corners, outline=colour, width=2)
+        width = pen.textlength(label, font=font)
+        # inside the picture, also for a box at its edge
+        place = (max(1.0, min(corners[0] + 3, small.width - width - 2)), max(1.0, corners[1] + 1))
+        pen.rectangle(pen.textbbox(place, label, font=font), fill="#ffffff")
+        pen.text(place, label, fill=colour, font=font)
+    return small
 
 
 def side_by_side(left: Image.Image, right: Image.Image, gap: int = 8) -> Image.Image:

@@ -1,26 +1,53 @@
-"""The pictures of gap.html as files of their own, for a README or a paper: SVG with the page's style inside."""
+"""A chart with its name and caption: the page shows it, and ``--figures`` writes it as an SVG file of its own."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runtime.atomic import write_text
+from transfer.report.charts import Chart
+from transfer.report.markup import Markup, element
 from transfer.report.style import STYLE
 
-SECTION = re.compile(r'<section [^>]*><h2 id="[^"]*">(.*?)</h2>(.*?)</section>', re.DOTALL)
-PICTURE = re.compile(r"<svg (.*?)>(<title>(.*?)</title>.*?)</svg>", re.DOTALL)
-GROUND = "svg{background:var(--bg)}"  # a page may be light where the reader's screen is dark
+if TYPE_CHECKING:
+    from transfer.report.page import Section
+
+NAMESPACE = "http://www.w3.org/2000/svg"
+BACKGROUND = "svg{background:var(--bg)}"  # the picture may be shown on a light page to a reader with a dark setting
 
 
-def write_figures(page: str, folder: Path) -> list[Path]:
-    """Write every chart of a report's HTML into ``folder`` as SECTION-TITLE.svg; returns the files."""
-    written: list[Path] = []
-    for heading, body in SECTION.findall(page):
-        for attributes, shapes, title in PICTURE.findall(body):
-            path = folder / f"{_slug(heading)}-{_slug(title)}.svg"
-            style = f"<style>{STYLE}{GROUND}</style>"
-            write_text(path, f'<svg xmlns="http://www.w3.org/2000/svg" {attributes}>{style}{shapes}</svg>\n')
+@dataclass(frozen=True)
+class Figure:
+    """``data`` is the chart, i.e. the numbers that are drawn."""
+
+    name: str
+    data: Chart
+    caption: str
+
+    @property
+    def html(self) -> Markup:
+        """The picture and its caption, coloured by the style sheet of the page around it."""
+        return element("figure", self.data.draw().svg(self.name), element("figcaption", self.caption))
+
+    @property
+    def file(self) -> str:
+        """The picture as an SVG file, which brings the page's style sheet along."""
+        picture = self.data.draw()
+        style = element("style", Markup(STYLE + BACKGROUND))
+        return replace(picture, shapes=[style, *picture.shapes]).svg(self.name, xmlns=NAMESPACE).source + "\n"
+
+
+def write_figures(sections: Sequence[Section], folder: Path) -> list[Path]:
+    """Write every figure of a report into ``folder`` as SECTION-FIGURE.svg; returns the files."""
+    written = []
+    for section in sections:
+        for figure in section.figures:
+            path = folder / f"{_slug(section.heading)}-{_slug(figure.name)}.svg"
+            write_text(path, figure.file)
             written.append(path)
     return written
 

@@ -1,70 +1,71 @@
-"""The report's section on published numbers: matching rows beside one's own, others under what they differ in."""
+"""The section on published numbers: own runs with rows of their protocol, and separately the most similar others."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from transfer.comparison.gap import Table
-from transfer.literature.rows import Group, Record, load, matching, protocol_of, row_name, shown_gap
-from transfer.report.page import Section, escape, table
+from transfer.literature.protocols import PublishedMatch
+from transfer.literature.rows import Group, PublishedRow, row_name, shown_gap
+from transfer.report.markup import Markup, element
+from transfer.report.page import Cell, Row, Section, alarm, details, paragraph, table
 
-SAME = {"AP": ("AP", "APbb"), "AP50": ("AP50", "APbb50"), "AP75": ("AP75", "APbb75")}  # box metrics by either name
-
-
-def published_section(tables: Sequence[Table], wanted: Sequence[Mapping[str, str]] = ()) -> Section:
-    """Own means and published rows; a table holds published rows only when their protocol is that of the runs.
-
-    ``wanted``: words that a row's fields must contain (a plan's published initialisations); references always stay.
-    """
-    parts = []
-    records = [r for r in load() if not wanted or r["init"] in ("supervised", "random") or _is_wanted(r, wanted)]
-    for one in tables:
-        finished = [run for run in one.runs if run.finished]
-        if not finished:
-            continue
-        own = protocol_of(finished[0].record)
-        exact, nearest = matching(records, own)
-        parts.append(f"<h3>{escape(one.name)}</h3>")
-        parts.append(f"<p>{escape(f'These runs: {own.detector}, {own.schedule}, {own.dataset}; {own.heads}.')}</p>")
-        parts += [_beside(one, group) for group in exact]
-        if not exact:
-            parts.append("<p>No published row has this protocol, so none is put beside these runs.</p>")
-        for group, differs in nearest[:3]:
-            note = f'<p class="alarm" role="note">Not comparable; differs in {escape("; ".join(differs))}.</p>'
-            rows = _group_table(group, f"Published under another protocol: {group.detector}, {group.schedule}")
-            parts.append(
-                f"<details><summary>{escape(f'{group.detector}, {group.schedule}')}</summary>{note}{rows}</details>"
-            )
-    return Section("published", "Published numbers", "".join(parts))
+# box metrics by the names that papers use; tables of boxes and masks say APbb
+SAME = {"AP": ("AP", "APbb"), "AP50": ("AP50", "APbb50"), "AP75": ("AP75", "APbb75")}
 
 
-def _is_wanted(record: Record, wanted: Sequence[Mapping[str, str]]) -> bool:
-    return any(all(v.lower() in str(record.get(k, "")).lower() for k, v in words.items()) for words in wanted)
+def published_section(matches: Sequence[PublishedMatch]) -> Section:
+    """Own means and published rows; a table holds published rows only when their protocol is that of the runs."""
+    return Section("published", "Published numbers", [part for match in matches for part in _parts(match)])
 
 
-def _beside(one: Table, group: Group) -> str:
-    columns = [name for name, names in SAME.items() if any(n in group.metrics for n in names)]
-    rows = []
-    for init in one.inits:
-        found = [one.row(init, "bbox", name) for name in columns]
-        n = next((f.n for f in found if f), 0)
-        cells = [f"{f.mean:.2f}" if f else "" for f in found]
-        rows.append([escape(init), *cells, f'<td class="left">these runs, n={n}</td>'])
+def _parts(match: PublishedMatch) -> list[Markup]:
+    own = match.own
+    parts = [
+        element("h3", match.table.name),
+        paragraph(f"These runs: {own.detector}, {own.schedule}, {own.dataset}; {own.heads}."),
+        *(_beside(match.table, group) for group in match.exact),
+    ]
+    if not match.exact:
+        parts.append(paragraph("No published row has this protocol, so none is compared with these runs."))
+    for group, differs in match.nearest:
+        name = f"{group.detector}, {group.schedule}"
+        note = alarm(f"Not comparable; differs in {'; '.join(differs)}.")
+        parts.append(details(name, note, _group_table(group, f"Published under another protocol: {name}")))
+    return parts
+
+
+def _beside(own: Table, group: Group) -> Markup:
+    columns = {name: _published_name(names, group.metrics) for name, names in SAME.items()}
+    columns = {name: published for name, published in columns.items() if published is not None}
+    rows: list[Row] = []
+    for init in own.inits:
+        values = [own.row(init, "bbox", name) for name in columns]
+        n = next((row.n for row in values if row), 0)
+        numbers = [f"{row.mean:.2f}" if row else "" for row in values]
+        rows.append([init, *numbers, Cell(f"these runs, n={n}", "left")])
     for row in group.rows:
-        cells = []
-        for name in columns:
-            key = next((n for n in SAME[name] if n in row["metrics"]), None)
-            cells.append(f"{row['metrics'][key]} {shown_gap(group.gap(row, key))}" if key else "")
-        rows.append([escape(row_name(row)), *cells, f'<td class="left">{escape("; ".join(row["sources"]))}</td>'])
+        names = [_published_name(SAME[name], row["metrics"]) for name in columns]
+        rows.append([row_name(row), *(_value(group, row, name) for name in names), _sources(row)])
     return table(["init", *columns, "source"], rows, "These runs and published rows of the same protocol")
 
 
-def _group_table(group: Group, caption: str) -> str:
-    rows = []
-    for row in group.rows:
-        cells = [
-            f"{row['metrics'][m]} {shown_gap(group.gap(row, m))}" if m in row["metrics"] else "" for m in group.metrics
-        ]
-        source = f'<td class="left">{escape("; ".join(row["sources"]))}</td>'
-        rows.append([escape(row_name(row)), *(escape(cell) for cell in cells), source])
+def _published_name(names: Sequence[str], metrics: Sequence[str] | Mapping[str, object]) -> str | None:
+    return next((name for name in names if name in metrics), None)
+
+
+def _group_table(group: Group, caption: str) -> Markup:
+    rows: list[Row] = [
+        [row_name(row), *(_value(group, row, metric) for metric in group.metrics), _sources(row)] for row in group.rows
+    ]
     return table(["init", *group.metrics, "source"], rows, caption)
+
+
+def _value(group: Group, row: PublishedRow, metric: str | None) -> str:
+    if metric is None or metric not in row["metrics"]:
+        return ""
+    return f"{row['metrics'][metric]} {shown_gap(group.gap(row, metric))}"
+
+
+def _sources(row: PublishedRow) -> Cell:
+    return Cell("; ".join(row["sources"]), "left")

@@ -1,27 +1,26 @@
-"""The gap table as plain text for a terminal."""
+"""The gap as plain text for a terminal: a table per config, then the comparisons in words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from runtime.terminal import aligned
-from transfer.report.tables import MAIN, Record, by_config, shown, title
+from transfer.report.content import Report
+from transfer.report.csv_rows import MAIN, CsvRow, by_config, mean_and_spread, title
+from transfer.report.escaping import one_line
 
 
-def gap_table(rows: Sequence[Record]) -> str:
-    """Mean, spread, and in brackets the difference to supervised, per config."""
-    parts = []
-    for config, index in by_config(rows).items():
-        columns = index.columns(MAIN)
-        lines = [["init", "n", *(title(*c) for c in columns)]]
-        for init in index.inits:
-            found = [index.get(init, *c) for c in columns]
-            n = next((r["n"] for r in found if r), "0")
-            lines.append([init, n, *(_cell(r) if r else "" for r in found)])
-        parts.append(f"{config}\n{aligned(lines)}")
-    return "\n\n".join(parts)
+def terminal(report: Report) -> str:
+    """Mean, spread, and in brackets the difference to supervised, per config; then the sentences."""
+    tables = []
+    for config, rows in by_config(report.rows).items():
+        columns = rows.columns(MAIN)
+        lines = [["init", "n", *(one_line(title(*column)) for column in columns)]]
+        for init in rows.inits:
+            values = [rows.get(init, *column) for column in columns]
+            lines.append([one_line(init), rows.n(init, columns), *(_cell(row) if row else "" for row in values)])
+        tables.append(f"{one_line(config)}\n{aligned(lines)}")
+    return "\n".join(["\n\n".join(tables), *map(one_line, report.sentences)])
 
 
-def _cell(record: Record) -> str:
-    gap = f" ({record['vs_supervised']})" if record["vs_supervised"] else ""
-    return shown(record) + gap
+def _cell(row: CsvRow) -> str:
+    gap = f" ({row['vs_supervised']})" if row["vs_supervised"] else ""
+    return mean_and_spread(row) + gap

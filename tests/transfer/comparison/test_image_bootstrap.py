@@ -1,15 +1,17 @@
-"""AP from match tables equals the evaluators, also on a sample written out as a data set of its own."""
+"""AP from match tables equals that of the evaluators, also on a resample written out as a data set of its own."""
 
 from __future__ import annotations
 
 import copy
 import json
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
+from tests.transfer.detection_arrays import make_detections
 from transfer.comparison.gap import compare
 from transfer.comparison.image_bootstrap import ImageBootstrap
 from transfer.data.catalog import get_dataset
@@ -23,7 +25,9 @@ IMAGES, CLASSES = 12, 3
 
 def write_coco(folder: Path, rng: np.random.Generator, weights: np.ndarray | None = None) -> tuple[Path, list, list]:
     """Random objects as a COCO file; returns it, the image ids and the boxes per image."""
-    images, annotations, boxes = [], [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    boxes = []
     for i in range(IMAGES):
         images.append({"id": i + 1, "width": 200, "height": 150, "file_name": f"{i}.jpg"})
         for _ in range(rng.integers(1, 5)):
@@ -49,11 +53,11 @@ def random_detections(rng: np.random.Generator, boxes: list, noise: float, ids: 
             category.append(c if rng.random() < 0.8 else int(rng.integers(CLASSES)))
             found.append(np.asarray(box) + rng.normal(0, noise, 4))
             scores.append(float(np.round(rng.random(), digits)))  # two digits: with ties
-    return Detections(ids, index, category, np.array(found), scores)
+    return make_detections(ids, index, category, found, scores)
 
 
 def as_lvis(path: Path, rng: np.random.Generator) -> None:
-    """Turns a COCO file into an LVIS one: classes looked for in vain, not exhaustively annotated ones, frequencies."""
+    """Turn a COCO file into an LVIS one, with negative and not exhaustively annotated classes, and frequencies."""
     content = json.loads(path.read_text())
     for image in content["images"]:
         present = {a["category_id"] for a in content["annotations"] if a["image_id"] == image["id"]}
@@ -96,7 +100,7 @@ def test_unit_weights_give_the_evaluators_numbers(matched_by_class) -> None:
 def test_weights_equal_a_resampled_data_set(matched_by_class) -> None:
     name, boxes, rng = matched_by_class
     spec = get_dataset(name)
-    # without ties: the order of equal scores in different images is nobody's to say
+    # without ties: the order of equal scores in different images is not defined
     detections = random_detections(rng, boxes, 4.0, list(range(1, IMAGES + 1)), digits=9)
     table = match_table(spec, detections, "bbox")
     assert table is not None
@@ -116,7 +120,7 @@ def test_weights_equal_a_resampled_data_set(matched_by_class) -> None:
         path = Path(name.split(":")[1]).parent / f"sample{trial}.json"
         path.write_text(json.dumps(again))
         of = [k for _, k in rows]
-        copied = Detections(
+        copied = make_detections(
             list(range(1, IMAGES + 1)),
             [i for i, _ in rows],
             detections.category[of],
@@ -180,6 +184,7 @@ def test_one_seed_gets_an_interval_over_images(coco, store, tmp_path: Path) -> N
     difference = row.differences["supervised"]
     assert difference.interval.method == "paired bootstrap over images, 200 replicates"
     assert difference.interval.low is not None
+    assert difference.interval.high is not None
     assert 0 < difference.interval.low < difference.mean < difference.interval.high
     assert difference.verdict == "ahead"
     per_class = table.row("moco", "bbox", "AP-class0")
@@ -187,14 +192,14 @@ def test_one_seed_gets_an_interval_over_images(coco, store, tmp_path: Path) -> N
     assert per_class.differences["supervised"].verdict == "no interval"
 
 
-def test_no_interval_when_detections_or_data_are_not_the_runs(coco, store) -> None:
+def test_no_interval_without_the_detections_or_data_of_the_runs(coco, store) -> None:
     name, _, _ = coco
     sets = {"train": [], "test": [{"name": name, "sha256": "0" * 64, "images": IMAGES}]}
     store(init="supervised", datasets=sets, detections=["detections_0.npz"])
     root = store(init="moco", datasets=sets, detections=["detections_0.npz"])
     runs = list(find_runs(root))
-    said = ImageBootstrap()(runs[0], runs[1], "bbox", "AP")
-    assert said.method == "none (n=1; no stored detections)"
+    interval = ImageBootstrap()(runs[0], runs[1], "bbox", "AP")
+    assert interval.method == "none (n=1; no stored detections)"
     for run in runs:
         (run.folder / "detections_0.npz").write_bytes(b"")
     assert "has changed since" in ImageBootstrap()(runs[0], runs[1], "bbox", "AP").method

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import UserError
+from runtime.repository import REPOSITORY
 from runtime.stop import StopSignal
 from transfer.planning.dry_run import dry_run
 from transfer.planning.launchers import Launcher, make_launcher
 from transfer.planning.plan import load_plan
 from transfer.planning.runner import Runner
 from transfer.planning.stages import plan_stages
+
+WAIT_FOR_JOB = REPOSITORY / "transfer" / "planning" / "slurm" / "wait_for_job.py"
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -48,7 +51,7 @@ def test_dry_run_estimates_from_measured_pace(plan_file: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "processes", "options", "message"),
-    [("local", 8, [], "--nproc 8 wants --launcher"), ("torchrun", 2, ["partition=gpu"], "wants --launcher slurm")],
+    [("local", 8, [], "--nproc 8 needs --launcher"), ("torchrun", 2, ["partition=gpu"], "needs --launcher slurm")],
 )
 def test_what_a_launcher_would_ignore_is_an_error(name: str, processes: int, options: list, message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -61,8 +64,19 @@ def test_torchrun_shares_trainings_only(tmp_path: Path) -> None:
     assert "torch.distributed.run" not in launcher.command("convert", ("convert/to_d2.py",), tmp_path)
 
 
+def test_a_slurm_command_is_built_without_writing(tmp_path: Path) -> None:
+    launcher, folder = Launcher("slurm"), tmp_path / "stage"
+    command = launcher.command("train", ("transfer/train_net.py", "SEED", "0"), folder)
+    assert command[1:] == [str(WAIT_FOR_JOB), str(folder)]
+    assert files_below(tmp_path) == []
+    launcher.prepare("convert", ("convert/to_d2.py",), folder)
+    assert files_below(tmp_path) == []
+    launcher.prepare("train", ("transfer/train_net.py", "SEED", "0"), folder)
+    assert json.loads((folder / "job.json").read_text())["argv"][-2:] == ["SEED", "0"]
+
+
 def test_dry_run_prints_commands_that_can_be_started(plan_file: Path) -> None:
-    """What continues a run stands before KEY VALUE options, which take all that follows them; torchrun is named."""
+    """--resume comes before the KEY VALUE overrides, which end the command; torchrun is named."""
     plan = load_plan(plan_file)
     run = plan.output / "toy/random/seed0"
     run.mkdir(parents=True)

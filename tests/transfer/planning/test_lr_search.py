@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 
 from runtime.errors import UserError
 from runtime.stop import StopSignal
 from transfer.data.catalog import get_dataset
-from transfer.measure import plan_report
-from transfer.planning.lr_search import chosen_rate, grid_record
+from transfer.measure_gap import parse as arguments
+from transfer.planning.lr_search import chosen_rate, search_record
+from transfer.planning.measure import plan_report
 from transfer.planning.plan import Config, load_plan
 from transfer.planning.runner import Runner
 from transfer.planning.stages import plan_stages, schedule_opts
 from transfer.report.files import write_report
 from transfer.splits import parts_of, split_json
-
-SPLITS = """
-import json, pathlib, sys
-out = pathlib.Path(sys.argv[sys.argv.index("--output") + 1])
-out.mkdir(parents=True, exist_ok=True)
-(out / "names.json").write_text(json.dumps({"fit": ["coco:fit.json:images"], "held_out": ["coco:held.json:images"]}))
-"""
 
 
 def test_parts_are_disjoint_and_nested() -> None:
@@ -39,7 +33,7 @@ def test_parts_are_disjoint_and_nested() -> None:
 
 
 def test_split_files_are_data_sets(tmp_path: Path) -> None:
-    images = [{"id": i, "width": 9, "height": 9, "file_name": f"{i}.jpg"} for i in range(10)]
+    images: list[dict[str, Any]] = [{"id": i, "width": 9, "height": 9, "file_name": f"{i}.jpg"} for i in range(10)]
     for image in images:
         (tmp_path / image["file_name"]).write_bytes(b"")
     box = {"category_id": 4, "bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0}
@@ -85,17 +79,16 @@ def test_best_held_out_rate_is_chosen(tmp_path: Path) -> None:
     write_grid(tmp_path, {0.01: 20.0, 0.02: 24.0, 0.04: 24.0, 0.08: None})
     rates = (0.01, 0.02, 0.04, 0.08)
     assert chosen_rate(tmp_path, rates) == 0.02  # the smaller of two equal ones
-    record = grid_record(tmp_path, rates)
-    assert (record["chosen"], record["at_edge"]) == (0.02, False)
-    assert np.isnan(record["held_out_AP"]["0.08"])
+    record = search_record(tmp_path, rates)
+    assert (record.chosen, record.at_edge) == (0.02, False)
+    assert str(record).endswith("0.04 -> 24.00, 0.08 -> failed; chosen 0.02")
     write_grid(tmp_path / "one", {0.01: 20.0, 0.02: 24.0})
-    assert grid_record(tmp_path / "one", (0.01, 0.02))["at_edge"]
+    assert search_record(tmp_path / "one", (0.01, 0.02)).at_edge
     with pytest.raises(UserError, match="has finished"):
         chosen_rate(tmp_path / "empty", rates)
 
 
 def test_search_runs_before_the_seeds_and_both_tables_are_reported(plan_file: Path, fake_repo: Path) -> None:
-    (fake_repo / "transfer" / "splits.py").write_text(SPLITS)
     plan_file.write_text(plan_file.read_text() + "lr: {search: [0.01, 0.02, 0.04], held_out: 0.25}\n")
     plan = load_plan(plan_file)
     stages = plan_stages(plan)
@@ -107,14 +100,13 @@ def test_search_runs_before_the_seeds_and_both_tables_are_reported(plan_file: Pa
     final = (plan.output / "toy-own_lr/moco/seed1/calls.txt").read_text()
     assert "SOLVER.BASE_LR 0.02" in final
     assert "DATASETS" not in final
-    tables, report = plan_report(plan, stages, outcomes, "command", [])
-    assert [t.name for t in tables] == ["toy", "toy-own_lr"]
-    text = write_report(plan.output, tables, report)["gap.md"].read_text()
+    report = plan_report(plan, stages, outcomes, "command", arguments([str(plan_file)]))
+    assert [table.name for table in report.comparison.tables] == ["toy", "toy-own_lr"]
+    text = write_report(plan.output, report)["gap.md"].read_text()
     assert "toy/moco: held-out AP 0.01 -> 32.00, 0.02 -> 33.00, 0.04 -> 31.00; chosen 0.02" in text
 
 
 def test_rate_that_diverges_is_no_choice(plan_file: Path, fake_repo: Path) -> None:
-    (fake_repo / "transfer" / "splits.py").write_text(SPLITS)
     plan_file.write_text(plan_file.read_text() + "lr: {search: [0.02, 0.04]}\n")
     plan = load_plan(plan_file, settings=["seeds=[0]"])
     diverges = plan.output / "lr_search/toy/random/lr0.02"
@@ -131,8 +123,8 @@ def test_one_rate_of_its_own_is_allowed_in_its_table_only(plan_file: Path) -> No
     plan = load_plan(plan_file, settings=["inits.moco.lr=0.01"])
     stages = plan_stages(plan)
     outcomes = Runner(stages, plan.output).run(StopSignal())
-    tables, _ = plan_report(plan, stages, outcomes, "command", [])
-    own = next(t for t in tables if t.name == "toy-own_lr")
+    report = plan_report(plan, stages, outcomes, "command", arguments([str(plan_file)]))
+    own = next(table for table in report.comparison.tables if table.name == "toy-own_lr")
     assert set(own.inits) == {"moco", "random", "supervised"}  # the others take part as they are
     assert [allowed.key for allowed in own.allowed] == ["SOLVER.BASE_LR"]
     row = own.row("moco", "bbox", "AP")
@@ -149,7 +141,6 @@ def test_shrunk_steps_stay_before_the_end(plan_file: Path, fake_repo: Path) -> N
 
 
 def test_fraction_and_schedule_reach_the_command(plan_file: Path, fake_repo: Path) -> None:
-    (fake_repo / "transfer" / "splits.py").write_text(SPLITS)
     text = plan_file.read_text().replace(
         "[toy.yaml]", "[{config: ./configs/toy.yaml, data_fraction: 0.1, schedule_factor: 2}]"
     )

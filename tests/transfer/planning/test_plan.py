@@ -1,4 +1,4 @@
-"""Plans: what is read, and one line for everything that is wrong."""
+"""Plans: what they may say, and a one-line error for every mistake."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_every_kind_of_initialisation_reaches_the_command(plan_file: Path) -> No
     assert convert.name in next(s for s in stages if s.name == "toy/released/seed0").needs
 
 
-def test_only_takes_what_it_needs(plan_file: Path) -> None:
+def test_only_includes_dependencies(plan_file: Path) -> None:
     stages = plan_stages(load_plan(plan_file))
     assert [s.name for s in choose(stages, ["toy/moco/seed1"])] == [
         "prepare/1",
@@ -95,13 +95,13 @@ def test_only_takes_what_it_needs(plan_file: Path) -> None:
     ("old", "new", "message"),
     [
         ("configs: [toy.yaml]", "configs: [tay.yaml]", "tay.yaml, which does not exist.*did you mean toy.yaml"),
-        ("seeds: [0, 1]", "seeds: [0, 0]", "different numbers"),
+        ("seeds: [0, 1]", "seeds: [0, 0]", "different integers"),
         ("seeds: [0, 1]", "seeds: [0, x]", "seeds has 'x'"),
         ("seeds: [0, 1]", "seeds: [true]", "seeds has True"),
         ("configs:", "confgs:", "unknown key 'confgs'; did you mean configs"),
         ("random: {random: true}", "random: {random: true, weights: a.pkl}", "exactly one of"),
         ("random: {random: true}", "random: {}", "exactly one of"),
-        ("random: {random: true}", "'../x': {random: true}", "is no name"),
+        ("random: {random: true}", "'../x': {random: true}", "is not a valid name"),
         ("name: toy", "name: !!python/object/apply:os.system ['touch owned']", "cannot be read"),
         ("name: toy", "name: toy\nname: again", "duplicate key name"),
         ("name: toy", "? [name]\n: toy", "a key must be a plain word"),
@@ -109,7 +109,7 @@ def test_only_takes_what_it_needs(plan_file: Path) -> None:
         ("demo/draw.py", "/bin/sh", "script of this repository"),
         ("demo/draw.py", "../outside.py", "script of this repository"),
         ('"{output}/data", --seed', '"{outptu}/data", --seed', "unknown placeholder {outptu}"),
-        ("seeds: [0, 1]", "seeds: [0, 1]\nsupervised: nobody", "none of the inits"),
+        ("seeds: [0, 1]", "seeds: [0, 1]\nsupervised: nobody", "not one of the inits"),
         ("seeds: [0, 1]", "seeds: [0, 1]\nlr: {search: []}", "positive rates"),
         ("name: toy", "name: [", "cannot be read"),
     ],

@@ -1,4 +1,4 @@
-"""The overall bar: what a stage is worth, how far a running one is, and an ETA from what was measured."""
+"""The overall bar: the weight of a stage, the share of a running one, and an ETA from measured seconds."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 
 from transfer.planning.plan import load_plan
 from transfer.planning.progress import PlanProgress, last_record, share_done
-from transfer.planning.runner import Outcome
 from transfer.planning.stages import plan_stages
+from transfer.planning.state import Outcome
 
 
 def test_share_of_running_stages(plan_file: Path) -> None:
@@ -50,11 +50,11 @@ class FakeBar:
     def set_postfix_str(self, text: str, refresh: bool) -> None: ...
 
 
-def test_no_terminal_is_no_trouble(plan_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_without_a_terminal(plan_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stages = plan_stages(load_plan(plan_file))
     with PlanProgress(stages) as progress:
         progress.update([], {stages[0].name: Outcome("finished", seconds=0.0)})
         progress.update([stages[1].name], {stages[0].name: Outcome("finished", seconds=5.0)})
         progress.waiting("toy/moco/seed0")
         progress.waiting("toy/moco/seed0")
-    assert capsys.readouterr().out == "toy/moco/seed0: another runner is at it, waiting\n"
+    assert capsys.readouterr().out == "toy/moco/seed0: waiting, since another runner works on it\n"

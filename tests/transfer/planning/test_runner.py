@@ -1,4 +1,4 @@
-"""The runner: nothing twice, broken ones resume, failures reach the table, two runners share a folder."""
+"""The runner: no stage runs twice, broken ones resume, failures are reported, two runners share a folder."""
 
 from __future__ import annotations
 
@@ -10,41 +10,21 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from runtime.stop import StopSignal
-from transfer.measure import plan_report
 from transfer.planning.plan import load_plan
-from transfer.planning.runner import Outcome, Runner, lock_stage
+from transfer.planning.runner import Runner, lock_stage
 from transfer.planning.stages import plan_stages
-from transfer.planning.state import stage_folder
-from transfer.report.files import write_report
-
-DRIVER = """
-import os, pathlib, sys
-sys.path.insert(0, {repo!r})
-import transfer.planning.launchers, transfer.planning.plan
-transfer.planning.plan.REPOSITORY = transfer.planning.launchers.REPOSITORY = pathlib.Path.cwd()
-from runtime.errors import run_entry
-from transfer.measure_gap import main
-run_entry(main)
-"""
+from transfer.planning.state import Outcome, stage_folder
 
 
-def run(plan_file: Path, **options: bool) -> dict[str, Outcome]:
+def run(plan_file: Path, *, jobs: int = 1, redo: bool = False) -> dict[str, Outcome]:
     plan = load_plan(plan_file)
-    return Runner(plan_stages(plan), plan.output, **options).run(StopSignal())
+    return Runner(plan_stages(plan), plan.output, jobs=jobs, redo=redo).run(StopSignal())
 
 
 def calls(folder: str) -> list[str]:
     path = Path(folder) / "calls.txt"
     return path.read_text().splitlines() if path.exists() else []
-
-
-@pytest.fixture
-def driver(fake_repo: Path, repo: Path) -> list[str]:
-    (fake_repo / "drive.py").write_text(DRIVER.format(repo=str(repo)))
-    return [sys.executable, "drive.py", "toy_plan.yaml"]
 
 
 def test_everything_runs_once(plan_file: Path) -> None:
@@ -55,44 +35,43 @@ def test_everything_runs_once(plan_file: Path) -> None:
     assert len(calls("runs/toy/moco")) == 1
 
 
-def test_failed_run_is_in_the_table_and_the_next_call_resumes_it(plan_file: Path) -> None:
+def test_failed_run_is_in_the_table_and_the_next_call_resumes_it(plan_file: Path, measure_gap: list[str]) -> None:
     broken = Path("runs/toy/toy/moco/seed1")
     broken.mkdir(parents=True)
     (broken / "fail_once").touch()
     outcomes = run(plan_file)
     assert [n for n, o in outcomes.items() if o.status != "finished"] == ["toy/moco/seed1"]
-    plan = load_plan(plan_file)
-    tables, report = plan_report(plan, plan_stages(plan), outcomes, "command", [])
-    text = write_report(plan.output, tables, report)["gap.md"].read_text()
+    subprocess.run([*measure_gap, "--report-only"], check=True, capture_output=True, timeout=120)
+    text = Path("runs/toy/gap.md").read_text()
     assert "moco, seed 1: failed: loss is not finite at step 7 (exit code 2" in text
     assert "| moco | 1 |" in text
     assert {o.status for o in run(plan_file).values()} == {"finished"}
     assert [("--resume" in call) for call in calls(str(broken))] == [False, True]
 
 
-def test_report_only_runs_nothing_and_shows_what_is_missing(plan_file: Path, driver: list[str]) -> None:
+def test_report_only_runs_nothing_and_shows_what_is_missing(plan_file: Path, measure_gap: list[str]) -> None:
     run(plan_file)
     (Path("runs/toy/toy/moco/seed1") / "result.json").unlink()
     before = calls("runs/toy/toy/moco/seed1")
-    done = subprocess.run([*driver, "--report-only"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*measure_gap, "--report-only"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert calls("runs/toy/toy/moco/seed1") == before
     assert "- moco, seed 1: not run yet" in Path("runs/toy/gap.md").read_text()
-    refused = subprocess.run([*driver, "--random", "moco"], capture_output=True, text=True, timeout=120)
-    assert (refused.returncode, refused.stderr[:26]) == (2, "error: --random has no mea")
+    refused = subprocess.run([*measure_gap, "--random", "moco"], capture_output=True, text=True, timeout=120)
+    assert (refused.returncode, refused.stderr[:26]) == (2, "error: --random does not a")
 
 
-def test_plan_and_command_line_allow_a_difference(plan_file: Path, driver: list[str]) -> None:
+def test_plan_and_command_line_allow_a_difference(plan_file: Path, measure_gap: list[str]) -> None:
     run(plan_file)
     path = Path("runs/toy/toy/moco/seed1/result.json")
     record = json.loads(path.read_text())
     record["config"]["flat"]["INPUT.FORMAT"] = "BGR"
     path.write_text(json.dumps(record))
-    refused = subprocess.run(driver, capture_output=True, text=True, timeout=120)
+    refused = subprocess.run(measure_gap, capture_output=True, text=True, timeout=120)
     assert refused.returncode == 2
     assert "--allow INPUT.FORMAT" in refused.stderr
     for more in (["--allow", "INPUT.FORMAT"], ["--set", "allow=[INPUT.FORMAT]"]):
-        subprocess.run([*driver, *more], check=True, capture_output=True, timeout=120)
+        subprocess.run([*measure_gap, *more], check=True, capture_output=True, timeout=120)
         assert "**Not like for like on toy: INPUT.FORMAT**" in Path("runs/toy/gap.md").read_text()
         Path("runs/toy/gap.md").unlink()
 
@@ -136,9 +115,9 @@ def test_torn_result_is_run_again(plan_file: Path) -> None:
     assert len(calls(str(path.parent))) == 2
 
 
-def test_interrupt_stops_resumably_and_again_continues(plan_file: Path, driver: list[str]) -> None:
+def test_interrupt_stops_resumably_and_again_continues(plan_file: Path, measure_gap: list[str]) -> None:
     env = {**os.environ, "FAKE_STEPS": "100000"}
-    first = subprocess.Popen([*driver, "--jobs", "2"], env=env, stdout=subprocess.PIPE, text=True)
+    first = subprocess.Popen([*measure_gap, "--jobs", "2"], env=env, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not list(Path("runs/toy/toy").glob("*/*/at")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -148,14 +127,18 @@ def test_interrupt_stops_resumably_and_again_continues(plan_file: Path, driver: 
     assert "the same command continues" in out
     begun = [p.parent for p in Path("runs/toy/toy").glob("*/*/at")]
     assert begun
-    second = subprocess.run(driver, env={**os.environ, "FAKE_STEPS": "2"}, capture_output=True, text=True, timeout=120)
+    second = subprocess.run(
+        measure_gap, env={**os.environ, "FAKE_STEPS": "2"}, capture_output=True, text=True, timeout=120
+    )
     assert second.returncode == 0, second.stdout + second.stderr
     assert all("--resume" in calls(str(folder))[-1] for folder in begun)
     assert "moco is" in second.stdout
 
 
-def test_two_runners_share_the_work(plan_file: Path, driver: list[str]) -> None:
-    runners = [subprocess.Popen(driver, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+def test_two_runners_share_the_work(plan_file: Path, measure_gap: list[str]) -> None:
+    runners = [
+        subprocess.Popen(measure_gap, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)
+    ]
     outputs = [runner.communicate(timeout=120)[0] for runner in runners]
     assert [runner.returncode for runner in runners] == [0, 0], outputs
     every = [*Path("runs/toy/toy").glob("*/*/calls.txt"), *Path("runs/toy").glob("*/calls.txt")]

@@ -1,11 +1,11 @@
-"""Files that parse and are something else: result.json, history.json, sidecars and promises, refused in one line."""
+"""Files that parse but are malformed (result.json, history.json, settings, expectations) are one-line errors."""
 
 import json
 
 import pytest
 
 from runtime.errors import UserError
-from tests.transfer.conftest import make_record
+from tests.transfer.run_store import make_record
 from transfer.config import default_config
 from transfer.config.expectations import check_expectations
 from transfer.fine_tuning.initialisation import Init, apply_settings
@@ -14,7 +14,7 @@ from transfer.records.fields import FORMS, result_problem
 from transfer.records.result_file import History, read_result
 from transfer.records.run import find_runs
 
-# a value of another form for every field of the table
+# a malformed value for every field
 WRONG = {
     "status": 3,
     "config": "toy",
@@ -54,7 +54,7 @@ def test_a_result_of_the_schema_has_no_problem():
 
 
 @pytest.mark.parametrize("path", sorted(FORMS))
-def test_a_field_of_another_form_is_named(path, tmp_path):
+def test_a_malformed_field_is_named(path, tmp_path):
     (tmp_path / "result.json").write_text(json.dumps(with_field(path, WRONG[path])))
     with pytest.raises(UserError, match=f"result.json is not a result .{path} is not "):
         read_result(tmp_path)
@@ -64,7 +64,7 @@ def test_a_field_of_another_form_is_named(path, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["7", "[1]", '{"a": 1}', "[" * 100_000, '{"schema": 1, "status": null}'])
-def test_json_that_is_no_result_is_refused(text, tmp_path):
+def test_other_json_is_refused(text, tmp_path):
     (tmp_path / "result.json").write_text(text)
     with pytest.raises(UserError, match=r"result\.json is not a result"):
         read_result(tmp_path)

@@ -1,28 +1,34 @@
-"""The report: every number of the page is gap.csv's, nothing is fetched, big stores stay quick and small."""
+"""The report: every number of the page is one of gap.csv, nothing is fetched, large stores stay fast and small."""
 
 from __future__ import annotations
 
 import csv
+import html
 import html.parser
 import re
 import resource
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.report import INITS, write_store
 from tests.transfer.report.browser import Browser
+from tests.transfer.run_store import INITS, write_store
+from transfer.comparison.comparison import complete
 from transfer.comparison.curves import by_schedule, crossings, mean_curve
 from transfer.comparison.gap import compare
 from transfer.records.run import find_runs
 from transfer.report.charts import LEFT, LETTER, shortened
-from transfer.report.files import Report, write_report
-from transfer.report.tables import number, records, summary
+from transfer.report.content import Report
+from transfer.report.csv_rows import csv_rows, number, summary
+from transfer.report.files import write_report
+from transfer.report.terminal import terminal
 
 REFERENCES = {"supervised": "supervised", "random": "random"}
+COMMAND = "python transfer/measure_gap.py plan.yaml"
 VOID = {"meta", "link", "img", "br", "line", "circle", "rect", "polygon", "polyline", "path"}
 
 
@@ -57,11 +63,16 @@ class Page(html.parser.HTMLParser):
             self._cell = None
 
 
+def report_on(root: Path, name: str = "toy", allow: Sequence[str] = (), **fields: Any) -> Report:
+    """A report on the runs below ``root``."""
+    tables = compare(list(find_runs(root)), REFERENCES, allow=allow)
+    return Report(name, COMMAND, complete(tables), **fields)
+
+
 @pytest.fixture
 def report(tmp_path: Path) -> dict[str, Path]:
     write_store(tmp_path / "runs", 2, INITS, 3, classes=30)
-    tables = compare(list(find_runs(tmp_path / "runs")), REFERENCES)
-    return write_report(tmp_path / "out", tables, Report("toy", "python transfer/measure_gap.py plan.yaml"))
+    return write_report(tmp_path / "out", report_on(tmp_path / "runs"))
 
 
 def test_numbers_of_the_page_are_those_of_the_csv(report: dict[str, Path]) -> None:
@@ -113,14 +124,14 @@ def test_page_is_self_contained_and_accessible(report: dict[str, Path]) -> None:
     assert tags.count("table") == tags.count("caption") == tags.count("thead")
     anchors = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
     assert all(attrs["href"][1:] in anchors for tag, attrs in page.tags if tag == "a")
-    assert "python transfer/measure_gap.py plan.yaml" in text
+    assert COMMAND in text
     assert text.index("box AP ahead of supervised") < text.index("<table")
 
 
 def test_one_run_prints_no_plus_minus(store: Callable[..., Path], tmp_path: Path) -> None:
     store(init="supervised")
     root = store(init="moco", metrics={"bbox": {"AP": 31.0}})
-    files = write_report(tmp_path / "out", compare(list(find_runs(root)), REFERENCES), Report("toy", "c"))
+    files = write_report(tmp_path / "out", report_on(root))
     for path in files.values():
         assert "±" not in path.read_text()
         assert "\\pm" not in path.read_text()
@@ -131,11 +142,11 @@ def test_differences_at_the_floor_are_no_verdict(store: Callable[..., Path], tmp
     for seed, noise in ((0, 0.001), (1, 0.002), (2, 0.003)):
         for init, ap in (("supervised", 0.05), ("moco", 0.01)):
             root = store(init=init, seed=seed, metrics={"bbox": {"AP": ap + noise}})
-    rows = records(compare(list(find_runs(root)), REFERENCES))
+    rows = csv_rows(compare(list(find_runs(root)), REFERENCES))
     assert rows[0]["vs_supervised_verdict"] == "behind"  # in the same direction by the same amount each time
     assert summary(rows) == ["Nothing was learned on toy: no initialisation reaches 0.1 box AP."]
     root = store(init="moco", seed=3, metrics={"bbox": {"AP": 0.9}})
-    assert "moco is" in summary(records(compare(list(find_runs(root)), REFERENCES)))[0]
+    assert "moco is" in summary(csv_rows(compare(list(find_runs(root)), REFERENCES)))[0]
 
 
 def test_gaps_by_size_and_frequency(store: Callable[..., Path], tmp_path: Path) -> None:
@@ -144,7 +155,7 @@ def test_gaps_by_size_and_frequency(store: Callable[..., Path], tmp_path: Path) 
         for init, ap in (("supervised", 20.0), ("moco", 22.5)):
             metrics = {"bbox": {name: ap + i + seed for i, name in enumerate(names)}}
             root = store(init=init, seed=seed, metrics=metrics)
-    files = write_report(tmp_path / "out", compare(list(find_runs(root)), REFERENCES), Report("toy", "c"))
+    files = write_report(tmp_path / "out", report_on(root))
     rows = {(r["init"], r["metric"]): r for r in csv.DictReader(files["gap.csv"].open())}
     assert {rows["moco", name]["vs_supervised"] for name in names} == {"+2.50"}
     text = files["gap.html"].read_text()
@@ -157,21 +168,46 @@ def test_gaps_by_size_and_frequency(store: Callable[..., Path], tmp_path: Path) 
 def test_allowed_differences_are_shown_in_red(store: Callable[..., Path], tmp_path: Path) -> None:
     store(init="supervised", flat={"INPUT.FORMAT": "BGR"})
     root = store(init="moco")
-    tables = compare(list(find_runs(root)), REFERENCES, allow=["INPUT.FORMAT"])
-    files = write_report(tmp_path / "out", tables, Report("toy", "c"))
+    files = write_report(tmp_path / "out", report_on(root, allow=["INPUT.FORMAT"]))
     text = files["gap.html"].read_text()
     assert text.index('class="alarm"') < text.index("<table")
     assert "**Not like for like on toy: INPUT.FORMAT** (moco: RGB, supervised: BGR)" in files["gap.md"].read_text()
 
 
 def test_hostile_names_are_text(store: Callable[..., Path], tmp_path: Path) -> None:
-    evil = "<script>alert(1)</script>"
-    store(init="supervised", metrics={"bbox": {"AP": 1.0, f"AP-{evil}": 2.0}})
-    root = store(init="moco", metrics={"bbox": {"AP": 2.0, f"AP-{evil}": 3.0}})
-    store(init="bank", seed=1, status="failed", error=evil)
-    text = write_report(tmp_path / "out", compare(list(find_runs(root)), REFERENCES), Report(evil, evil))["gap.html"]
-    Page(text.read_text())
-    assert "<script" not in text.read_text()
+    """Names and errors of a result.json, and a plan's text, are text in every format."""
+    evil = "=cmd|' /C calc'!A0 <script>alert(1)</script>\\input{x}`*\n\x1b[31m& \"'"
+    store(init="supervised", config=evil, metrics={"bbox": {"AP": 1.0, f"AP-{evil}": 2.0}})
+    root = store(init="moco", config=evil, metrics={"bbox": {"AP": 2.0, f"AP-{evil}": 3.0}})
+    for name, ap in ((evil.replace("/", "?"), 4.0), ("@sum", 5.0)):
+        store(init=name, config=evil, metrics={"bbox": {"AP": ap}})
+    store(init="bank", config=evil, seed=1, status="failed", error=evil)
+    report = report_on(root, name=evil, limits=evil, plan=evil)
+    files = write_report(tmp_path / "out", report, figures=True)
+    page = files["gap.html"].read_text()
+    Page(page)
+    assert "<script" not in page
+    assert html.escape("<script>alert(1)</script>\\input{x}", quote=False) in page
+    cells = [cell for row in csv.reader(files["gap.csv"].open(newline="")) for cell in row]
+    assert "'@sum" in cells
+    assert not [cell for cell in cells if cell.startswith(("=", "@"))]
+    assert {"+1.00", "0"} <= set(cells)  # numbers stay numbers
+    tex = "\n".join(line for line in files["gap.tex"].read_text().splitlines() if not line.startswith("%"))
+    assert "\\input" not in tex
+    assert "\\textbackslash{}input\\{x\\}" in tex
+    assert len([line for line in tex.splitlines() if "cmd" in line]) == 1  # the row of that initialisation
+    markdown = files["gap.md"].read_text()
+    assert "<script" not in markdown
+    assert "=cmd\\|' /C calc'!A0 &lt;script>alert(1)&lt;/script>\\\\input{x}\\`\\*" in markdown
+    lines = [line for line in markdown.splitlines() if line.startswith("|")]
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {
+        4,
+        7,
+    }  # three or six cells a line, whatever the names
+    assert "\x1b" not in tex + markdown + terminal(report)
+    for name, path in files.items():
+        if name.endswith(".svg"):
+            ElementTree.parse(path)
 
 
 def test_curves_and_crossings(store: Callable[..., Path]) -> None:
@@ -199,12 +235,13 @@ def test_schedules_of_different_lengths_are_set_side_by_side(store: Callable[...
     store(init="moco", config="other_data", flat={"DATASETS.TEST": ["else"]}, iterations=300)
     tables = compare(list(find_runs(root)), REFERENCES)
     assert [[*group] for group in by_schedule(tables)] == [[100, 200]]
-    text = write_report(tmp_path / "out", tables, Report("toy", "c"))["gap.html"].read_text()
+    text = write_report(tmp_path / "out", report_on(root))["gap.html"].read_text()
     section = text[text.index('<h2 id="schedules">') :]
     assert '<th scope="col">100 iterations</th><th scope="col">200 iterations</th>' in section
     assert "moco overtakes supervised at about 133 iterations." in section
     assert "other_data" not in section[: section.index("</section>")]
-    assert "schedules" not in write_report(tmp_path, tables[:1], Report("toy", "c"))["gap.html"].read_text()
+    alone = Report("toy", COMMAND, complete(tables[:1]))
+    assert "schedules" not in write_report(tmp_path, alone)["gap.html"].read_text()
 
 
 def test_folder_of_runs_by_command_line(store: Callable[..., Path], run_cli) -> None:
@@ -223,7 +260,7 @@ def test_folder_of_runs_by_command_line(store: Callable[..., Path], run_cli) -> 
     run_cli(["transfer/measure_gap.py", str(root), "--allow", "SOLVER.MAX_ITER"], check=0)
     assert "**Not like for like on toy: SOLVER.MAX_ITER**" in (root / "gap.md").read_text()
     ignored = run_cli(["transfer/measure_gap.py", str(root), "--dry-run"], check=2)
-    assert ignored.stderr.startswith("error: --dry-run has no meaning")
+    assert ignored.stderr.startswith("error: --dry-run does not apply")
 
 
 @pytest.mark.slow
@@ -236,7 +273,7 @@ def test_two_thousand_runs(tmp_path: Path, run_cli) -> None:
 
 
 OPEN_ALL = "document.querySelectorAll('details').forEach(d => d.open = true)"
-OUTSIDE = """(() => {  // text that its picture cuts off, and what is wider than the page without scrolling by itself
+OUTSIDE = """(() => {  // text cut off by its picture, and elements wider than the page that do not scroll on their own
   const cut = [...document.querySelectorAll('svg')].flatMap(s => { const box = s.getBoundingClientRect();
     return [...s.querySelectorAll('text')].filter(t => { const r = t.getBoundingClientRect();
       return r.left < box.left - 1 || r.right > box.right + 1 }).map(t => t.textContent) });
@@ -248,7 +285,7 @@ OVERLAPPING = """[...document.querySelectorAll('svg')].flatMap(s => { const t = 
   return t.flatMap((e, i) => t.slice(i + 1).filter((f, k) => { const a = r[i], b = r[i + 1 + k];
     return Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1 &&
       Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4 }).map(f => e.textContent + '/' + f.textContent)) })"""
-FAINT = """(() => {  // text whose contrast to its ground is below 4.5 (WCAG 2.1, 1.4.3)
+FAINT = """(() => {  // text whose contrast to its background is below 4.5 (WCAG 2.1, 1.4.3)
   const part = v => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4 };
   const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(Number);
     return 0.2126 * part(r) + 0.7152 * part(g) + 0.0722 * part(b) };
@@ -265,12 +302,11 @@ FOCUSED = "document.activeElement.tagName + ' ' + getComputedStyle(document.acti
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 def test_in_a_browser(tmp_path: Path) -> None:
-    """Three widths, light and dark: nothing logged, nothing asked for, nothing cut off or too faint to read."""
+    """Three widths, light and dark: nothing is logged or requested, cut off or too faint to read."""
     inits = (*INITS, "memory_bank_65536_temperature_0.07", "memory_bank_65536_temperature_0.20")
     write_store(tmp_path / "runs", 2, inits, 3, classes=30)
-    tables = compare(list(find_runs(tmp_path / "runs")), REFERENCES)
-    report = Report("toy", "python transfer/measure_gap.py plan.yaml", limits="Toy runs.", plan="name: toy\n")
-    page = write_report(tmp_path / "out", tables, report)["gap.html"]
+    report = report_on(tmp_path / "runs", limits="Toy runs.", plan="name: toy\n")
+    page = write_report(tmp_path / "out", report)["gap.html"]
     with Browser(tmp_path / "profile") as browser:
         for width in (360, 820, 1400):
             for scheme in ("light", "dark"):
@@ -291,8 +327,8 @@ def test_in_a_browser(tmp_path: Path) -> None:
         assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
         assert browser.evaluate(FAINT) == []
         assert browser.pdf().startswith(b"%PDF")
-    said = [e for e in browser.events if e.get("method") in ("Runtime.consoleAPICalled", "Log.entryAdded")]
-    assert said + [e for e in browser.events if e.get("method") == "Runtime.exceptionThrown"] == []
+    messages = [e for e in browser.events if e.get("method") in ("Runtime.consoleAPICalled", "Log.entryAdded")]
+    assert messages + [e for e in browser.events if e.get("method") == "Runtime.exceptionThrown"] == []
     asked = {e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"}
     assert {url for url in asked if not url.startswith("data:")} == {page.resolve().as_uri()}
 
@@ -316,13 +352,15 @@ def test_long_names_stay_apart_in_pictures() -> None:
 
 def test_summary_then_limits_then_the_other_comparisons(tmp_path: Path) -> None:
     write_store(tmp_path / "runs", 2, INITS, 3, classes=3)
-    tables = compare(list(find_runs(tmp_path / "runs")), REFERENCES)
-    text = write_report(tmp_path / "out", tables, Report("toy", "c", limits="Toy runs."))["gap.html"].read_text()
-    said = summary(records(tables))
-    assert all(" supervised on " in sentence for sentence in said[:6])  # both configs, before any against random
-    assert all(sentence in text for sentence in said)
+    report = report_on(tmp_path / "runs", limits="Toy runs.")
+    text = write_report(tmp_path / "out", report)["gap.html"].read_text()
+    sentences = report.sentences
+    assert all(" supervised on " in sentence for sentence in sentences[:6])  # both configs, before any against random
+    assert all(sentence in text for sentence in sentences)
     head = text[text.index("<h1>") : text.index("<nav")]
-    assert head.index(said[0]) < head.index("Toy runs.") < head.index(said[1]) < head.index("more comparisons")
+    assert (
+        head.index(sentences[0]) < head.index("Toy runs.") < head.index(sentences[1]) < head.index("more comparisons")
+    )
 
 
 def test_random_does_not_set_the_scale_of_the_others(report: dict[str, Path]) -> None:

@@ -1,4 +1,4 @@
-"""Slurm jobs of a plan's stages: their batch scripts, and how they are submitted, through submitit or by sbatch."""
+"""A plan's stages as Slurm jobs: their batch scripts, and submitting them through submitit or by sbatch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
 
 @dataclass(frozen=True)
 class SlurmStage:
-    """A stage as a Slurm job: its folder, name, command, what continues it, and #SBATCH options (``partition=gpu``)."""
+    """A stage as a Slurm job. ``resumed`` is the command that continues it; ``options`` such as ``partition=gpu``."""
 
     folder: str
     name: str
@@ -40,16 +40,16 @@ class SlurmStage:
         return _submitit_script(self) if self.via == "submitit" else _batch_script(self)
 
     def write(self) -> None:
-        """Leave in the stage's folder what ``wait_for_job.py`` submits."""
+        """Write it into the stage's folder, from which ``wait_for_job.py`` reads and submits it."""
         write_json(Path(self.folder) / REQUEST, asdict(self))
 
     def submit(self) -> str:
-        """Submit it; returns the job's id. Raises UserError with what Slurm said."""
+        """Submit it; returns the job's id. Raises UserError with Slurm's message."""
         return _submit_with_submitit(self) if self.via == "submitit" else _sbatch(self)
 
 
-def chosen_way(via: str) -> str:
-    """submitit where it is installed, else sbatch; raises UserError when it is asked for and not there."""
+def submission_method(via: str) -> str:
+    """submitit where it is installed, else sbatch. Raises UserError when submitit is asked for and not installed."""
     if via != "sbatch" and importlib.util.find_spec("submitit") is not None:
         return "submitit"
     if via == "submitit":
@@ -78,7 +78,7 @@ def _batch_script(stage: SlurmStage) -> str:
 
 def _sbatch(stage: SlurmStage) -> str:
     script = Path(stage.folder) / "job.sbatch"
-    (script.parent / "slurm").mkdir(exist_ok=True)  # Slurm makes no folder for its logs
+    (script.parent / "slurm").mkdir(exist_ok=True)  # Slurm does not create the folder of its logs
     write_text(script, _batch_script(stage))
     try:
         done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True, check=False)
@@ -96,17 +96,17 @@ def _last_line(text: str) -> str:
 
 
 def _executor(stage: SlurmStage) -> Any:
-    """A submitit executor for one stage, usable for its script where there is no Slurm."""
+    """A submitit executor for one stage, which can also print its script where Slurm is not installed."""
     import submitit
 
     class Executor(submitit.SlurmExecutor):
         @classmethod
         def affinity(cls) -> int:
-            return 2  # without srun submitit would not even print a script
+            return 2  # submitit asks Slurm for this, and could not print a script without it
 
         def _make_submission_file_text(self, command: str, uid: str) -> str:
             text: str = super()._make_submission_file_text(command, uid)
-            # without a limit of one's own the partition's holds, as for any batch job; submitit would ask for 5 minutes
+            # without a time option the partition's limit applies, as for any batch job; submitit asks for 5 minutes
             return text if self.parameters["time"] else text.replace("#SBATCH --time=0\n", "")
 
     options = dict(_key_value(option) for option in stage.options)
@@ -159,13 +159,13 @@ def _submit_with_submitit(stage: SlurmStage) -> str:
         job = _executor(stage).submit(StageJob(stage.folder, stage.argv, stage.resumed, os.getcwd()))
     except FileNotFoundError:
         raise UserError("sbatch is not on PATH: --launcher slurm runs on a machine that submits to Slurm") from None
-    except submitit.core.utils.UncompletedJobError as error:  # its subclasses name what sbatch said
+    except submitit.core.utils.UncompletedJobError as error:  # its subclasses quote sbatch's message
         raise UserError(f"sbatch refused the job: {_last_line(str(error))}") from error
     return str(job.job_id)
 
 
 def check_options(options: Sequence[str], via: str) -> None:
-    """Raises UserError for options that could leave their #SBATCH line, and for a time submitit cannot count with."""
+    """Raise UserError for options that would break out of their #SBATCH line, and for a time submitit cannot read."""
     for option in options:
         if "\n" in option or not option.strip():
             raise UserError(f"--slurm-option {option!r} must be one line such as partition=gpu")

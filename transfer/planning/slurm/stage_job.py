@@ -1,10 +1,10 @@
-"""What runs inside a Slurm job: a stage's command, asked to save and leave when Slurm or the runner says so.
+"""Runs a stage's command inside a Slurm job, and makes it save and exit when Slurm or the runner asks for it.
 
     python transfer/planning/slurm/stage_job.py FOLDER COMMAND...    # in the batch script; submitit calls StageJob
 
-The command's output goes to FOLDER/job.log and its exit code to FOLDER/exit.json, so that whoever waits for the job
-needs no accounting database. Slurm's proctrack plugins differ in whom they signal (the task alone with cgroup, every
-process of the step with linuxproc); here both come to the same: USR1 reaches the processes that train and kills none.
+The command's output goes to FOLDER/job.log and its exit code to FOLDER/exit.json, so that waiting for the job needs no
+accounting database. Slurm's proctrack plugins differ in which processes they signal (the task alone with cgroup, every
+process of the step with linuxproc). Both have the same effect here: USR1 reaches the training processes and kills none.
 """
 
 import os
@@ -27,49 +27,49 @@ from typing import Any
 from runtime.atomic import write_json
 
 POLL_SECONDS = 0.5
-ASK_SECONDS = 5.0  # between two signals: one that comes before the command listens is lost
+ASK_SECONDS = 5.0  # between two signals: one sent before the command has installed its handler is lost
 STOPPED = 128 + signal.SIGUSR1
 STOPPED_CODES = (128 + signal.SIGINT, 128 + signal.SIGUSR1, 128 + signal.SIGTERM)
 LOG, EXIT = "job.log", "exit.json"
-AGENT = "torch.distributed.run"  # starts the processes that train, and would answer USR1 by dying
+AGENT = "torch.distributed.run"  # starts the training processes; USR1 would kill torchrun itself
 
 
 class StageJob:
     """A callable for submitit: runs ``argv`` in ``cwd``; a requeued job continues with ``resumed``.
 
-    ``folder`` is the stage's (log, exit code).
+    ``folder`` is the stage's folder, for its log and exit code.
     """
 
     def __init__(self, folder: str, argv: Sequence[str], resumed: Sequence[str], cwd: str) -> None:
         self.folder, self.argv, self.resumed, self.cwd = folder, list(argv), list(resumed), cwd
         self._process: subprocess.Popen[bytes] | None = None
-        self._asked = False
+        self._stop_requested = False
         self._last_ask = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: never a running process."""
+        """What is pickled: everything but a running process."""
         return {**vars(self), "_process": None}
 
     def __call__(self) -> int:
-        """What submitit calls: ``run``, with an error for a failure, so that Slurm says FAILED too."""
+        """Called by submitit: ``run``, raising an error for a failure so that Slurm reports FAILED too."""
         code = self.run()
         if code and code not in STOPPED_CODES:
             raise RuntimeError(f"exit code {code}, log {Path(self.folder) / LOG}")
         return code
 
     def run(self) -> int:
-        """Run the command to its end, write its exit code and return it."""
+        """Run the command to its end; write its exit code and return it."""
         try:
             code = self._run()
-        except Exception:  # raised by submitit's signal handler when it will not requeue any more
+        except Exception:  # submitit's signal handler raises once it has requeued the job too often
             finished = self._process is not None and self._process.poll() == 0
-            self._leave(0 if finished else STOPPED)
+            self._write_exit(0 if finished else STOPPED)
             raise
-        self._leave(code)
+        self._write_exit(code)
         return code
 
     def checkpoint(self) -> Any:
-        """What submitit calls before the time limit and on preemption: save, leave, and go on in a requeued job."""
+        """Called by submitit before the time limit and on preemption: save, exit, and continue in a requeued job."""
         import submitit
 
         process = self._process
@@ -79,13 +79,13 @@ class StageJob:
         return submitit.helpers.DelayedSubmission(StageJob(self.folder, self.resumed, self.resumed, self.cwd))
 
     def ask_to_stop(self, signum: int, frame: FrameType | None) -> None:
-        """Signal handler: the command is asked to save and leave."""
-        self._asked = True
+        """Signal handler: ask the command to save and exit."""
+        self._stop_requested = True
 
     def _run(self) -> int:
-        if signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:  # else it is submitit's own, by SUBMITIT_PREEMPT_SIGNAL
+        if signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:  # otherwise submitit uses it (SUBMITIT_PREEMPT_SIGNAL)
             signal.signal(signal.SIGUSR1, self.ask_to_stop)
-        restarted = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"  # Slurm requeues jobs of failed nodes by itself
+        restarted = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"  # Slurm itself requeues the jobs of a failed node
         with open(Path(self.folder) / LOG, "ab") as sink:
             self._process = process = subprocess.Popen(
                 self.resumed if restarted else self.argv,
@@ -93,15 +93,15 @@ class StageJob:
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                preexec_fn=_deaf_to_user_signals,
+                preexec_fn=_ignore_user_signals,
             )
         while process.poll() is None:
-            if self._asked:
+            if self._stop_requested:
                 self._ask(process)
             time.sleep(POLL_SECONDS)
         code = process.returncode if process.returncode >= 0 else 128 - process.returncode
-        # torchrun reports processes that saved and left as failed; the files they left decide, not its exit code
-        return STOPPED if code and self._asked and AGENT in self.argv else code
+        # torchrun reports processes that saved and exited as failed; the files they wrote decide, not its exit code
+        return STOPPED if code and self._stop_requested and AGENT in self.argv else code
 
     def _ask(self, process: subprocess.Popen[bytes]) -> None:
         if time.monotonic() - self._last_ask < ASK_SECONDS:
@@ -111,20 +111,21 @@ class StageJob:
             try:
                 os.kill(pid, signal.SIGUSR1)
             except ProcessLookupError:
-                continue  # it has just left
+                continue  # it has just ended
 
-    def _leave(self, code: int) -> None:
+    def _write_exit(self, code: int) -> None:
         write_json(Path(self.folder) / EXIT, {"job": os.environ.get("SLURM_JOB_ID", ""), "code": code})
 
 
-def _deaf_to_user_signals() -> None:
-    # until the command listens, and for ever in torchrun: the default action of both signals is to die
+def _ignore_user_signals() -> None:
+    # the default action of both signals is to kill; torchrun never installs a handler, the command not at once
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
 
 
 def _has_ended(pid: int) -> bool:
-    # called from a signal handler that may have interrupted Popen.poll, whose lock it must not wait for
+    # Called in a signal handler that may have interrupted Popen.poll: poll would wait for a lock that poll holds.
+    # WNOWAIT leaves the exit status for Popen to collect.
     try:
         return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:
@@ -133,22 +134,22 @@ def _has_ended(pid: int) -> bool:
 
 def children(pid: int) -> list[int]:
     """Process ids of the direct children of ``pid``."""
-    found = []
+    pids = []
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = entry.read_text().rpartition(")")[2].split()  # the name before it may hold spaces and brackets
+            fields = entry.read_text().rpartition(")")[2].split()  # the name before it may contain spaces and brackets
         except OSError:
             continue  # ended meanwhile
         if int(fields[1]) == pid:
-            found.append(int(entry.parent.name))
-    return found
+            pids.append(int(entry.parent.name))
+    return pids
 
 
 def main() -> int:
     """Run the command that the batch script names."""
     folder, *argv = sys.argv[1:]
     job = StageJob(folder, argv, json.loads((Path(folder) / "job.json").read_text())["resumed"], os.getcwd())
-    signal.signal(signal.SIGTERM, job.ask_to_stop)  # preemption; under submitit the handlers of signals are submitit's
+    signal.signal(signal.SIGTERM, job.ask_to_stop)  # preemption; under submitit all signal handlers are submitit's
     return job.run()
 
 

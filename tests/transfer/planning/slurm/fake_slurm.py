@@ -21,9 +21,12 @@ def sbatch(args: list[str]) -> int:
     job = str(4242 + len(list(ROOT.glob("*.sh"))))
     (ROOT / f"{job}.sh").write_text(script)
     (ROOT / f"{job}.state").write_text("PENDING" if (ROOT / "full").exists() else "RUNNING")
-    # no pipe of sbatch's stays open: who reads its output waits for that
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
-    subprocess.Popen([sys.executable, __file__, "controller", job], **quiet)
+    subprocess.Popen(
+        [sys.executable, __file__, "controller", job],
+        stdout=subprocess.DEVNULL,  # a pipe of sbatch left open would keep its caller waiting for more output
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     print(job if "--parsable" in args else f"Submitted batch job {job}")
     return 0
 

@@ -19,10 +19,11 @@ from runtime.stop import StopSignal
 from transfer.planning.dry_run import dry_run
 from transfer.planning.launchers import Launcher, make_launcher, sbatch_script
 from transfer.planning.plan import load_plan
-from transfer.planning.runner import Outcome, Runner
+from transfer.planning.runner import Runner
 from transfer.planning.slurm.scripts import minutes
 from transfer.planning.slurm.stage_job import children
 from transfer.planning.stages import plan_stages
+from transfer.planning.state import Outcome
 
 HAS_SUBMITIT = importlib.util.find_spec("submitit") is not None
 WAYS = [
@@ -65,22 +66,13 @@ def until(happened: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def started(plan_file: Path, repo: Path) -> Callable[..., subprocess.Popen[str]]:
+def started(measure_gap: list[str]) -> Callable[..., subprocess.Popen[str]]:
     """Start measure_gap.py on one run with Slurm."""
 
     def start(via: str, *extra: str) -> subprocess.Popen[str]:
-        Path("drive.py").write_text(
-            f"import pathlib, sys\nsys.path.insert(0, {str(repo)!r})\n"
-            "import transfer.planning.launchers, transfer.planning.plan\n"
-            "transfer.planning.plan.REPOSITORY = transfer.planning.launchers.REPOSITORY = pathlib.Path.cwd()\n"
-            "from runtime.errors import run_entry\nfrom transfer.measure_gap import main\nrun_entry(main)\n"
-        )
-        command = [sys.executable, "drive.py", "toy_plan.yaml", "--launcher", "slurm", "--slurm-via", via]
+        options = ["--launcher", "slurm", "--slurm-via", via, "--only", "toy/random/seed0"]
         return subprocess.Popen(
-            [*command, "--only", "toy/random/seed0", *extra],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
+            [*measure_gap, *options, *extra], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
 
     return start

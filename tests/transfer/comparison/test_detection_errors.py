@@ -1,4 +1,4 @@
-"""Sections made from stored detections: error types and example images of a small data set with real pictures."""
+"""What is computed from stored detections: error types and example images of a small data set with real pictures."""
 
 from __future__ import annotations
 
@@ -7,18 +7,22 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.transfer.detection_arrays import make_detections
+from transfer.comparison.comparison import complete
+from transfer.comparison.detection_errors import CACHE, run_error_types
+from transfer.comparison.example_images import most_different
 from transfer.comparison.gap import compare
 from transfer.data.catalog import get_dataset
 from transfer.evaluate import evaluate
-from transfer.evaluate.detections import Detections
-from transfer.records.run import find_runs
-from transfer.report.detection_sections import CACHE, detection_sections, run_error_types
-from transfer.report.example_images import most_different
+from transfer.records.run import Run, find_runs
+from transfer.report.content import Report
+from transfer.report.files import sections
 
 IMAGES = 4
 BOX = [8.0, 8.0, 28.0, 28.0]
@@ -46,7 +50,7 @@ def tables(dataset: str, store) -> list:
     found = {"supervised": [0], "moco": [0, 1, 3]}
     for init, which in found.items():
         boxes = np.array([BOX] * len(which))
-        detections = Detections([1, 2, 3, 4], which, [i % 2 for i in which], boxes, [0.9 - 0.1 * i for i in which])
+        detections = make_detections([1, 2, 3, 4], which, [i % 2 for i in which], boxes, [0.9 - 0.1 * i for i in which])
         for seed in (0, 1):
             metrics = evaluate(spec, detections, evaluator="official")[0]
             files = ["detections_0.npz"]
@@ -55,8 +59,14 @@ def tables(dataset: str, store) -> list:
     return compare(list(find_runs(root)), {"supervised": "supervised"})
 
 
+def page_of(tables: list, examples: bool = True) -> str:
+    """The section of the one config."""
+    report = Report("toy", "command", complete(tables, examples=examples))
+    return sections(report)[0].html.source
+
+
 def test_error_types_and_examples_are_shown(tables: list) -> None:
-    text = detection_sections(tables)["toy"]
+    text = page_of(tables)
     assert "Error types" in text
     assert re.search(r"missed.*<span class=\"ahead\">\(-\d", text)  # fewer missed objects are better
     pictures = re.findall(r'alt="([^"]*)" src="data:image/jpeg;base64,([^"]*)"', text)
@@ -69,34 +79,40 @@ def test_error_types_and_examples_are_shown(tables: list) -> None:
     assert "AP75 asks for better boxes" in text
 
 
-def test_a_report_can_do_without_the_pictures(tables: list) -> None:
-    text = detection_sections(tables, examples=False)["toy"]
+def test_examples_can_be_left_out(tables: list) -> None:
+    text = page_of(tables, examples=False)
     assert "Error types" in text
     assert "<img" not in text
 
 
+def stored_types(run: Run) -> dict[str, Any]:
+    found = run_error_types(run)
+    assert not isinstance(found, str), found
+    return dict(found)
+
+
 def test_error_types_are_kept_until_something_changes(tables: list) -> None:
     run = next(run for run in tables[0].runs if run.init == "moco")
-    first = run_error_types(run)
+    first = stored_types(run)
     path = run.folder / CACHE
     kept = json.loads(path.read_text())
     path.write_text(json.dumps({**kept, "AP50": -1}))
-    assert run_error_types(run)["AP50"] == -1
-    Detections([1, 2, 3, 4], [], [], np.zeros((0, 4)), []).save(run.folder / "detections_0.npz")
-    assert run_error_types(run)["weight"]["missed"] != first["weight"]["missed"]
-    Detections([7, 8], [], [], np.zeros((0, 4)), []).save(run.folder / "detections_0.npz")
+    assert stored_types(run)["AP50"] == -1
+    make_detections([1, 2, 3, 4]).save(run.folder / "detections_0.npz")
+    assert stored_types(run)["weight"]["missed"] != first["weight"]["missed"]
+    make_detections([7, 8]).save(run.folder / "detections_0.npz")
     assert run_error_types(run) == "stored detections are of other images"
 
 
-def test_missing_pictures_leave_the_numbers(tables: list, dataset: str) -> None:
+def test_unreadable_images_leave_the_numbers(tables: list, dataset: str) -> None:
     for path in Path(dataset.split(":")[2]).glob("*.png"):
         path.write_bytes(b"not a picture")
-    text = detection_sections(tables)["toy"]
+    text = page_of(tables)
     assert "Error types" in text
     assert "<img" not in text
 
 
 def test_images_without_a_difference_are_no_examples(dataset: str) -> None:
     records = {record["image_id"]: record for record in get_dataset(dataset).records()}
-    same = Detections([1, 2, 3, 4], [0], [0], np.array([BOX]), [0.9])
+    same = make_detections([1, 2, 3, 4], [0], [0], np.array([BOX]), [0.9])
     assert most_different(records, {"a": same, "b": same}) == []

@@ -1,0 +1,56 @@
+"""Stands for transfer/train_net.py: takes steps of 20 ms, saves and leaves on a signal, resumes, writes a result.
+
+``record.json`` beside this file is the result that it changes; ``fail_once`` in the output folder makes it fail.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import sys
+import time
+
+arguments = sys.argv[1:]
+if "--resume" in arguments[arguments.index("OUTPUT_DIR") :]:
+    sys.exit("error: flags go before KEY VALUE options")
+
+
+def value_after(word: str, default: str = "") -> str:
+    return arguments[arguments.index(word) + 1] if word in arguments else default
+
+
+stopped: list[int] = []
+for signum in (signal.SIGTERM, signal.SIGUSR1):
+    signal.signal(signum, lambda number, frame: stopped.append(number))
+output, seed = pathlib.Path(value_after("OUTPUT_DIR")), int(value_after("SEED"))
+init, weights = value_after("--init-name"), value_after("--init")
+output.mkdir(parents=True, exist_ok=True)
+with open(output / "calls.txt", "a") as calls:
+    calls.write(" ".join(arguments) + "\n")
+(output / "config.yaml").write_text("SOLVER:\n  MAX_ITER: 20\n")
+(output / "last_checkpoint").write_text("model_0000009.pth")
+if (output / "fail_once").exists():
+    (output / "fail_once").unlink()
+    print("error: loss is not finite at step 7", file=sys.stderr)
+    sys.exit(2)
+
+at = output / "at"
+first = int(at.read_text()) if "--resume" in arguments and at.exists() else 0
+for step in range(first, int(os.environ.get("FAKE_STEPS", "2"))):
+    time.sleep(0.02)
+    at.write_text(str(step))
+    if stopped:
+        sys.exit(128 + stopped[0])
+
+rate = float(value_after("SOLVER.BASE_LR", "0.02"))
+ap = {"random": 20.0, "supervised": 30.0}.get(init, 33.0) + 0.1 * seed - 100 * abs(rate - 0.02)
+record = json.loads(pathlib.Path(__file__).with_name("record.json").read_text())
+record["seed"] = seed
+record["init"]["name"] = init
+record["init"]["sha256"] = (
+    None if weights in ("random", "supervised") else hashlib.sha256(pathlib.Path(weights).read_bytes()).hexdigest()
+)
+record["config"]["flat"]["SOLVER.BASE_LR"] = rate
+record["metrics"] = {"bbox": {"AP": ap, "AP50": ap + 20, "AP75": ap + 1}}
+(output / "result.json").write_text(json.dumps(record))

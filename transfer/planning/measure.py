@@ -1,0 +1,151 @@
+"""Plan -> stages -> runs -> comparison -> report: what measure_gap.py does after parsing its command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from runtime.errors import UserError
+from runtime.stop import StopSignal
+from transfer.comparison.comparison import complete
+from transfer.comparison.gap import ImageInterval, Table, compare
+from transfer.comparison.image_bootstrap import ImageBootstrap
+from transfer.literature.protocols import published_matches
+from transfer.planning.dry_run import dry_run
+from transfer.planning.launchers import make_launcher
+from transfer.planning.lr_search import SEARCHED, search_folder, search_record
+from transfer.planning.plan import Plan, load_plan
+from transfer.planning.runner import Runner
+from transfer.planning.stages import Cell, Stage, choose, plan_stages, trained_inits
+from transfer.planning.state import FINISHED, Outcome, recorded_outcomes
+from transfer.records.run import Run, find_runs, read_run
+from transfer.report.content import RateSearch, Report
+from transfer.report.files import write_report
+from transfer.report.terminal import terminal
+
+
+def run_plan(args: argparse.Namespace, command: str) -> int:
+    """Run every missing stage of a plan and report; the exit code of measure_gap.py."""
+    plan = load_plan(args.plan, settings=args.set, output=args.output, seed_offset=args.seed_offset)
+    launcher = make_launcher(args.launcher, args.nproc, args.slurm_option, args.slurm_via)
+    stages = plan_stages(plan)
+    chosen = choose(stages, args.only)
+    if args.dry_run:
+        print(dry_run(plan, chosen, launcher))
+        return 0
+    outcomes: dict[str, Outcome] = {}
+    stop = StopSignal()
+    if not args.report_only:
+        with stop:
+            outcomes = Runner(chosen, plan.output, jobs=args.jobs, launcher=launcher, redo=args.redo).run(stop)
+    known = {**recorded_outcomes(plan.output, stages), **outcomes}
+    report = plan_report(plan, stages, known, command, args)
+    write_and_print(report, plan.output, figures=args.figures)
+    if stop.requested:
+        done = sum(outcome.status == FINISHED for outcome in outcomes.values())
+        print(f"stopped: {done} of {len(chosen)} stages are finished; the same command continues")
+        return stop.exit_code
+    failed = {name: outcome for name, outcome in outcomes.items() if outcome.status != FINISHED}
+    for name, outcome in failed.items():
+        print(f"{name}: {outcome.status}: {outcome.error}")
+    return 1 if failed else 0
+
+
+def report_folder(args: argparse.Namespace, command: str) -> int:
+    """Report on every run found under a folder; the exit code of measure_gap.py."""
+    root = Path(args.plan)
+    runs = list(find_runs(root))
+    if not runs:
+        raise UserError(f"{root} holds no result.json; give a plan, or a folder of finished runs")
+    inits = list(dict.fromkeys(run.init for run in runs))
+    references = {role: _folder_reference(role, getattr(args, role), inits) for role in ("supervised", "random")}
+    first = [init for init in (references["random"], references["supervised"]) if init]  # the papers' order
+    runs.sort(key=lambda run: first.index(run.init) if run.init in first else len(first))
+    tables = compare(runs, references, allow=args.allow, image_interval=_image_interval(args))
+    report = Report(
+        root.name,
+        command,
+        complete(tables, detections=not args.no_detections, examples=not args.no_examples),
+        published_matches(tables) if args.published else None,
+    )
+    write_and_print(report, root if args.output is None else Path(args.output), figures=args.figures)
+    return 0
+
+
+def _folder_reference(role: str, named: str | None, inits: Sequence[str]) -> str | None:
+    """The initialisation given for a role, or the first whose name begins with it."""
+    if named and named not in inits:
+        raise UserError(f"--{role} {named}: no such initialisation; available: {', '.join(inits)}")
+    return named or next((init for init in inits if init.startswith(role)), None)
+
+
+def plan_report(
+    plan: Plan, stages: Sequence[Stage], outcomes: Mapping[str, Outcome], command: str, args: argparse.Namespace
+) -> Report:
+    """The report on a plan's runs. ``outcomes``: by stage name, how it ended now or when it was last run."""
+    cells = {stage.name: stage.cell for stage in stages if stage.cell and not stage.cell.is_search}
+    tables = _plan_tables(plan, list(cells.values()), [*plan.allow, *args.allow], _image_interval(args))
+    errors = {
+        str(cells[name].folder): f"{outcome.status}: {outcome.error}"
+        for name, outcome in outcomes.items()
+        if name in cells and outcome.error
+    }
+    wanted = [init.published for init in plan.inits if init.kind == "published"]
+    published = args.published or plan.published or bool(wanted)
+    return Report(
+        plan.name,
+        command,
+        complete(tables, errors=errors, detections=not args.no_detections, examples=not args.no_examples),
+        published_matches(tables, wanted) if published else None,
+        _searches(plan),
+        plan.limits,
+        plan.path.read_text(encoding="utf-8"),
+    )
+
+
+def _image_interval(args: argparse.Namespace) -> ImageInterval | None:
+    return None if args.no_detections else ImageBootstrap()
+
+
+def _plan_tables(
+    plan: Plan, cells: Sequence[Cell], allow: Sequence[str], image_interval: ImageInterval | None
+) -> list[Table]:
+    runs = _plan_runs(cells)
+    references = {"supervised": plan.supervised, "random": plan.random}
+    tables = []
+    for name in dict.fromkeys(run.table for run in runs):
+        group = [run for run in runs if run.table == name]
+        own_rate = ["SOLVER.BASE_LR"] if name.endswith(SEARCHED) else []
+        tables += compare(group, references, allow=[*allow, *own_rate], image_interval=image_interval)
+    return tables
+
+
+def _plan_runs(cells: Sequence[Cell]) -> list[Run]:
+    """The runs of every table; in an own-rate table an initialisation without an own rate takes part as it is."""
+    runs = [read_run(cell.folder, table=cell.table, init=cell.init, seed=cell.seed) for cell in cells]
+    own = {(run.table, run.init) for run in runs if run.table.endswith(SEARCHED)}
+    for table in {table for table, _ in own}:
+        base = table.removesuffix(SEARCHED)
+        as_it_is = [cell for cell in cells if cell.table == base and (table, cell.init) not in own]
+        runs += [read_run(cell.folder, table=table, init=cell.init, seed=cell.seed) for cell in as_it_is]
+    return runs
+
+
+def _searches(plan: Plan) -> dict[str, RateSearch]:
+    return {
+        f"{config.name}/{init.name}": search_record(search_folder(plan.output, config.name, init.name), init.lr.search)
+        for config in plan.configs
+        for init in trained_inits(plan)
+        if init.lr and init.lr.search
+    }
+
+
+def write_and_print(report: Report, folder: Path, *, figures: bool) -> None:
+    """Write the report's files, print its text and where the files are."""
+    files = write_report(folder, report, figures=figures)
+    print(terminal(report))
+    pictures = [name for name in files if name.startswith("figures/")]
+    print("wrote " + "  ".join(str(path) for name, path in files.items() if name not in pictures))
+    if pictures:
+        print(f"wrote {len(pictures)} figures into {folder / 'figures'}")

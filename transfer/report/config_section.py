@@ -1,0 +1,195 @@
+"""One config's part of the page: tables and plots of its differences, error types, curves and classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from transfer.comparison.comparison import ConfigComparison, Failure
+from transfer.report.charts import Bars, Dot, DotIntervals, Lines
+from transfer.report.csv_rows import MAIN, NOT_INDEPENDENT, ROLES, SIZES, ConfigRows, CsvRow, interval, title
+from transfer.report.error_section import error_parts
+from transfer.report.example_images import example_parts
+from transfer.report.figures import Figure
+from transfer.report.markup import NOTHING, Markup, element, join
+from transfer.report.page import Cell, Row, Section, alarm, details, paragraph, table
+
+Parts = list[Markup | Figure]
+MOST_DOTS = 60
+MOST_CLASSES = 24  # in the plot; of more, the ends with the largest and smallest differences
+
+
+class CsvCells:
+    """Numbers of the page: each is a field of gap.csv, and names its line and column there."""
+
+    def __init__(self, rows: Sequence[CsvRow]) -> None:
+        self._line = {id(row): i for i, row in enumerate(rows)}
+
+    def cell(self, row: CsvRow | None, column: str) -> Markup:
+        """One number of gap.csv."""
+        if row is None or not row[column]:
+            return NOTHING
+        return element("span", row[column], data_csv=f"{self._line[id(row)]}.{column}")
+
+    def value(self, row: CsvRow | None) -> Markup:
+        """Mean and spread."""
+        if row is None:
+            return NOTHING
+        return join([self.cell(row, "mean"), *((" ± ", self.cell(row, "std")) if row["std"] else ())])
+
+    def gap(self, row: CsvRow | None, role: str) -> Markup:
+        """A coloured difference in brackets; sign and title say the same without colour."""
+        if row is None or not row[f"vs_{role}"]:
+            return NOTHING
+        verdict = row[f"vs_{role}_verdict"]
+        return element("span", "(", self.cell(row, f"vs_{role}"), ")", title=verdict, class_=style_class(verdict))
+
+
+def style_class(verdict: str) -> str:
+    """The class of the style sheet for a verdict."""
+    return verdict.replace(" ", "-")
+
+
+def config_section(config: ConfigComparison, rows: ConfigRows, number: int, cells: CsvCells) -> Section:
+    """Tables and plots of one config: what is not like for like before any number, the classes last."""
+    name, anchor = config.table.name, f"config{number}"
+    styles = {init: i for i, init in enumerate(config.table.inits)}  # the same colours in all pictures of a config
+    others = [_failed_runs(config.failures), *_curve_parts(config, styles), *_detection_parts(config, styles)]
+    if not rows.rows:
+        return Section(anchor, name, [paragraph("No finished run."), *others])
+    parts: Parts = [*_alarms(config), values_table(rows, cells)]
+    for role in ROLES:
+        parts += [*dots_figure(rows, role), differences_table(rows, role, MAIN, cells)]
+        if sizes := differences_table(rows, role, SIZES, cells):
+            parts.append(details("By object size and frequency", sizes))
+    parts += [paragraph(NOT_INDEPENDENT, "soft"), *others, *class_parts(rows, styles)]
+    return Section(anchor, name, parts)
+
+
+def _alarms(config: ConfigComparison) -> list[Markup]:
+    return [
+        alarm("Not like for like: ", element("strong", allowed.key), f" differs ({allowed.by_init}).")
+        for allowed in config.table.allowed
+    ]
+
+
+def _failed_runs(failures: Sequence[Failure]) -> Markup:
+    if not failures:
+        return NOTHING
+    body = [[failure.run, failure.error] for failure in failures]
+    return table(["run", "why there is no number"], body, "Runs without a number", words=True)
+
+
+def _curve_parts(config: ConfigComparison, styles: Mapping[str, int]) -> Parts:
+    """Learning curves and the iterations at which their order changes."""
+    curves = config.curves
+    if not curves.by_init:
+        return []
+    name = "AP against iterations, mean over seeds"
+    crossings = [f"{c.winner} overtakes {c.loser} at about iteration {c.iteration:.0f}." for c in curves.crossings]
+    figure = Figure(name, Lines(curves.by_init, styles, "iteration"), name)
+    return [element("h3", "Learning curves"), figure, paragraph(" ".join(crossings or ["No curve crosses another."]))]
+
+
+def _detection_parts(config: ConfigComparison, styles: Mapping[str, int]) -> Parts:
+    """What is computed from stored detections, and why some runs are left out of it."""
+    if config.errors is None:
+        return []
+    parts: Parts = [*error_parts(config, styles), *example_parts(config, styles)]
+    parts += [paragraph(f"{n} runs: {reason}.", "soft") for reason, n in config.errors.problems.items()]
+    return parts
+
+
+def values_table(rows: ConfigRows, cells: CsvCells) -> Markup:
+    """Mean, spread and difference to supervised (or to random without it), as in the papers."""
+    columns, role = rows.columns(MAIN), rows.role()
+    body: list[Row] = []
+    for init in rows.inits:
+        values = [rows.get(init, *column) for column in columns]
+        numbers = [Cell(join([cells.value(row), " ", cells.gap(row, role)]), "num") for row in values]
+        body.append([init, rows.n(init, columns), *numbers])
+    reference = next((row[f"vs_{role}_init"] for row in rows.rows if row[f"vs_{role}_init"]), None)
+    note = f"in brackets the difference to {reference}" if reference else "no reference to compare with"
+    spread = (
+        " ± sample standard deviation over seeds"
+        if any(row["std"] for row in rows.rows)
+        else " (one run each: no spread)"
+    )
+    return table(["init", "n", *(title(*column) for column in columns)], body, f"Mean{spread}; {note}")
+
+
+def differences_table(rows: ConfigRows, role: str, names: Sequence[str], cells: CsvCells) -> Markup:
+    """The differences to one reference in the metrics ``names``, with verdict and interval."""
+    body: list[Row] = []
+    reference, methods = "", set()
+    for init in rows.inits:
+        for column in rows.columns(names):
+            row = rows.get(init, *column)
+            if row is None or not row[f"vs_{role}"]:
+                continue
+            reference = row[f"vs_{role}_init"]
+            methods.add(row[f"vs_{role}_interval"])
+            verdict = row[f"vs_{role}_verdict"]
+            low, high = (cells.cell(row, f"vs_{role}_{end}") for end in ("low", "high"))
+            body.append(
+                [
+                    f"{init}, {title(*column)}",
+                    Cell(cells.cell(row, f"vs_{role}"), "num"),
+                    Cell(verdict, f"left nowrap {style_class(verdict)}"),
+                    Cell(join(["[", low, ", ", high, "]"]) if interval(row, role) else "none", "num"),
+                    row[f"vs_{role}_n"],
+                ]
+            )
+    if not body:
+        return NOTHING
+    head: list[str | Cell] = ["comparison", "difference", Cell("verdict", "left"), "95 % interval", "n"]
+    return table(head, body, f"Difference to {reference} ({'; '.join(sorted(methods))})")
+
+
+def dots_figure(rows: ConfigRows, role: str) -> list[Figure]:
+    """The differences of the main metrics as dots with intervals; [] when there are none."""
+    dots, reference = [], ""
+    for column in rows.columns(MAIN):
+        for init in plotted(rows, role):
+            row = rows.get(init, *column)
+            if row is not None and row[f"vs_{role}"]:
+                reference = row[f"vs_{role}_init"]
+                low, high = (float(text) if (text := row[f"vs_{role}_{end}"]) else None for end in ("low", "high"))
+                verdict = row[f"vs_{role}_verdict"]
+                dots.append(Dot(title(*column), init, float(row[f"vs_{role}"]), low, high, verdict))
+    if not dots:
+        return []
+    name = f"Differences to {reference}"
+    kind = " with 95 % intervals" if any(dot.low is not None for dot in dots) else " (one run each: no interval)"
+    return [Figure(name, DotIntervals(dots[:MOST_DOTS], f"difference to {reference}, AP"), name + kind)]
+
+
+def plotted(rows: ConfigRows, role: str) -> list[str]:
+    """Initialisations drawn against a reference.
+
+    Random initialisation is far behind the supervised one: its difference would set the scale and make the others
+    unreadable, and the plot of differences to random shows the same distance.
+    """
+    random = {row["vs_random_init"] for row in rows.rows}
+    return [i for i in rows.inits if i not in random] if role == "supervised" and len(rows.inits) > 2 else rows.inits
+
+
+def class_parts(rows: ConfigRows, styles: Mapping[str, int]) -> Parts:
+    """Per-class differences, largest first; the middle of a long list is left out, and gap.csv has all of it."""
+    role = rows.role()
+    task = next((task for task in ("bbox", "segm") if rows.classes(task)), "bbox")
+    groups: dict[str, dict[str, float]] = {}
+    for metric in rows.classes(task):
+        by_init = {i: r for i in plotted(rows, role) if (r := rows.get(i, task, metric)) and r[f"vs_{role}"]}
+        if by_init:
+            groups[metric.removeprefix("AP-")] = {i: float(r[f"vs_{role}"]) for i, r in by_init.items()}
+    if not groups:
+        return []
+    order = sorted(groups, key=lambda name: -max(groups[name].values()))
+    half = MOST_CLASSES // 2
+    shown = order if len(order) <= MOST_CLASSES else order[:half] + order[-half:]
+    reference = next(r[f"vs_{role}_init"] for r in rows.rows if r[f"vs_{role}_init"])
+    name = f"AP per class, difference to {reference}"
+    if len(shown) < len(order):
+        name += f" (the {half} largest and {half} smallest of {len(order)}; gap.csv has all)"
+    chart = Bars({k: groups[k] for k in shown}, styles, f"difference to {reference}, AP")
+    return [element("h3", "Classes"), Figure(name, chart, name)]

@@ -1,0 +1,58 @@
+"""Error types of a config: a table with differences to the reference, bars, and what AP75 says about box quality."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from transfer.comparison.comparison import ConfigComparison
+from transfer.comparison.detection_errors import ErrorDifference, ErrorTypes
+from transfer.evaluate.error_types import TYPES
+from transfer.report.charts import Bars
+from transfer.report.csv_rows import number
+from transfer.report.figures import Figure
+from transfer.report.markup import NOTHING, Markup, element, join
+from transfer.report.page import Cell, Row, paragraph, table
+
+
+def error_parts(config: ConfigComparison, styles: Mapping[str, int]) -> list[Markup | Figure]:
+    """Heading, table, bars and a sentence; [] without detections."""
+    types = config.errors.types if config.errors else None
+    if types is None:
+        return []
+    name = "AP50 gained by correcting each type of error, mean over seeds"
+    groups = {kind: {init: weights[kind] for init, weights in types.weights.items()} for kind in TYPES}
+    figure = Figure(name, Bars(groups, styles, "AP50 gained by correcting it"), name)
+    return [element("h3", "Error types"), _table(types), figure, _box_quality(config)]
+
+
+def _table(types: ErrorTypes) -> Markup:
+    rows: list[Row] = []
+    for kind in TYPES:
+        cells = []
+        for init, weights in types.weights.items():
+            difference = types.differences.get(init, {}).get(kind)
+            cells.append(Cell(join([number(weights[kind]), _difference(difference)]), "num"))
+        rows.append([kind, *cells])
+    note = ""
+    if types.reference is not None:
+        note = f"; in brackets the difference to {types.reference}, * where its 95 % interval excludes 0"
+    caption = f"AP50 that correcting each type of error would gain (TIDE, t_f = 0.5, t_b = 0.1), mean over seeds{note}"
+    return table(["error", *types.weights], rows, caption)
+
+
+def _difference(difference: ErrorDifference | None) -> Markup:
+    if difference is None:
+        return NOTHING
+    significant = difference.verdict in ("ahead", "behind")
+    text = f"({number(difference.mean, signed=True)}{' *' if significant else ''})"
+    return join([" ", element("span", text, class_=difference.verdict if significant else "within-noise")])
+
+
+def _box_quality(config: ConfigComparison) -> Markup:
+    """Is the gap one of box quality? AP75 needs better boxes than AP50, so the two differences are shown together."""
+    sentences = [
+        f"{one.init} against {one.reference}: {number(one.ap50, True)} AP50, {number(one.ap75, True)} AP75; "
+        f"{'AP75' if one.ap75 > one.ap50 else 'AP50'} fares better."
+        for one in config.box_quality
+    ]
+    return paragraph(f"AP75 asks for better boxes than AP50. {' '.join(sentences)}" if sentences else "")

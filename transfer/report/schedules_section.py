@@ -1,0 +1,43 @@
+"""The same comparison under several lengths of schedule: does the gap shrink when everybody trains longer?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from transfer.comparison.curves import METRIC, TASK, ScheduleLengths
+from transfer.report.charts import Lines
+from transfer.report.config_section import CsvCells
+from transfer.report.csv_rows import ROLES, ConfigRows
+from transfer.report.figures import Figure
+from transfer.report.markup import Markup, join
+from transfer.report.page import Cell, Row, Section, paragraph, table
+
+
+def schedules_section(
+    schedules: Sequence[ScheduleLengths], rows: Mapping[str, ConfigRows], cells: CsvCells
+) -> Section | None:
+    """AP at the end of every schedule, with the gap; None when no two tables differ in their schedule alone."""
+    parts = [part for lengths in schedules for part in _parts(lengths, rows, cells)]
+    return Section("schedules", "Longer schedules", parts) if parts else None
+
+
+def _parts(lengths: ScheduleLengths, rows: Mapping[str, ConfigRows], cells: CsvCells) -> list[Markup | Figure]:
+    tables = lengths.tables
+    role = next((r for r in ROLES if any(r in one.references for one in tables.values())), ROLES[0])
+    body: list[Row] = []
+    for init in lengths.inits:
+        values = [rows[one.name].get(init, TASK, METRIC) for one in tables.values()]
+        numbers = [join([cells.value(row), " ", cells.gap(row, role)]) if row else "" for row in values]
+        body.append([init, *(Cell(number, "num") for number in numbers)])
+    names = ", ".join(one.name for one in tables.values())
+    caption = f"{METRIC} at the end of each schedule ({names}); in brackets the difference to {role}"
+    parts: list[Markup | Figure] = [table(["init", *(f"{i} iterations" for i in tables)], body, caption)]
+    if lengths.curves.by_init:
+        styles = {init: i for i, init in enumerate(lengths.inits)}
+        name = f"{METRIC} at the end of schedules of different lengths"
+        crossings = [
+            f"{c.winner} overtakes {c.loser} at about {c.iteration:.0f} iterations." for c in lengths.curves.crossings
+        ]
+        parts.append(Figure(name, Lines(lengths.curves.by_init, styles, "iterations of the schedule"), name))
+        parts.append(paragraph(" ".join(crossings or ["No order changes with the length."])))
+    return parts
