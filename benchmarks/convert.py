@@ -13,7 +13,8 @@ import argparse
 import os
 import sys
 
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+if not __package__:  # run as a script: import from the repository, not from this folder
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import pickle
 import platform
@@ -24,8 +25,7 @@ import time
 from pathlib import Path
 
 from runtime.errors import run_entry
-
-REPOSITORY = Path(sys.path[0])
+from runtime.repository import REPOSITORY
 
 # what the published converter does, in our words: load all, keep module.encoder_q.*, rename, pickle
 PUBLISHED_RULE = """

@@ -11,7 +11,8 @@ Exit codes: 0 every run has a number, 1 some run failed (the report says which),
 import os
 import sys
 
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+if not __package__:  # run as a script: import from the repository, not from this folder
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import argparse
 import shlex
@@ -83,5 +84,10 @@ def main() -> int:
     return measure.run_plan(args, command=shlex.join(["python", "transfer/measure_gap.py", *sys.argv[1:]]))
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command ``gap-measure``."""
     run_entry(main)
+
+
+if __name__ == "__main__":
+    console()

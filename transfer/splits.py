@@ -9,7 +9,8 @@ are part of larger ones. The test set takes no part. Writes names.json with the 
 import os
 import sys
 
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+if not __package__:  # run as a script: import from the repository, not from this folder
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import argparse
 from pathlib import Path

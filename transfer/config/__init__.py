@@ -18,11 +18,11 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from runtime.errors import UserError
-from runtime.repository import REPOSITORY
+from runtime.repository import data_folder
 from runtime.strict_yaml import YAML_ERRORS, StrictLoader
 from transfer.config.schema import KEYS, OWN_PREFIX
 
-CONFIG_FOLDER = REPOSITORY / "configs"
+CONFIG_FOLDER = data_folder("configs")
 BASE_KEY = "_BASE_"
 # keys that say where a run comes from and goes to; they are not part of what the run measures
 RUN_KEYS = ("MODEL.WEIGHTS", "SEED", "OUTPUT_DIR")
