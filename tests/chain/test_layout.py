@@ -62,7 +62,7 @@ def test_the_source_imports_neither_tests_nor_benchmarks(repo):
         for name in imported_names(path)
         if name.split(".")[0] in ("tests", "benchmarks", "conftest", "pytest", "hypothesis")
     }
-    assert wrong == set()
+    assert not wrong, "\n".join(sorted(wrong))
 
 
 def test_tests_import_neither_benchmarks_nor_other_test_modules(repo):
@@ -72,7 +72,7 @@ def test_tests_import_neither_benchmarks_nor_other_test_modules(repo):
         for name in imported_names(path)
         if name.split(".")[0] == "benchmarks" or any(part.startswith("test_") for part in name.split("."))
     }
-    assert wrong == set()
+    assert not wrong, "\n".join(sorted(wrong))
 
 
 def test_the_licence_is_there(repo):
