@@ -127,7 +127,8 @@ def test_the_types_that_real_families_carry_are_read(tmp_path) -> None:
 def test_configuration_objects_are_read_without_their_packages(tmp_path, monkeypatch) -> None:
     """solo-learn keeps an omegaconf tree, whose nodes name typing.Any and Python 2's long."""
     node = types.ModuleType("omegaconf.nodes")
-    node.AnyNode = type("AnyNode", (), {"__module__": "omegaconf.nodes", "__qualname__": "AnyNode"})
+    any_node = type("AnyNode", (), {"__module__": "omegaconf.nodes", "__qualname__": "AnyNode"})
+    monkeypatch.setattr(node, "AnyNode", any_node, raising=False)
     monkeypatch.setitem(sys.modules, "omegaconf", types.ModuleType("omegaconf"))
     monkeypatch.setitem(sys.modules, "omegaconf.nodes", node)
     value = node.AnyNode()

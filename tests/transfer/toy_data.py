@@ -18,7 +18,7 @@ def draw_images(folder: Path, count: int) -> list[dict]:
     for k in range(count):
         width, height = SIZES[k % len(SIZES)]
         pixels = rng.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8)
-        Image.fromarray(pixels).resize((width, height), Image.BICUBIC).save(folder / f"img{k}.png")
+        Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC).save(folder / f"img{k}.png")
         entries.append({"id": 11 + k, "file_name": f"img{k}.png", "width": width, "height": height})
     return entries
 

@@ -58,7 +58,7 @@ def write_backbone(path: Path, cfg: Any) -> str:
     return str(path)
 
 
-def train_with_detectron2_alone(cfg: Any, folder: Path) -> dict[str, torch.Tensor]:
+def train_with_detectron2_alone(cfg: Any, folder: Path) -> dict[str, Any]:
     """What Detectron2's own script does: its trainer, its loader, its checkpointer."""
     from detectron2.engine import DefaultTrainer
 
