@@ -62,12 +62,11 @@ with RunLock({str(tmp_path)!r}):
     print("held", flush=True)
     time.sleep(60)
 """
-    holder = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout.readline() == "held\n"
-    with pytest.raises(UserError, match=str(holder.pid)), RunLock(tmp_path):
-        pass
-    holder.kill()
-    holder.wait()
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=str(holder.pid)), RunLock(tmp_path):
+            pass
+        holder.kill()
     with RunLock(tmp_path) as lock:
         assert lock.folder == tmp_path
 
@@ -95,6 +94,7 @@ with RunLock({str(tmp_path)!r}):
             pass
     finally:
         os.kill(worker, signal.SIGKILL)
+        holder.stdout.close()
 
 
 def test_a_folder_that_cannot_be_locked_is_not_called_in_use(tmp_path, monkeypatch):
@@ -171,7 +171,9 @@ def test_full_disk_under_the_log_file_is_the_runs_error(tmp_path, capsys):
     with pytest.raises(OSError, match="No space left"):
         logger.info("a line")
     assert "Logging error" not in capsys.readouterr().err
-    logger.handlers[0].stream = None  # its unwritten line would fail again on closing
+    with pytest.raises(OSError, match="No space left"):  # its unwritten line fails again on closing
+        logger.handlers[0].stream.close()
+    logger.handlers[0].stream = None
     setup_logging()
 
 
