@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""CPU time and peak memory of the converter beside the published MoCo rule, on a full MoCo v2 ResNet-50 checkpoint.
+"""CPU time and peak memory of the converter and of the published MoCo rule, on a full MoCo v2 ResNet-50 checkpoint.
 
     python benchmarks/convert.py [--repeat 5]
 
@@ -27,7 +27,7 @@ from pathlib import Path
 from runtime.errors import run_entry
 from runtime.repository import REPOSITORY
 
-# what the published converter does, in our words: load all, keep module.encoder_q.*, rename, pickle
+# what the published converter does, rewritten: load all, keep module.encoder_q.*, rename, pickle
 PUBLISHED_RULE = """
 import pickle, sys
 import torch

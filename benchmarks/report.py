@@ -88,7 +88,7 @@ def record(config: str, init: str, seed: int, ap: float, per_class: dict[str, fl
 
 
 def main() -> int:
-    """Write a store, time the report on it."""
+    """Write a store and time the report on it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--repeat", type=int, default=5)
