@@ -4,11 +4,11 @@
                                 [--test-only] [--arithmetic exact|folded|bfloat16]
 
 Each engine has a process of its own, as it would in use: the embedded one tells the C library to keep freed memory.
-Both models have the same weights and see the same random images; the options apply to the embedded one only. The weights
-are random, with the statistics of the images in the norms, and class scores far enough apart for detections: otherwise the
-features of an untrained network explode, nothing is detected and the mask branch has nothing to compute.
-Wall and CPU seconds are medians, the ratios (Detectron2 / embedded, above 1: embedded is faster) medians over
-neighbouring turns, with their quartiles. CPU seconds stay steady on a busy machine, but do not show cores that
+Both models have the same weights and see the same random images; the options apply to the embedded one only. The
+weights are random, with the statistics of the images in the norms, and class scores far enough apart for detections:
+otherwise the features of an untrained network explode, nothing is detected and the mask branch has nothing to
+compute. Wall and CPU seconds are medians, the ratios (Detectron2 / embedded, above 1: embedded is faster) medians
+over neighbouring turns, with their quartiles. CPU seconds stay steady on a busy machine, but do not show cores that
 wait. Needs Detectron2.
 """
 
