@@ -28,8 +28,8 @@ ENTRIES = [
 def test_the_list_is_complete(repo):
     found = [
         str(f.relative_to(repo))
-        for room in ("convert", "demo", "pretrain", "transfer")
-        for f in (repo / room).rglob("*.py")
+        for package in ("convert", "demo", "pretrain", "transfer")
+        for f in (repo / package).rglob("*.py")
         if "run_entry(main)" in f.read_text()
     ]
     assert sorted(found) == sorted(ENTRIES)
