@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 SOURCE = ("runtime", "convert", "pretrain", "transfer", "demo", "benchmarks")
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60
@@ -75,6 +76,11 @@ def test_tests_import_neither_benchmarks_nor_other_test_modules(repo):
     assert not wrong, "\n".join(sorted(wrong))
 
 
-def test_the_licence_is_there(repo):
+def test_the_licence_is_named_everywhere(repo):
     assert "Apache License" in (repo / "LICENSE").read_text()
     assert 'license = "Apache-2.0"' in (repo / "pyproject.toml").read_text()
+    citation = yaml.safe_load((repo / "CITATION.cff").read_text())
+    assert citation["license"] == "Apache-2.0"
+    assert citation["title"] == "transfer-gap"
+    values = [identifier["value"] for work in citation["references"] for identifier in work.get("identifiers", ())]
+    assert values == ["arXiv:1911.05722", "arXiv:2003.04297"]
