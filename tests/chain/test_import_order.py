@@ -7,6 +7,7 @@ module (``transfer/engines/__init__.py``), so the module that chooses an engine 
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -137,6 +138,16 @@ def test_every_import_runs_down(imports):
 def test_every_imported_module_exists(imports):
     missing = [f"{module} -> {name}" for module, names in imports.items() for name in names if name not in imports]
     assert missing == []
+
+
+def test_detectron2_is_imported_by_its_engine_alone(repo):
+    """And by the models that a backbone is compared with on request; nothing else may need it."""
+    pattern = re.compile(r"^\s*(from|import) detectron2\b", re.M)
+    files = [path for package in PACKAGES for path in (repo / package).rglob("*.py")]
+    users = {str(path.relative_to(repo)) for path in files if pattern.search(path.read_text())}
+    engine = {name for name in users if name.startswith("transfer/engines/detectron2/")}
+    assert engine
+    assert users - engine == {"convert/reference_models.py"}
 
 
 def test_there_are_no_circles(imports):
