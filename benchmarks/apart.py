@@ -1,4 +1,4 @@
-"""Candidates of a comparison in processes of their own, measured turn by turn."""
+"""Candidates of a comparison, each in a process of its own, measured in turns."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Turns = dict[str, Callable[[], Any]]
 
 
 class Seconds(NamedTuple):
-    """What a turn took."""
+    """Seconds of one turn, by the clock and of CPU time."""
 
     wall: float
     cpu: float
 
 
 class Apart:
-    """``Apart(build, *arguments)`` starts a process that keeps the turns which ``build(*arguments)`` returns there."""
+    """``Apart(build, *arguments)`` starts a process, builds its turns there by ``build(*arguments)`` and keeps them."""
 
     def __init__(self, build: Callable[..., Turns], *arguments: Any) -> None:
         context = multiprocessing.get_context("spawn")
@@ -29,7 +29,7 @@ class Apart:
         answers.close()
 
     def measure(self, name: str) -> Seconds:
-        """Take the turn ``name`` once."""
+        """Run the turn ``name`` once."""
         self._pipe.send(name)
         return Seconds(*self._pipe.recv())
 
@@ -40,7 +40,7 @@ class Apart:
 
 
 def measure(turn: Callable[[], Any]) -> Seconds:
-    """Seconds of one call in this process, with what it leaves running on a GPU."""
+    """Seconds of one call in this process, until the GPU has finished its work too."""
     import torch
 
     if torch.cuda.is_available():

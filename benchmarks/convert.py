@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""CPU time and peak memory of the converter beside the published MoCo rule, on a full MoCo v2 ResNet-50 checkpoint.
+"""CPU time and peak memory of the converter and of the published MoCo rule, on a full MoCo v2 ResNet-50 checkpoint.
 
     python benchmarks/convert.py [--repeat 5]
 
@@ -13,7 +13,8 @@ import argparse
 import os
 import sys
 
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+if not __package__:  # run as a script: import from the repository, not from this folder
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import pickle
 import platform
@@ -24,10 +25,9 @@ import time
 from pathlib import Path
 
 from runtime.errors import run_entry
+from runtime.repository import REPOSITORY
 
-REPOSITORY = Path(sys.path[0])
-
-# what the published converter does, in our words: load all, keep module.encoder_q.*, rename, pickle
+# what the published converter does, rewritten: load all, keep module.encoder_q.*, rename, pickle
 PUBLISHED_RULE = """
 import pickle, sys
 import torch

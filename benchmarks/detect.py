@@ -1,15 +1,15 @@
-"""Seconds per training step and per test image, the embedded engine beside the real Detectron2, turn by turn.
+"""Seconds per training step and per test image, the embedded engine and the real Detectron2 in turns.
 
     python benchmarks/detect.py [--case fpn] [--size 320] [--repeat 7] [--channels-last] [--bf16] [--compile]
                                 [--test-only] [--arithmetic exact|folded|bfloat16]
 
 Each engine has a process of its own, as it would in use: the embedded one tells the C library to keep freed memory.
-Both models have the same weights and see the same random images; the options concern the embedded one only. The weights
-are random, with the statistics of the images in the norms, and class scores apart enough for detections to be found:
-otherwise features of an untrained network explode, nothing is detected and the mask branch has nothing to do.
-Wall and CPU seconds are medians, the ratios (Detectron2 / embedded, above 1: embedded is faster) medians over
-neighbouring turns, with their quartiles. CPU seconds are what a busy machine leaves steady, but say nothing of cores
-that wait. Needs Detectron2.
+Both models have the same weights and see the same random images; the options apply to the embedded one only. The
+weights are random, with the statistics of the images in the norms, and class scores far enough apart for detections:
+otherwise the features of an untrained network explode, nothing is detected and the mask branch has nothing to
+compute. Wall and CPU seconds are medians, the ratios (Detectron2 / embedded, above 1: embedded is faster) medians
+over neighbouring turns, with their quartiles. CPU seconds stay steady on a busy machine, but do not show cores that
+wait. Needs Detectron2.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from __future__ import annotations
 import os
 import sys
 
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+if not __package__:  # run as a script: import from the repository, not from this folder
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import argparse
 import importlib.util
@@ -196,7 +197,7 @@ def main() -> int:
 
 
 def compare(args: argparse.Namespace, ours: dict[str, Turn], theirs: Apart) -> None:
-    """Turn by turn; one line per kind of turn."""
+    """Run the turns alternately and print one line per kind of turn."""
     import torch
 
     from runtime.provenance import provenance
@@ -206,7 +207,7 @@ def compare(args: argparse.Namespace, ours: dict[str, Turn], theirs: Apart) -> N
     print(f"{CASES[args.case]}, {args.batch} images of {args.size} x {args.size}, {args.repeat} turns each")
     heads = f"{'':16}{'embedded s (CPU s)':>22}{'Detectron2 s (CPU s)':>24}"
     print(f"{heads}{'ratio':>8}  quartiles     in CPU seconds")
-    # test images first: training moves the weights, and with them the number of detections
+    # test images first: training changes the weights, and with them the number of detections
     for name in ("test image", "training step")[: 1 if args.test_only else 2]:
         ours[name](), theirs.measure(name)  # the first one allocates
         pairs = [(measure(ours[name]), theirs.measure(name)) for _ in range(args.repeat)]
@@ -217,7 +218,7 @@ def compare(args: argparse.Namespace, ours: dict[str, Turn], theirs: Apart) -> N
 
 
 def quartiles(pairs: list[tuple[Seconds, Seconds]], kind: int) -> list[float]:
-    """Of the ratios theirs / ours of each pair, in wall (0) or CPU (1) seconds."""
+    """Median and quartiles of the ratios theirs / ours of each pair, in wall (0) or CPU (1) seconds."""
     return statistics.quantiles((theirs[kind] / ours[kind] for ours, theirs in pairs), n=4)
 
 

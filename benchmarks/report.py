@@ -7,7 +7,8 @@ as a COCO run leaves them. Prints median and spread of the seconds, the bytes of
 import os
 import sys
 
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+if not __package__:  # run as a script: import from the repository, not from this folder
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import argparse
 import json
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import run_entry
+from runtime.repository import REPOSITORY
 
 INITS = ("random", "supervised", "moco_v1", "moco_v2", "memory_bank")
 STRENGTH = {"random": 0.0, "supervised": 6.0, "moco_v1": 6.5, "moco_v2": 7.5, "memory_bank": 5.5}
@@ -86,7 +88,7 @@ def record(config: str, init: str, seed: int, ap: float, per_class: dict[str, fl
 
 
 def main() -> int:
-    """Write a store, time the report on it."""
+    """Write a store and time the report on it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--repeat", type=int, default=5)
@@ -100,7 +102,7 @@ def main() -> int:
         seconds, before = [], resource.getrusage(resource.RUSAGE_CHILDREN)
         for _ in range(args.repeat):
             began = time.perf_counter()
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=sys.path[0])
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=REPOSITORY)
             seconds.append(time.perf_counter() - began)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         busy = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / args.repeat

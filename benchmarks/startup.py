@@ -12,7 +12,8 @@ from __future__ import annotations
 import os
 import sys
 
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+if not __package__:  # run as a script: import from the repository, not from this folder
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import argparse
 import importlib.util
@@ -23,6 +24,7 @@ import tempfile
 from pathlib import Path
 
 from runtime.errors import run_entry
+from runtime.repository import REPOSITORY
 
 OURS = """
 from transfer.data.catalog import get_dataset
@@ -99,7 +101,7 @@ def write_data(folder: Path, images: int) -> int:
 
 def measure(code: str, folder: Path) -> tuple[float, float]:
     """(seconds, GiB) of one process that runs ``code``."""
-    script = TIMED.format(repository=sys.path[0], code=code.format(folder=folder))
+    script = TIMED.format(repository=str(REPOSITORY), code=code.format(folder=folder))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     seconds, gib = done.stdout.split()[-2:]
     return float(seconds), float(gib)

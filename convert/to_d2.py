@@ -13,9 +13,10 @@ import gc
 import os
 import sys
 
-gc.disable()  # a short process without cycles: the collector would only scan what the imports create
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy starts its threads on import; nothing here uses them
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+if not __package__:  # run as a script: import from the repository, not from this folder
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    gc.disable()  # a short process without cycles: the collector would only rescan what imports make
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy starts its threads on import; nothing here uses them
 
 from pathlib import Path
 
@@ -106,6 +107,11 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command ``gap-convert``."""
     with exit_immediately():
         run_entry(main)
+
+
+if __name__ == "__main__":
+    console()

@@ -8,7 +8,8 @@ torchrun --nproc-per-node 8 pretrain/main.py DIR --recipe moco_v2
 import os
 import sys
 
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+if not __package__:  # run as a script: import from the repository, not from this folder
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import subprocess
 from dataclasses import replace
@@ -19,6 +20,7 @@ from pretrain.settings.options import parse
 from pretrain.settings.recipes import describe
 from pretrain.settings.values import ProcessSettings, Settings
 from runtime.errors import UserError, run_entry
+from runtime.repository import REPOSITORY
 
 DEMO = Path("runs/demo/data")
 
@@ -27,7 +29,7 @@ def draw_demo() -> str:
     """Draw the demo images where they are missing; returns their folder."""
     images = DEMO / "images"
     if not (DEMO / "demo.json").exists():  # written last: without it the drawing was never finished
-        script = Path(sys.path[0]) / "demo" / "draw.py"
+        script = REPOSITORY / "demo" / "draw.py"
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # each process would draw over the others' images
             raise UserError(f"the demo images are not drawn yet; run python {script} {DEMO} first")
         done = subprocess.run([sys.executable, str(script), str(DEMO)])
@@ -103,5 +105,10 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command ``gap-pretrain``."""
     run_entry(main)
+
+
+if __name__ == "__main__":
+    console()

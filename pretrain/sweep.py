@@ -11,7 +11,8 @@ before those of the next.
 import os
 import sys
 
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+if not __package__:  # run as a script: import from the repository, not from this folder
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import argparse
 import statistics
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError, run_entry
+from runtime.repository import REPOSITORY, find_file
 
 KEYS = {"output", "base", "seeds", "groups"}
 
@@ -88,7 +90,7 @@ def last_knn(folder: Path) -> float | None:
 
 def run(flags: list[Any], folder: Path, seed: int) -> None:
     """Run or continue one pretraining; UserError when it fails."""
-    script = Path(sys.path[0]) / "pretrain" / "main.py"
+    script = REPOSITORY / "pretrain" / "main.py"
     command = [sys.executable, str(script), *map(str, flags), "--seed", str(seed), "--output", str(folder), "--resume"]
     print(" ".join(command), flush=True)
     done = subprocess.run(command)
@@ -128,7 +130,7 @@ def table(plan: dict[str, Any], groups: list[str]) -> str:
 def main() -> int:
     """Run the missing runs, then write the table."""
     args = parse()
-    plan = read_plan(Path(args.plan))
+    plan = read_plan(find_file(args.plan, "plans"))
     if unknown := [group for group in args.only if group not in plan["groups"]]:
         raise UserError(f"{args.plan} has no group {unknown[0]}; choose from {', '.join(plan['groups'])}")
     from runtime.atomic import write_text

@@ -1,3 +1,3 @@
-"""The version that setup.py, sidecars, checkpoints and reports carry."""
+"""The version, which pyproject.toml reads and sidecars, checkpoints and reports record."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Fixtures that every room's tests share."""
+"""Fixtures for all tests, and the skips for what a machine lacks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under "&" in a script; tests interrupt
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # ignored under "&" in a script; tests send it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

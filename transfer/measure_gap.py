@@ -11,7 +11,8 @@ argument is wrong, 130 / 138 / 143 stopped by a signal; the same command continu
 import os
 import sys
 
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+if not __package__:  # run as a script: import from the repository, not from this folder
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import argparse
 import shlex
@@ -94,5 +95,10 @@ def main() -> int:
     return measure.report_folder(args, command) if Path(args.plan).is_dir() else measure.run_plan(args, command)
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command ``gap-measure``."""
     run_entry(main)
+
+
+if __name__ == "__main__":
+    console()

@@ -10,7 +10,8 @@ Rows share a table only when data, detector, schedule and protocol are the same.
 import os
 import sys
 
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+if not __package__:  # run as a script: import from the repository, not from this folder
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import argparse
 import collections
@@ -98,5 +99,10 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command ``gap-published``."""
     run_entry(main)
+
+
+if __name__ == "__main__":
+    console()

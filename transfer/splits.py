@@ -9,7 +9,8 @@ shares are part of larger ones. The test set is not used. Writes names.json with
 import os
 import sys
 
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+if not __package__:  # run as a script: import from the repository, not from this folder
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import argparse
 from pathlib import Path

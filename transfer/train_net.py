@@ -6,7 +6,8 @@ python transfer/train_net.py --config-file coco_R50_FPN.yaml --init BACKBONE.pkl
 import os
 import sys
 
-sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # the repository, not this folder
+if not __package__:  # run as a script: import from the repository, not from this folder
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import argparse
 from pathlib import Path
@@ -82,5 +83,10 @@ def run(args: argparse.Namespace) -> int:
         close_world()
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command ``gap-train``."""
     run_entry(main)
+
+
+if __name__ == "__main__":
+    console()

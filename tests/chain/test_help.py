@@ -28,8 +28,8 @@ ENTRIES = [
 def test_the_list_is_complete(repo):
     found = [
         str(f.relative_to(repo))
-        for room in ("convert", "demo", "pretrain", "transfer")
-        for f in (repo / room).rglob("*.py")
+        for package in ("convert", "demo", "pretrain", "transfer")
+        for f in (repo / package).rglob("*.py")
         if "run_entry(main)" in f.read_text()
     ]
     assert sorted(found) == sorted(ENTRIES)
@@ -50,3 +50,14 @@ def test_unknown_flags_exit_with_2(script, repo):
     done = subprocess.run([sys.executable, str(repo / script), "--no-such-flag"], capture_output=True, text=True)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("script", ENTRIES)
+def test_importing_an_entry_leaves_the_interpreter_as_it_was(script, repo):
+    module = script.removesuffix(".py").replace("/", ".")
+    code = (
+        "import gc, os, sys; before = sys.path[:], dict(os.environ), gc.isenabled(); "
+        f"import {module}; assert before == (sys.path, dict(os.environ), gc.isenabled())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=repo)
+    assert done.returncode == 0, done.stderr

@@ -211,6 +211,11 @@ def safetensors_header(text: bytes) -> Callable[[Path], int]:
     return lambda path: path.write_bytes(struct.pack("<Q", len(text)) + text + b"\0" * 16)
 
 
+def numpy_array(path: Path) -> None:
+    with path.open("wb") as file:  # np.save would add .npy to a name
+        np.save(file, np.zeros(3))
+
+
 def torchscript(path: Path) -> None:
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
 
@@ -245,7 +250,7 @@ NONSENSE: dict[str, tuple[Callable[[Path], object], str | None]] = {
     "bzip2": (lambda p: p.write_bytes(b"BZh9" + b"0" * 64), "bzip2"),
     "xz": (lambda p: p.write_bytes(b"\xfd7zXZ\0" + b"0" * 64), "xz"),
     "7z": (lambda p: p.write_bytes(b"7z\xbc\xaf\x27\x1c" + b"0" * 64), "7z"),
-    "npy": (lambda p: np.save(p.open("wb"), np.zeros(3)), "numpy array"),
+    "npy": (numpy_array, "numpy array"),
     "lying storage": (lying_storage, "damaged"),
     "no tensor": (lambda p: p.write_bytes(pickle.dumps({"epoch": 3})), "it contains no tensors"),
     "cycle": (lambda p: p.write_bytes(pickle.dumps(cyclic())), "it contains no tensors"),

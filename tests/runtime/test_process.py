@@ -59,12 +59,11 @@ def hold(repo, folder, *flags):
 
 
 def test_second_writer_is_refused_by_pid_and_a_dead_one_is_not(tmp_path, repo):
-    holder = hold(repo, tmp_path)
-    assert holder.stdout.readline() == "held\n"
-    with pytest.raises(UserError, match=str(holder.pid)), RunLock(tmp_path):
-        pass
-    holder.kill()
-    holder.wait()
+    with hold(repo, tmp_path) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=str(holder.pid)), RunLock(tmp_path):
+            pass
+        holder.kill()
     with RunLock(tmp_path) as lock:
         assert lock.folder == tmp_path
 
@@ -82,6 +81,7 @@ def test_a_worker_that_outlives_a_killed_run_does_not_hold_its_folder(tmp_path, 
             pass
     finally:
         os.kill(worker, signal.SIGKILL)
+        holder.stdout.close()
 
 
 def test_a_folder_that_cannot_be_locked_is_not_called_in_use(tmp_path, monkeypatch):
@@ -158,7 +158,9 @@ def test_full_disk_under_the_log_file_is_the_runs_error(tmp_path, capsys):
     with pytest.raises(OSError, match="No space left"):
         logger.info("a line")
     assert "Logging error" not in capsys.readouterr().err
-    logger.handlers[0].stream = None  # its unwritten line would fail again on closing
+    with pytest.raises(OSError, match="No space left"):  # its unwritten line fails again on closing
+        logger.handlers[0].stream.close()
+    logger.handlers[0].stream = None
     setup_logging()
 
 

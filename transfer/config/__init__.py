@@ -17,11 +17,11 @@ import yaml
 from fvcore.common.config import CfgNode
 
 from runtime.errors import UserError, suggestion
-from runtime.repository import REPOSITORY
+from runtime.repository import data_folder
 from runtime.strict_yaml import YAML_ERRORS, StrictLoader
 from transfer.config.schema import KEYS, OWN_PREFIX
 
-CONFIG_FOLDER = REPOSITORY / "configs"
+CONFIG_FOLDER = data_folder("configs")
 BASE_KEY = "_BASE_"
 # where a run starts from and where it is written; not part of what the run measures
 RUN_KEYS = ("MODEL.WEIGHTS", "SEED", "OUTPUT_DIR")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
-from runtime.repository import REPOSITORY
+from runtime.repository import REPOSITORY, data_folder, find_file
 from transfer.planning.fields import Fields, apply_settings, read_yaml, suggest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")  # names become folder names
@@ -92,12 +92,12 @@ class Plan:
 def load_plan(
     path: str | Path, *, settings: Collection[str] = (), output: str | None = None, seed_offset: int = 0
 ) -> Plan:
-    """Read and check a plan.
+    """Read and check a plan: a path, or a bare name (with or without .yaml) of this project's plans.
 
     ``settings`` are KEY=VALUE overrides; ``output`` replaces the plan's folder; ``seed_offset`` shifts the data seed,
     the pretraining seed and every run seed, so that a whole plan is repeated independently. Raises UserError.
     """
-    path = Path(path)
+    path = find_file(path, "plans", REPOSITORY)
     raw = read_yaml(path)
     apply_settings(raw, settings)
     fields = Fields(raw, f"plan {path}", PLAN_KEYS)
@@ -235,7 +235,7 @@ def _configs(fields: Fields, fill: Mapping[str, str]) -> tuple[Config, ...]:
 
 def check_config_exists(file: str, where: str) -> None:
     """A bare name must be in configs/, a path must exist. Raises UserError with the nearest name."""
-    folder = REPOSITORY / "configs"
+    folder = data_folder("configs", REPOSITORY)
     if Path(file).is_file() or ("/" not in file and (folder / file).is_file()):
         return
     known = [str(p.relative_to(folder)) for p in folder.rglob("*.yaml")]

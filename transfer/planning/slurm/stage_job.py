@@ -10,10 +10,8 @@ process of the step with linuxproc). Both have the same effect here: USR1 reache
 import os
 import sys
 
-if __name__ == "__main__":
-    sys.path[0] = os.path.dirname(
-        os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    )  # the repository, not this folder
+if not __package__:  # run as a script: import from the repository, not from this folder
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 import json
 import signal
