@@ -13,7 +13,6 @@ from convert.preprocessing import IMAGENET
 from runtime.errors import UserError
 from tests.transfer.config.moco_configs import MOCO_CONFIGS, write_moco_configs
 from transfer.config import OWN_PREFIX, flatten, load_config
-from transfer.engines.torchvision.support import check_support
 from transfer.engines.training.checks import check_values
 from transfer.fine_tuning.initialisation import Init, apply_settings
 
@@ -37,6 +36,8 @@ def documented(repo: Path) -> dict[tuple[str, str], str]:
 
 def verdict(file: Path) -> str:
     """What becomes of a file: "yes", the key that the embedded engine names, or that it was not read."""
+    from transfer.engines.torchvision.support import check_support  # imports torchvision
+
     try:
         cfg = load_config(file)
     except UserError as error:
