@@ -38,20 +38,20 @@ def draw_demo() -> str:
     return str(images)
 
 
-def join_official_world(asked: ProcessSettings) -> None:
-    """The official way to name processes (--world-size N --rank R --dist-url tcp://HOST:PORT), as torchrun's."""
-    if asked.world_size <= 1 or "RANK" in os.environ:
+def join_official_world(processes: ProcessSettings) -> None:
+    """Translate the official way to name processes (--world-size, --rank, --dist-url) into torchrun's environment."""
+    if processes.world_size <= 1 or "RANK" in os.environ:
         return
-    if asked.multiprocessing_distributed:
+    if processes.multiprocessing_distributed:
         raise UserError("for several machines with one process per GPU use torchrun --nnodes N --nproc-per-node G")
-    if not 0 <= asked.rank < asked.world_size:
-        raise UserError(f"--rank {asked.rank} must be 0 or more and below --world-size {asked.world_size}")
+    if not 0 <= processes.rank < processes.world_size:
+        raise UserError(f"--rank {processes.rank} must be 0 or more and below --world-size {processes.world_size}")
     try:
-        address = urlparse(asked.dist_url)
+        address = urlparse(processes.dist_url)
         host, port = address.hostname or "127.0.0.1", address.port or 10001
     except ValueError as error:
-        raise UserError(f"--dist-url {asked.dist_url} is not tcp://HOST:PORT: {error}") from error
-    os.environ.update(RANK=str(asked.rank), WORLD_SIZE=str(asked.world_size), LOCAL_WORLD_SIZE="1",
+        raise UserError(f"--dist-url {processes.dist_url} is not tcp://HOST:PORT: {error}") from error
+    os.environ.update(RANK=str(processes.rank), WORLD_SIZE=str(processes.world_size), LOCAL_WORLD_SIZE="1",
                       MASTER_ADDR=host, MASTER_PORT=str(port))  # fmt: skip
 
 

@@ -50,7 +50,7 @@ class CheckpointFolder:
     def save(self, state: dict[str, Any]) -> Path:
         """Write ``state`` under the name of its step, then remove what is older than the newest ``keep``."""
         file = self.name(state["step"])
-        save_torch(state, file)
+        save_torch(state, file)  # atomic, and before anything is removed: a kill at any point leaves a readable file
         for _, old in self.steps()[self.keep :] if self.keep else []:
             old.unlink(missing_ok=True)
         return file

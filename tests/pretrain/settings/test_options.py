@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import pickle
 
 import pytest
 
@@ -37,6 +38,11 @@ def test_the_typed_settings_are_those_that_are_recorded() -> None:
     for name in settings.recorded.keys() - of_other_methods:
         value = settings.recorded[name]
         assert fields[name] == (tuple(value) if isinstance(value, list) else value), name
+
+
+def test_settings_reach_a_spawned_process() -> None:
+    settings = parse(["DIR", "--method", "instdisc", "--instdisc-form", "softmax", "--schedule", "3"])
+    assert pickle.loads(pickle.dumps(settings)) == settings
 
 
 def test_settings_cannot_be_changed() -> None:
