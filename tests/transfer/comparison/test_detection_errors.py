@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,16 @@ def test_error_types_and_examples_are_shown(tables: list) -> None:
     assert Image.open(io.BytesIO(base64.b64decode(pictures[0][1]))).size == (320, 240)
     assert "+" in text
     assert "AP75 asks for better boxes" in text
+
+
+def test_the_report_reads_neither_runs_nor_data(tables: list, dataset: str) -> None:
+    """Everything but the pictures themselves is computed before."""
+    report = Report("toy", "command", complete(tables))
+    before = sections(report)[0].html
+    for run in tables[0].runs:
+        shutil.rmtree(run.folder)
+    Path(dataset.split(":")[1]).unlink()
+    assert sections(report)[0].html == before
 
 
 def test_examples_can_be_left_out(tables: list) -> None:

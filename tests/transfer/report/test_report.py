@@ -69,6 +69,11 @@ def report_on(root: Path, name: str = "toy", allow: Sequence[str] = (), **fields
     return Report(name, COMMAND, complete(tables), **fields)
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
 @pytest.fixture
 def report(tmp_path: Path) -> dict[str, Path]:
     write_store(tmp_path / "runs", 2, INITS, 3, classes=30)
@@ -76,7 +81,7 @@ def report(tmp_path: Path) -> dict[str, Path]:
 
 
 def test_numbers_of_the_page_are_those_of_the_csv(report: dict[str, Path]) -> None:
-    rows = list(csv.DictReader(report["gap.csv"].open()))
+    rows = read_csv(report["gap.csv"])
     page = Page(report["gap.html"].read_text())
     assert len(page.csv_cells) > 300
     for place, shown in page.csv_cells:
@@ -89,7 +94,7 @@ def test_numbers_of_the_page_are_those_of_the_csv(report: dict[str, Path]) -> No
 
 
 def test_csv_is_the_comparison(report: dict[str, Path], tmp_path: Path) -> None:
-    rows = {(r["config"], r["init"], r["task"], r["metric"]): r for r in csv.DictReader(report["gap.csv"].open())}
+    rows = {(r["config"], r["init"], r["task"], r["metric"]): r for r in read_csv(report["gap.csv"])}
     for table in compare(list(find_runs(tmp_path / "runs")), REFERENCES):
         for row in table.rows:
             record = rows[table.name, row.init, row.task, row.metric]
@@ -100,7 +105,7 @@ def test_csv_is_the_comparison(report: dict[str, Path], tmp_path: Path) -> None:
 
 
 def test_other_formats_have_the_same_numbers(report: dict[str, Path]) -> None:
-    rows = [r for r in csv.DictReader(report["gap.csv"].open()) if r["metric"] in ("AP", "AP50", "AP75")]
+    rows = [r for r in read_csv(report["gap.csv"]) if r["metric"] in ("AP", "AP50", "AP75")]
     markdown, latex = report["gap.md"].read_text(), report["gap.tex"].read_text()
     for row in rows:
         assert f"{row['mean']} ± {row['std']}" in markdown
@@ -156,7 +161,7 @@ def test_gaps_by_size_and_frequency(store: Callable[..., Path], tmp_path: Path) 
             metrics = {"bbox": {name: ap + i + seed for i, name in enumerate(names)}}
             root = store(init=init, seed=seed, metrics=metrics)
     files = write_report(tmp_path / "out", report_on(root))
-    rows = {(r["init"], r["metric"]): r for r in csv.DictReader(files["gap.csv"].open())}
+    rows = {(r["init"], r["metric"]): r for r in read_csv(files["gap.csv"])}
     assert {rows["moco", name]["vs_supervised"] for name in names} == {"+2.50"}
     text = files["gap.html"].read_text()
     assert all(
@@ -188,7 +193,7 @@ def test_hostile_names_are_text(store: Callable[..., Path], tmp_path: Path) -> N
     Page(page)
     assert "<script" not in page
     assert html.escape("<script>alert(1)</script>\\input{x}", quote=False) in page
-    cells = [cell for row in csv.reader(files["gap.csv"].open(newline="")) for cell in row]
+    cells = [cell for row in read_csv(files["gap.csv"]) for cell in row.values()]
     assert "'@sum" in cells
     assert not [cell for cell in cells if cell.startswith(("=", "@"))]
     assert {"+1.00", "0"} <= set(cells)  # numbers stay numbers
