@@ -101,7 +101,7 @@ def test_v9_switches_travel_with_the_weights(tmp_path) -> None:
 @pytest.mark.parametrize("head", ["Res5ROIHeads", "StandardROIHeads"])
 def test_v10_v11_own_names_load_whole_into_stock_heads(head: str, tmp_path) -> None:
     """No extra head class of ours is needed to take the weights: C4 and FPN of Detectron2 itself load all 265."""
-    from tests.convert.test_detectron2 import loaded_tensors
+    from tests.convert.detectron2_models import loaded_tensors
 
     base = "Base-RCNN-C4.yaml" if head == "Res5ROIHeads" else "Base-RCNN-FPN.yaml"
     assert loaded_tensors(base, tmp_path) == 265

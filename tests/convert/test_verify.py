@@ -10,7 +10,7 @@ from convert.conversion import convert
 from convert.rename import DETECTRON2
 from convert.verify import STAGES, compare, detectron2_forward, torchvision_forward
 from runtime.errors import UserError
-from tests.convert.checkpoints import random_net, save
+from tests.convert.checkpoints import random_net, random_resnet, save
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,6 @@ def test_source_pass_is_torchvisions(arguments: dict, tmp_path) -> None:
 
 
 def test_against_torchvision_itself(tmp_path) -> None:
-    from tests.convert.test_conversion import random_resnet
-
     path = save(random_resnet("resnet18").state_dict(), tmp_path / "c.pth")
     assert "checked against torchvision: max |diff| 0.0" in convert(path, against="torchvision").notes[-1]
 

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from runtime.atomic import write_text
 from transfer.report.charts import Chart
 from transfer.report.markup import Markup, element
 from transfer.report.style import STYLE
-
-if TYPE_CHECKING:
-    from transfer.report.page import Section
 
 NAMESPACE = "http://www.w3.org/2000/svg"
 BACKGROUND = "svg{background:var(--bg)}"  # the picture may be shown on a light page to a reader with a dark setting
@@ -41,14 +37,13 @@ class Figure:
         return replace(picture, shapes=[style, *picture.shapes]).svg(self.name, xmlns=NAMESPACE).source + "\n"
 
 
-def write_figures(sections: Sequence[Section], folder: Path) -> list[Path]:
-    """Write every figure of a report into ``folder`` as SECTION-FIGURE.svg; returns the files."""
+def write_figures(figures: Iterable[tuple[str, Figure]], folder: Path) -> list[Path]:
+    """Write each (heading of its section, figure) into ``folder`` as SECTION-FIGURE.svg; returns the files."""
     written = []
-    for section in sections:
-        for figure in section.figures:
-            path = folder / f"{_slug(section.heading)}-{_slug(figure.name)}.svg"
-            write_text(path, figure.file)
-            written.append(path)
+    for heading, figure in figures:
+        path = folder / f"{_slug(heading)}-{_slug(figure.name)}.svg"
+        write_text(path, figure.file)
+        written.append(path)
     return written
 
 

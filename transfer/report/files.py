@@ -28,7 +28,11 @@ def write_report(folder: Path, report: Report, *, figures: bool = False) -> dict
     }
     for name, content in files.items():
         write_text(folder / name, content)
-    pictures = write_figures(parts, folder / "figures") if figures else []
+    pictures = (
+        write_figures(((part.heading, figure) for part in parts for figure in part.figures), folder / "figures")
+        if figures
+        else []
+    )
     return {**{name: folder / name for name in files}, **{f"figures/{path.name}": path for path in pictures}}
 
 
