@@ -1,0 +1,275 @@
+"""The difference of two initialisations with its interval, for the two questions a report may be asked.
+
+*These weights*: would these checkpoints keep their order with other fine-tuning seeds? Paired t over seeds.
+*The method*: would the methods keep their order if they were pretrained again? The pretraining run is the unit.
+docs/statistics.md has the model, why these intervals and no others, and what they cover in simulation.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from transfer.comparison.student import ALPHA, quantile, satterthwaite, two_sided_p
+from transfer.comparison.variance import Cells, Components, components
+
+WEIGHTS, METHOD = "these weights", "the method"
+SPREAD_FLOOR = 1e-9  # points; two metrics that differ by less are the same number after rounding errors
+
+
+class Estimate(NamedTuple):
+    """A difference in points, the variance of the estimate and its degrees of freedom; numbers, or arrays of them."""
+
+    mean: Any
+    variance: Any
+    df: Any
+
+
+def paired(differences: np.ndarray) -> Estimate:
+    """Paired t: ``differences`` is float[..., seeds], with two seeds or more."""
+    n = differences.shape[-1]
+    variance = differences.var(axis=-1, ddof=1) / n
+    return Estimate(differences.mean(axis=-1), variance, np.full(variance.shape, float(n - 1)))
+
+
+def between_runs(own: np.ndarray, other: np.ndarray) -> Estimate:
+    """The difference of two methods, each pretrained twice or more: float[..., runs, seeds] with the same seeds.
+
+    Welch on the means of the runs. All runs share the seeds, so the effect of a seed is the same in every mean and
+    cancels; the variance between means is pretraining + residual / seeds, which is what repeats of both would show.
+    Welch-Satterthwaite degrees of freedom are too many when the side with few runs shows little spread by chance (2
+    against 6 runs: coverage 0.89), so twice those of the smaller side is the most that is used.
+    """
+    terms = [_between(side) for side in (own, other)]
+    degrees = [side.shape[-2] - 1 for side in (own, other)]
+    df = np.minimum(satterthwaite(terms, degrees), 2 * min(degrees))
+    return Estimate(own.mean(axis=(-2, -1)) - other.mean(axis=(-2, -1)), terms[0] + terms[1], df)
+
+
+def against_one_run(own: np.ndarray, other: np.ndarray) -> Estimate:
+    """A method (float[..., runs, seeds]) against something that exists once (float[..., 1, seeds]).
+
+    The other side is one set of weights, or no pretraining at all: only its residual varies, and only the paired
+    differences over seeds show it, free of the seed effect. They contain the residual of ``own`` too, which the means
+    of its runs count already, so it is subtracted once.
+    """
+    runs, seeds = own.shape[-2:]
+    pretrained = _between(own)
+    shifts = other[..., 0, :] - own.mean(axis=-2)
+    over_seeds = shifts.var(axis=-1, ddof=1) / seeds
+    left = own - own.mean(-1, keepdims=True) - own.mean(-2, keepdims=True) + own.mean((-2, -1), keepdims=True)
+    residual_df = (runs - 1) * (seeds - 1)
+    counted_twice = (left**2).sum(axis=(-2, -1)) / residual_df / (runs * seeds)
+    variance = np.maximum(pretrained + over_seeds - counted_twice, pretrained)
+    spread = pretrained**2 / (runs - 1) + over_seeds**2 / (seeds - 1) + counted_twice**2 / residual_df
+    with np.errstate(divide="ignore", invalid="ignore"):
+        df = np.where(spread > 0, variance**2 / spread, 1.0)
+    df = np.clip(df, 1.0, 2 * min(runs - 1, seeds - 1))
+    return Estimate(own.mean(axis=(-2, -1)) - other.mean(axis=(-2, -1)), variance, df)
+
+
+def _between(side: np.ndarray) -> np.ndarray:
+    """Variance of the mean of a method's runs, from the spread between the runs."""
+    return side.mean(axis=-1).var(axis=-1, ddof=1) / side.shape[-2]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean difference in points over the cells both sides have; ``problem`` says why there is no interval."""
+
+    question: str  # WEIGHTS or METHOD
+    mean: float
+    own_mean: float  # over the same cells, so that mean = own_mean - reference_mean
+    reference_mean: float
+    runs: tuple[int, int]  # pretraining runs of the two sides
+    seeds: tuple[int, ...]  # fine-tuning seeds that every run of both sides has
+    standard_error: float | None = None
+    df: float | None = None
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None  # of "no difference", two-sided, not adjusted for other comparisons
+    problem: str = ""
+    note: str = ""  # what a reader must know about the interval
+    failed: int = 0  # cells of both sides that were planned and have no value
+    planned: int = 0
+
+    @property
+    def method(self) -> str:
+        """Short name of the interval for a table cell."""
+        if self.df is None:
+            return f"none ({self.problem})"
+        if self.question == WEIGHTS:
+            return f"paired t over seeds, n={len(self.seeds)}"
+        return f"t over pretraining runs, n={self.runs[0]} and {self.runs[1]}, {self.df:.1f} df"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One initialisation: its own numbers, and its differences to the reference (None for the reference itself)."""
+
+    init: str
+    mean: float | None  # mean of the means of its runs
+    std: float | None  # over all its cells
+    runs: int
+    cells: int
+    components: Components
+    failures: Mapping[tuple[str, int], str]  # (pretraining run, seed) -> what happened
+    weights: Difference | None = None
+    method: Difference | None = None
+
+    @property
+    def difference(self) -> Difference | None:
+        """The answer to the wider question that the runs can answer."""
+        return self.method or self.weights
+
+
+Failures = Mapping[str, Mapping[str, Mapping[int, str]]]
+
+
+def compare_initialisations(
+    values: Mapping[str, Cells],
+    reference: str,
+    *,
+    without_pretraining: Collection[str] = (),
+    failures: Failures | None = None,
+    scale: tuple[float, float] = (0.0, 100.0),
+    alpha: float = ALPHA,
+) -> dict[str, Result]:
+    """Every initialisation of one config and metric against ``reference``.
+
+    ``values[init][pretraining run][seed]`` is the metric; ``failures`` has the same keys and says what became of the
+    cells without a value. Initialisations ``without_pretraining`` have one entry in place of pretraining runs, which
+    is all of the method and not a sample of it. ``scale`` is what the metric can be. Raises KeyError when ``reference``
+    has no entry.
+    """
+    lost = failures or {}
+    against = functools.partial(_difference, scale=scale, alpha=alpha, without_pretraining=without_pretraining)
+    results = {}
+    for init, cells in values.items():
+        numbers = [value for seeds in cells.values() for value in seeds.values()]
+        run_means = [float(np.mean(list(seeds.values()))) for seeds in cells.values() if seeds]
+        weights = method = None
+        if init != reference:
+            counts = [_counts(values[one], lost.get(one, {})) for one in (init, reference)]
+            failed, planned = (sum(column) for column in zip(*counts))
+            pair = (init, values[init], reference, values[reference])
+            weights = against(WEIGHTS, *pair, failed=failed, planned=planned)
+            if max(sum(map(bool, values[one].values())) for one in (init, reference)) > 1:
+                method = against(METHOD, *pair, failed=failed, planned=planned)
+        results[init] = Result(
+            init,
+            float(np.mean(run_means)) if run_means else None,
+            float(np.std(numbers, ddof=1)) if len(numbers) > 1 else None,
+            len(run_means),
+            len(numbers),
+            components(cells),
+            {(run, seed): said for run, seeds in lost.get(init, {}).items() for seed, said in seeds.items()},
+            weights,
+            method,
+        )
+    return results
+
+
+def _counts(cells: Cells, lost: Mapping[str, Mapping[int, str]]) -> tuple[int, int]:
+    """(failed, planned) cells of one initialisation."""
+    failed = sum(len(seeds) for seeds in lost.values())
+    return failed, failed + sum(len(seeds) for seeds in cells.values())
+
+
+def _difference(
+    question: str,
+    init: str,
+    own: Cells,
+    reference: str,
+    other: Cells,
+    *,
+    failed: int,
+    planned: int,
+    scale: tuple[float, float],
+    alpha: float,
+    without_pretraining: Collection[str],
+) -> Difference | None:
+    """None when the two sides share no seed."""
+    seeds = _common_seeds(own, other)
+    if not seeds:
+        return None
+    a, b = _grid(own, seeds), _grid(other, seeds)
+    bare = Difference(
+        question,
+        float(a.mean() - b.mean()),
+        float(a.mean()),
+        float(b.mean()),
+        (len(a), len(b)),
+        seeds,
+        failed=failed,
+        planned=planned,
+    )
+    estimate = _estimate(question, a, b)
+    if isinstance(estimate, str):
+        return replace(bare, problem=estimate)
+    if not (a.any() or b.any()):
+        return replace(bare, problem="all runs found nothing")
+    if float(estimate.variance) ** 0.5 <= SPREAD_FLOOR:
+        return replace(bare, problem="no spread between runs: repeats of one run, or a metric with few values")
+    notes = [
+        _missing_pretraining(init, a, without_pretraining),
+        _missing_pretraining(reference, b, without_pretraining),
+    ]
+    return _finish(bare, estimate, [n for n in notes if n and question == METHOD], scale, alpha)
+
+
+def _estimate(question: str, own: np.ndarray, other: np.ndarray) -> Estimate | str:
+    """The estimate from float[runs, seeds] of both sides, or why there is none."""
+    seeds = own.shape[1]
+    if question == WEIGHTS:
+        return paired(own.mean(axis=0) - other.mean(axis=0)) if seeds > 1 else "one seed"
+    if len(own) > 1 and len(other) > 1:
+        return between_runs(own, other)
+    if seeds < 2:
+        return "one seed, and one side has one pretraining run"
+    if len(own) > 1:
+        return against_one_run(own, other)
+    mirrored = against_one_run(other, own)
+    return mirrored._replace(mean=-mirrored.mean)
+
+
+def _finish(
+    bare: Difference, estimate: Estimate, notes: list[str], scale: tuple[float, float], alpha: float
+) -> Difference:
+    error, df = float(estimate.variance) ** 0.5, float(estimate.df)
+    half = float(quantile(df, alpha)) * error
+    low, high = bare.mean - half, bare.mean + half
+    if low < scale[0] - bare.reference_mean or high > scale[1] - bare.reference_mean:
+        notes.append("wider than the metric can be: the runs do not bound the difference")
+    widest = scale[1] - scale[0]
+    return replace(
+        bare,
+        standard_error=error,
+        df=df,
+        low=max(low, -widest),
+        high=min(high, widest),
+        p=float(two_sided_p(bare.mean / error, df)),
+        note="; ".join(notes),
+    )
+
+
+def _missing_pretraining(init: str, grid: np.ndarray, without_pretraining: Collection[str]) -> str:
+    if len(grid) > 1 or init in without_pretraining:
+        return ""
+    return f"{init} is one pretraining run: the sentence is about these weights of it"
+
+
+def _common_seeds(own: Cells, other: Cells) -> tuple[int, ...]:
+    """Seeds that every run with any value has; a seed that one run lacks would not cancel."""
+    runs = [set(seeds) for cells in (own, other) for seeds in cells.values() if seeds]
+    sides = any(own.values()) and any(other.values())
+    return tuple(sorted(set.intersection(*runs))) if sides else ()
+
+
+def _grid(cells: Cells, seeds: tuple[int, ...]) -> np.ndarray:
+    """float[runs, seeds]."""
+    return np.array([[run[seed] for seed in seeds] for run in cells.values() if run], dtype=float)

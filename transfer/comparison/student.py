@@ -1,0 +1,42 @@
+"""Student's t with any real number of degrees of freedom, and how variances add up (Welch-Satterthwaite)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+ALPHA = 0.05  # error rate of every test and interval of the reports
+
+
+def quantile(df: Any, alpha: Any = ALPHA) -> Any:
+    """Two-sided critical value: ``P(|T| > value) = alpha`` for ``df`` degrees of freedom. Takes arrays."""
+    from scipy.special import stdtrit
+
+    return -stdtrit(df, np.asarray(alpha) / 2)  # the lower tail keeps its digits where alpha is tiny
+
+
+def upper_tail(t: Any, df: Any) -> Any:
+    """``P(T > t)``. Takes arrays."""
+    from scipy.special import stdtr
+
+    return stdtr(df, -np.asarray(t))
+
+
+def two_sided_p(t: Any, df: Any) -> Any:
+    """``P(|T| > |t|)``. Takes arrays."""
+    return 2 * upper_tail(np.abs(t), df)
+
+
+def satterthwaite(variances: Sequence[Any], degrees: Sequence[Any]) -> Any:
+    """Degrees of freedom of a sum of independent variance estimates (Satterthwaite 1946, equation 17).
+
+    ``variances``: the terms of the sum, each with its coefficient applied; a term may be negative. ``degrees``: theirs.
+    Takes arrays of one shape. A sum of zeros has the smallest of ``degrees``.
+    """
+    total = sum(np.asarray(v, dtype=float) for v in variances)
+    spread = sum(np.asarray(v, dtype=float) ** 2 / d for v, d in zip(variances, degrees))
+    smallest = np.min(np.asarray(degrees, dtype=float))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(spread > 0, total**2 / spread, smallest)
