@@ -19,7 +19,7 @@ from transfer.comparison.student import ALPHA, quantile, two_sided_p, upper_tail
 from transfer.comparison.verdicts import AHEAD, BEHIND, EQUIVALENT, MARGIN, NONE, UNDECIDED
 
 Spending = Literal["pocock", "obrien_fleming"]
-CELLS = 800  # of the grid on which the distribution of the statistic is followed
+CELLS = 500  # of the grid on which the distribution of the statistic is followed
 NEGLIGIBLE = 1e-12  # alpha at a look; below it the look cannot stop the plan
 
 
