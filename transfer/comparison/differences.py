@@ -8,7 +8,7 @@ docs/statistics.md has the model, why these intervals and no others, and what th
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -36,45 +36,51 @@ def paired(differences: np.ndarray) -> Estimate:
     return Estimate(differences.mean(axis=-1), variance, np.full(variance.shape, float(n - 1)))
 
 
-def between_runs(own: np.ndarray, other: np.ndarray) -> Estimate:
-    """The difference of two methods, each pretrained twice or more: float[..., runs, seeds] with the same seeds.
+def between_methods(own: np.ndarray, other: np.ndarray) -> Estimate:
+    """The difference of two methods: float[..., runs, seeds] of both, with the same seeds; one side may have one run.
 
-    Welch on the means of the runs. All runs share the seeds, so the effect of a seed is the same in every mean and
-    cancels; the variance between means is pretraining + residual / seeds, which is what repeats of both would show.
-    Welch-Satterthwaite degrees of freedom are too many when the side with few runs shows little spread by chance (2
-    against 6 runs: coverage 0.89), so twice those of the smaller side is the most that is used.
+    The pretraining run is the unit. All runs share the seeds, so the effect of a seed is the same in every run's mean
+    and cancels. Two things vary:
+
+    * the means of the runs of a side that has two or more: pretraining + residual / seeds;
+    * the differences per seed, beyond the residuals that those means contain: the residual of a side that exists once
+      (one set of weights, or no pretraining at all), and an effect that a seed has on one side only.
+
+    Satterthwaite's degrees of freedom are too many when the term that matters is small by chance, so they are capped
+    (2 against 6 runs cover 0.89 without the cap). docs/statistics.md has the coverage.
     """
-    terms = [_between(side) for side in (own, other)]
-    degrees = [side.shape[-2] - 1 for side in (own, other)]
-    df = np.minimum(satterthwaite(terms, degrees), 2 * min(degrees))
-    return Estimate(own.mean(axis=(-2, -1)) - other.mean(axis=(-2, -1)), terms[0] + terms[1], df)
-
-
-def against_one_run(own: np.ndarray, other: np.ndarray) -> Estimate:
-    """A method (float[..., runs, seeds]) against something that exists once (float[..., 1, seeds]).
-
-    The other side is one set of weights, or no pretraining at all: only its residual varies, and only the paired
-    differences over seeds show it, free of the seed effect. They contain the residual of ``own`` too, which the means
-    of its runs count already, so it is subtracted once.
-    """
-    runs, seeds = own.shape[-2:]
-    pretrained = _between(own)
-    shifts = other[..., 0, :] - own.mean(axis=-2)
-    over_seeds = shifts.var(axis=-1, ddof=1) / seeds
-    left = own - own.mean(-1, keepdims=True) - own.mean(-2, keepdims=True) + own.mean((-2, -1), keepdims=True)
-    residual_df = (runs - 1) * (seeds - 1)
-    counted_twice = (left**2).sum(axis=(-2, -1)) / residual_df / (runs * seeds)
-    variance = np.maximum(pretrained + over_seeds - counted_twice, pretrained)
-    spread = pretrained**2 / (runs - 1) + over_seeds**2 / (seeds - 1) + counted_twice**2 / residual_df
-    with np.errstate(divide="ignore", invalid="ignore"):
-        df = np.where(spread > 0, variance**2 / spread, 1.0)
-    df = np.clip(df, 1.0, 2 * min(runs - 1, seeds - 1))
+    seeds = own.shape[-1]
+    repeated = [side for side in (own, other) if side.shape[-2] > 1]
+    between = [side.mean(axis=-1).var(axis=-1, ddof=1) / side.shape[-2] for side in repeated]
+    degrees = [side.shape[-2] - 1 for side in repeated]
+    terms, term_degrees = list(between), list(degrees)
+    if seeds > 1:
+        shifts = (own.mean(axis=-2) - other.mean(axis=-2)).var(axis=-1, ddof=1) / seeds
+        counted = sum(_residual_variance(side) for side in repeated)
+        if len(repeated) == 2:
+            terms.append(np.maximum(shifts - counted, 0.0))
+            term_degrees.append(seeds - 1)
+        else:  # here the second term is a large part, and the error of what is subtracted counts
+            terms += [shifts, -counted]
+            term_degrees += [seeds - 1, degrees[0] * (seeds - 1)]
+    variance = np.maximum(sum(terms), sum(between))
+    df = np.clip(satterthwaite(terms, term_degrees, variance), 1.0, most_degrees(degrees, seeds))
     return Estimate(own.mean(axis=(-2, -1)) - other.mean(axis=(-2, -1)), variance, df)
 
 
-def _between(side: np.ndarray) -> np.ndarray:
-    """Variance of the mean of a method's runs, from the spread between the runs."""
-    return side.mean(axis=-1).var(axis=-1, ddof=1) / side.shape[-2]
+def most_degrees(degrees: Sequence[int], seeds: int) -> float:
+    """The cap: ``degrees`` are runs - 1 of the sides that have two runs or more."""
+    if len(degrees) == 1:
+        return 2.0 * min(degrees[0], seeds - 1)
+    as_if_equal = satterthwaite([1 / (df + 1) for df in degrees], degrees)  # runs that vary as much on both sides
+    return min(2.0 * min(degrees), float(as_if_equal))
+
+
+def _residual_variance(side: np.ndarray) -> np.ndarray:
+    """The part of the variance of the mean of float[..., runs, seeds] that comes from the residual."""
+    runs, seeds = side.shape[-2:]
+    left = side - side.mean(-1, keepdims=True) - side.mean(-2, keepdims=True) + side.mean((-2, -1), keepdims=True)
+    return (left**2).sum(axis=(-2, -1)) / ((runs - 1) * (seeds - 1) * runs * seeds)
 
 
 @dataclass(frozen=True)
@@ -227,14 +233,9 @@ def _estimate(question: str, own: np.ndarray, other: np.ndarray) -> Estimate | s
     seeds = own.shape[1]
     if question == WEIGHTS:
         return paired(own.mean(axis=0) - other.mean(axis=0)) if seeds > 1 else "one seed"
-    if len(own) > 1 and len(other) > 1:
-        return between_runs(own, other)
-    if seeds < 2:
+    if seeds < 2 and min(len(own), len(other)) < 2:
         return "one seed, and one side has one pretraining run"
-    if len(own) > 1:
-        return against_one_run(own, other)
-    mirrored = against_one_run(other, own)
-    return mirrored._replace(mean=-mirrored.mean)
+    return between_methods(own, other)
 
 
 def _finish(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from transfer.comparison.differences import most_degrees
 from transfer.comparison.student import ALPHA, quantile, satterthwaite
 
 POWER = 0.8
@@ -119,15 +120,14 @@ def method_error(own: Method, other: Method, seeds: int) -> tuple[float, float]:
     Raises ValueError where the runs cannot give an interval (one seed where a side exists once).
     """
     variances = [side.variance(seeds) for side in (own, other)]
-    if max(own.runs, other.runs) == 1:
-        if seeds < 2:
-            raise ValueError("one run and one seed on each side give no interval; plan two seeds or more")
-        return float(np.sqrt(sum(variances))), float(seeds - 1)
-    if min(own.runs, other.runs) == 1 and seeds < 2:
+    error = float(np.sqrt(sum(variances)))
+    repeated = [side.runs - 1 for side in (own, other) if side.runs > 1]
+    if len(repeated) < 2 and seeds < 2:
         raise ValueError("a side with one pretraining run needs two seeds or more")
+    if not repeated:
+        return error, float(seeds - 1)
     degrees = [side.runs - 1 if side.runs > 1 else seeds - 1 for side in (own, other)]
-    df = min(float(satterthwaite(variances, degrees)), 2.0 * min(degrees))
-    return float(np.sqrt(sum(variances))), df
+    return error, min(float(satterthwaite(variances, degrees)), most_degrees(repeated, seeds))
 
 
 @dataclass(frozen=True)

@@ -29,14 +29,15 @@ def two_sided_p(t: Any, df: Any) -> Any:
     return 2 * upper_tail(np.abs(t), df)
 
 
-def satterthwaite(variances: Sequence[Any], degrees: Sequence[Any]) -> Any:
+def satterthwaite(variances: Sequence[Any], degrees: Sequence[Any], total: Any = None) -> Any:
     """Degrees of freedom of a sum of independent variance estimates (Satterthwaite 1946, equation 17).
 
     ``variances``: the terms of the sum, each with its coefficient applied; a term may be negative. ``degrees``: theirs.
-    Takes arrays of one shape. A sum of zeros has the smallest of ``degrees``.
+    ``total`` is given where it is not the plain sum. Takes arrays of one shape. Where all terms are 0, the smallest of
+    ``degrees``.
     """
-    total = sum(np.asarray(v, dtype=float) for v in variances)
+    used = sum(np.asarray(v, dtype=float) for v in variances) if total is None else total
     spread = sum(np.asarray(v, dtype=float) ** 2 / d for v, d in zip(variances, degrees))
     smallest = np.min(np.asarray(degrees, dtype=float))
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(spread > 0, total**2 / spread, smallest)
+        return np.where(spread > 0, used**2 / spread, smallest)

@@ -10,8 +10,7 @@ from transfer.comparison.differences import (
     METHOD,
     WEIGHTS,
     Difference,
-    against_one_run,
-    between_runs,
+    between_methods,
     compare_initialisations,
     paired,
 )
@@ -41,9 +40,9 @@ def test_these_weights_are_scipys_paired_t() -> None:
     assert found.method == "paired t over seeds, n=5"
 
 
-def test_methods_are_scipys_welch_on_run_means() -> None:
+def test_methods_with_one_seed_are_scipys_welch_on_run_means() -> None:
     rng = np.random.default_rng(1)
-    own, reference = rng.normal(30, 1, (4, 3)), rng.normal(29, 2, (4, 3))
+    own, reference = rng.normal(30, 1, (4, 1)), rng.normal(29, 2, (4, 1))
     found = only({"moco": as_cells(own), "reference": as_cells(reference)})
     theirs = scipy.stats.ttest_ind(own.mean(1), reference.mean(1), equal_var=False)
     interval = theirs.confidence_interval(0.95)
@@ -53,13 +52,27 @@ def test_methods_are_scipys_welch_on_run_means() -> None:
     assert found.p == pytest.approx(theirs.pvalue, abs=1e-12)
 
 
+def test_an_effect_of_a_seed_on_one_side_widens_the_interval() -> None:
+    rng = np.random.default_rng(6)
+    own, reference = rng.normal(30, 1, (3, 4)), rng.normal(29, 1, (3, 4))
+    effect = np.array([[-4.0, 4.0, 4.0, -4.0]])  # its mean is 0, so only the spread changes
+    plain, shifted = between_methods(own, reference), between_methods(own + effect, reference)
+    left = [side - side.mean(1, keepdims=True) - side.mean(0) + side.mean() for side in (own, reference)]
+    counted = sum((part**2).sum() / 6 / 12 for part in left)
+    over_seeds = (own.mean(0) + effect[0] - reference.mean(0)).var(ddof=1) / 4
+    between = sum(side.mean(1).var(ddof=1) / 3 for side in (own, reference))
+    assert float(shifted.variance) == pytest.approx(between + over_seeds - counted)
+    assert float(shifted.variance) > 3 * float(plain.variance) >= 3 * between
+
+
 def test_unequal_numbers_of_runs_cap_the_degrees_of_freedom() -> None:
     rng = np.random.default_rng(2)
     own = np.array([[10.0], [10.001]])  # little spread by chance would give scipy's Welch nearly 5 df
     reference = rng.normal(9, 1, (6, 1))
-    estimate = between_runs(own, reference)
+    estimate = between_methods(own, reference)
     assert scipy.stats.ttest_ind(own[:, 0], reference[:, 0], equal_var=False).df > 4.9
-    assert float(estimate.df) == 2.0
+    # with equal variances: (1/2 + 1/6)^2 / ((1/2)^2 / 1 + (1/6)^2 / 5)
+    assert float(estimate.df) == pytest.approx((4 / 6) ** 2 / (1 / 4 + 1 / 180))
 
 
 @pytest.mark.parametrize(("runs", "reference_runs"), [(3, 3), (3, 1), (1, 3), (1, 1)])
@@ -82,7 +95,7 @@ def test_a_reference_that_exists_once_adds_its_residual() -> None:
     over_seeds = (reference[0] - own.mean(0)).var(ddof=1) / 2
     left = own - own.mean(1, keepdims=True) - own.mean(0, keepdims=True) + own.mean()
     twice = (left**2).sum() / 2 / 6
-    estimate = against_one_run(own, reference)
+    estimate = between_methods(own, reference)
     assert float(estimate.variance) == pytest.approx(between + over_seeds - twice)
     df = (between + over_seeds - twice) ** 2 / (between**2 / 2 + over_seeds**2 + twice**2 / 2)
     assert float(estimate.df) == pytest.approx(np.clip(df, 1, 2))
@@ -97,8 +110,8 @@ def test_arrays_give_what_single_calls_give() -> None:
     own, other = rng.normal(size=(7, 3, 4)), rng.normal(size=(7, 3, 4))
     for estimate, single in (
         (paired(own[:, 0]), lambda k: paired(own[k, 0])),
-        (between_runs(own, other), lambda k: between_runs(own[k], other[k])),
-        (against_one_run(own, other[:, :1]), lambda k: against_one_run(own[k], other[k, :1])),
+        (between_methods(own, other), lambda k: between_methods(own[k], other[k])),
+        (between_methods(own, other[:, :1]), lambda k: between_methods(own[k], other[k, :1])),
     ):
         for k in range(7):
             assert [float(part[k]) for part in estimate] == pytest.approx([float(part) for part in single(k)])
