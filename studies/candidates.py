@@ -82,7 +82,7 @@ def moderated_t(y: np.ndarray) -> Bounds:
 def _inverse_trigamma(value: np.ndarray) -> np.ndarray:
     """Newton's iteration of Smyth (2004), appendix."""
     x = 0.5 + 1 / value
-    for _ in range(30):
+    for _ in range(8):  # converges quadratically
         slope = polygamma(1, x)
         x = x + slope * (1 - slope / value) / polygamma(2, x)
     return np.maximum(x, 1e-6)

@@ -97,7 +97,7 @@ def main() -> None:
     reports = parser.parse_args().reports
     null = [of_weights(plan, n, rho, reports) for plan, n, rho in itertools.product(PLANS, SEEDS, (0.0, 0.7))]
     null += [of_methods(plan, n, share, reports) for plan, n, share in itertools.product(PLANS, (2, 3, 5), (0.0, 0.5))]
-    pairs = [same_method(n, sd, 200) for n, sd in itertools.product((1, 2, 3, 5), (1.5, 3.0, 5.2))]
+    pairs = [same_method(n, sd, 1000) for n, sd in itertools.product((1, 2, 3, 5), (1.5, 3.0, 5.2))]
     equal = [
         false_equivalence(n, sd, number, reports) for n, sd, number in itertools.product(SEEDS, (0.1, 0.2), (1, 8))
     ]

@@ -22,11 +22,10 @@ from transfer.comparison.differences import between_methods
 from transfer.comparison.power import (
     PUBLISHED_SPREADS,
     Method,
-    method_error,
     power_of_t,
+    prospect,
     seeds_for,
     standard_error_of_pairs,
-    visible_gap,
 )
 from transfer.comparison.student import quantile
 
@@ -53,10 +52,9 @@ def needed(data: str, gap: float, correlation: float) -> dict[str, object]:
 
 
 def of_method(runs: int, seeds: int, share: float, draws: int) -> dict[str, object]:
-    """What a comparison of two methods sees, in standard deviations of a run; its power there is 80 % by formula."""
+    """What a comparison of two methods sees, in standard deviations of a run; planned for 80 % power."""
     method = Method(math.sqrt(share), math.sqrt(1 - share), runs)
-    error, df = method_error(method, method, seeds)
-    gap = visible_gap(error, df)
+    gap = prospect(method, method, seeds).visible_gap()
     rng = np.random.default_rng([runs, seeds, int(10 * share)])
     own, other = (draw_methods(rng, draws, runs, seeds, share=share) for _ in range(2))
     estimate = between_methods(own + gap, other)

@@ -81,12 +81,12 @@ def main() -> None:
         "Sequential plans, two to ten seeds, margin 0.5",
         [r for r in rows if r["least"] == 2 and r["comparisons"] == 1 and r["sd"] != 0.4],
     )
-    worst = [
-        {"spending": s, "least": n, "comparisons": c, "largest error": max(float(str(r["wrong"])) for r in group)}
-        for (s, n, c), group in itertools.groupby(rows, key=lambda r: (r["spending"], r["least"], r["comparisons"]))
-        for group in [list(group)]
-    ]
-    show("The largest error of any setting", worst)
+    worst: dict[tuple, float] = {}
+    for r in rows:
+        key = (r["spending"], r["least"], r["comparisons"])
+        worst[key] = max(worst.get(key, 0.0), float(str(r["wrong"])))
+    keys = ("spending", "least", "comparisons", "largest error")
+    show("The largest error of any setting", [dict(zip(keys, (*key, error))) for key, error in worst.items()])
 
 
 if __name__ == "__main__":

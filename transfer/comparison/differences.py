@@ -52,20 +52,30 @@ def between_methods(own: np.ndarray, other: np.ndarray) -> Estimate:
     seeds = own.shape[-1]
     repeated = [side for side in (own, other) if side.shape[-2] > 1]
     between = [side.mean(axis=-1).var(axis=-1, ddof=1) / side.shape[-2] for side in repeated]
-    degrees = [side.shape[-2] - 1 for side in repeated]
-    terms, term_degrees = list(between), list(degrees)
+    shifts = counted = None
     if seeds > 1:
         shifts = (own.mean(axis=-2) - other.mean(axis=-2)).var(axis=-1, ddof=1) / seeds
         counted = sum(_residual_variance(side) for side in repeated)
-        if len(repeated) == 2:
-            terms.append(np.maximum(shifts - counted, 0.0))
-            term_degrees.append(seeds - 1)
-        else:  # here the second term is a large part, and the error of what is subtracted counts
-            terms += [shifts, -counted]
-            term_degrees += [seeds - 1, degrees[0] * (seeds - 1)]
-    variance = np.maximum(sum(terms), sum(between))
-    df = np.clip(satterthwaite(terms, term_degrees, variance), 1.0, most_degrees(degrees, seeds))
+    degrees = [side.shape[-2] - 1 for side in repeated]
+    variance, df = combine(between, degrees, seeds, shifts, counted)
     return Estimate(own.mean(axis=(-2, -1)) - other.mean(axis=(-2, -1)), variance, df)
+
+
+def combine(between: Sequence[Any], degrees: Sequence[int], seeds: int, shifts: Any, counted: Any) -> tuple[Any, Any]:
+    """(variance, degrees of freedom) of a difference of methods from its parts, as ``between_methods`` names them.
+
+    ``between``: of each side with two runs or more, with its runs - 1 in ``degrees``. ``shifts``: what the differences
+    per seed vary; ``counted``: the residuals of it that ``between`` contains. Both are ignored with one seed.
+    """
+    terms, term_degrees = list(between), list(degrees)
+    if seeds > 1 and len(between) == 2:
+        terms.append(np.maximum(shifts - counted, 0.0))
+        term_degrees.append(seeds - 1)
+    elif seeds > 1:  # here this part is large, and the error of what is subtracted counts
+        terms += [shifts, -counted]
+        term_degrees += [seeds - 1, degrees[0] * (seeds - 1)]
+    variance = np.maximum(sum(terms), sum(between))
+    return variance, np.clip(satterthwaite(terms, term_degrees, variance), 1.0, most_degrees(degrees, seeds))
 
 
 def most_degrees(degrees: Sequence[int], seeds: int) -> float:

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from transfer.comparison.differences import most_degrees
-from transfer.comparison.student import ALPHA, quantile, satterthwaite
+from transfer.comparison.differences import combine
+from transfer.comparison.student import ALPHA, quantile
 
 POWER = 0.8
 
@@ -100,9 +100,9 @@ def equivalence_power(
 
 @dataclass(frozen=True)
 class Method:
-    """A method as a plan sees it: its spreads in points and its number of pretraining runs.
+    """A method in a plan: its spreads in points and its number of pretraining runs.
 
-    ``pretraining_sd`` of 0 and one run describe weights that exist once, and random initialisation.
+    One run describes weights that exist once, and random initialisation: their ``pretraining_sd`` is not used.
     """
 
     pretraining_sd: float
@@ -114,20 +114,62 @@ class Method:
         return (self.pretraining_sd**2 + self.residual_sd**2 / seeds) / self.runs
 
 
-def method_error(own: Method, other: Method, seeds: int) -> tuple[float, float]:
-    """Standard error and degrees of freedom that a comparison of two methods can expect.
+@dataclass(frozen=True)
+class Prospect:
+    """What a planned comparison of two methods can expect, over 4,000 draws of its variance estimates."""
 
-    Raises ValueError where the runs cannot give an interval (one seed where a side exists once).
+    standard_error: float  # the true one
+    critical: np.ndarray  # half-widths of the interval in points, one a draw
+
+    @property
+    def half_width(self) -> float:
+        """Half of the interval's mean width, in points."""
+        return float(self.critical.mean())
+
+    def power(self, gap: float) -> float:
+        """Probability of seeing a difference of ``gap`` points: exact for each draw, averaged over the draws."""
+        from scipy.special import ndtr
+
+        beyond = ndtr((gap - self.critical) / self.standard_error) + ndtr((-gap - self.critical) / self.standard_error)
+        return float(beyond.mean())
+
+    def visible_gap(self, power: float = POWER) -> float:
+        """The difference in points that is seen with ``power``."""
+        from scipy.optimize import brentq
+
+        most = float(self.critical.max()) + 10 * self.standard_error
+        return float(brentq(lambda gap: self.power(gap) - power, 0.0, most))
+
+
+def prospect(own: Method, other: Method, seeds: int, alpha: float = ALPHA, draws: int = 4000) -> Prospect:
+    """The interval of ``differences.between_methods`` before any run; paired t where both sides exist once.
+
+    Its degrees of freedom depend on the spreads that the runs will show, so the power is no noncentral t: with two runs
+    a side that formula promises 80 % where 50 % come true. Raises ValueError where there will be no interval.
     """
-    variances = [side.variance(seeds) for side in (own, other)]
-    error = float(np.sqrt(sum(variances)))
-    repeated = [side.runs - 1 for side in (own, other) if side.runs > 1]
+    sides = (own, other)
+    repeated = [side for side in sides if side.runs > 1]
     if len(repeated) < 2 and seeds < 2:
         raise ValueError("a side with one pretraining run needs two seeds or more")
+    rng = np.random.default_rng(0)  # the same numbers for every plan, so that plans compare
+
+    def estimates(variance: float, df: int) -> np.ndarray:
+        return variance * rng.chisquare(df, draws) / df
+
+    residuals = [side.residual_sd**2 / side.runs / seeds for side in sides]
+    shifts = estimates(sum(residuals), seeds - 1) if seeds > 1 else np.zeros(draws)
     if not repeated:
-        return error, float(seeds - 1)
-    degrees = [side.runs - 1 if side.runs > 1 else seeds - 1 for side in (own, other)]
-    return error, min(float(satterthwaite(variances, degrees)), most_degrees(repeated, seeds))
+        critical = quantile(seeds - 1, alpha) * np.sqrt(shifts)
+        return Prospect(float(np.sqrt(sum(residuals))), critical)
+    degrees = [side.runs - 1 for side in repeated]
+    between = [estimates(side.variance(seeds), df) for side, df in zip(repeated, degrees)]
+    counted: Any = 0.0
+    if seeds > 1:
+        for side, df in zip(repeated, degrees):
+            counted = counted + estimates(side.residual_sd**2 / side.runs / seeds, df * (seeds - 1))
+    variance, df = combine(between, degrees, seeds, shifts, counted)
+    truth = sum(side.variance(seeds) if side.runs > 1 else side.residual_sd**2 / seeds for side in sides)
+    return Prospect(float(np.sqrt(truth)), quantile(df, alpha) * np.sqrt(variance))
 
 
 @dataclass(frozen=True)
@@ -166,15 +208,9 @@ def cheapest_plan(
             against = other or own
             if min(own.runs, against.runs) == 1 and s < 2:
                 continue
-            reached = float(power_of_t(gap, *method_error(own, against, s), alpha))
+            reached = prospect(own, against, s, alpha, draws=1000).power(gap)
             repeats = r * (2 if other is None else 1)
             hours = repeats * pretraining_hours + (r + against.runs) * s * fine_tuning_hours
             if reached >= power:
                 plans.append(Need(r, s, hours, reached))
     return min(plans, key=lambda plan: (plan.hours, plan.runs, plan.seeds), default=None)
-
-
-def half_width(own: Method, other: Method, seeds: int, alpha: float = ALPHA) -> float:
-    """Half of the interval's expected width in points: what one more run or one more seed buys is its decrease."""
-    error, df = method_error(own, other, seeds)
-    return float(quantile(df, alpha)) * error

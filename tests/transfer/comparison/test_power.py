@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from transfer.comparison.differences import between_methods, paired
 from transfer.comparison.power import (
     PUBLISHED_SPREADS,
     Method,
     cheapest_plan,
     equivalence_power,
-    half_width,
-    method_error,
     power_of_t,
+    prospect,
     seeds_for,
     standard_error_of_pairs,
     visible_gap,
 )
+from transfer.comparison.student import quantile
 
 
 def test_power_is_statsmodels() -> None:
@@ -72,31 +73,47 @@ def test_equivalence_power_is_the_simulated() -> None:
         assert equivalence_power(margin, sd / math.sqrt(n), n - 1, gap=gap) == pytest.approx(equivalent, abs=0.006)
 
 
-def test_method_error_is_what_simulation_spreads() -> None:
+@pytest.mark.parametrize(("runs", "reference_runs", "seeds"), [(2, 2, 1), (3, 3, 4), (3, 1, 4), (1, 4, 2), (1, 1, 3)])
+def test_a_prospect_is_what_simulated_runs_show(runs: int, reference_runs: int, seeds: int) -> None:
     rng = np.random.default_rng(1)
-    own, once, seeds, draws = Method(1.0, 0.5, 3), Method(0.0, 0.8, 1), 4, 40_000
+    draws, gap = 20_000, 2.5
+    own, other = Method(1.0, 0.5, runs), Method(0.7, 0.8, reference_runs)
     block = rng.normal(0, 5, (draws, 1, seeds))
-    first = block + rng.normal(0, 1.0, (draws, 3, 1)) + rng.normal(0, 0.5, (draws, 3, seeds))
-    second = block + rng.normal(0, 0.8, (draws, 1, seeds))
-    error, df = method_error(own, once, seeds)
-    assert (first.mean((1, 2)) - second.mean((1, 2))).std() == pytest.approx(error, rel=0.02)
-    terms = (1.0 + 0.25 / 4) / 3, 0.64 / 4  # three runs (2 df) and four seeds (3 df)
-    assert df == pytest.approx(sum(terms) ** 2 / (terms[0] ** 2 / 2 + terms[1] ** 2 / 3))
+    grids = []
+    for side in (own, other):
+        between = rng.normal(0, side.pretraining_sd, (draws, side.runs, 1)) if side.runs > 1 else 0.0
+        grids.append(block + between + rng.normal(0, side.residual_sd, (draws, side.runs, seeds)))
+    if runs == reference_runs == 1:
+        estimate = paired(grids[0][:, 0] - grids[1][:, 0])
+    else:
+        estimate = between_methods(*grids)
+    half = quantile(estimate.df) * np.sqrt(estimate.variance)
+    expected = prospect(own, other, seeds, draws=20_000)
+    assert expected.standard_error == pytest.approx(float(estimate.mean.std()), rel=0.02)
+    assert expected.half_width == pytest.approx(float(half.mean()), rel=0.03)
+    assert expected.power(gap) == pytest.approx(float((np.abs(estimate.mean + gap) > half).mean()), abs=0.012)
+    assert expected.power(expected.visible_gap(0.8)) == pytest.approx(0.8, abs=1e-9)
+
+
+def test_paired_seeds_are_the_noncentral_t() -> None:
+    weights = prospect(Method(0.0, 0.5), Method(0.0, 0.5), 4, draws=100_000)
+    exact = power_of_t(1.0, standard_error_of_pairs(0.5, 4), 3)
+    assert weights.power(1.0) == pytest.approx(float(exact), abs=0.005)
 
 
 def test_methods_need_runs_that_can_vary() -> None:
     with pytest.raises(ValueError, match="two seeds"):
-        method_error(Method(1, 1, 3), Method(0, 1, 1), 1)
+        prospect(Method(1, 1, 3), Method(0, 1, 1), 1)
     with pytest.raises(ValueError, match="two seeds"):
-        method_error(Method(1, 1, 1), Method(0, 1, 1), 1)
-    assert method_error(Method(1, 1, 1), Method(0, 1, 1), 3)[1] == 2
+        prospect(Method(1, 1, 1), Method(0, 1, 1), 1)
 
 
 def test_another_pretraining_run_buys_more_where_pretraining_varies() -> None:
-    now = half_width(Method(1.0, 0.2, 3), Method(1.0, 0.2, 3), 3)
-    more_seeds = half_width(Method(1.0, 0.2, 3), Method(1.0, 0.2, 3), 4)
-    more_runs = half_width(Method(1.0, 0.2, 4), Method(1.0, 0.2, 4), 3)
-    assert more_runs < 0.8 * now < 0.99 * more_seeds
+    def width(runs: int, seeds: int) -> float:
+        return prospect(Method(1.0, 0.2, runs), Method(1.0, 0.2, runs), seeds).half_width
+
+    assert width(4, 3) < 0.85 * width(3, 3)
+    assert width(3, 4) > 0.95 * width(3, 3)
 
 
 def test_the_cheapest_plan_reaches_its_power_and_follows_the_prices() -> None:
