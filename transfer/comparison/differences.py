@@ -183,7 +183,7 @@ def compare_initialisations(
             len(run_means),
             len(numbers),
             components(cells),
-            {(run, seed): said for run, seeds in lost.get(init, {}).items() for seed, said in seeds.items()},
+            {(run, seed): reason for run, seeds in lost.get(init, {}).items() for seed, reason in seeds.items()},
             weights,
             method,
         )
