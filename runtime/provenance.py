@@ -43,6 +43,9 @@ def _relative_to_repository(argv: Sequence[str]) -> list[str]:
 
 @functools.cache
 def _git_state() -> dict[str, Any]:
+    if not (REPOSITORY / ".git").exists():  # installed: a checkout further up is another project's
+        return {"commit": None, "dirty": None}
+
     def git(*args: str) -> str | None:
         try:
             result = subprocess.run(["git", "-C", str(REPOSITORY), *args], capture_output=True, text=True, timeout=10)
