@@ -80,9 +80,9 @@ def test_identical_to_detectron2_on_other_targets(name: str, change: str) -> Non
     assert_identical(run_embedded(CASES[name], inputs, bitmask), run_detectron2(CASES[name], inputs, bitmask))
 
 
-def test_bitmask_targets_train(request: pytest.FixtureRequest) -> None:
+def test_bitmask_targets_train() -> None:
     inputs = draw_inputs(_classes(CASES["fpn_mask"]))
     polygons = run_embedded(CASES["fpn_mask"], inputs)["losses"]
     bitmasks = run_embedded(CASES["fpn_mask"], inputs, bitmask=True)["losses"]
-    assert float(bitmasks["loss_mask"]) == pytest.approx(float(polygons["loss_mask"]), rel=0.1)
+    assert bitmasks["loss_mask"].item() == pytest.approx(polygons["loss_mask"].item(), rel=0.1)
     assert torch.equal(bitmasks["loss_cls"], polygons["loss_cls"])
