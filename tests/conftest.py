@@ -31,6 +31,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in missing.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+        if item.get_closest_marker("detectron2"):  # its code draws warnings of torch, which we cannot mend
+            item.add_marker(pytest.mark.filterwarnings("ignore::UserWarning"))
 
 
 @pytest.fixture(scope="session")
