@@ -12,8 +12,7 @@ from typing import Any
 from runtime.errors import UserError
 from transfer.planning.lr_search import SEARCHED, chosen_rate, search_folder, split_folder, split_names
 from transfer.planning.plan import Config, Plan, PlannedInit
-
-TRAIN_SCRIPT = "transfer/train_net.py"
+from transfer.planning.slurm.stage_commands import SHARED_SCRIPTS
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def _backbone_stages(
     source = init.weights
     if init.kind == "pretrain":
         checkpoint = Path(init.checkpoint or "")
-        argv = ("pretrain/main.py", *init.pretrain)
+        argv = (SHARED_SCRIPTS["pretrain"], *init.pretrain)
         stages.append(Stage(f"pretrain/{init.name}", "pretrain", argv, checkpoint.parent, checkpoint, prepared))
         source = str(checkpoint)
     if source is None:
@@ -148,7 +147,15 @@ class _Train:
         is_search: bool = False,
     ) -> Stage:
         init = self.init.kind if self.weights is None else str(self.weights)
-        argv = [TRAIN_SCRIPT, "--config-file", self.config.file, "--init", init, "--init-name", self.init.name]
+        argv = [
+            SHARED_SCRIPTS["train"],
+            "--config-file",
+            self.config.file,
+            "--init",
+            init,
+            "--init-name",
+            self.init.name,
+        ]
         for flag, value in (("--engine", self.plan.engine), ("--evaluator", self.plan.evaluator)):
             argv += [flag, value] if value != "auto" else []
         argv += _words({**self.config.overrides, **opts, "SEED": seed, "OUTPUT_DIR": str(folder)})
