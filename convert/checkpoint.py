@@ -102,7 +102,7 @@ def _read(path: Path, checksums: bool) -> Any:
 def _collect(into: Checkpoint, value: Any, path: tuple[str, ...], seen: set[int]) -> None:
     """Walk nested dicts with string keys, each dict once, so that shared and cyclic ones terminate."""
     if isinstance(value, PickledArray):
-        value = value.array
+        value = value.content
     if isinstance(value, np.ndarray):
         value = from_numpy(value)
     if isinstance(value, LazyArray):

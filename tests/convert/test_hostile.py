@@ -99,7 +99,8 @@ def test_calls_are_never_made(name: str, form: str, tmp_path) -> None:
         path.write_bytes(pickle.dumps(hostile, protocol=4))
     else:
         torch.save(hostile, path, _use_new_zipfile_serialization=form == "torch")
-    assert "which is not a tensor or a plain value" in refused(path)
+    harmless = name == "getattr"  # mmengine's own checkpoints name it; here nothing is looked up
+    assert ("it contains no tensors" if harmless else "which is not a tensor or a plain value") in refused(path)
     assert not mark.exists()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.pth"]
 
@@ -240,7 +241,7 @@ NONSENSE: dict[str, tuple[Callable[[Path], object], str | None]] = {
     "zip bomb": (zip_bomb, "compressed zip"),
     "torchscript": (torchscript, "TorchScript|names"),
     "huge shape": (huge_shape, "damaged"),
-    "object array": (object_array, "plain dtype"),
+    "object array": (object_array, "No ResNet of torchvision's topology"),
     "many bytes": (many_bytes, "damaged"),
     "huge memo": (huge_memo, "memo index"),
     "huge memo as text": (huge_memo_as_text, "memo index"),
