@@ -14,8 +14,10 @@ from convert.safetensors_file import is_safetensors, read_safetensors
 from convert.torch_archive import is_legacy, read_legacy, read_zip
 from runtime.errors import UserError
 
-WRAPPERS = ("module", "_orig_mod")  # what DistributedDataParallel and torch.compile add to names, at any level
+# what DistributedDataParallel, torch.compile, FSDP and activation checkpointing add to names, at any level
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 MAX_DEPTH = 8  # dicts inside dicts: VISSL goes five deep
+MAX_NAME, MAX_PARTS = 1000, 60  # of a tensor: characters, and words between its dots
 
 # first bytes -> what the file is, for files that are not checkpoints
 OTHER_FORMATS = {
@@ -115,7 +117,10 @@ def _collect(into: Checkpoint, value: Any, path: tuple[str, ...], seen: set[int]
 
 
 def _add(into: Checkpoint, tensor: LazyArray, source: str) -> None:
-    name = ".".join(part for part in source.split(".") if part not in WRAPPERS)
+    parts = [part for part in source.split(".") if part not in WRAPPERS]
+    if len(source) > MAX_NAME or len(parts) > MAX_PARTS:
+        raise UserError(f"cannot read {into.path}: a tensor's name is too long ({source[:60]}...)")
+    name = ".".join(parts)
     if name in into.tensors:
         raise UserError(
             f"cannot read {into.path}: {into.source_names[name]} and {source} are both {name} without module. and "
