@@ -54,7 +54,7 @@ HARMFUL_NAMES = frozenset(
             "torch.utils.cpp_extension.load",
         ),
         *("numpy.lib.npyio.load", "numpy.lib._npyio_impl.load"),
-        *("numpy.load", "numpy.memmap", "numpy.fromfile", "codecs.open", "torch.storage._load_from_bytes"),
+        *("numpy.load", "numpy.memmap", "numpy.fromfile", "codecs.open"),
         *("numpy.testing._private.utils.runstring", "pandas.read_pickle", "joblib.load", "dill.loads"),
     }
 )
@@ -181,6 +181,8 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter": lambda unpickler, data, *rest: data,
     "torch._utils._rebuild_parameter_with_state": lambda unpickler, data, *rest: data,
     "torch._tensor._rebuild_from_type_v2": _rebuild_subclass,
+    # pickle.dump of tensors, which torch.save does not write: each storage is a torch file of its own
+    "torch.storage._load_from_bytes": lambda unpickler, *rest: Storage("a nested torch file", 0, bytes),
     "torch.Size": lambda unpickler, values=(): _sizes(values),
     "numpy.ndarray": lambda unpickler, *rest: PickledArray(),
     "numpy.dtype": lambda unpickler, *rest: PickledDtype(*rest),
@@ -226,8 +228,10 @@ class SafeUnpickler(InertUnpickler):
             _, shape, dtype, fortran, content = state
             value.content = _array(self, content, dtype, shape, "F" if fortran else "C")
 
-    def persistent_load(self, pid: Any) -> Storage:
-        """The storage of one tensor (torch.save keeps the bytes outside the pickle)."""
+    def persistent_load(self, pid: Any) -> Storage | Shell:
+        """The storage of one tensor (torch.save keeps the bytes outside the pickle); a shell for a module's class."""
+        if self._storage_of is not None and isinstance(pid, tuple) and pid[:1] == ("module",):
+            return Shell("a module")  # torch < 1.6 wrote (class, source file, source) here
         if self._storage_of is None or not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
             raise pickle.UnpicklingError("a persistent id that is not a torch storage")
         _, kind, key, _, numel, *_ = pid
