@@ -111,7 +111,8 @@ class InertUnpickler(pickle._Unpickler):
         self.append([])
 
     def _frozen_set(self) -> None:
-        self.append(self.pop_mark())
+        items = self.pop_mark()  # first: it replaces ``self.append``
+        self.append(items)
 
     def _add_items(self) -> None:
         items = self.pop_mark()

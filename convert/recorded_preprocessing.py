@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeGuard
 
 from convert.architecture import Architecture
@@ -37,7 +38,7 @@ def preprocessing_of(
     notes = (row.note,) if row.note else ()
     if family.startswith("detectron2"):
         beside = checkpoint.path.with_name("config.yaml")
-        written = _from_yaml(beside.read_text()) if beside.exists() else None
+        written = _from_yaml(beside) if beside.is_file() else None
         return written or IMAGENET, notes if written else (*notes, ASSUMED)
     if "style='caffe'" in checkpoint.config_text.replace('"', "'").replace(" ", ""):
         return MSRA_BGR, (*notes, "its config says style='caffe': BGR, no std, stride in the 1x1 convolution")
@@ -110,11 +111,11 @@ def _recorded(checkpoint: Checkpoint) -> Preprocessing | None:
         return None  # an edited sidecar proves nothing about these weights
 
 
-def _from_yaml(text: str) -> Preprocessing | None:
-    import yaml  # only a fine-tuned detector has one beside it
+def _from_yaml(path: Path) -> Preprocessing | None:
+    from runtime.strict_yaml import read_yaml  # PyYAML: only a fine-tuned detector has such a file beside it
 
     try:
-        tree = yaml.safe_load(text)
+        tree = read_yaml(path, f"config {path}", aliases=True)
         model = tree["MODEL"]
         return from_config(
             {
@@ -124,5 +125,5 @@ def _from_yaml(text: str) -> Preprocessing | None:
                 "MODEL.RESNETS.STRIDE_IN_1X1": model["RESNETS"]["STRIDE_IN_1X1"],
             }
         )
-    except (yaml.YAMLError, KeyError, TypeError):
+    except (UserError, KeyError, TypeError):
         return None  # not a complete Detectron2 config

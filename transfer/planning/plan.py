@@ -10,7 +10,7 @@ from typing import Any
 
 from runtime.errors import UserError
 from runtime.repository import REPOSITORY, data_folder, find_file
-from transfer.planning.fields import Fields, apply_settings, read_yaml, suggest
+from transfer.planning.fields import Fields, apply_settings, read_plan, suggest
 from transfer.planning.prepare_scripts import check_prepare
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")  # names become folder names
@@ -99,7 +99,7 @@ def load_plan(
     the pretraining seed and every run seed, so that a whole plan is repeated independently. Raises UserError.
     """
     path = find_file(path, "plans", REPOSITORY)
-    raw = read_yaml(path)
+    raw = read_plan(path)
     apply_settings(raw, settings)
     fields = Fields(raw, f"plan {path}", PLAN_KEYS)
     name = _name(fields.get("name", str, path.stem), fields.where)

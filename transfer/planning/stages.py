@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
+from runtime.listing import listed
 from transfer.planning.lr_search import SEARCHED, chosen_rate, search_folder, split_folder, split_names
 from transfer.planning.plan import Config, Plan, PlannedInit
 from transfer.planning.slurm.stage_commands import SHARED_SCRIPTS
@@ -252,7 +253,7 @@ def choose(stages: Sequence[Stage], patterns: Sequence[str]) -> list[Stage]:
     by_name = {stage.name: stage for stage in stages}
     wanted = [s.name for s in stages if any(fnmatch.fnmatch(s.name, p) or f"/{p}/" in f"/{s.name}/" for p in patterns)]
     if not wanted:
-        raise UserError(f"--only {' '.join(patterns)} matches no stage; stages are {', '.join(list(by_name)[:12])} ...")
+        raise UserError(f"--only {' '.join(patterns)} matches no stage; stages are {listed(list(by_name))}")
     keep: set[str] = set()
     while wanted:
         name = wanted.pop()

@@ -44,7 +44,7 @@ class SlurmStage:
         """The job that ``write`` left in ``folder``. Raises UserError for anything that it would not have written."""
         path = folder / REQUEST
         content = read_json(path)
-        lists = {key: content.get(key) for key in ("argv", "resumed", "options")}
+        lists: dict[str, Any] = {key: content.get(key) for key in ("argv", "resumed", "options")}
         words = {key: content.get(key) for key in ("folder", "name", "via")}
         if (
             set(content) != {*lists, *words}
