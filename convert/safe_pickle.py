@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from convert.inert_pickle import MAX_ITEMS, InertUnpickler
 from convert.lazy_array import LazyArray, Storage, unreadable
 from runtime.errors import UserError
+from runtime.inert_pickle import MAX_ITEMS, InertUnpickler
 
 # What no checkpoint needs and an attack does: a file that names any of it is refused rather than read around.
 HARMFUL_MODULES = frozenset(
