@@ -12,6 +12,7 @@ from convert.families import TABLE, Family, Place
 from convert.refusals import explain_no_backbone, find_resnets, refuse_strange_parts
 from convert.rename import LAYOUTS, Layout, Part
 from runtime.errors import UserError
+from runtime.listing import listed
 
 MAX_ENCODERS = 16  # of one file; comparing each costs a pass over its tensors
 SWAPPED = (
@@ -52,9 +53,9 @@ def recognise(
     name = encoder or row.default or _only_encoder(checkpoint, row, prefixes)
     names = _take(checkpoint, row.encoders[name], prefixes)
     if names is None:
-        expected = " or ".join(dict.fromkeys(_show(r) for r in row.encoders[name].roots[:4]))
+        expected = listed([*dict.fromkeys(_show(r) for r in row.encoders[name].roots)], 4)
         raise UserError(
-            f"{checkpoint.path} has no {name} encoder of family {family}: nothing under {expected}. "
+            f"{checkpoint.path} has no {name} encoder of family {family}: it would be under {expected}. "
             f"{explain_no_backbone(checkpoint)}"
         )
     if not chosen:

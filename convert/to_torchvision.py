@@ -42,9 +42,7 @@ def parse_args() -> argparse.Namespace:
     out = Path(args.out or "")
     form = out.suffix.lstrip(".")
     if args.names == "caffe2" and form in FORMATS["torchvision"] and form not in FORMATS["caffe2"]:
-        parser.error(
-            f"Caffe2 names are read from .pkl files only: name the output {out.with_suffix('.pkl')}"
-        )
+        parser.error(f"Caffe2 names are read from .pkl files only: name the output {out.with_suffix('.pkl')}")
     return args
 
 

@@ -105,6 +105,19 @@ def test_calls_are_never_made(name: str, form: str, tmp_path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.pth"]
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_an_independent_scanner_agrees(name: str, tmp_path) -> None:
+    """What picklescan calls suspicious is refused, and it calls each of these so."""
+    scanner = pytest.importorskip("picklescan.scanner")
+    path = tmp_path / "c.pkl"
+    path.write_bytes(pickle.dumps(calls(tmp_path / "executed")[name], protocol=4))
+    result = scanner.scan_file_path(str(path))
+    suspicious = result.issues_count or any(g.safety != scanner.SafetyLevel.Innocuous for g in result.globals)
+    assert suspicious
+    refused(path)
+    assert not (tmp_path / "executed").exists()
+
+
 def test_the_error_names_the_forbidden_global(tmp_path, run_cli) -> None:
     path = tmp_path / "evil.pkl"
     path.write_bytes(pickle.dumps(Reduce(os.system, "true")))
