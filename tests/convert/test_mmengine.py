@@ -1,7 +1,7 @@
 """Training checkpoints of mmengine's Runner: their message hub pickles methods as ``getattr(HistoryBuffer, 'min')``.
 
-The class here pickles to the opcodes of a file that mmengine 0.10.7 wrote; the package is needed neither to write nor to
-read it.
+The class here pickles to the opcodes of a file that mmengine 0.10.7 wrote; the package is needed neither to write nor
+to read it.
 """
 
 from __future__ import annotations
