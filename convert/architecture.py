@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from convert.rename import BN_FIELDS, SHORTCUT, TORCHVISION, Part
 from runtime.errors import UserError
+from runtime.listing import listed
 
 # depth -> (bottleneck blocks?, blocks in res2 .. res5); these are all that Detectron2's build_resnet_backbone can build
 BLOCKS: dict[int, tuple[bool, tuple[int, int, int, int]]] = {
@@ -152,8 +153,7 @@ def _compare(shapes: Mapping[Part, tuple[int, ...]], architecture: Architecture)
 
 
 def _some(parts: list[Part]) -> str:
-    names = [TORCHVISION.format(p) for p in parts[:3]]
-    return ", ".join(names) + (" ..." if len(parts) > 3 else "")
+    return listed([TORCHVISION.format(p) for p in parts], 3)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -23,14 +23,15 @@ from runtime.errors import UserError
 AUTHOR = "self-supervised detection transfer"  # Detectron2 prints it when it reads the file
 
 
-def output_stem(source: Path, out: Path | None, formats: Sequence[str], tail: str = "") -> Path:
+def output_stem(source: Path, out: str | Path | None, formats: Sequence[str], tail: str = "") -> Path:
     """The output path without a format's suffix: ``out``, or beside ``source`` with ``tail`` added to its name.
 
-    If ``out`` is a folder, the default name is used in it. ``_d2`` is added to a default name that would be the source
-    itself. Raises UserError if ``out`` is the source.
+    If ``out`` is a folder, or ends in a slash, the default name is used in it. ``_d2`` is added to a default name that
+    would be the source itself. Raises UserError if ``out`` is the source.
     """
-    if out is not None and out.is_dir():
-        return output_stem(out / source.name, None, formats, tail)
+    if out is not None and (str(out).endswith("/") or Path(out).is_dir()):  # Path drops the slash of a new folder
+        return output_stem(Path(out, source.name), None, formats, tail)
+    out = Path(out) if out is not None else None
     stem = out if out is not None else source
     for suffix in SUFFIXES:
         stem = stem.with_suffix("") if stem.suffix == suffix else stem
@@ -41,6 +42,22 @@ def output_stem(source: Path, out: Path | None, formats: Sequence[str], tail: st
         if target.exists() and source.exists() and target.samefile(source):
             raise UserError(f"the output {target} would replace its own source; give another name as second argument")
     return stem
+
+
+def format_of(out: str | None) -> str:
+    """The suffix of the output that the user named, without its dot; "" for none, and for a folder."""
+    return "" if out is None or out.endswith("/") else Path(out).suffix.lstrip(".")
+
+
+def replaced(backbone: Backbone, stem: Path) -> tuple[str, ...]:
+    """A line for the user if writing ``backbone`` to ``stem`` replaces the backbone of another source, else none."""
+    earlier = read_json(_with(stem, "json")).get("source")
+    if not isinstance(earlier, dict) or "file" not in earlier:
+        return ()
+    digests = (earlier.get("sha256"), backbone.source_sha256)
+    same = digests[0] == digests[1] if all(digests) else earlier["file"] == backbone.source.name
+    name = _with(stem, "json")
+    return () if same else (f"note: {name} described the backbone of another {earlier['file']}; it is replaced",)
 
 
 def write_backbone(

@@ -12,10 +12,15 @@ from convert.lazy_array import LazyArray, from_numpy
 from convert.safe_pickle import PickledArray, load_pickle
 from convert.safetensors_file import is_safetensors, read_safetensors
 from convert.torch_archive import is_legacy, read_legacy, read_zip
+from runtime.atomic import read_json
 from runtime.errors import UserError
+from runtime.listing import listed
 
-WRAPPERS = ("module", "_orig_mod")  # what DistributedDataParallel and torch.compile add to names, at any level
+# what DistributedDataParallel, torch.compile, FSDP and activation checkpointing add to names, at any level
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 MAX_DEPTH = 8  # dicts inside dicts: VISSL goes five deep
+MAX_INDEX = 1 << 24  # bytes of the index of a sharded checkpoint
+MAX_NAME, MAX_PARTS = 1000, 60  # of a tensor: characters, and words between its dots
 
 # first bytes -> what the file is, for files that are not checkpoints
 OTHER_FORMATS = {
@@ -38,6 +43,7 @@ class Checkpoint:
 
     path: Path
     tensors: dict[str, LazyArray] = field(default_factory=dict)
+    shards: tuple[Path, ...] = ()  # the files that ``path`` is the index of
     source_names: dict[str, str] = field(default_factory=dict)  # canonical name -> the path as the file has it
     marks: frozenset[str] = frozenset()  # the keys of the top level
     author: str = ""  # "__author__" of a Detectron2 file
@@ -57,7 +63,8 @@ def read_checkpoint(path: str | Path, *, checksums: bool = True) -> Checkpoint:
         raise UserError(f"cannot read {path}: {error}") from error
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    checkpoint = Checkpoint(path)
+    checkpoint = Checkpoint(path, shards=content.files if isinstance(content, Shards) else ())
+    content = content.tensors if isinstance(content, Shards) else _without_list(content)
     if isinstance(content, dict):
         checkpoint.marks = frozenset(k for k in content if isinstance(k, str))
         author = content.get("__author__")
@@ -71,7 +78,53 @@ def read_checkpoint(path: str | Path, *, checksums: bool = True) -> Checkpoint:
     return checkpoint
 
 
-def _read(path: Path, checksums: bool) -> Any:
+def _without_list(content: Any) -> Any:
+    """A list or tuple as a dict by position; its only dict alone if there is one, as in ``(state_dict, epoch)``."""
+    if not isinstance(content, list | tuple):
+        return content
+    dicts = [value for value in content if isinstance(value, dict)]
+    return dicts[0] if len(dicts) == 1 else {str(i): value for i, value in enumerate(content)}
+
+
+@dataclass(frozen=True)
+class Shards:
+    """A checkpoint in several files: its tensors, and the files that they are in."""
+
+    tensors: dict[str, LazyArray]
+    files: tuple[Path, ...]
+
+
+def _read_shards(index: Path, checksums: bool) -> Shards:
+    """The tensors that ``weight_map`` of an index (NAME.safetensors.index.json) lists, from the files beside it."""
+    if index.stat().st_size > MAX_INDEX:
+        raise UserError("it is a JSON file too long for the index of a sharded checkpoint")
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(file, str) for file in places.values()):
+        raise UserError("it is a JSON file without the weight_map of a sharded checkpoint; name the weights' file")
+    names = sorted(set(places.values()))
+    if strange := [name for name in names if not name or Path(name).name != name]:
+        raise UserError(f"its weight_map names {strange[0][:200]!r}, which is not a file beside it")
+    shards: dict[str, Any] = {}
+    for name in names:
+        try:
+            shards[name] = _read(index.with_name(name), checksums, may_be_index=False)
+        except (UserError, OSError) as error:
+            reason = error.strerror or error if isinstance(error, OSError) else error
+            raise UserError(f"its shard {name} cannot be read: {reason}") from error
+    if missing := [
+        key for key, name in places.items() if not isinstance(shards[name], dict) or key not in shards[name]
+    ]:
+        raise UserError(f"its shards lack tensors that its weight_map names: {listed(missing, 3)}")
+    tensors = {key: shards[name][key] for key, name in places.items()}
+    return Shards(tensors, tuple(index.with_name(name) for name in names))
+
+
+def _read(path: Path, checksums: bool, may_be_index: bool = True) -> Any:
+    if path.is_dir() and (path / ".metadata").is_file():
+        raise UserError(
+            "it is a distributed checkpoint (torch.distributed.checkpoint): make one file of it with "
+            f"python -m torch.distributed.checkpoint.format_utils dcp_to_torch {path} FILE.pth"
+        )
     if path.is_dir():
         raise UserError("it is a folder; name the checkpoint file inside it")
     if path.parts and path.parts[0].endswith(":") and len(path.parts[0]) > 2 and not path.exists():  # not a drive
@@ -90,6 +143,8 @@ def _read(path: Path, checksums: bool) -> Any:
             return read_legacy(path)
         if is_safetensors(head, size):
             return read_safetensors(path)
+        if may_be_index and head.lstrip().startswith(b"{"):
+            return _read_shards(path, checksums)
         file.seek(257)
         if file.read(5) == b"ustar":
             raise UserError(
@@ -102,7 +157,7 @@ def _read(path: Path, checksums: bool) -> Any:
 def _collect(into: Checkpoint, value: Any, path: tuple[str, ...], seen: set[int]) -> None:
     """Walk nested dicts with string keys, each dict once, so that shared and cyclic ones terminate."""
     if isinstance(value, PickledArray):
-        value = value.array
+        value = value.content
     if isinstance(value, np.ndarray):
         value = from_numpy(value)
     if isinstance(value, LazyArray):
@@ -115,7 +170,10 @@ def _collect(into: Checkpoint, value: Any, path: tuple[str, ...], seen: set[int]
 
 
 def _add(into: Checkpoint, tensor: LazyArray, source: str) -> None:
-    name = ".".join(part for part in source.split(".") if part not in WRAPPERS)
+    parts = [part for part in source.split(".") if part not in WRAPPERS]
+    if len(source) > MAX_NAME or len(parts) > MAX_PARTS:
+        raise UserError(f"cannot read {into.path}: a tensor's name is too long ({source[:60]}...)")
+    name = ".".join(parts)
     if name in into.tensors:
         raise UserError(
             f"cannot read {into.path}: {into.source_names[name]} and {source} are both {name} without module. and "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from convert.checkpoint import Checkpoint, read_checkpoint
 from convert.preprocessing import Preprocessing
 from convert.recognition import Encoder, recognise
 from convert.recorded_preprocessing import preprocessing_of
-from convert.rename import DETECTRON2, Part
+from convert.rename import DETECTRON2, TORCHVISION, Part
 from runtime.atomic import sha256_file
 from runtime.errors import UserError
+from runtime.listing import listed
 
 
 def convert(
@@ -49,6 +51,7 @@ def convert(
     except UserError as error:
         raise UserError(f"cannot convert {path}: {error}") from error
     recorded, notes = preprocessing_of(checkpoint, recognised.family, architecture)
+    notes += _notes_on_values(arrays)
     preprocessing = preprocessing or recorded
     needed = sum(1 for _ in architecture.parts())
     difference = None
@@ -64,7 +67,7 @@ def convert(
         family=recognised.family,
         encoder=recognised.encoder,
         source=Path(path),
-        source_sha256=sha256_file(path) if verify else None,  # hashing takes longer than converting
+        source_sha256=_digest(checkpoint) if verify else None,  # hashing takes longer than converting
         max_abs_diff=difference,
         notes=notes,
     )
@@ -73,6 +76,12 @@ def convert(
 
         backbone = replace(backbone, notes=(*notes, REFERENCES[against](backbone)))
     return backbone
+
+
+def _digest(checkpoint: Checkpoint) -> str:
+    """sha256 of the file; of a sharded checkpoint, the sha256 over the digests of its index and its shards."""
+    digests = [sha256_file(path) for path in (checkpoint.path, *checkpoint.shards)]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 def _load(checkpoint: Checkpoint, names: Mapping[Part, str], architecture: Architecture) -> dict[Part, np.ndarray]:
@@ -89,13 +98,33 @@ def _load(checkpoint: Checkpoint, names: Mapping[Part, str], architecture: Archi
         if not tensor.is_float:
             raise UserError(f"{checkpoint.source_names[names[part]]} holds {tensor.dtype}, not floating point weights")
         array = tensor.load_float32()
+        if part.field == "running_var" and array.size and array.min() < 0:
+            where = checkpoint.source_names[names[part]]
+            raise UserError(f"{where} holds negative numbers, which no variance is: the file is damaged, or not BN's")
         if not _all_finite(array):
             where = checkpoint.source_names[names[part]]
             if tensor.dtype == "float64" and np.isfinite(tensor.load()).all():
                 raise UserError(f"{where} holds numbers too large for float32, which Detectron2 computes in")
             raise UserError(f"{where} holds NaN or Inf: the training diverged; take an earlier checkpoint")
         arrays[part] = array
+    if not any(array.any() for part, array in arrays.items() if not part.field):
+        raise UserError("all its convolutions are 0: the weights were never filled in, or were lost in saving")
     return arrays
+
+
+def _notes_on_values(arrays: Mapping[Part, np.ndarray]) -> tuple[str, ...]:
+    """What is legal and yet rarely meant: convolutions of zeros, and batch norms that never saw an image."""
+    notes = []
+    if dead := [TORCHVISION.format(part) for part, array in arrays.items() if not part.field and not array.any()]:
+        notes.append(f"{len(dead)} of its convolutions are 0: {listed(dead, 3)}")
+    means = [array for part, array in arrays.items() if part.field == "running_mean"]
+    variances = [array for part, array in arrays.items() if part.field == "running_var"]
+    if not any(array.any() for array in means) and all((array == 1).all() for array in variances):
+        notes.append(
+            "its batch-norm statistics are those of an untrained network (mean 0, variance 1): it was never run on "
+            "images in training mode, or its statistics were not saved"
+        )
+    return tuple(notes)
 
 
 def _all_finite(array: np.ndarray) -> bool:

@@ -222,6 +222,10 @@ TABLE: dict[str, Family] = {
     "timm": Family(
         "timm resnet*, resnext*, wide_resnet* of torchvision's topology", TORCHVISION, "", same_keys_as="torchvision"
     ),
+    "huggingface": Family(
+        "transformers ResNetModel and ResNetForImageClassification",
+        {"encoder": Place(("", "resnet", "model", "state_dict"), "huggingface")},
+    ),
     "ssl-transfer": Family("ssl-transfer prepared models", {"encoder": Place(FLAT)}, same_keys_as="torchvision"),
     "obow": Family(
         "obow training checkpoint",

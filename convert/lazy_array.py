@@ -23,7 +23,13 @@ DTYPES = {
     "int8": "i1",
     "uint8": "u1",
     "bool": "b1",
+    "uint16": "u2",
+    "uint32": "u4",
+    "uint64": "u8",
+    "complex64": "c8",
+    "complex128": "c16",
 }
+MAX_DIMENSIONS = 64  # as numpy and torch
 FLOATS = ("float32", "float64", "float16", "bfloat16")
 
 
@@ -61,8 +67,12 @@ class LazyArray:
 
         Raises UserError if the view reaches outside its storage.
         """
+        if self.dtype not in DTYPES:
+            raise UserError(f"it holds {self.dtype}, which the converter does not read")
         numbers = [*self.shape, *self.stride, self.offset]
-        if len(self.shape) != len(self.stride) or not all(isinstance(n, int) and n >= 0 for n in numbers):
+        if not len(self.shape) == len(self.stride) <= MAX_DIMENSIONS or not all(
+            isinstance(n, int) and n >= 0 for n in numbers
+        ):
             raise UserError("it is damaged: a tensor has an impossible shape")
         empty = 0 in self.shape
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride))
@@ -96,10 +106,13 @@ def _contiguous(shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
     return True
 
 
+def unreadable(dtype: str, shape: tuple[int, ...]) -> LazyArray:
+    """A tensor of a type that no backbone has (float8, text, objects): it may lie beside the weights, unread."""
+    return LazyArray(Storage(dtype, 0, bytes), 0, shape, (0,) * len(shape))
+
+
 def from_numpy(array: np.ndarray) -> LazyArray:
     """An array that is already in memory (floats, integers, bool), in the same shape as one that is not."""
-    if array.dtype.name not in DTYPES:  # the wider unsigned integers
-        array = array.astype(np.int64)
     flat = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(-1)
     strides = tuple(math.prod(array.shape[i + 1 :]) for i in range(array.ndim))
     return LazyArray(Storage(array.dtype.name, flat.size, lambda: flat), 0, array.shape, strides)

@@ -7,12 +7,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convert.checkpoint import Checkpoint
+from convert.checkpoint import WRAPPERS, Checkpoint
 from convert.families import TABLE, Family, Place
-from convert.refusals import explain_no_backbone, refuse_strange_parts
+from convert.refusals import explain_no_backbone, find_resnets, refuse_strange_parts
 from convert.rename import LAYOUTS, Layout, Part
 from runtime.errors import UserError
+from runtime.listing import listed
 
+MAX_ENCODERS = 16  # of one file; comparing each costs a pass over its tensors
+SWAPPED = (
+    ". mmengine's EMAHook swaps the two on saving: in its files state_dict holds the average and ema_state_dict the "
+    "trained weights"
+)
 CUSTOM = "custom"  # the family of a ResNet that --prefix names
 
 
@@ -36,6 +42,7 @@ def recognise(
     prefixes = key_prefixes(checkpoint.tensors)
     if prefix is not None:
         return _at_prefix(checkpoint, prefix, prefixes)
+    chosen = family != "auto" or encoder is not None
     if family == "auto":
         family = _only_fit(checkpoint, prefixes)
     row = TABLE[family]
@@ -46,12 +53,35 @@ def recognise(
     name = encoder or row.default or _only_encoder(checkpoint, row, prefixes)
     names = _take(checkpoint, row.encoders[name], prefixes)
     if names is None:
-        expected = " or ".join(dict.fromkeys(_show(r) for r in row.encoders[name].roots[:4]))
+        expected = listed([*dict.fromkeys(_show(r) for r in row.encoders[name].roots)], 4)
         raise UserError(
-            f"{checkpoint.path} has no {name} encoder of family {family}: nothing under {expected}. "
+            f"{checkpoint.path} has no {name} encoder of family {family}: it would be under {expected}. "
             f"{explain_no_backbone(checkpoint)}"
         )
+    if not chosen:
+        refuse_second_encoder(checkpoint, row, name, names)
     return Encoder(family, name, names)
+
+
+def refuse_second_encoder(checkpoint: Checkpoint, row: Family, chosen: str, names: Mapping[Part, str]) -> None:
+    """Raise UserError if a whole ResNet of other content lies where ``row`` does not expect one: an average, say.
+
+    Nothing in the keys says which of the two the user wants, and the numbers of both look plausible.
+    """
+    known = {r for place in row.encoders.values() for r in (*place.roots, *place.layer4_roots, *place.copies)}
+    others = [(layout, root) for layout, root in find_resnets(checkpoint) if root not in known]
+    if len(others) > MAX_ENCODERS:
+        raise UserError(f"{checkpoint.path} holds {len(others)} ResNets: take one with --prefix, e.g. {others[0][1]!r}")
+    for layout, root in others:
+        second = _under(checkpoint, LAYOUTS[layout], root)
+        is_whole = {part.stage for part in second} == {1, 2, 3, 4, 5}
+        if is_whole and (part := _differ(checkpoint, names, second)):
+            hint = SWAPPED if root.startswith("ema_state_dict") else ""
+            first, other = (checkpoint.source_names[n[part]] for n in (names, second))
+            raise UserError(
+                f"{checkpoint.path} holds two encoders with different tensors ({first} and {other}): choose with "
+                f"--encoder {chosen} or --prefix '{root}'{hint}"
+            )
 
 
 def fits(checkpoint: Checkpoint, family: Family, prefixes: set[str]) -> bool:
@@ -87,7 +117,7 @@ def _only_encoder(checkpoint: Checkpoint, row: Family, prefixes: set[str]) -> st
 
 
 def _at_prefix(checkpoint: Checkpoint, prefix: str, prefixes: set[str]) -> Encoder:
-    root = ".".join(p for p in prefix.strip(".").split(".") if p not in ("module", "_orig_mod"))
+    root = ".".join(p for p in prefix.strip(".").split(".") if p not in WRAPPERS)
     for layout in LAYOUTS:
         if names := _take(checkpoint, Place((root,), layout), prefixes):
             return Encoder(CUSTOM, prefix, names)
@@ -151,6 +181,8 @@ def _differ(checkpoint: Checkpoint, names: Mapping[Part, str], others: Mapping[P
     for part in names:
         if part in others and not part.is_counter:
             a, b = checkpoint.tensors[names[part]], checkpoint.tensors[others[part]]
+            if not (a.is_float and b.is_float):
+                continue  # not weights; the converter refuses them by name where it needs them
             if a.shape != b.shape or (a.storage is not b.storage and not np.array_equal(a.load(), b.load())):
                 return part
     return None

@@ -7,6 +7,7 @@ from collections import Counter
 from convert.checkpoint import Checkpoint
 from convert.rename import LAYOUTS, Layout, Part
 from runtime.errors import UserError
+from runtime.listing import listed
 
 # part of a key -> the kind of network that has it
 OTHER_NETWORKS = {
@@ -40,29 +41,29 @@ def explain_no_backbone(checkpoint: Checkpoint) -> str:
             f"{names[deep]} is a deep stem (ResNet-C/D/S, resnet50d): Detectron2's ResNet has one 7x7 convolution; "
             "use a plain resnet50"
         )
+    if roots := [root for _, root in find_resnets(checkpoint)]:
+        where = listed([f"{r}.*" if r else "the top level" for r in roots], 4)
+        return f"There is a ResNet at {where}: take it with --prefix '{roots[0]}'"
     for piece, kind in OTHER_NETWORKS.items():
         if match := next((n for n in names if piece in n), None):
             return f"Its keys ({names[match]}) are those of {kind}; only ResNets can be converted"
-    if roots := find_roots(checkpoint):
-        where = " and ".join(f"{r}.*" if r else "the top level" for r in roots[:4])
-        return f"There is a ResNet at {where}: take it with --prefix '{roots[0]}'"
     if half := next((n for n in names if n.endswith(("layer1.0.conv1.weight", "res2.0.conv1.weight"))), None):
         return f"{names[half]} has no stem convolution beside it: this is half a network; convert the whole encoder"
     begins = Counter(".".join(source.split(".")[:3])[:40] for source in names.values())
-    sample = ", ".join(k for k, _ in begins.most_common(3))
+    sample = listed([k for k, _ in begins.most_common()], 3)
     return f"No ResNet of torchvision's topology is among its {len(names)} tensors (keys begin with {sample})"
 
 
-def find_roots(checkpoint: Checkpoint) -> list[str]:
-    """The prefixes under which a ResNet's stem and first block lie, in torchvision's or Detectron2's names."""
-    roots = []
-    for layout in (LAYOUTS["torchvision"], LAYOUTS["detectron2"]):
+def find_resnets(checkpoint: Checkpoint) -> list[tuple[str, str]]:
+    """Where a ResNet's stem and first block lie: (name of the layout, prefix), in every layout with dotted names."""
+    places = []
+    for layout in LAYOUTS.values():
         stem, block = layout.format(Part(1, 0, 1, "")), layout.format(Part(2, 0, 1, ""))
-        for name in checkpoint.tensors:
+        for name in checkpoint.tensors if "." in block else ():
             root = name[: -len(stem)]
             if name.endswith(stem) and (not root or root.endswith(".")) and root + block in checkpoint.tensors:
-                roots.append(root.rstrip("."))
-    return roots
+                places.append((layout.name, root.rstrip(".")))
+    return places
 
 
 def refuse_strange_parts(checkpoint: Checkpoint, layout: Layout, root: str) -> None:

@@ -31,10 +31,12 @@ class Part(NamedTuple):
 
 # placeholder -> {value in a Part: text in the name}
 _STAGES = {"res": {2: "2", 3: "3", 4: "4", 5: "5"}, "layer": {2: "1", 3: "2", 4: "3", 5: "4"}}
+_STAGES["zero"] = {2: "0", 3: "1", 4: "2", 5: "3"}
 _STAGES["child"] = {2: "4", 3: "5", 4: "6", 5: "7"}  # of nn.Sequential(conv1, bn1, relu, maxpool, layer1, ...)
 _CONVS = {
     "k": {1: "1", 2: "2", 3: "3"},
     "abc": {1: "a", 2: "b", 3: "c"},
+    "zero_k": {1: "0", 2: "1", 3: "2"},
     "even": {1: "0", 2: "2", 3: "4"},
     "odd": {1: "1", 2: "3", 3: "5"},
 }
@@ -138,4 +140,16 @@ BLOBS = Layout(
         *(f"res{{res}}_{{block}}_{t}{'{blob}' if t.endswith('_') else ''}" for t in _C2),
     ),
 )
-LAYOUTS = {layout.name: layout for layout in (TORCHVISION, DETECTRON2, SEQUENTIAL, BLOCK_LIST, SIMCLR2, MSRA, BLOBS)}
+# transformers' ResNetModel
+_HF_CONV, _HF_NORM = "convolution.weight", "normalization.{bn}"
+_HF = f"layer.{{zero_k}}.{_HF_CONV}", f"layer.{{zero_k}}.{_HF_NORM}", f"shortcut.{_HF_CONV}", f"shortcut.{_HF_NORM}"
+HUGGINGFACE = Layout(
+    "huggingface",
+    (
+        f"embedder.embedder.{_HF_CONV}",
+        f"embedder.embedder.{_HF_NORM}",
+        *_blocks("encoder.stages.{zero}.layers.{block}.", *_HF),
+    ),
+)
+_ALL = (TORCHVISION, DETECTRON2, SEQUENTIAL, BLOCK_LIST, SIMCLR2, HUGGINGFACE, MSRA, BLOBS)
+LAYOUTS = {layout.name: layout for layout in _ALL}

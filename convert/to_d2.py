@@ -32,7 +32,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, nargs="?", help="the file to convert")
-    parser.add_argument("out", type=Path, nargs="?", help="file or folder (default: beside the checkpoint, as .pkl)")
+    parser.add_argument("out", nargs="?", help="file, or folder with a slash (default: beside the checkpoint, as .pkl)")
     source = parser.add_argument_group("source")
     source.add_argument(
         "--family", choices=["auto", *TABLE], default="auto", metavar="NAME", help="see --list-families"
@@ -81,11 +81,11 @@ def main() -> int:
     if args.list_families:
         print(list_families())
         return 0
-    from convert.backbone_file import output_stem, write_backbone, write_torchvision
+    from convert.backbone_file import format_of, output_stem, replaced, write_backbone, write_torchvision
     from convert.conversion import convert
     from convert.sidecar import report
 
-    form = args.out.suffix.lstrip(".") if args.out else ""
+    form = format_of(args.out)
     formats = args.format or ((form,) if form in FORMATS else ("pth" if args.reverse else "pkl",))
     stem = output_stem(args.checkpoint, args.out, formats, tail="_torchvision" if args.reverse else "")
     backbone = convert(
@@ -97,11 +97,12 @@ def main() -> int:
         verify=not args.no_verify,
         against=args.against,
     )
+    notes = replaced(backbone, stem)
     if args.reverse:
         files = write_torchvision(backbone, stem, formats)
     else:
         files = write_backbone(backbone, stem, formats, emit_config=args.emit_config)
-    print(report(backbone))
+    print("\n".join([report(backbone), *notes]))
     for file in files:
         print(f"wrote {file}")
     return 0

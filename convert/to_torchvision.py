@@ -32,33 +32,35 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "backbone", type=Path, help="a Detectron2 backbone or detector, or any checkpoint to_d2.py reads"
     )
-    parser.add_argument("out", type=Path, nargs="?", help="file or folder (default: NAME_torchvision.pth beside it)")
+    parser.add_argument("out", nargs="?", help="file, or folder with a slash (default: NAME_torchvision.pth beside it)")
     parser.add_argument(
         "--names", choices=list(FORMATS), default="torchvision", help="caffe2: the names of the MSRA models"
     )
     parser.add_argument("--family", choices=["auto", *TABLE], default="auto", metavar="NAME", help="see to_d2.py")
     parser.add_argument("--no-verify", action="store_true", help="skip the forward check")
     args = parser.parse_args()
-    form = args.out.suffix.lstrip(".") if args.out else ""
+    out = Path(args.out or "")
+    form = out.suffix.lstrip(".")
     if args.names == "caffe2" and form in FORMATS["torchvision"] and form not in FORMATS["caffe2"]:
-        parser.error(f"Caffe2 names are read from .pkl files only: name the output {args.out.with_suffix('.pkl')}")
+        parser.error(f"Caffe2 names are read from .pkl files only: name the output {out.with_suffix('.pkl')}")
     return args
 
 
 def main() -> int:
     """Read, rename, verify, write, report."""
     args = parse_args()
-    from convert.backbone_file import output_stem, write_caffe2, write_torchvision
+    from convert.backbone_file import format_of, output_stem, replaced, write_caffe2, write_torchvision
     from convert.conversion import convert
     from convert.sidecar import report
 
-    form = args.out.suffix.lstrip(".") if args.out else ""
+    form = format_of(args.out)
     formats = (form,) if form in FORMATS[args.names] else FORMATS[args.names][:1]
     stem = output_stem(args.backbone, args.out, formats, tail=f"_{args.names}")
     backbone = convert(args.backbone, family=args.family, verify=not args.no_verify)
     write = write_caffe2 if args.names == "caffe2" else write_torchvision
+    notes = replaced(backbone, stem)
     files = write(backbone, stem, formats)
-    print(report(backbone))
+    print("\n".join([report(backbone), *notes]))
     for file in files:
         print(f"wrote {file}")
     return 0

@@ -39,13 +39,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def read_plan(path: Path) -> dict[str, Any]:
     """A checked plan; UserError names what is wrong with it."""
-    import yaml
+    from runtime.strict_yaml import read_yaml
 
-    try:
-        plan = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read the plan {path}: {' '.join(str(error).split())}") from error
-    if not isinstance(plan, dict) or set(plan) != KEYS:
+    plan = read_yaml(path, f"plan {path}")
+    if set(plan) != KEYS:
         raise UserError(f"{path} needs exactly the keys {', '.join(sorted(KEYS))}")
     groups = plan["groups"]
     if not isinstance(groups, dict) or not all(isinstance(runs, dict) for runs in groups.values()):

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
+import platform
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +22,15 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary name in the folder of ``path``; on success flush it to disk and move it onto ``path``.
 
     ``path`` is at every moment either the old file or the complete new one. On failure the temporary file is removed
-    and the old one stays. Raises UserError for a full disk or a folder that cannot be written.
+    and the old one stays. The temporary files that killed processes of this machine left in the folder are removed.
+    Raises UserError for a full disk or a folder that cannot be written.
     """
     target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}.partial")
+    writer = f"{os.getpid()}-{threading.get_ident()}-{_host()}"
+    partial = target.with_name(f".{target.name}.{writer}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_partials(target.parent)
         yield partial
         with open(partial, "rb+") as written:
             os.fsync(written.fileno())
@@ -35,6 +41,42 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # if the folder itself is missing, the error above is the one to report
             partial.unlink(missing_ok=True)
+
+
+_PARTIAL = re.compile(r"\..+\.(?P<pid>\d{1,10})-\d+-(?P<host>[0-9a-f]{8})\.partial")
+_CLEANED: set[tuple[int, Path]] = set()  # process and folder: once each, since a run writes thousands of files
+
+
+@functools.cache
+def _host() -> str:
+    """Eight hex digits of this machine and, in a container, its process ids: outside, an id names another process."""
+    try:
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:  # not Linux
+        namespace = ""
+    return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:8]
+
+
+def _remove_left_partials(folder: Path) -> None:
+    """Remove the temporary files whose writer was killed; one whose writer lives, here or elsewhere, is left alone."""
+    if (os.getpid(), folder) in _CLEANED:
+        return
+    _CLEANED.add((os.getpid(), folder))
+    for name in os.listdir(folder):
+        match = _PARTIAL.fullmatch(name) if name.endswith(".partial") else None
+        if match and match["host"] == _host() and not _is_alive(int(match["pid"])):
+            with contextlib.suppress(OSError):  # another run may have been faster
+                os.unlink(folder / name)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it belongs to someone else
+        return True
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

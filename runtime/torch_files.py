@@ -13,6 +13,7 @@ from typing import Any
 
 from runtime.atomic import atomic_path
 from runtime.errors import UserError, disk_full_error
+from runtime.pickle_check import check_torch_file
 
 
 def save_torch(value: Any, path: str | os.PathLike[str]) -> None:
@@ -41,12 +42,18 @@ def load_torch(path: str | os.PathLike[str]) -> Any:
     file = Path(path)
     _refuse_other_files(file)
     try:
+        check_torch_file(file)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+    try:
         with _allowing(_harmless_types()):
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{file}: {_unpickling_reason(str(error))}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, OSError, UnicodeDecodeError) as error:
-        reason = str(error).split("\n")[0][:160]
+    except MemoryError as error:
+        raise UserError(f"{file}: damaged: it asks for more memory than there is") from error
+    except Exception as error:  # a damaged or malicious file can make the unpickler raise nearly any exception
+        reason = str(error).split("\n")[0][:160] or type(error).__name__
         raise UserError(
             f"{file}: not a readable checkpoint, truncated or damaged ({reason}); fetch it again"
         ) from error

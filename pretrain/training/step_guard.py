@@ -13,6 +13,7 @@ from runtime.atomic import write_json
 from runtime.distributed import all_gather_rows, rank, rank_count
 from runtime.errors import UserError
 from runtime.host_copies import fetch
+from runtime.listing import listed
 from runtime.logs import get_logger
 
 log = get_logger("pretrain")
@@ -88,7 +89,7 @@ class StepGuard:
         if rank() == 0:
             record = {"step": verdict.step, "what": what, "loss": float(verdict.loss), "images": images}
             write_json(file, record)
-        named = ", ".join(map(str, images[:8])) + (", ..." if len(images) > 8 else "")
+        named = listed(images, 8)
         if self.in_a_row > self.tolerated:
             raise UserError(
                 f"the {what} of step {verdict.step} is not finite (images {named}; all in {file}); the weights were "

@@ -122,6 +122,13 @@ def in_layout(name: str, layout: str) -> str:
     if layout == "block list":
         name = re.sub(r"^layer(\d)", r"\1", name)
         return re.sub(r"^bn1", "0.bn", re.sub(r"^conv1", "0.Conv", name))
+    if layout == "huggingface":
+        name = re.sub(r"^conv1", "embedder.embedder.convolution", name)
+        name = re.sub(r"^bn1", "embedder.embedder.normalization", name)
+        name = re.sub(r"^layer(\d)\.(\d+)", lambda m: f"encoder.stages.{int(m[1]) - 1}.layers.{m[2]}", name)
+        name = re.sub(r"\.conv(\d)", lambda m: f".layer.{int(m[1]) - 1}.convolution", name)
+        name = re.sub(r"\.bn(\d)", lambda m: f".layer.{int(m[1]) - 1}.normalization", name)
+        return name.replace("downsample.0", "shortcut.convolution").replace("downsample.1", "shortcut.normalization")
     if layout == "detectron2":
         name = name if name.startswith("layer") else f"stem.{name}"
         name = re.sub(r"layer(\d)", lambda m: f"res{int(m[1]) + 1}", name)

@@ -14,6 +14,7 @@ import torch
 
 from runtime.atomic import atomic_path, sha256_file, write_json, write_text
 from runtime.errors import UserError
+from runtime.repository import REPOSITORY
 from runtime.torch_files import load_torch, save_torch
 
 
@@ -119,3 +120,35 @@ def test_missing_file_and_folder(tmp_path):
         load_torch(tmp_path / "none.pth")
     with pytest.raises(UserError, match="folder"):
         load_torch(tmp_path)
+
+
+def killed_writer(folder):
+    """The name that a process, killed in mid-write, leaves in ``folder``."""
+    code = (
+        "import os, signal, sys; from runtime.atomic import atomic_path\n"
+        "with atomic_path(sys.argv[1]) as partial: partial.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder / "a.txt")], cwd=REPOSITORY, check=False)
+    (name,) = [name for name in os.listdir(folder) if name.endswith(".partial")]
+    return name
+
+
+def test_partials_of_killed_processes_are_removed_by_the_next_run(tmp_path, monkeypatch):
+    killed = killed_writer(tmp_path)
+    dead = killed.split(".")[-2].split("-")[0]
+    alive = killed.replace(f".{dead}-", f".{os.getpid()}-")
+    elsewhere = killed[: killed.rindex("-") + 1] + "0" * 8 + ".partial"
+    older = f".a.txt.{dead}-1.partial"  # of a version that did not name the machine
+    for name in (alive, elsewhere, older, "mine.partial"):
+        (tmp_path / name).touch()
+    write_text(tmp_path / "b.txt", "whole")
+    assert sorted(os.listdir(tmp_path)) == sorted(["b.txt", alive, elsewhere, older, "mine.partial"])
+
+
+def test_a_folder_is_looked_through_once_a_process(tmp_path, monkeypatch):
+    calls = []
+    listdir = os.listdir
+    monkeypatch.setattr("runtime.atomic.os.listdir", lambda folder: calls.append(folder) or listdir(folder))
+    for i in range(3):
+        write_text(tmp_path / f"{i}.txt", "x")
+    assert calls == [tmp_path]

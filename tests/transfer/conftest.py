@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from runtime.repository import REPOSITORY
 from tests.transfer.run_store import make_record, write_run
 
 STAND_INS = Path(__file__).parent / "stand_ins"
@@ -37,10 +38,14 @@ def fake_repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (root / script).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(STAND_INS / Path(script).name, root / script)
     (root / "transfer" / "record.json").write_text(json.dumps(make_record()))
+    for room in ("runtime", "transfer/planning/slurm"):  # Slurm's jobs find their repository by their own place
+        shutil.copytree(REPOSITORY / room, root / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("transfer", "transfer/planning"):
+        shutil.copy(REPOSITORY / package / "__init__.py", root / package)
     (root / "configs").mkdir()
     (root / "configs" / "toy.yaml").write_text("SOLVER:\n  MAX_ITER: 20\n")
-    for module in ("transfer.planning.plan", "transfer.planning.launchers"):
-        monkeypatch.setattr(f"{module}.REPOSITORY", root)
+    for module in ("plan", "launchers", "slurm.scripts", "slurm.stage_commands"):
+        monkeypatch.setattr(f"transfer.planning.{module}.REPOSITORY", root)
     monkeypatch.chdir(root)
     return root
 

@@ -13,16 +13,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from fvcore.common.config import CfgNode
 
 from runtime.errors import UserError, suggestion
 from runtime.repository import data_folder
-from runtime.strict_yaml import YAML_ERRORS, StrictLoader
+from runtime.strict_yaml import read_yaml
 from transfer.config.schema import KEYS, OWN_PREFIX
 
 CONFIG_FOLDER = data_folder("configs")
 BASE_KEY = "_BASE_"
+MAX_FILES = 64  # of one config and its bases; Detectron2's longest chain has four
 # where a run starts from and where it is written; not part of what the run measures
 RUN_KEYS = ("MODEL.WEIGHTS", "SEED", "OUTPUT_DIR")
 
@@ -62,7 +62,7 @@ def load_config(name: str | Path, opts: Sequence[str] = ()) -> CfgNode:
     """
     file = resolve_config(name)
     cfg = default_config()
-    written = _read_yaml_with_bases(file, ())
+    written = _read_yaml_with_bases(file)
     for key, _ in _leaves(written):
         _check_known(key, f"config {file}")
     try:
@@ -92,7 +92,7 @@ def merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
 def explicit_keys(name: str | Path, opts: Sequence[str] = ()) -> dict[str, str]:
     """Leaf keys that the file, its bases or ``opts`` set explicitly -> where ("config FILE" or "command line")."""
     file = resolve_config(name)
-    where = {key: f"config {file.name}" for key, _ in _leaves(_read_yaml_with_bases(file, ()))}
+    where = {key: f"config {file.name}" for key, _ in _leaves(_read_yaml_with_bases(file))}
     where.update(dict.fromkeys(opts[::2], "command line"))
     return where
 
@@ -157,12 +157,19 @@ def _first_line(error: BaseException) -> str:
     return text
 
 
-def _read_yaml_with_bases(file: Path, derived: tuple[Path, ...]) -> dict[str, Any]:
-    """Keys of ``file`` and its bases; ``derived`` are the files whose base it is, for the detection of circles."""
+def _read_yaml_with_bases(file: Path, derived: tuple[Path, ...] = (), read: list[Path] | None = None) -> dict[str, Any]:
+    """Keys of ``file`` and its bases; ``derived`` are the files whose base it is, for the detection of circles.
+
+    ``read`` lists the files read so far: two bases of two bases each multiply.
+    """
+    read = [] if read is None else read
+    read.append(file)
+    if len(read) > MAX_FILES:
+        raise UserError(f"config {read[0]}: its {BASE_KEY} chain reads more than {MAX_FILES} files")
     if file.resolve() in derived:
         circle = [*derived[derived.index(file.resolve()) :], file]
         raise UserError(f"config {file}: circular {BASE_KEY}: {' -> '.join(path.name for path in circle)}")
-    written = _read_yaml(file)
+    written = read_yaml(file, f"config {file}", aliases=True)  # Detectron2's own dumps have aliases of flat lists
     bases = written.pop(BASE_KEY, [])
     merged: dict[str, Any] = {}
     for base in bases if isinstance(bases, list) else [bases]:
@@ -171,24 +178,9 @@ def _read_yaml_with_bases(file: Path, derived: tuple[Path, ...]) -> dict[str, An
         path = file.parent / Path(base).expanduser()
         if not path.is_file():
             raise UserError(f"config {file}: its {BASE_KEY} {path} does not exist")
-        _merge_into(merged, _read_yaml_with_bases(path, (*derived, file.resolve())), path)
+        _merge_into(merged, _read_yaml_with_bases(path, (*derived, file.resolve()), read), path)
     _merge_into(merged, written, file)
     return merged
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        written = yaml.load(file.read_text(encoding="utf-8"), Loader=StrictLoader)  # noqa: S506 (a SafeLoader)
-    except yaml.constructor.ConstructorError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise UserError(f"config {file}, line {line}: {error.problem}; only plain YAML is read") from error
-    except YAML_ERRORS as error:
-        raise UserError(f"config {file}: not YAML ({' '.join(str(error).split())})") from error
-    if written is None:
-        return {}
-    if not isinstance(written, dict):
-        raise UserError(f"config {file}: expected keys and values, found a {type(written).__name__}")
-    return written
 
 
 def _merge_into(target: dict[str, Any], source: dict[str, Any], file: Path) -> None:

@@ -7,39 +7,19 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from runtime.errors import UserError
-from runtime.strict_yaml import YAML_ERRORS, StrictLoader
-
-MAX_BYTES = 1 << 20  # a plan is a page long; a megabyte of YAML is some other file
-
-
-class PlanLoader(StrictLoader):
-    """Strict YAML that also refuses aliases, which can expand exponentially. Dumped configs use them, plans do not."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Compose one node; an alias is an error."""
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.constructor.ConstructorError(None, None, "aliases are not used in plans", event.start_mark)
-        return super().compose_node(parent, index)
+from runtime.listing import listed
+from runtime.strict_yaml import parse_yaml, read_yaml
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_plan(path: Path) -> dict[str, Any]:
     """The mapping in ``path``. Raises UserError for a missing, oversized, malformed or non-mapping file."""
     if not path.is_file():
         known = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise UserError(f"plan {path} does not exist" + suggest(path.name, known))
-    if path.stat().st_size > MAX_BYTES:
-        raise UserError(f"plan {path} has {path.stat().st_size} bytes, more than a plan can have")
-    try:
-        value = yaml.load(path.read_text(encoding="utf-8"), Loader=PlanLoader)  # noqa: S506 (a SafeLoader)
-    except YAML_ERRORS as error:
-        raise UserError(f"plan {path} cannot be read: {' '.join(str(error).split())}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"plan {path} must be a mapping with name, inits, configs and seeds")
-    return value
+    if not (content := read_yaml(path, f"plan {path}")):
+        raise UserError(f"plan {path} is empty: it must have inits, configs and seeds")
+    return content
 
 
 def suggest(word: str, known: Collection[str]) -> str:
@@ -47,7 +27,7 @@ def suggest(word: str, known: Collection[str]) -> str:
     close = difflib.get_close_matches(word, list(known), n=1)
     if close:
         return f"; did you mean {close[0]}?"
-    return f"; available: {', '.join(sorted(known)[:12])}" if known else ""
+    return f"; available: {listed(sorted(known))}" if known else ""
 
 
 class Fields:
@@ -102,10 +82,7 @@ def apply_settings(plan: dict[str, Any], settings: Collection[str]) -> None:
         key, equals, text = setting.partition("=")
         if not equals or not key:
             raise UserError(f"--set {setting}: expected KEY=VALUE")
-        try:
-            value = yaml.load(text, Loader=PlanLoader)  # noqa: S506 (a SafeLoader)
-        except YAML_ERRORS as error:
-            raise UserError(f"--set {setting}: the value is not YAML") from error
+        value = parse_yaml(text, f"--set {setting}")
         is_config_key = key.split(".")[0].isupper()
         for config in _configs(plan) if is_config_key else []:
             config.pop(key, None)

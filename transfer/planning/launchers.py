@@ -10,9 +10,10 @@ from pathlib import Path
 from runtime.errors import UserError
 from runtime.repository import REPOSITORY
 from transfer.planning.slurm.scripts import SlurmStage, check_options, submission_method
+from transfer.planning.slurm.stage_commands import SHARED_SCRIPTS, torchrun
 
 RESUME = {"pretrain": ("--resume", "auto"), "train": ("--resume",)}  # placed right after the script
-SHARED_KINDS = ("pretrain", "train")  # the kinds of stages that several processes can share
+SHARED_KINDS = tuple(SHARED_SCRIPTS)  # the kinds of stages that several processes can share
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,13 @@ def _local(launcher: Launcher, kind: str, command: Sequence[str], folder: Path) 
 def _torchrun(launcher: Launcher, kind: str, command: Sequence[str], folder: Path) -> list[str]:
     if kind not in SHARED_KINDS:
         return _local(launcher, kind, command, folder)
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={launcher.processes}"]
-    return [*run, str(REPOSITORY / command[0]), *command[1:]]
+    return [*torchrun(launcher.processes), str(REPOSITORY / command[0]), *command[1:]]
 
 
 def _slurm(launcher: Launcher, kind: str, command: Sequence[str], folder: Path) -> list[str]:
     if kind not in SHARED_KINDS:
         return _local(launcher, kind, command, folder)
-    return [sys.executable, str(Path(__file__).parent / "slurm" / "wait_for_job.py"), str(folder)]
+    return [sys.executable, str(REPOSITORY / "transfer" / "planning" / "slurm" / "wait_for_job.py"), str(folder)]
 
 
 def slurm_stage(launcher: Launcher, kind: str, command: Sequence[str], folder: Path) -> SlurmStage:

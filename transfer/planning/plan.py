@@ -10,7 +10,8 @@ from typing import Any
 
 from runtime.errors import UserError
 from runtime.repository import REPOSITORY, data_folder, find_file
-from transfer.planning.fields import Fields, apply_settings, read_yaml, suggest
+from transfer.planning.fields import Fields, apply_settings, read_plan, suggest
+from transfer.planning.prepare_scripts import check_prepare
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")  # names become folder names
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -98,11 +99,11 @@ def load_plan(
     the pretraining seed and every run seed, so that a whole plan is repeated independently. Raises UserError.
     """
     path = find_file(path, "plans", REPOSITORY)
-    raw = read_yaml(path)
+    raw = read_plan(path)
     apply_settings(raw, settings)
     fields = Fields(raw, f"plan {path}", PLAN_KEYS)
     name = _name(fields.get("name", str, path.stem), fields.where)
-    folder = output or fields.get("output", str, f"runs/{name}")
+    folder = check_one_line(output or fields.get("output", str, f"runs/{name}"), f"{fields.where}: output")
     fill = {"output": folder, "seed": str(fields.get("seed", int, 0) + seed_offset)}
     default_lr = _learning_rate(raw.get("lr"), f"{fields.where}: lr")
     inits = _inits(fields, fill, default_lr)
@@ -137,7 +138,14 @@ def _fill(text: str, values: Mapping[str, str], where: str) -> str:
             raise UserError(f"{where}: unknown placeholder {match[0]}; available: {{{'}, {'.join(values)}}}")
         return values[match[1]]
 
-    return PLACEHOLDER.sub(value, text)
+    return check_one_line(PLACEHOLDER.sub(value, text), where)
+
+
+def check_one_line(text: str, where: str) -> str:
+    """``text`` unless it has a control character: in a batch script a line break would start a command of its own."""
+    if any(ord(character) < 32 or ord(character) == 127 for character in text):
+        raise UserError(f"{where}: {text!r} has a control character; write it on one line")
+    return text
 
 
 def _argv(fields: Fields, key: str, fill: Mapping[str, str]) -> tuple[str, ...]:
@@ -149,10 +157,7 @@ def _prepare(fields: Fields, fill: Mapping[str, str]) -> tuple[Prepare, ...]:
     for i, raw in enumerate(fields.items("prepare", dict)):
         stage = Fields(raw, f"{fields.where}: prepare {i + 1}", ("argv", "done"))
         argv = _argv(stage, "argv", fill)
-        script = (REPOSITORY / argv[0]).resolve() if argv else REPOSITORY
-        # a plan is data that people pass around: it may start this project's scripts, nothing else
-        if script.suffix != ".py" or not script.is_file() or REPOSITORY not in script.parents:
-            raise UserError(f"{stage.where}: argv must begin with a script of this repository, e.g. demo/draw.py")
+        check_prepare(argv, stage.where)
         stages.append(Prepare(argv, _fill(stage.need("done", str), fill, stage.where)))
     return tuple(stages)
 
@@ -178,7 +183,7 @@ def _init(name: str, raw: Any, where: str, fill: Mapping[str, str], default_lr: 
         raise UserError(f"{where}: give exactly one of {', '.join(INIT_KINDS)}")
     kind = kinds[0]
     lr = _learning_rate(raw.get("lr"), f"{where}: lr") or default_lr
-    extra = [f"--{key}={fields.get(key, str)}" for key in ("family", "encoder") if key in fields]
+    extra = [check_one_line(f"--{key}={fields.get(key, str)}", where) for key in ("family", "encoder") if key in fields]
     common: dict[str, Any] = {"name": name, "kind": kind, "lr": lr, "convert": tuple(extra)}
     if kind == "supervised":
         variant = fields.get("supervised", (bool, str))

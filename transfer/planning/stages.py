@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
+from runtime.listing import listed
 from transfer.planning.lr_search import SEARCHED, chosen_rate, search_folder, split_folder, split_names
 from transfer.planning.plan import Config, Plan, PlannedInit
-
-TRAIN_SCRIPT = "transfer/train_net.py"
+from transfer.planning.slurm.stage_commands import SHARED_SCRIPTS
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def _backbone_stages(
     source = init.weights
     if init.kind == "pretrain":
         checkpoint = Path(init.checkpoint or "")
-        argv = ("pretrain/main.py", *init.pretrain)
+        argv = (SHARED_SCRIPTS["pretrain"], *init.pretrain)
         stages.append(Stage(f"pretrain/{init.name}", "pretrain", argv, checkpoint.parent, checkpoint, prepared))
         source = str(checkpoint)
     if source is None:
@@ -148,7 +148,15 @@ class _Train:
         is_search: bool = False,
     ) -> Stage:
         init = self.init.kind if self.weights is None else str(self.weights)
-        argv = [TRAIN_SCRIPT, "--config-file", self.config.file, "--init", init, "--init-name", self.init.name]
+        argv = [
+            SHARED_SCRIPTS["train"],
+            "--config-file",
+            self.config.file,
+            "--init",
+            init,
+            "--init-name",
+            self.init.name,
+        ]
         for flag, value in (("--engine", self.plan.engine), ("--evaluator", self.plan.evaluator)):
             argv += [flag, value] if value != "auto" else []
         argv += _words({**self.config.overrides, **opts, "SEED": seed, "OUTPUT_DIR": str(folder)})
@@ -245,7 +253,7 @@ def choose(stages: Sequence[Stage], patterns: Sequence[str]) -> list[Stage]:
     by_name = {stage.name: stage for stage in stages}
     wanted = [s.name for s in stages if any(fnmatch.fnmatch(s.name, p) or f"/{p}/" in f"/{s.name}/" for p in patterns)]
     if not wanted:
-        raise UserError(f"--only {' '.join(patterns)} matches no stage; stages are {', '.join(list(by_name)[:12])} ...")
+        raise UserError(f"--only {' '.join(patterns)} matches no stage; stages are {listed(list(by_name))}")
     keep: set[str] = set()
     while wanted:
         name = wanted.pop()

@@ -10,6 +10,7 @@ from typing import Any
 
 from runtime.atomic import read_json, sha256_file, write_json
 from runtime.errors import UserError
+from runtime.listing import listed
 from transfer.planning.stages import Stage
 from transfer.records.fields import result_problem
 
@@ -90,7 +91,7 @@ def stage_state(output: Path, stage: Stage) -> State:
         return state  # the command cannot be built without its inputs; the result is kept
     if made_by is not None and made_by != command:
         changed = sorted(set(made_by) ^ set(command))
-        return State(STALE, f"it was made by another command (differs in {' '.join(changed[:6])})")
+        return State(STALE, f"it was made by another command (differs in {listed(changed, 6)})")
     return state
 
 

@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.atomic import write_json, write_text
+from runtime.atomic import read_json, write_json, write_text
 from runtime.errors import UserError
 from runtime.repository import REPOSITORY
-from transfer.planning.slurm.stage_job import StageJob
+from transfer.planning.slurm.stage_commands import check_stage_command
+from transfer.planning.slurm.stage_job import REQUEST, StageJob
 
 SAVE_SECONDS = 120  # between Slurm's signal and the time limit
 REQUEUES = 20  # times that submitit lets one job run into its time limit
-REQUEST = "job.json"
 TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
 
 
@@ -34,6 +34,30 @@ class SlurmStage:
     resumed: list[str]
     options: list[str]
     via: str  # submitit | sbatch
+
+    def __post_init__(self) -> None:
+        if not f"{self.name}{self.folder}".isprintable():  # each is part of an #SBATCH line
+            raise UserError(f"{self.folder!r}: the folder of a Slurm job must have a name without control characters")
+
+    @classmethod
+    def read(cls, folder: Path) -> SlurmStage:
+        """The job that ``write`` left in ``folder``. Raises UserError for anything that it would not have written."""
+        path = folder / REQUEST
+        content = read_json(path)
+        lists: dict[str, Any] = {key: content.get(key) for key in ("argv", "resumed", "options")}
+        words = {key: content.get(key) for key in ("folder", "name", "via")}
+        if (
+            set(content) != {*lists, *words}
+            or not all(isinstance(word, str) for word in words.values())
+            or not all(isinstance(part, list) for part in lists.values())
+            or not all(isinstance(word, str) for part in lists.values() for word in part)
+            or words["via"] not in ("submitit", "sbatch")
+        ):
+            raise UserError(f"{path} does not describe a Slurm job; measure_gap.py --launcher slurm writes it")
+        for key in ("argv", "resumed"):
+            check_stage_command(content[key], f"{path}: {key}")
+        check_options(content["options"], content["via"])
+        return cls(**content)
 
     def script(self) -> str:
         """The batch script that would be submitted now."""
@@ -167,7 +191,7 @@ def _submit_with_submitit(stage: SlurmStage) -> str:
 def check_options(options: Sequence[str], via: str) -> None:
     """Raise UserError for options that would break out of their #SBATCH line, and for a time submitit cannot read."""
     for option in options:
-        if "\n" in option or not option.strip():
+        if not option.isprintable() or not option.strip():
             raise UserError(f"--slurm-option {option!r} must be one line such as partition=gpu")
         if via == "submitit" and option.startswith("time="):
             minutes(option.removeprefix("time="))

@@ -13,7 +13,6 @@ import sys
 if not __package__:  # run as a script: import from the repository, not from this folder
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-import json
 import signal
 import subprocess
 import time
@@ -22,14 +21,15 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from runtime.atomic import write_json
+from runtime.atomic import read_json, write_json
+from runtime.errors import UserError, run_entry
+from transfer.planning.slurm.stage_commands import AGENT, check_stage_command
 
 POLL_SECONDS = 0.5
 ASK_SECONDS = 5.0  # between two signals: one sent before the command has installed its handler is lost
 STOPPED = 128 + signal.SIGUSR1
 STOPPED_CODES = (128 + signal.SIGINT, 128 + signal.SIGUSR1, 128 + signal.SIGTERM)
-LOG, EXIT = "job.log", "exit.json"
-AGENT = "torch.distributed.run"  # starts the training processes; USR1 would kill torchrun itself
+REQUEST, LOG, EXIT = "job.json", "job.log", "exit.json"
 
 
 class StageJob:
@@ -56,7 +56,9 @@ class StageJob:
         return code
 
     def run(self) -> int:
-        """Run the command to its end; write its exit code and return it."""
+        """Run the command to its end; write its exit code and return it. Raises UserError for any other command."""
+        for command in (self.argv, self.resumed):
+            check_stage_command(command, self.folder)
         try:
             code = self._run()
         except Exception:  # submitit's signal handler raises once it has requeued the job too often
@@ -105,6 +107,7 @@ class StageJob:
         if time.monotonic() - self._last_ask < ASK_SECONDS:
             return
         self._last_ask = time.monotonic()
+        # USR1 would kill torchrun itself
         for pid in children(process.pid) if AGENT in self.argv else [process.pid]:
             try:
                 os.kill(pid, signal.SIGUSR1)
@@ -145,11 +148,15 @@ def children(pid: int) -> list[int]:
 
 def main() -> int:
     """Run the command that the batch script names."""
+    if len(sys.argv) < 3:
+        raise UserError("usage: stage_job.py FOLDER COMMAND...; measure_gap.py --launcher slurm calls it")
     folder, *argv = sys.argv[1:]
-    job = StageJob(folder, argv, json.loads((Path(folder) / "job.json").read_text())["resumed"], os.getcwd())
+    check_stage_command(argv, folder)
+    resumed = check_stage_command(read_json(Path(folder) / REQUEST).get("resumed"), str(Path(folder) / REQUEST))
+    job = StageJob(folder, argv, resumed, os.getcwd())
     signal.signal(signal.SIGTERM, job.ask_to_stop)  # preemption; under submitit all signal handlers are submitit's
     return job.run()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_entry(main)

@@ -14,7 +14,6 @@ if not __package__:  # run as a script: import from the repository, not from thi
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 import argparse
-import dataclasses
 import signal
 import subprocess
 import time
@@ -23,7 +22,7 @@ from pathlib import Path
 from runtime.atomic import read_json, write_json
 from runtime.errors import UserError, run_entry
 from runtime.stop import StopSignal
-from transfer.planning.slurm.scripts import REQUEST, SlurmStage
+from transfer.planning.slurm.scripts import SlurmStage
 from transfer.planning.slurm.stage_job import EXIT, LOG, STOPPED_CODES
 
 POLL_SECONDS = 0.5
@@ -110,10 +109,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", metavar="FOLDER", help="a stage's folder with its job.json")
     folder = Path(parser.parse_args().folder)
-    request = read_json(folder / REQUEST)
-    if set(request) != {field.name for field in dataclasses.fields(SlurmStage)}:
-        raise UserError(f"{folder / REQUEST} does not describe a Slurm job; measure_gap.py --launcher slurm writes it")
-    stage = SlurmStage(**request)
+    stage = SlurmStage.read(folder)
     with StopSignal() as stop:
         job = running_job(folder, stage)
         if job is None:
