@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 from runtime.errors import UserError, run_entry
 from runtime.terminal import aligned
-from transfer.literature.rows import TASKS, Group, PublishedRow, grouped, load, row_name, select, shown_gap
+from transfer.literature.rows import TASKS, Group, PublishedRow, grouped, load, row_name, select
 
 # tables of the MoCo paper (arXiv 1911.05722v3) whose rows come from several sources
 MOCO_TABLES = {  # table -> (words of the detector, initialisations in the paper's order, pretraining data)
@@ -66,23 +66,31 @@ def moco_table(name: str) -> list[PublishedRow]:
     return sorted(rows, key=lambda row: inits.index(row["init"]))
 
 
-def text_table(group: Group, sources: bool = False) -> str:
+def text_table(group: Group, sources: bool = False, gaps: bool = True) -> str:
     """One group as aligned text: every number, with its gap to supervised in brackets."""
     head = ["init", *group.metrics, *(["source"] if sources else [])]
     lines = [head]
     for row in group.rows:
-        cells = [_cell(group, row, metric) for metric in group.metrics]
+        cells = [_cell(group, row, metric, gaps) for metric in group.metrics]
         lines.append([row_name(row), *cells, *(["; ".join(row["sources"])] if sources else [])])
     trials = {row.get("n_trials") for row in group.rows} - {None}
     n = f", mean of {trials.pop()} trials" if len(trials) == 1 else ""
     heading = f"{group.dataset}\n{group.detector}, {group.schedule}{n}; protocol: {group.protocol}"
     notes = [f"  note: {row_name(row)}: {row['notes']}" for row in group.rows if row.get("notes")]
+    notes += [f"  note: {row_name(row)}: {text}" for row in group.rows if gaps and (text := _printed_note(group, row))]
     return "\n".join([heading, aligned(lines), *dict.fromkeys(notes)])
 
 
-def _cell(group: Group, row: PublishedRow, metric: str) -> str:
+def _cell(group: Group, row: PublishedRow, metric: str, gaps: bool) -> str:
     value = row["metrics"].get(metric)
-    return "" if value is None else f"{value} {shown_gap(group.gap(row, metric))}".rstrip()
+    return "" if value is None else f"{value} {group.shown_gap(row, metric) if gaps else ''}".rstrip()
+
+
+def _printed_note(group: Group, row: PublishedRow) -> str:
+    """What the source prints where its own gap is to another baseline, e.g. to one with another backbone norm."""
+    printed = row.get("printed_gaps", {})
+    others = [f"{name} {gap:+g}" for name, gap in printed.items() if f"{group.gap(row, name)}" != f"{gap:.1f}"]
+    return f"the source prints {', '.join(others)}, to a supervised row with another setup" if others else ""
 
 
 def main() -> int:
@@ -95,7 +103,8 @@ def main() -> int:
     rows = chosen_rows(args)
     if not rows:
         raise UserError("no published row matches; see --list for the sources, --help for the tasks")
-    print("\n\n".join(text_table(group, args.sources) for group in grouped(rows)))
+    gaps = args.table != "3"  # which compares the mechanisms with each other
+    print("\n\n".join(text_table(group, args.sources, gaps) for group in grouped(rows)))
     return 0
 
 
