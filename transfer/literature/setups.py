@@ -44,6 +44,7 @@ FIELDS = {  # field -> its name in tables and sentences, in the order in which p
 NECKS = ("dilated-C5", "DC5", "C4", "FPN", "ViTDet")
 ARCHITECTURES = (
     "Cascade Mask R-CNN",
+    "Cascade R-CNN",
     "Mask/Keypoint R-CNN",
     "Keypoint R-CNN",
     "DensePose R-CNN",
@@ -54,7 +55,7 @@ ARCHITECTURES = (
     "Plain-DETR",
 )
 BACKBONE = re.compile(
-    r"ViT-7B/16|MIMDet-ViT-[BL]|ViT-(?:Ti|S|B|L|H)|MViTv2-[BLH]|SwinV2-S|Swin-[TBL]|ConvMAE-B|RX?\d+(?:v2)?(?:w\dx)?|AMDIM"
+    r"ViT-7B/16|MIMDet-ViT-[BL]|ViT-(?:Ti|S|B|L|H)|MViTv2-[TSBLH]|SwinV2-S|Swin-[TSBL]|ConvMAE-B|RX?\d+(?:v2)?(?:w\dx)?|AMDIM"
 )
 
 
