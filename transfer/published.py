@@ -3,6 +3,8 @@
     python transfer/published.py --task voc --detector R50-C4
     python transfer/published.py --paper "MoCo v1" --table 5a
     python transfer/published.py --list
+    python transfer/published.py --csv published.csv          # the selected rows, with a Croissant description
+    python transfer/published.py --add rows.json              # validates, then adds to the collection
 
 Rows share a table only when data, detector, schedule and protocol are the same.
 """
@@ -16,10 +18,12 @@ if not __package__:  # run as a script: import from the repository, not from thi
 import argparse
 import collections
 from collections.abc import Sequence
+from pathlib import Path
 
 from runtime.errors import UserError, run_entry
 from runtime.terminal import aligned
-from transfer.literature.rows import TASKS, Group, PublishedRow, grouped, load, row_name, select
+from transfer.literature.exports import add_rows, write_csv
+from transfer.literature.rows import FILE, TASKS, Group, PublishedRow, grouped, load, row_name, select
 
 # tables of the MoCo paper (arXiv 1911.05722v3) whose rows come from several sources
 MOCO_TABLES = {  # table -> (words of the detector, initialisations in the paper's order, pretraining data)
@@ -41,6 +45,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--table", metavar="N", help="table of that paper, e.g. 5a")
     parser.add_argument("--sources", action="store_true", help="name the source of every row")
     parser.add_argument("--list", action="store_true", help="list the sources and exit")
+    parser.add_argument(
+        "--csv", metavar="FILE", type=Path, help="write the selected rows as CSV, and FILE.croissant.json"
+    )
+    parser.add_argument("--add", metavar="FILE.json", type=Path, help="check new rows and add them to the collection")
     return parser.parse_args(argv)
 
 
@@ -100,9 +108,15 @@ def main() -> int:
         for source, count in collections.Counter(row["source"] for row in load()).items():
             print(f"{count:4d}  {source}")
         return 0
+    if args.add:
+        print(f"added {add_rows(args.add)} rows to {FILE}")
+        return 0
     rows = chosen_rows(args)
     if not rows:
         raise UserError("no published row matches; see --list for the sources, --help for the tasks")
+    if args.csv:
+        print(f"wrote {len(rows)} rows to {args.csv}, described in {write_csv(rows, args.csv)}")
+        return 0
     gaps = args.table != "3"  # which compares the mechanisms with each other
     print("\n\n".join(text_table(group, args.sources, gaps) for group in grouped(rows)))
     return 0
