@@ -3,6 +3,7 @@
     python transfer/published.py --task voc --detector R50-C4
     python transfer/published.py --paper "MoCo v1" --table 5a
     python transfer/published.py --list
+    python transfer/published.py --html atlas.html            # every row on one page, to filter and sort offline
     python transfer/published.py --csv published.csv          # the selected rows, with a Croissant description
     python transfer/published.py --add rows.json              # validates, then adds to the collection
 
@@ -20,10 +21,12 @@ import collections
 from collections.abc import Sequence
 from pathlib import Path
 
+from runtime.atomic import write_text
 from runtime.errors import UserError, run_entry
 from runtime.terminal import aligned
 from transfer.literature.exports import add_rows, write_csv
 from transfer.literature.rows import FILE, TASKS, Group, PublishedRow, grouped, load, row_name, select
+from transfer.report.atlas import atlas
 
 # tables of the MoCo paper (arXiv 1911.05722v3) whose rows come from several sources
 MOCO_TABLES = {  # table -> (words of the detector, initialisations in the paper's order, pretraining data)
@@ -45,6 +48,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--table", metavar="N", help="table of that paper, e.g. 5a")
     parser.add_argument("--sources", action="store_true", help="name the source of every row")
     parser.add_argument("--list", action="store_true", help="list the sources and exit")
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write the page of all rows, to filter and sort")
     parser.add_argument(
         "--csv", metavar="FILE", type=Path, help="write the selected rows as CSV, and FILE.croissant.json"
     )
@@ -110,6 +114,10 @@ def main() -> int:
         return 0
     if args.add:
         print(f"added {add_rows(args.add)} rows to {FILE}")
+        return 0
+    if args.html:
+        write_text(args.html, atlas(load()))
+        print(f"wrote {len(load())} rows to {args.html}")
         return 0
     rows = chosen_rows(args)
     if not rows:

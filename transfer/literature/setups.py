@@ -93,7 +93,7 @@ def setup_of(row: PublishedRow) -> dict[str, Any]:
         "detector": parts.architecture or row["detector"],
         "backbone": parts.backbone,
         "neck": parts.neck,
-        "schedule": row["schedule"],
+        "schedule": _schedule(row["schedule"]),
     }
     if is_detection(row) and not row["dataset"].startswith("Cityscapes"):  # whose rate, batch and size differ
         fields |= protocol["by_neck"].get(parts.neck, {}) | protocol["setup"]
@@ -102,6 +102,12 @@ def setup_of(row: PublishedRow) -> dict[str, Any]:
         fields |= _input_of(row)
     fields |= row.get("setup") or {}
     return {name: fields[name] for name in FIELDS if fields.get(name) not in (None, "")}
+
+
+def _schedule(text: str) -> str | None:
+    """The schedule without remarks in brackets; None when the source does not state it."""
+    stated = re.sub(r" \(.*\)", "", text)
+    return stated if stated[:1].isdigit() else None
 
 
 def _input_of(row: PublishedRow) -> dict[str, str]:
