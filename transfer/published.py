@@ -3,6 +3,9 @@
     python transfer/published.py --task voc --detector R50-C4
     python transfer/published.py --paper "MoCo v1" --table 5a
     python transfer/published.py --list
+    python transfer/published.py --html atlas.html            # every row on one page, to filter and sort offline
+    python transfer/published.py --csv published.csv          # the selected rows, with a Croissant description
+    python transfer/published.py --add rows.json              # validates, then adds to the collection
 
 Rows share a table only when data, detector, schedule and protocol are the same.
 """
@@ -16,10 +19,14 @@ if not __package__:  # run as a script: import from the repository, not from thi
 import argparse
 import collections
 from collections.abc import Sequence
+from pathlib import Path
 
+from runtime.atomic import write_text
 from runtime.errors import UserError, run_entry
 from runtime.terminal import aligned
-from transfer.literature.rows import TASKS, Group, PublishedRow, grouped, load, row_name, select, shown_gap
+from transfer.literature.exports import add_rows, write_csv
+from transfer.literature.rows import FILE, TASKS, Group, PublishedRow, grouped, load, row_name, select
+from transfer.report.atlas import atlas
 
 # tables of the MoCo paper (arXiv 1911.05722v3) whose rows come from several sources
 MOCO_TABLES = {  # table -> (words of the detector, initialisations in the paper's order, pretraining data)
@@ -41,6 +48,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--table", metavar="N", help="table of that paper, e.g. 5a")
     parser.add_argument("--sources", action="store_true", help="name the source of every row")
     parser.add_argument("--list", action="store_true", help="list the sources and exit")
+    parser.add_argument("--html", metavar="FILE", type=Path, help="write the page of all rows, to filter and sort")
+    parser.add_argument(
+        "--csv", metavar="FILE", type=Path, help="write the selected rows as CSV, and FILE.croissant.json"
+    )
+    parser.add_argument("--add", metavar="FILE.json", type=Path, help="check new rows and add them to the collection")
     return parser.parse_args(argv)
 
 
@@ -66,23 +78,31 @@ def moco_table(name: str) -> list[PublishedRow]:
     return sorted(rows, key=lambda row: inits.index(row["init"]))
 
 
-def text_table(group: Group, sources: bool = False) -> str:
+def text_table(group: Group, sources: bool = False, gaps: bool = True) -> str:
     """One group as aligned text: every number, with its gap to supervised in brackets."""
     head = ["init", *group.metrics, *(["source"] if sources else [])]
     lines = [head]
     for row in group.rows:
-        cells = [_cell(group, row, metric) for metric in group.metrics]
+        cells = [_cell(group, row, metric, gaps) for metric in group.metrics]
         lines.append([row_name(row), *cells, *(["; ".join(row["sources"])] if sources else [])])
     trials = {row.get("n_trials") for row in group.rows} - {None}
     n = f", mean of {trials.pop()} trials" if len(trials) == 1 else ""
     heading = f"{group.dataset}\n{group.detector}, {group.schedule}{n}; protocol: {group.protocol}"
     notes = [f"  note: {row_name(row)}: {row['notes']}" for row in group.rows if row.get("notes")]
+    notes += [f"  note: {row_name(row)}: {text}" for row in group.rows if gaps and (text := _printed_note(group, row))]
     return "\n".join([heading, aligned(lines), *dict.fromkeys(notes)])
 
 
-def _cell(group: Group, row: PublishedRow, metric: str) -> str:
+def _cell(group: Group, row: PublishedRow, metric: str, gaps: bool) -> str:
     value = row["metrics"].get(metric)
-    return "" if value is None else f"{value} {shown_gap(group.gap(row, metric))}".rstrip()
+    return "" if value is None else f"{value} {group.shown_gap(row, metric) if gaps else ''}".rstrip()
+
+
+def _printed_note(group: Group, row: PublishedRow) -> str:
+    """What the source prints where its own gap is to another baseline, e.g. to one with another backbone norm."""
+    printed = row.get("printed_gaps", {})
+    others = [f"{name} {gap:+g}" for name, gap in printed.items() if f"{group.gap(row, name)}" != f"{gap:.1f}"]
+    return f"the source prints {', '.join(others)}, to a supervised row with another setup" if others else ""
 
 
 def main() -> int:
@@ -92,10 +112,21 @@ def main() -> int:
         for source, count in collections.Counter(row["source"] for row in load()).items():
             print(f"{count:4d}  {source}")
         return 0
+    if args.add:
+        print(f"added {add_rows(args.add)} rows to {FILE}")
+        return 0
+    if args.html:
+        write_text(args.html, atlas(load()))
+        print(f"wrote {len(load())} rows to {args.html}")
+        return 0
     rows = chosen_rows(args)
     if not rows:
         raise UserError("no published row matches; see --list for the sources, --help for the tasks")
-    print("\n\n".join(text_table(group, args.sources) for group in grouped(rows)))
+    if args.csv:
+        print(f"wrote {len(rows)} rows to {args.csv}, described in {write_csv(rows, args.csv)}")
+        return 0
+    gaps = args.table != "3"  # which compares the mechanisms with each other
+    print("\n\n".join(text_table(group, args.sources, gaps) for group in grouped(rows)))
     return 0
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from transfer.comparison.gap import Table
 from transfer.literature.protocols import PublishedMatch
-from transfer.literature.rows import Group, PublishedRow, row_name, shown_gap
+from transfer.literature.rows import Group, PublishedRow, row_name
 from transfer.report.markup import Markup, element
 from transfer.report.page import Cell, Row, Section, alarm, details, paragraph, table
 
@@ -64,7 +64,7 @@ def _group_table(group: Group, caption: str) -> Markup:
 def _value(group: Group, row: PublishedRow, metric: str | None) -> str:
     if metric is None or metric not in row["metrics"]:
         return ""
-    return f"{row['metrics'][metric]} {shown_gap(group.gap(row, metric))}"
+    return f"{row['metrics'][metric]} {group.shown_gap(row, metric)}"
 
 
 def _sources(row: PublishedRow) -> Cell:
