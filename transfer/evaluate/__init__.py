@@ -30,7 +30,7 @@ def evaluate(
             f"data set {spec.name} has {len(expected)} images, the detections cover {len(detections.image_ids)} "
             f"({len(detected - expected)} unknown, {len(expected - detected)} missing); run the detector on it again"
         )
-    if not spec.summary.annotated:
+    if not spec.summary.annotated(masks=detections.masks is not None):
         raise UserError(f"data set {spec.name} has no annotations to evaluate against")
     metrics, used = EVALUATORS[spec.evaluator](spec, detections, evaluator)
     if detections.keypoints is not None:
@@ -57,7 +57,7 @@ def _coco(spec: DatasetSpec, detections: Detections, evaluator: str) -> tuple[Me
     from transfer.evaluate.coco_ap import backend_id, choose_backend, coco_ap, coco_results, coco_truth
 
     backend = choose_backend(evaluator)
-    truth = coco_truth(spec.content(), backend)
+    truth = coco_truth(spec.content(masks=detections.masks is not None), backend)
     metrics = {
         task: coco_ap(
             truth,
@@ -100,9 +100,10 @@ def _lvis(spec: DatasetSpec, detections: Detections, evaluator: str) -> tuple[Me
     from transfer.evaluate.coco_ap import coco_results
     from transfer.evaluate.lvis_ap import lvis_ap
 
-    truth = spec.content()
+    truth = spec.content(masks=detections.masks is not None)
     metrics = {
-        task: lvis_ap(truth, coco_results(detections, spec.category_ids, task), task) for task in _tasks(detections)
+        task: lvis_ap(truth, coco_results(detections, spec.category_ids, task), task, class_names=spec.class_names)
+        for task in _tasks(detections)
     }
     return metrics, _lvis_id(spec, evaluator)
 

@@ -38,9 +38,14 @@ def backend_id(backend: str) -> str:
 
 
 def coco_truth(content: dict[str, Any], backend: str) -> Any:
-    """A parsed annotation file in the form that the backend takes: pycocotools' COCO, or the file unchanged."""
+    """A parsed annotation file in the form that the backend takes: pycocotools' COCO, or the file unchanged.
+
+    For pycocotools the annotations are numbered from 1: it takes a match with an object whose id is 0 for no match,
+    and stores ids as floats, so that text fails.
+    """
     if backend == "fast":
         return content
+    content = {**content, "annotations": renumbered(content["annotations"])}
     from pycocotools.coco import COCO
 
     truth = COCO()
@@ -48,6 +53,11 @@ def coco_truth(content: dict[str, Any], backend: str) -> Any:
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
     return truth
+
+
+def renumbered(annotations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Copies of annotations with the ids 1, 2, 3 ..."""
+    return [{**annotation, "id": number} for number, annotation in enumerate(annotations, 1)]
 
 
 def coco_results(detections: Detections, category_ids: Sequence[int], task: str) -> list[dict[str, Any]]:
@@ -142,8 +152,6 @@ def coco_entries(
         shapes=truth_shapes(truth, annotations, task),
         ignored=crowd,
         crowd=crowd,
-        # pycocotools stores the id of the matched object and interprets 0 as no match
-        nameless=np.array([a["id"] == 0 for a in annotations], dtype=bool),
     )
     shapes, area = result_shapes(results, task)
     if results and results[0].get("bbox"):  # pycocotools then uses the boxes' areas for masks, too

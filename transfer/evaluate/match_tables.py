@@ -87,7 +87,7 @@ def match_table(spec: DatasetSpec, detections: Detections, task: str) -> MatchTa
 
 
 def _coco(spec: DatasetSpec, detections: Detections, task: str) -> MatchTable:
-    truth = spec.content()
+    truth = spec.content(masks=detections.masks is not None)
     numbering = Numbering(truth)
     results = coco_results(detections, spec.category_ids, task)
     matches = match_all(*coco_entries(truth, results, task, numbering), MAX_DETECTIONS)
@@ -95,7 +95,7 @@ def _coco(spec: DatasetSpec, detections: Detections, task: str) -> MatchTable:
 
 
 def _lvis(spec: DatasetSpec, detections: Detections, task: str) -> MatchTable:
-    truth = spec.content()
+    truth = spec.content(masks=detections.masks is not None)
     numbering = Numbering(truth)
     results = coco_results(detections, spec.category_ids, task)
     return _table(match_all(*lvis_entries(truth, results, task, numbering)), numbering, detections)

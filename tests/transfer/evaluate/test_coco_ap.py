@@ -38,12 +38,17 @@ def test_published_example(shared_data, task, backend):
 
 
 def pycocotools_numbers(content, results, task):
-    """Summary and precision array straight from pycocotools, with its own limits of 1, 10 and 100 detections."""
+    """Summary and precision array straight from pycocotools, with its own limits of 1, 10 and 100 detections.
+
+    Annotations are numbered from 1: pycocotools takes a match with the annotation of id 0 for none.
+    """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     truth = COCO()
     truth.dataset = copy.deepcopy(content)
+    for number, annotation in enumerate(truth.dataset["annotations"], 1):
+        annotation["id"] = number
     truth.createIndex()
     evaluation = COCOeval(truth, truth.loadRes(copy.deepcopy(results)), task)
     evaluation.evaluate()
@@ -71,6 +76,31 @@ def test_equal_to_pycocotools_on_random_sets(seeds, task, capsys):
         values = [ap(content, results, task, "fast")[key] for key in SUMMARY]
         wanted = [s * 100 if s > -1 else math.nan for s in stats]
         assert np.allclose(values, wanted, rtol=0, atol=1e-12 * 100, equal_nan=True)
+
+
+@pytest.mark.parametrize("ids", [lambda k: k, str, lambda k: 7 * k], ids=["from 0", "text", "other numbers"])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("task", ["bbox", "segm"])
+def test_annotation_ids_do_not_change_the_numbers(task, backend, ids):
+    content, results = random_problem(1)
+    results = as_masks(results, 1) if task == "segm" else results
+    expected = pycocotools_numbers(content, results, task)[1][..., 2]
+    for k, annotation in enumerate(content["annotations"]):
+        annotation["id"] = ids(k)
+    assert np.abs(precision(content, results, task, backend) - expected).max() <= 1e-12
+
+
+def test_a_perfect_detection_of_annotation_0_counts():
+    """pycocotools itself gives 75 here: four classes of one object, one of which has id 0 (cocoapi#332)."""
+    box = [10.0, 10.0, 40.0, 40.0]
+    image = {"id": 1, "width": 200, "height": 150}
+    content = {"images": [image], "annotations": [], "categories": [{"id": c, "name": str(c)} for c in range(1, 5)]}
+    content["annotations"] = [
+        {"id": k, "image_id": 1, "category_id": k + 1, "bbox": box, "area": 1600.0, "iscrowd": 0} for k in range(4)
+    ]
+    results = [{"image_id": 1, "category_id": c, "bbox": box, "score": 0.9} for c in range(1, 5)]
+    for backend in BACKENDS:
+        assert ap(content, results, "bbox", backend)["AP"] == pytest.approx(100)
 
 
 def test_areas_of_masks_come_from_boxes_where_results_have_both(capsys):
