@@ -100,7 +100,7 @@ def file_keys(records: list[Record]) -> list[tuple[str, str]]:
     folders: dict[str, str] = {}
     keys = []
     for record in records:
-        folder, file = os.path.split(record["file_name"])
+        folder, _, file = record["file_name"].rpartition("/")
         if folder not in folders:
             folders[folder] = os.path.realpath(folder)
         keys.append((folders[folder], file))

@@ -57,8 +57,8 @@ class Job:
 def train_and_evaluate(job: Job) -> int:
     """Train, detect, evaluate and write result.json; returns the exit code (143 and the like when stopped).
 
-    Raises UserError for a folder that already holds a run. When training fails, result.json records why before the
-    error is raised.
+    Raises UserError for a folder that already holds a run. When training or the final evaluation fails, result.json
+    records why before the error is raised.
     """
     refuse_used_folder(job)
     with _lock(job):
@@ -68,28 +68,33 @@ def train_and_evaluate(job: Job) -> int:
             write_text(job.folder / "config.yaml", dump_config(job.cfg))
             header = results.run_header(job.cfg, job.config_name, job.init, job.engine)
         history = results.History.load(job.folder, job.resume)
-        before = history.train_seconds
-        with StopSignal() as stop:
-            try:
-                summary = job.engine.train(
-                    job.cfg,
-                    job.folder,
-                    resume=job.resume,
-                    stop=stop,
-                    after_eval=lambda iteration, detections: _in_training(job, history, iteration, detections),
-                )
-            except (UserError, FloatingPointError) as error:
-                if job.is_main:
-                    with contextlib.suppress(UserError):  # on a full disk, the first error is the one to report
-                        results.write_failed(job.folder, header, str(error))
-                raise error if isinstance(error, UserError) else UserError(str(error)) from error
-            history.train_seconds = before + summary.seconds
+        try:
+            with StopSignal() as stop:
+                summary = _train(job, history, stop)
+                if summary.stopped:
+                    log.info("stopped after %d iterations; --resume continues", summary.iterations)
+                    return stop.exit_code
+            return _finish(job, header, summary, history)
+        except (UserError, FloatingPointError) as error:
             if job.is_main:
-                history.save()
-            if summary.stopped:
-                log.info("stopped after %d iterations; --resume continues", summary.iterations)
-                return stop.exit_code
-        return _finish(job, header, summary, history)
+                with contextlib.suppress(UserError):  # on a full disk, the first error is the one to report
+                    results.write_failed(job.folder, header, str(error))
+            raise error if isinstance(error, UserError) else UserError(str(error)) from error
+
+
+def _train(job: Job, history: results.History, stop: StopSignal) -> TrainSummary:
+    before = history.train_seconds
+    summary = job.engine.train(
+        job.cfg,
+        job.folder,
+        resume=job.resume,
+        stop=stop,
+        after_eval=lambda iteration, detections: _in_training(job, history, iteration, detections),
+    )
+    history.train_seconds = before + summary.seconds
+    if job.is_main:
+        history.save()
+    return summary
 
 
 def refuse_used_folder(job: Job) -> None:

@@ -10,6 +10,7 @@ from runtime.errors import UserError
 from runtime.logs import get_logger
 from transfer.config import explicit_keys, flatten
 from transfer.config.values import ONE, check_bound
+from transfer.data.set_findings import named_findings
 from transfer.engines.protocol import Engine
 from transfer.fine_tuning.checks import Datasets, check, class_count_keys
 from transfer.fine_tuning.initialisation import Init, apply_settings, evaluated_model, resolve_init
@@ -54,9 +55,8 @@ def prepare(cfg: CfgNode, args: argparse.Namespace, folder: Path, engine: Engine
             log.info("%s", line)
     datasets = Datasets.of(cfg, train=train)
     check(cfg, datasets, engine, processes=processes, explicit=explicit, train=train)
-    for dataset in datasets.all():
-        for finding in dataset.summary.findings:
-            log.info("data set %s: %s", dataset.name, finding)
+    for name, finding in named_findings(datasets.train, datasets.test):
+        log.info("data set %s: %s", name, finding.line())
     set_class_counts(cfg, datasets)
     if train:
         init = resolve_init(args.init, cfg, name=args.init_name, folder=folder)
