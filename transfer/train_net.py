@@ -80,11 +80,9 @@ def run(args: argparse.Namespace) -> int:
     from runtime.logs import get_logger, setup_logging
     from transfer.config import load_config
     from transfer.engines import resolve_engine
-    from transfer.evaluate.coco_ap import choose_rule
     from transfer.fine_tuning.job import Job, evaluate_only, train_and_evaluate
     from transfer.fine_tuning.preparation import prepare, set_default_seed, set_output_folder
 
-    choose_rule(args.evaluator)  # an unknown name is refused before training
     cfg = load_config(args.config_file, args.opts)
     world = init_world("cpu" if cfg.MODEL.DEVICE == "cpu" else None)
     try:

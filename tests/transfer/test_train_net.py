@@ -203,7 +203,10 @@ def test_a_run_whose_evaluation_fails_says_so_in_its_result(data, tmp_path, run_
 
 def test_a_raised_limit_of_detections_is_recorded(data, finished, run_cli):
     folder, _, _ = finished
-    run_cli(arguments(data, folder, "--eval-only", "--evaluator", "fast-300"), check=0)
+    flags = ("--eval-only", "--evaluator", "fast-300")
+    done = run_cli(arguments(data, folder, *flags), check=2)
+    assert "the detector keeps 100 of all classes; set TEST.DETECTIONS_PER_IMAGE to 300 or more" in done.stderr
+    run_cli(arguments(data, folder, *flags, TEST__DETECTIONS_PER_IMAGE="300"), check=0)
     assert json.loads((folder / "evaluation.json").read_text())["evaluators"] == ["coco/101pt-300"]
 
 

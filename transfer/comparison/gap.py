@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.errors import UserError
+from runtime.listing import listed
 from transfer.comparison.intervals import Interval, mean, paired_t, sample_std
 from transfer.records.run import Run
 
@@ -187,7 +188,7 @@ def check_equal(table: str, runs: Sequence[Run], allow: Collection[str]) -> list
     if refused:
         key, other = refused[0], differing[refused[0]]
         raise UserError(
-            f"{table}: runs differ in {', '.join(refused[:8])}{' ...' if len(refused) > 8 else ''} besides their "
+            f"{table}: runs differ in {listed(refused, 8)} besides their "
             f"initialisation ({key}: {first.must_agree.get(key)!r} in {first.folder}, {other.must_agree.get(key)!r} in "
             f"{other.folder}); not like for like: make them equal, or --allow {key} and see it in red in the report"
         )

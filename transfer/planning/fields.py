@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from runtime.errors import UserError
+from runtime.listing import listed
 from runtime.strict_yaml import YAML_ERRORS, StrictLoader
 
 MAX_BYTES = 1 << 20  # a plan is a page long; a megabyte of YAML is some other file
@@ -47,7 +48,7 @@ def suggest(word: str, known: Collection[str]) -> str:
     close = difflib.get_close_matches(word, list(known), n=1)
     if close:
         return f"; did you mean {close[0]}?"
-    return f"; available: {', '.join(sorted(known)[:12])}" if known else ""
+    return f"; available: {listed(sorted(known))}" if known else ""
 
 
 class Fields:
