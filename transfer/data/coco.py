@@ -19,6 +19,10 @@ from transfer.data.coco_ids import category_names, check_ids, normalise_ids
 from transfer.data.findings import record_findings
 from transfer.data.labels import EXAMPLES, Labels, Record, check_images_exist
 
+ID_0 = (
+    "evaluated like any other here, but pycocotools and Detectron2 take a match with it for no match, so that their AP "
+    "is lower"
+)
 ImageFields = Callable[[dict[str, Any], dict[Any, int]], dict[str, Any]]
 
 
@@ -91,11 +95,12 @@ def labels_of(
         parents = frozenset(str(c.get("supercategory")) for c in categories if c.get("supercategory") != c["name"])
         contiguous = {id_: i for i, id_ in enumerate(numbers)}
         areas, seen = _areas(content["annotations"]), Seen()
+        id_0 = _finding("annotation with id 0", [a["id"] for a in content["annotations"] if a["id"] in (0, "0")], ID_0)
         records = _records(content, contiguous, name, seen, file_name, image_fields, subset)
         check_images_exist(records, name)
         check_run_lengths(seen.masks, name)
         labels = Labels(records, names, numbers, [], _keypoint_names(categories, name), parents)
-        labels.findings += _mask_findings(seen) + areas.findings() + _category_findings(categories)
+        labels.findings += _mask_findings(seen) + id_0 + areas.findings() + _category_findings(categories)
         labels.findings += record_findings(labels, "lvis" if image_fields else "coco")
     return labels
 

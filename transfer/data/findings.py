@@ -113,13 +113,13 @@ def _crowded_images(annotations: Annotations, class_names: Sequence[str], kind: 
         return []
     classes = len(class_names) if kind == "coco" else 1
     group = annotations.image * classes + (annotations.category if kind == "coco" else 0)
-    counts = np.bincount(group[annotations.counted])
+    # not np.bincount: images x classes would be billions for a large set with many classes
+    groups, counts = np.unique(group[annotations.counted], return_counts=True)
     limit = COCO_LIMIT if kind == "coco" else LVIS_LIMIT
-    crowded = np.flatnonzero(counts > limit)
+    crowded = groups[counts > limit]
     if not len(crowded):
         return []
-    most = int(counts.argmax())
-    number = int(counts[most])
+    most, number = int(groups[counts.argmax()]), int(counts.max())
     record, name = annotations.records[most // classes], class_names[most % classes] if kind == "coco" else "objects"
     example = f"image {record['image_id']} with {number} {name}"
     if kind == "lvis":
@@ -137,17 +137,16 @@ def _box_conventions(annotations: Annotations) -> list[Finding]:
     boxes, size = annotations.boxes, annotations.size
     if len(boxes) < MIN_BOXES:
         return []
-    if (np.abs(boxes) <= 1.0 + (1.0 if annotations.sized else 0.0)).all() and (size > 2).all():
-        given = boxes.copy()
-        if annotations.sized:
-            given[:, 2:] -= given[:, :2]
-        if (given <= 1.0).all() and (given != np.floor(given)).any():
-            message = "boxes are expected in pixels; multiply them by the width and height of their image"
-            return annotations.finding("box that looks normalised to 0..1", np.ones(len(boxes), dtype=bool), message)
+    written = boxes.copy()
+    if annotations.sized:
+        written[:, 2:] -= written[:, :2]
+    if (np.abs(written) <= 1 + 1e-6).all() and (written % 1 != 0).any() and (size > 2).all():
+        message = "boxes are expected in pixels; multiply them by the width and height of their image"
+        return annotations.finding("box that looks normalised to 0..1", np.ones(len(boxes), dtype=bool), message)
     if not annotations.sized:
         return []
-    second = boxes[:, 2:] - boxes[:, :2]  # as written in the file
-    ordered = (second > boxes[:, :2]).all() and (second <= size + OUTSIDE_TOLERANCE).all()
+    low, high = written[:, :2], written[:, 2:]
+    ordered = (high > low).all() and (high <= size + OUTSIDE_TOLERANCE).all()
     beyond = np.asarray((boxes[:, 2:] > size + OUTSIDE_TOLERANCE).any(axis=1))
     if not (ordered and beyond.any()):
         return []

@@ -197,6 +197,14 @@ def test_text_ids_are_read(toy):
     assert get_dataset(write_coco(folder, content)).summary.image_ids == [f"i{k}" for k in range(11, 19)]
 
 
+def test_an_annotation_with_id_0_is_found(toy):
+    folder, content = toy
+    for k, annotation in enumerate(content["annotations"]):
+        annotation["id"] = k
+    name = write_coco(folder, content)
+    assert findings(name) == {"annotation with id 0": (1, "annotation 0")}
+
+
 def test_areas_of_0_are_found(toy):
     folder, content = toy
     for annotation in content["annotations"]:
