@@ -106,7 +106,9 @@ def test_eval_only_repeats_the_numbers_and_leaves_the_result(finished, data, run
     flags = ("--eval-only", "--evaluator", "official")
     done = run_cli(arguments(data, folder, *flags, TEST__EXPECTED_RESULTS=promise), check=1)
     assert "expected bbox/AP 150.0" in done.stdout
-    again = json.loads((folder / "evaluation.json").read_text())["metrics_by_dataset"][data]["bbox"]
+    record = json.loads((folder / "evaluation.json").read_text())
+    assert [finding["kind"] for finding in record["findings"]] == ["category ids that are not 1..3"]
+    again = record["metrics_by_dataset"][data]["bbox"]
     for key, value in result["metrics"]["bbox"].items():
         assert again[key] == (None if value is None else pytest.approx(value, abs=1e-9))
     assert (folder / "result.json").read_bytes() == before

@@ -29,7 +29,7 @@ from transfer.data.image_hashes import FILE, NEAR, PIXELS, ImageHashes, hash_ima
 DISTANCE = 4
 EFFECTS = {
     FILE: ("test image with an equal file", "the test set is not new to the model: its AP is too high; remove them"),
-    PIXELS: ("test image with equal pixels in another file", "as an equal file"),
+    PIXELS: ("test image with equal pixels in another file", "the same as with an equal file"),
     NEAR: (
         "test image with a near-duplicate",
         "a scaled, recompressed or mirrored copy, or another shot of the same scene; look at them",

@@ -181,7 +181,7 @@ def _category_findings(categories: list[dict[str, Any]]) -> list[Finding]:
         findings.append(Finding(f"category ids that are not 1..{len(numbers)}", len(numbers), str(numbers[0]), message))
     names = [category["name"] for category in categories]
     if repeated := [n for n in dict.fromkeys(names) if names.count(n) > 1]:
-        message = "they are classes of their own, named with their ids; give each another name, or join them"
+        message = "each is a class of its own, named with its id; rename or merge them"
         findings.append(Finding("name of several categories", len(repeated), str(repeated[0]), message))
     return findings
 

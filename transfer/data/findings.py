@@ -24,7 +24,7 @@ LISTED_CLASSES = 5  # names of classes in an example
 MIN_BOXES = 3
 COCO_LIMIT, LVIS_LIMIT = 100, 300  # detections that count: of one class in an image; of all classes in an image
 HASH_FACTORS = np.random.default_rng(0).integers(1, 2**63, 6, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-EMPTY_BOX = "training drops them, evaluation counts them as objects that nothing can find; correct or remove them"
+EMPTY_BOX = "training drops them, evaluation counts them as objects that no detection can match; correct or remove them"
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,9 @@ def repeated_images(records: list[Record]) -> list[Finding]:
     if len(counts) == len(records):
         return []
     repeated = [os.path.join(*key) for key, count in counts.items() if count > 1]
-    message = "its annotations are divided between its ids, so that right detections count as false; join the entries"
+    message = (
+        "its annotations are divided between its ids, so that correct detections count as false; merge the entries"
+    )
     return [Finding("image file listed under several ids", len(repeated), repeated[0], message)]
 
 
@@ -103,7 +105,7 @@ def _repeated_annotations(annotations: Annotations) -> list[Finding]:
     ordered = rows[order]
     copies = np.zeros(len(rows), dtype=bool)
     copies[order[1:]] = (ordered[1:] == ordered[:-1]).all(axis=1)
-    message = "every copy is an object of its own, which a detector can only miss: AP falls; remove the copies"
+    message = "every copy is an object of its own, which no detection is left to match: AP falls; remove the copies"
     return annotations.finding("annotation listed more than once", copies, message)
 
 
@@ -203,7 +205,7 @@ def similar_names(names: Sequence[str]) -> list[Finding]:
     alike = [group for key, group in groups.items() if key and len(group) > 1]
     if not alike:
         return []
-    message = "they are classes of their own, each with a part of the objects; write one name"
+    message = "each spelling is a class of its own with part of the objects; use one spelling"
     return [Finding("class name in several spellings", len(alike), " / ".join(alike[0]), message)]
 
 

@@ -104,8 +104,8 @@ def _class_findings(names: list[str]) -> list[Finding]:
     if not strangers or len(strangers) == len(names):
         return []
     message = (
-        f"because of them the {len(names)} names in the folder are the classes, sorted, instead of VOC's 20: class "
-        "numbers and the mean over classes are others than VOC's; correct the names if they are mistakes"
+        f"the {len(names)} names in the folder, sorted, replace VOC's 20 classes, so that class numbers and the mean "
+        "over classes differ from VOC's; correct the names if they are mistakes"
     )
     return [Finding("class unknown to VOC", len(strangers), listed(strangers, EXAMPLES), message)]
 

@@ -18,6 +18,7 @@ from runtime.stop import StopSignal
 from transfer.config import dump_config
 from transfer.config.expectations import failed_expectations
 from transfer.data.catalog import get_dataset
+from transfer.data.set_findings import finding_records
 from transfer.engines.protocol import Engine, TrainSummary
 from transfer.evaluate import Metrics, evaluate, evaluator_id
 from transfer.evaluate.detections import Detections
@@ -164,8 +165,9 @@ def evaluate_only(job: Job, weights: Path) -> int:
         by_dataset, _ = detect_and_evaluate(job, weights, prefix="evaluation")
         if not job.is_main:
             return 0
-        record = {"weights": str(weights), "metrics_by_dataset": by_dataset, "provenance": provenance()}
+        record: dict[str, Any] = {"weights": str(weights), "metrics_by_dataset": by_dataset, "provenance": provenance()}
         record["evaluators"] = [evaluator_id(get_dataset(name), job.evaluator) for name in by_dataset]
+        record["findings"] = finding_records((), [get_dataset(name) for name in by_dataset])
         write_json(job.folder / "evaluation.json", record)
         log.info("%s", metrics_table(by_dataset))
         return _check_expectations(job, next(iter(by_dataset.values()), {}))

@@ -20,7 +20,5 @@ def findings_section(tables: Sequence[Table]) -> Section | None:
     ]
     if not rows:
         return None
-    text = (
-        "What the readers of the data noticed. The same data, and so the same findings, are under every initialisation."
-    )
+    text = "What the readers of the data noticed. All initialisations of a config share its data and these findings."
     return Section("findings", "Data findings", [paragraph(text), table(COLUMNS, rows, "Findings", words=True)])
