@@ -22,12 +22,20 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--init", help="random, supervised, supervised-msra, or a backbone or checkpoint file")
     parser.add_argument("--init-name", help="name of the initialisation in results (default: from --init)")
     parser.add_argument("--engine", default="auto", choices=("auto", "detectron2", "torchvision"))
-    parser.add_argument("--evaluator", default="auto", choices=("auto", "official", "fast"), help="for COCO data")
+    parser.add_argument(
+        "--evaluator",
+        default="auto",
+        metavar="NAME",
+        help="for COCO data: auto, official or fast; auto-300 evaluates 300 detections a class and image, not 100",
+    )
     parser.add_argument(
         "--scale-to-batch", type=int, metavar="N", help="use a batch of N and scale the schedule linearly"
     )
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS or OUTPUT_DIR/model_final.pth")
+    parser.add_argument(
+        "--check-data", action="store_true", help="read the data sets, decode every image, print findings, do not train"
+    )
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes on this machine")
     parser.add_argument("--num-machines", type=int, default=1, metavar="N")
     parser.add_argument("--machine-rank", type=int, default=0, metavar="K")
@@ -47,11 +55,23 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Parse, then run in as many processes as requested."""
     args = parse()
+    if args.check_data:
+        return print_data_check(args)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // args.num_gpus)))
     from transfer.fine_tuning.processes import Machines, run_processes
 
     machines = Machines(args.num_gpus, args.num_machines, args.machine_rank, args.dist_url)
     return run_processes(run, machines, (args,))
+
+
+def print_data_check(args: argparse.Namespace) -> int:
+    """``--check-data``: findings on standard output."""
+    from transfer.config import explicit_keys, load_config
+    from transfer.fine_tuning.data_check import check_data
+
+    cfg = load_config(args.config_file, args.opts)
+    print("\n".join(check_data(cfg, explicit_keys(args.config_file, args.opts))))
+    return 0
 
 
 def run(args: argparse.Namespace) -> int:

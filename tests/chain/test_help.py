@@ -16,6 +16,7 @@ ENTRIES = [
     "pretrain/main.py",
     "pretrain/sweep.py",
     "transfer/compare_runs.py",
+    "transfer/leakage.py",
     "transfer/measure_gap.py",
     "transfer/published.py",
     "transfer/show.py",

@@ -15,6 +15,7 @@ import pytest
 # lowest first; layers of one tuple do not know each other. A module belongs to the longest name that begins its own
 TRANSFER = [
     "runtime",
+    "pretrain.images",  # test images are compared with pretraining images
     "convert",
     "transfer.config",
     "transfer.data",
@@ -158,6 +159,8 @@ def test_there_are_no_circles(imports):
     ("upper", "lower", "allowed"),
     [
         ("transfer.report.page", "transfer.comparison.gap", True),
+        ("transfer.comparison.leakage", "pretrain.images", True),
+        ("transfer.comparison.leakage", "pretrain.views", False),
         ("transfer.comparison.gap", "transfer.report.page", False),
         ("transfer.engines.torchvision.run", "transfer.engines.detectron2.engine", False),
         ("transfer.engines.weights.loading", "transfer.engines.training.solver", False),

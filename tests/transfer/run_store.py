@@ -41,6 +41,7 @@ def make_record(**changes: Any) -> dict[str, Any]:
             "train": [{"name": "toy_train", "sha256": "d" * 64, "images": 8}],
             "test": [{"name": "toy_val", "sha256": "e" * 64, "images": 4}],
         },
+        "findings": [],
         "evaluator": "coco/pycocotools-2.0.11",
         "iterations": 100,
         "metrics": {"bbox": {"AP": 30.0, "AP50": 50.0, "AP75": 31.0, "APs": -1, "AP-cat": 29.0, "AP-dog": 31.0}},

@@ -106,7 +106,9 @@ def test_eval_only_repeats_the_numbers_and_leaves_the_result(finished, data, run
     flags = ("--eval-only", "--evaluator", "official")
     done = run_cli(arguments(data, folder, *flags, TEST__EXPECTED_RESULTS=promise), check=1)
     assert "expected bbox/AP 150.0" in done.stdout
-    again = json.loads((folder / "evaluation.json").read_text())["metrics_by_dataset"][data]["bbox"]
+    record = json.loads((folder / "evaluation.json").read_text())
+    assert [finding["kind"] for finding in record["findings"]] == ["category ids that are not 1..3"]
+    again = record["metrics_by_dataset"][data]["bbox"]
     for key, value in result["metrics"]["bbox"].items():
         assert again[key] == (None if value is None else pytest.approx(value, abs=1e-9))
     assert (folder / "result.json").read_bytes() == before
@@ -162,6 +164,87 @@ def test_mistakes_are_refused_and_leave_nothing(data, tmp_path, monkeypatch, fla
         train_net.main()
     assert message in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_findings_are_recorded_with_the_result(finished, data):
+    _, done, result = finished
+    (shared,) = [f for f in result["findings"] if f["kind"] == "test image that is also trained on"]
+    assert (shared["dataset"], shared["count"]) == (data, 4)
+    assert f"data set {data}: test image that is also trained on: 4, e.g. image 11" in done.stdout
+
+
+def test_check_data_prints_findings_and_trains_nothing(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", arguments(data, tmp_path / "run", "--check-data"))
+    assert train_net.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"data set {data}: 4 images, 12 annotations, 3 classes"
+    assert any(line.startswith(f"data set {data}: category ids that are not 1..3: 3") for line in lines)
+    assert not (tmp_path / "run").exists()
+
+
+def test_check_data_names_images_that_cannot_be_decoded(tmp_path, monkeypatch):
+    name = write_coco(tmp_path, count=4)
+    path = tmp_path / "images" / "img2.png"
+    path.write_bytes(path.read_bytes()[:-60])  # its header is whole
+    monkeypatch.setattr(sys, "argv", arguments(name, tmp_path / "run", "--check-data"))
+    with pytest.raises(UserError, match=r"1 of 4 images: image .*img2\.png cannot be read"):
+        train_net.main()
+
+
+def test_a_run_whose_evaluation_fails_says_so_in_its_result(data, tmp_path, run_cli):
+    name = write_coco(tmp_path, count=2)
+    path = tmp_path / "images" / "img1.png"
+    path.write_bytes(path.read_bytes()[:-60])
+    done = run_cli(arguments(data, tmp_path / "run", DATASETS__TEST=f"('{name}',)"), check=2)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["status"] == "failed"
+    assert "img1.png cannot be read" in result["error"]
+    assert result["error"] in done.stderr
+    assert (tmp_path / "run" / "model_final.pth").exists()
+
+
+def test_a_raised_limit_of_detections_is_recorded(data, finished, run_cli):
+    folder, _, _ = finished
+    flags = ("--eval-only", "--evaluator", "fast-300")
+    done = run_cli(arguments(data, folder, *flags), check=2)
+    assert "the detector keeps 100 of all classes; set TEST.DETECTIONS_PER_IMAGE to 300 or more" in done.stderr
+    run_cli(arguments(data, folder, *flags, TEST__DETECTIONS_PER_IMAGE="300"), check=0)
+    assert json.loads((folder / "evaluation.json").read_text())["evaluators"] == ["coco/101pt-300"]
+
+
+def test_an_unknown_evaluator_is_refused(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", arguments(data, tmp_path / "run", "--evaluator", "slow"))
+    with pytest.raises(UserError, match="evaluator 'slow': choose auto, official or fast"):
+        train_net.main()
+
+
+def test_masks_of_the_wrong_form_are_refused_before_training(tmp_path, monkeypatch):
+    content = coco_content(tmp_path / "images", count=4)
+    plain = write_coco(tmp_path, content)  # its last annotation is a crowd of run lengths, which training leaves out
+    for annotation in content["annotations"][:2]:
+        annotation["segmentation"] = {"size": [48, 64], "counts": [0, 48 * 64]}
+    (tmp_path / "mixed.json").write_text(json.dumps(content))
+    mixed = f"coco:{tmp_path / 'mixed.json'}:{tmp_path / 'images'}"
+    for name, flags in ((mixed, {}), (plain, {}), (mixed, {"INPUT__MASK_FORMAT": "bitmask"})):
+        options = {"MODEL__MASK_ON": "True", "DATASETS__TEST": f"('{plain}',)", **flags}
+        monkeypatch.setattr(sys, "argv", arguments(name, tmp_path / "run", "--check-data", **options))
+        if name == mixed and not flags:
+            with pytest.raises(UserError, match="2 annotations have a run-length mask .*set it to bitmask"):
+                train_net.main()
+        else:
+            assert train_net.main() == 0
+
+
+def test_data_without_one_usable_polygon_are_refused_with_masks_only(tmp_path, monkeypatch):
+    content = coco_content(tmp_path / "images", count=2)
+    for annotation, shape in zip(content["annotations"], ([[]], [[1, 2, 3, 4]], [[1] * 7]) * 2):
+        annotation["segmentation"] = shape
+    name = write_coco(tmp_path, content)
+    monkeypatch.setattr(sys, "argv", arguments(name, tmp_path / "run", "--check-data", MODEL__MASK_ON="True"))
+    with pytest.raises(UserError, match="no annotations to evaluate against .*all 6 were dropped, none has a usable"):
+        train_net.main()
+    monkeypatch.setattr(sys, "argv", arguments(name, tmp_path / "run", "--check-data"))
+    assert train_net.main() == 0
 
 
 def test_data_that_cannot_be_evaluated_is_refused_before_training(tmp_path, monkeypatch):

@@ -51,8 +51,8 @@ def example_images(table: Table) -> Examples | None:
     loaded = {run.init: result for run in runs if not isinstance(result := load_detections(run), str)}
     if len(loaded) < 2:
         return None
-    spec = next(iter(loaded.values()))[0]
-    records = {record["image_id"]: record for record in spec.records()}
+    spec, first = next(iter(loaded.values()))
+    records = {record["image_id"]: record for record in spec.records(masks=first.masks is not None)}
     by_init = {init: detections for init, (_, detections) in loaded.items()}
     ids = most_different(records, by_init)[:IMAGES]
     return Examples(runs[0].seed, [_example(records[i], by_init, spec.class_names) for i in ids])

@@ -62,7 +62,7 @@ class ImageBootstrap:
         spec, detections = loaded
         if not len(detections):
             return "no detection stored"
-        table = match_table(spec, detections, task)
+        table = match_table(spec, detections, task, str(run.record.get("evaluator")))
         if table is None:
             return f"not defined for {spec.evaluator}"
         # the run's own AP must come out before its resamples are believed
@@ -77,7 +77,10 @@ class ImageBootstrap:
 
 
 def load_detections(run: Run) -> tuple | str:
-    """(DatasetSpec, Detections) of a run's first test set with image ids in file order, or why they cannot be used."""
+    """(DatasetSpec, Detections) of a run's first test set, or why they cannot be used.
+
+    Image ids are in the order of the data set, whatever order the run stored: runs are compared image by image.
+    """
     if run.detections is None:
         return "no stored detections"
     described = run.record["datasets"]["test"][0]
@@ -85,6 +88,6 @@ def load_detections(run: Run) -> tuple | str:
         spec = get_dataset(described["name"])
         if spec.sha256() != described["sha256"]:
             return f"data set {described['name']} has changed since"
-        return spec, Detections.load(run.detections)
+        return spec, Detections.load(run.detections).in_order_of(spec.summary.image_ids)
     except UserError as error:
         return str(error).split(";")[0].split(".")[0]

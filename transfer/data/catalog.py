@@ -23,10 +23,11 @@ from typing import Any
 
 from runtime.atomic import sha256_file
 from runtime.errors import UserError
-from transfer.data.coco import keep_drawable, load_json, read_coco
-from transfer.data.labels import Labels, Record, Summary, check_image_sizes
+from transfer.data.coco import load_json, read_coco
+from transfer.data.coco_annotations import keep_drawable
+from transfer.data.labels import UNUSABLE_MASK, Labels, Record, Summary, check_image_sizes
 from transfer.data.lvis import read_lvis
-from transfer.data.voc import VOC_CLASSES, read_voc
+from transfer.data.voc import VOC_CLASSES, listed_images, read_voc
 
 # name -> (annotation file, image folder) below the data root
 COCO_SETS = {
@@ -100,9 +101,10 @@ class DatasetSpec:
         """Raise UserError when images differ in size from their annotations; checks a sample of a few hundred."""
         check_image_sizes(self._labels().records, self.name)
 
-    def records(self) -> list[Record]:
+    def records(self, *, masks: bool = False) -> list[Record]:
         """One dict per image in Detectron2's form, in the order of the image ids (VOC: of the image list).
 
+        ``masks``: for a detector with masks; annotations whose mask is unusable are left out, as in Detectron2.
         Records of more than ``KEPT_IMAGES`` images are not kept here: their memory is free when the caller drops them,
         and another call reads the file again. Raises UserError as ``summary`` does.
         """
@@ -110,7 +112,7 @@ class DatasetSpec:
         labels = self._cache.pop() if self._cache else self._read()
         if known <= KEPT_IMAGES:
             self._cache.append(labels)
-        return labels.records
+        return _drawable(labels.records) if masks and self.summary.without_mask else labels.records
 
     @property
     def class_names(self) -> list[str]:
@@ -141,15 +143,16 @@ class DatasetSpec:
                 f"names. To try everything on generated data instead, run: make demo"
             )
 
-    def content(self) -> dict[str, Any]:
+    def content(self, *, masks: bool = False) -> dict[str, Any]:
         """The parsed annotation file (COCO and LVIS), reduced to the images of the share, for evaluators.
 
-        Annotations that the reader drops are dropped here too. A missing area becomes the area of the box, a missing
+        ``masks``: for a detector with masks, as in ``records``. A missing area becomes the area of the box, a missing
         iscrowd 0; custom data often lack both.
         """
         self.require()
         content = load_json(self.annotations, self.name)
-        content["annotations"] = list(filter(keep_drawable, content["annotations"]))
+        if masks:
+            content["annotations"] = list(filter(keep_drawable, content["annotations"]))
         for annotation in content["annotations"]:
             if annotation.get("area") is None:
                 annotation["area"] = annotation["bbox"][2] * annotation["bbox"][3]
@@ -245,6 +248,12 @@ def _read_voc(spec: DatasetSpec) -> Labels:
     return read_voc(spec.annotations, spec.split, official, name=spec.name)
 
 
+def _drawable(records: list[Record]) -> list[Record]:
+    return [
+        {**record, "annotations": [a for a in record["annotations"] if UNUSABLE_MASK not in a]} for record in records
+    ]
+
+
 READERS = {"coco": _read_json, "lvis": _read_json, "voc": _read_voc}
 
 
@@ -257,6 +266,6 @@ def _sha256_of_json(path: str, modified_ns: int) -> str:
 def _sha256_of_voc(folder: Path, split: str) -> str:
     listing = folder / "ImageSets" / "Main" / f"{split}.txt"
     digest = hashlib.sha256(listing.read_bytes())
-    for image_id in listing.read_text().split():
+    for image_id in listed_images(folder, split)[0]:
         digest.update((folder / "Annotations" / f"{image_id}.xml").read_bytes())
     return digest.hexdigest()

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
+import numpy as np
 from PIL import ExifTags, Image
 
 from runtime.errors import UserError
-from transfer.data.box_modes import box_corners
+from runtime.findings import Finding
+from runtime.listing import listed
 
 Record = dict[str, Any]  # one image in Detectron2's data set form
-OUTSIDE_TOLERANCE = 1.0  # pixels; a box that exceeds its image by more is counted
+UNUSABLE_MASK = "unusable_mask"  # marks an annotation with a segmentation of which nothing can be drawn
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+EXAMPLES = 3  # names in an error message, before "and N more"
 SAMPLED_IMAGES = 500  # whose size is compared with the annotations before a run; takes a fraction of a second
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for a bad file
 TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
@@ -27,50 +32,79 @@ class Labels:
 
     ``records``: dicts with file_name, height, width, image_id, annotations (each with bbox of 4 floats, bbox_mode,
     category_id 0-based contiguous, iscrowd, segmentation). ``class_names`` in that order, ``category_ids`` the ids of
-    the file in that order. ``findings``: one sentence with a count for each kind of dropped or suspicious annotation.
-    ``keypoint_names``: those that the categories name, [] without keypoints.
+    the file in that order. ``findings``: what its numbers must not be read without. ``keypoint_names``: those that the
+    categories name, [] without keypoints. ``parents``: names that categories give as their supercategory.
     """
 
     records: list[Record]
     class_names: list[str]
     category_ids: list[int]
-    findings: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
     keypoint_names: list[str] = field(default_factory=list)
+    parents: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
 class Summary:
     """What is kept of a data set for the life of the process; fields as in ``Labels``.
 
-    ``image_ids`` are those of the records, in their order; ``annotated``: whether any image has an annotation;
-    ``maskless``: a sentence on annotations without a segmentation, "" where all have one.
+    ``image_ids`` are those of the records, in their order; ``paths``: hashes of their files' absolute paths, int64, to
+    be compared within this process; ``annotations``: their number; ``without_mask``: of those with an unusable mask.
+    ``maskless``: a sentence on annotations without a segmentation, "" where all have one; ``run_lengths``: one on
+    masks that are not polygons (crowds, which no training uses, left out).
     """
 
     class_names: list[str]
     category_ids: list[int]
-    findings: list[str]
+    findings: list[Finding]
     keypoint_names: list[str]
     image_ids: list[Any]
-    annotated: bool
+    paths: np.ndarray
+    annotations: int
+    without_mask: int
     maskless: str
+    run_lengths: str
 
     @classmethod
     def of(cls, labels: Labels) -> Summary:
         """The summary of what a reader returned."""
         ids = [record["image_id"] for record in labels.records]
-        annotated = any(record["annotations"] for record in labels.records)
-        without_mask = [r["image_id"] for r in labels.records for a in r["annotations"] if "segmentation" not in a]
-        maskless = ""
-        if without_mask:
-            maskless = f"{len(without_mask)} annotations have no segmentation (images {examples(without_mask)})"
+        bare, packed = [], []
+        annotations = unusable = 0
+        for record in labels.records:
+            annotations += len(record["annotations"])
+            for annotation in record["annotations"]:
+                if UNUSABLE_MASK in annotation:
+                    unusable += 1
+                elif "segmentation" not in annotation:
+                    bare.append(record["image_id"])
+                elif isinstance(annotation["segmentation"], dict) and not annotation["iscrowd"]:
+                    packed.append(record["image_id"])
         head = (labels.class_names, labels.category_ids, labels.findings, labels.keypoint_names)
-        return cls(*head, ids, annotated, maskless)
+        counts = (annotations, unusable)
+        paths = np.array([hash(key) for key in file_keys(labels.records)], dtype=np.int64)
+        maskless, run_lengths = _counted(bare, "have no segmentation"), _counted(packed, "have a run-length mask")
+        return cls(*head, ids, paths, *counts, maskless, run_lengths)
+
+    def annotated(self, masks: bool) -> bool:
+        """Whether any annotation is left; with ``masks``, those with an unusable mask are dropped."""
+        return self.annotations > (self.without_mask if masks else 0)
 
 
-def examples(items: Iterable[Any], limit: int = 3) -> str:
-    """The first few items for a message: "a, b, c, ..."."""
-    listed = list(items)
-    return ", ".join(str(i) for i in listed[:limit]) + (", ..." if len(listed) > limit else "")
+def _counted(images: list[Any], what: str) -> str:
+    return f"{len(images)} annotations {what} (images {listed(images, EXAMPLES)})" if images else ""
+
+
+def file_keys(records: list[Record]) -> list[tuple[str, str]]:
+    """(real folder, file name) of each image: equal for one file, whatever links and ``./`` its folder is named by."""
+    folders: dict[str, str] = {}
+    keys = []
+    for record in records:
+        folder, _, file = record["file_name"].rpartition("/")
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        keys.append((folders[folder], file))
+    return keys
 
 
 def check_images_exist(records: list[Record], name: str) -> None:
@@ -88,9 +122,33 @@ def check_images_exist(records: list[Record], name: str) -> None:
         missing += [os.path.join(folder, f) for f in files if f not in present]
     if missing:
         raise UserError(
-            f"data set {name}: {len(missing)} of {len(records)} images are missing: {examples(missing)}; "
-            "restore them or remove them from the annotations"
+            f"data set {name}: {len(missing)} of {len(records)} images are missing: {listed(missing, EXAMPLES)}; "
+            f"{_missing_hint(missing[0])}"
         )
+
+
+def _missing_hint(path: str) -> str:
+    """What to do about a missing file: how its name is probably written wrong, where a file of nearly that name exists.
+
+    The usual causes are back-slashes of Windows, addresses (%20), another Unicode form (macOS), and other case.
+    """
+    folder, file = os.path.split(path)
+    if "\\" in path:
+        return "file names contain back-slashes; write them with forward slashes"
+    if unquote(path) != path and os.path.exists(unquote(path)):
+        return "file names are written as addresses (%20 for a space); write them as they are on disk"
+    try:
+        present = [name for name in os.listdir(folder or ".") if name.lower().endswith(IMAGE_SUFFIXES)]
+    except OSError:
+        return f"the folder {folder} cannot be read; correct the file names or the image folder"
+    for form, what in (
+        (lambda text: unicodedata.normalize("NFC", text), "in another Unicode form (NFC, NFD) than on disk"),
+        (str.casefold, "in another case than on disk"),
+        (lambda text: os.path.splitext(text)[0], "with another suffix than on disk"),
+    ):
+        if near := next((name for name in present if form(name) == form(file)), None):
+            return f"file names are written {what} ({near!r}); correct them in the annotations"
+    return "restore them or remove them from the annotations"
 
 
 def check_image_sizes(records: list[Record], name: str) -> None:
@@ -118,35 +176,13 @@ def check_image_sizes(records: list[Record], name: str) -> None:
     if wrong:
         raise UserError(
             f"data set {name}: {len(wrong)} of {len(chosen)} checked images differ in width x height from their "
-            f"annotations: {examples(wrong)}; correct the annotations"
+            f"annotations: {listed(wrong, EXAMPLES)}; correct the annotations"
         )
 
 
 def read_text(path: Path, what: str) -> str:
     """The text of a file of a data set; raises UserError when it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # Windows editors begin a file with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot read {what} ({error})") from error
-
-
-def box_findings(records: list[Record]) -> list[str]:
-    """Count boxes that training drops (a side of zero, entirely outside) or clips (extending beyond the image)."""
-    empty: list[Any] = []
-    outside: list[Any] = []
-    clipped: list[Any] = []
-    for record in records:
-        width, height = record["width"], record["height"]
-        for x0, y0, x1, y1 in map(box_corners, record["annotations"]):
-            if x1 - x0 <= 0 or y1 - y0 <= 0:
-                empty.append(record["image_id"])
-            elif x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
-                outside.append(record["image_id"])
-            elif min(x0, y0) < -OUTSIDE_TOLERANCE or max(x1 - width, y1 - height) > OUTSIDE_TOLERANCE:
-                clipped.append(record["image_id"])
-    kinds = {
-        "boxes of zero area, dropped in training": empty,
-        "boxes entirely outside their image, dropped in training": outside,
-        "boxes that extend beyond their image, clipped in training": clipped,
-    }
-    return [f"{len(ids)} {kind} (images {examples(ids)})" for kind, ids in kinds.items() if ids]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
+from runtime.findings import Finding
 from transfer.data.coco import labels_of, load_json
 from transfer.data.labels import Labels
 
@@ -21,15 +22,35 @@ def read_lvis(path: Path, root: Path, *, name: str = "", subset: set[Any] | None
     try:
         for category in content["categories"]:
             category["name"] = (category.get("synonyms") or [category.get("name")])[0]
-        return labels_of(
+        missing = _missing_fields(content)
+        labels = labels_of(
             content,
             name,
             file_name=lambda image: str(root / image_path(image)),
             image_fields=_federated_fields,
             subset=subset,
         )
+        labels.findings[:0] = missing
+        return labels
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"data set {name}: {path} is not an LVIS file (missing or malformed {error})") from error
+
+
+def _missing_fields(content: dict[str, Any]) -> list[Finding]:
+    """Fields that LVIS's metric reads and the file lacks; without them, its AP is not LVIS's."""
+    effects = {
+        ("images", "neg_category_ids"): "detections of classes that an image does not have are dropped, not counted as "
+        "false: AP is too high; a COCO file is read with coco:",
+        ("images", "not_exhaustive_category_ids"): "every class counts as annotated exhaustively: AP is too low",
+        ("categories", "frequency"): "the classes are missing in APr, APc and APf",
+    }
+    findings = []
+    for (kind, field), effect in effects.items():
+        without = [entry["id"] for entry in content[kind] if field not in entry]
+        if without:
+            example = f"{'image' if kind == 'images' else 'category'} {without[0]}"
+            findings.append(Finding(f"{kind} without {field}", len(without), example, effect))
+    return findings
 
 
 def image_path(image: dict[str, Any]) -> str:

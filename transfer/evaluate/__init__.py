@@ -19,9 +19,9 @@ def evaluate(
 ) -> tuple[Metrics, str]:
     """Metrics of the detections of one data set, and the id of the evaluator that computed them.
 
-    ``evaluator``: ``official`` (pycocotools), ``fast`` (this project's, with equal results) or ``auto`` (``fast``); it
-    affects only boxes and masks of COCO data. ``sigmas`` are those of ``keypoint_ap``. Raises UserError for
-    detections of other images and a data set without annotations.
+    ``evaluator``: ``official`` (pycocotools), ``fast`` (this project's, with equal results) or ``auto`` (``fast``),
+    ``auto-300`` for another limit than 100 detections; it affects only boxes and masks of COCO data. ``sigmas`` are
+    those of ``keypoint_ap``. Raises UserError for detections of other images and a data set without annotations.
     """
     expected = set(spec.summary.image_ids)
     detected = set(detections.image_ids)
@@ -30,7 +30,7 @@ def evaluate(
             f"data set {spec.name} has {len(expected)} images, the detections cover {len(detections.image_ids)} "
             f"({len(detected - expected)} unknown, {len(expected - detected)} missing); run the detector on it again"
         )
-    if not spec.summary.annotated:
+    if not spec.summary.annotated(masks=detections.masks is not None):
         raise UserError(f"data set {spec.name} has no annotations to evaluate against")
     metrics, used = EVALUATORS[spec.evaluator](spec, detections, evaluator)
     if detections.keypoints is not None:
@@ -48,27 +48,28 @@ def _tasks(detections: Detections) -> list[str]:
 
 
 def _coco_id(spec: DatasetSpec, evaluator: str) -> str:
-    from transfer.evaluate.coco_ap import backend_id, choose_backend
+    from transfer.evaluate.coco_ap import choose_rule
 
-    return backend_id(choose_backend(evaluator))
+    return choose_rule(evaluator).id
 
 
 def _coco(spec: DatasetSpec, detections: Detections, evaluator: str) -> tuple[Metrics, str]:
-    from transfer.evaluate.coco_ap import backend_id, choose_backend, coco_ap, coco_results, coco_truth
+    from transfer.evaluate.coco_ap import choose_rule, coco_ap, coco_results, coco_truth
 
-    backend = choose_backend(evaluator)
-    truth = coco_truth(spec.content(), backend)
+    rule = choose_rule(evaluator)
+    truth = coco_truth(spec.content(masks=detections.masks is not None), rule.backend)
     metrics = {
         task: coco_ap(
             truth,
             coco_results(detections, spec.category_ids, task),
             task,
             class_names=spec.class_names,
-            backend=backend,
+            max_detections=rule.limit,
+            backend=rule.backend,
         )
         for task in _tasks(detections)
     }
-    return metrics, backend_id(backend)
+    return metrics, rule.id
 
 
 def _keypoints(spec: DatasetSpec, detections: Detections, sigmas: Sequence[float]) -> dict[str, float]:
@@ -100,9 +101,10 @@ def _lvis(spec: DatasetSpec, detections: Detections, evaluator: str) -> tuple[Me
     from transfer.evaluate.coco_ap import coco_results
     from transfer.evaluate.lvis_ap import lvis_ap
 
-    truth = spec.content()
+    truth = spec.content(masks=detections.masks is not None)
     metrics = {
-        task: lvis_ap(truth, coco_results(detections, spec.category_ids, task), task) for task in _tasks(detections)
+        task: lvis_ap(truth, coco_results(detections, spec.category_ids, task), task, class_names=spec.class_names)
+        for task in _tasks(detections)
     }
     return metrics, _lvis_id(spec, evaluator)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import io
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,28 +20,49 @@ from transfer.evaluate.matching import IOUS, Objects, Scored, mean_percent, prec
 SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 AREA_INDEX = {"AP": 0, "AP50": 0, "AP75": 0, "APs": 1, "APm": 2, "APl": 3}
 MAX_DETECTIONS = 100  # per image and class
-BACKENDS = ("official", "fast")
 
 
-def choose_backend(evaluator: str) -> str:
-    """``official`` (pycocotools) or ``fast`` for the command line's auto, official or fast."""
-    backend = "fast" if evaluator == "auto" else evaluator
-    if backend not in BACKENDS:
-        raise UserError(f"evaluator {evaluator!r}: choose auto, official or fast")
-    return backend
+class Rule(NamedTuple):
+    """A backend (``official``: pycocotools, or ``fast``) and how many detections of a class in an image count."""
+
+    backend: str
+    limit: int = MAX_DETECTIONS
+
+    @property
+    def id(self) -> str:
+        """What result.json records: ``coco/101pt-100``; of pycocotools the version, and a limit other than 100."""
+        if self.backend == "fast":
+            return f"coco/101pt-{self.limit}"
+        version = f"coco/pycocotools-{importlib.metadata.version('pycocotools')}"
+        return version if self.limit == MAX_DETECTIONS else f"{version}-{self.limit}"
 
 
-def backend_id(backend: str) -> str:
-    """What result.json records: ``coco/pycocotools-2.0.11``, or the rule, ``coco/101pt-100``."""
-    if backend == "official":
-        return f"coco/pycocotools-{importlib.metadata.version('pycocotools')}"
-    return f"coco/101pt-{MAX_DETECTIONS}"
+def choose_rule(evaluator: str) -> Rule:
+    """The rule of the command line's auto, official or fast, each with an optional limit: ``auto-300``."""
+    match = re.fullmatch(r"(auto|official|fast)(?:-([1-9]\d{0,5}))?", evaluator)
+    if match is None:
+        raise UserError(
+            f"evaluator {evaluator!r}: choose auto, official or fast, with more than {MAX_DETECTIONS} detections of a "
+            "class in an image as auto-300"
+        )
+    return Rule("fast" if match[1] == "auto" else match[1], int(match[2] or MAX_DETECTIONS))
+
+
+def recorded_limit(evaluator_id: str) -> int:
+    """The limit in an id that ``Rule.id`` wrote; ids of several test sets are joined by +, the first one counts."""
+    match = re.fullmatch(r"coco/(?:101pt|pycocotools-[^-]+)-(\d+)", evaluator_id.split("+")[0])
+    return int(match[1]) if match else MAX_DETECTIONS
 
 
 def coco_truth(content: dict[str, Any], backend: str) -> Any:
-    """A parsed annotation file in the form that the backend takes: pycocotools' COCO, or the file unchanged."""
+    """A parsed annotation file in the form that the backend takes: pycocotools' COCO, or the file unchanged.
+
+    For pycocotools the annotations are numbered from 1: it takes a match with an object whose id is 0 for no match,
+    and stores ids as floats, so that text fails.
+    """
     if backend == "fast":
         return content
+    content = {**content, "annotations": renumbered(content["annotations"])}
     from pycocotools.coco import COCO
 
     truth = COCO()
@@ -48,6 +70,11 @@ def coco_truth(content: dict[str, Any], backend: str) -> Any:
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
     return truth
+
+
+def renumbered(annotations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Copies of annotations with the ids 1, 2, 3 ..."""
+    return [{**annotation, "id": number} for number, annotation in enumerate(annotations, 1)]
 
 
 def coco_results(detections: Detections, category_ids: Sequence[int], task: str) -> list[dict[str, Any]]:
@@ -142,8 +169,6 @@ def coco_entries(
         shapes=truth_shapes(truth, annotations, task),
         ignored=crowd,
         crowd=crowd,
-        # pycocotools stores the id of the matched object and interprets 0 as no match
-        nameless=np.array([a["id"] == 0 for a in annotations], dtype=bool),
     )
     shapes, area = result_shapes(results, task)
     if results and results[0].get("bbox"):  # pycocotools then uses the boxes' areas for masks, too

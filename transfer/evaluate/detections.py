@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +85,19 @@ class Detections:
 
         arrays = (joined(index, (0,)), joined(category, (0,)), joined(boxes, (0, 4)), joined(scores, (0,)))
         return cls(ids, *arrays, masks, np.concatenate(points) if points else None)
+
+    def in_order_of(self, image_ids: Sequence[Any]) -> Detections:
+        """The same detections with ``image_ids`` in this order, so that image i is the same in every set of them.
+
+        Rows stay where they are: equal scores keep their order. Raises UserError for detections of other images.
+        """
+        if self.image_ids == list(image_ids):
+            return self
+        place = {image_id: i for i, image_id in enumerate(image_ids)}
+        if set(self.image_ids) != set(place) or len(self.image_ids) != len(place):
+            raise UserError("stored detections are of other images; evaluate the run again")
+        moved = np.array([place[image_id] for image_id in self.image_ids], dtype=np.int32)
+        return replace(self, image_ids=list(image_ids), image_index=moved[self.image_index])
 
     def save(self, path: str | Path) -> None:
         """Write one compressed .npz, atomically; run-length counts of all masks become one byte string."""

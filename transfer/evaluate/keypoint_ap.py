@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from runtime.errors import UserError
+from transfer.evaluate.coco_ap import renumbered
 from transfer.evaluate.detections import Detections
 
 SUMMARY = ("AP", "AP50", "AP75", "APm", "APl")  # no small objects: COCO annotates no keypoints on them
@@ -75,7 +76,10 @@ def keypoint_results(detections: Detections, category_ids: Sequence[int]) -> lis
 
 
 def _completed(content: dict[str, Any], count: int) -> dict[str, Any]:
-    """``content`` with the missing fields added; an annotation without keypoints is an object with none visible."""
+    """``content`` with the missing fields added; an annotation without keypoints is an object with none visible.
+
+    Annotations are numbered from 1, see ``coco_truth``.
+    """
     for annotation in content["annotations"]:
         points = annotation.setdefault("keypoints", [0] * (3 * count))
         if len(points) != 3 * count:
@@ -83,7 +87,7 @@ def _completed(content: dict[str, Any], count: int) -> dict[str, Any]:
         annotation.setdefault("num_keypoints", sum(flag > 0 for flag in points[2::3]))
         annotation.setdefault("iscrowd", 0)
         annotation.setdefault("area", annotation["bbox"][2] * annotation["bbox"][3])
-    return content
+    return {**content, "annotations": renumbered(content["annotations"])}
 
 
 def _percent(value: float) -> float:

@@ -22,11 +22,17 @@ FREQUENCIES = {"APr": "r", "APc": "c", "APf": "f"}
 
 
 def lvis_ap(
-    truth: Mapping[str, Any], results: Iterable[Mapping[str, Any]], task: str, max_detections: int = MAX_DETECTIONS
+    truth: Mapping[str, Any],
+    results: Iterable[Mapping[str, Any]],
+    task: str,
+    *,
+    class_names: Sequence[str] = (),
+    max_detections: int = MAX_DETECTIONS,
 ) -> dict[str, float]:
     """The nine summary values in percent and AP-<class>; NaN where undefined; 0 without any detection.
 
-    ``truth`` is a parsed LVIS file, ``results`` COCO-style entries with its category ids, ``task`` bbox or segm.
+    ``truth`` is a parsed LVIS file, ``results`` COCO-style entries with its category ids, ``task`` bbox or segm,
+    ``class_names`` those of the categories in order of their ids.
     """
     listed = list(results)
     categories = sorted(truth["categories"], key=lambda c: c["id"])
@@ -40,8 +46,7 @@ def lvis_ap(
     for key, frequency in FREQUENCIES.items():
         rows = [k for k, c in enumerate(categories) if c.get("frequency") == frequency]
         values[key] = mean_percent(precision[:, :, rows, 0])
-    for k, category in enumerate(categories):
-        name = (category.get("synonyms") or [category["name"]])[0]
+    for k, name in enumerate(class_names):
         values[f"AP-{name}"] = mean_percent(precision[:, :, k, 0])
     return values
 
@@ -71,7 +76,6 @@ def lvis_entries(
         shapes=truth_shapes(truth, annotations, task),
         ignored=np.array([bool(a.get("ignore", 0)) for a in annotations], dtype=bool),
         crowd=none,
-        nameless=none,
     )
     annotated = np.append(objects.pair, _listed_pairs(truth, numbering, "neg_category_ids"))
     best = _best_of_images(results, max_detections)

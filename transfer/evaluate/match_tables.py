@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from transfer.evaluate.coco_ap import MAX_DETECTIONS, coco_entries, coco_results
+from transfer.evaluate.coco_ap import coco_entries, coco_results, recorded_limit
 from transfer.evaluate.detections import Detections
 from transfer.evaluate.entries import Numbering
 from transfer.evaluate.lvis_ap import lvis_entries
 from transfer.evaluate.matching import Matches, match_all
-from transfer.evaluate.voc_ap import THRESHOLDS, match, truth_by_class, written_boxes
+from transfer.evaluate.voc_ap import THRESHOLDS, eleven_point_area, envelope_area, match, truth_by_class, written_boxes
 
 if TYPE_CHECKING:
     from transfer.data.catalog import DatasetSpec
@@ -46,20 +46,21 @@ class MatchTable:
     classes: Sequence[ClassMatches]
     images: int
     interpolate: Callable[[np.ndarray, np.ndarray], float]  # recall D, precision D -> AP
-    empty_class: float  # AP of a class without objects: NaN is left out of the mean
+    voc: bool = False  # whether every class counts in the mean, as in VOC; COCO and LVIS leave undefined ones out
 
     def ap(self, weights: np.ndarray) -> dict[str, float]:
         """AP, AP50, AP75 in percent when image i counts ``weights[i]`` times."""
         table = np.array([self._class_ap(matches, weights) for matches in self.classes])  # K x T
+        average = np.mean if self.voc else _mean
         with np.errstate(invalid="ignore"):
-            per_threshold = np.array([_mean(column) for column in table.T])
-        values = (_mean(table.ravel()), per_threshold[0], per_threshold[5])
+            per_threshold = np.array([average(column) for column in table.T])
+        values = (average(table.ravel()), per_threshold[0], per_threshold[5])
         return {name: float(value) * 100 for name, value in zip(METRICS, values)}
 
     def _class_ap(self, matches: ClassMatches, weights: np.ndarray) -> np.ndarray:
         positives = float(matches.positives @ weights)
         if positives == 0:
-            return np.full(len(THRESHOLDS), self.empty_class)
+            return np.full(len(THRESHOLDS), self._empty_class_ap(matches))
         counts = weights[matches.image]
         drawn = counts > 0
         counts = counts[drawn].astype(np.float64)
@@ -67,6 +68,17 @@ class MatchTable:
         wrong = np.cumsum(matches.wrong[:, drawn] * counts, axis=1)
         precision = right / np.maximum(right + wrong, np.finfo(np.float64).eps)
         return np.array([self.interpolate(r / positives, p) for r, p in zip(right, precision)])
+
+    def _empty_class_ap(self, matches: ClassMatches) -> float:
+        """AP of a class without an object among the weighted images.
+
+        NaN for COCO and LVIS. VOC: 0, except that by the area rule a class that has no object in the whole set has an
+        undefined recall, and so AP, once it is detected (``voc_ap``).
+        """
+        if not self.voc:
+            return float("nan")
+        by_area = self.interpolate is envelope_area
+        return float("nan") if by_area and len(matches.image) and not matches.positives.any() else 0.0
 
 
 def _mean(values: np.ndarray) -> float:
@@ -81,21 +93,28 @@ def envelope_101(recall: np.ndarray, precision: np.ndarray) -> float:
     return float(np.append(envelope, 0.0)[places].mean())
 
 
-def match_table(spec: DatasetSpec, detections: Detections, task: str) -> MatchTable | None:
-    """The matches of boxes or masks by the data set's rule (COCO, LVIS, VOC); None for another task."""
-    return MAKERS[spec.evaluator](spec, detections, task) if task in ("bbox", "segm") else None
+def match_table(spec: DatasetSpec, detections: Detections, task: str, evaluator_id: str = "") -> MatchTable | None:
+    """The matches of boxes or masks by the data set's rule (COCO, LVIS, VOC); None for another task.
+
+    ``evaluator_id``: of the run's record, whose limit of detections is used.
+    """
+    if task not in ("bbox", "segm"):
+        return None
+    if spec.evaluator == "coco":
+        return _coco(spec, detections, task, recorded_limit(evaluator_id))
+    return _lvis(spec, detections, task) if spec.evaluator == "lvis" else _voc(spec, detections)
 
 
-def _coco(spec: DatasetSpec, detections: Detections, task: str) -> MatchTable:
-    truth = spec.content()
+def _coco(spec: DatasetSpec, detections: Detections, task: str, limit: int) -> MatchTable:
+    truth = spec.content(masks=detections.masks is not None)
     numbering = Numbering(truth)
     results = coco_results(detections, spec.category_ids, task)
-    matches = match_all(*coco_entries(truth, results, task, numbering), MAX_DETECTIONS)
+    matches = match_all(*coco_entries(truth, results, task, numbering), limit)
     return _table(matches, numbering, detections)
 
 
 def _lvis(spec: DatasetSpec, detections: Detections, task: str) -> MatchTable:
-    truth = spec.content()
+    truth = spec.content(masks=detections.masks is not None)
     numbering = Numbering(truth)
     results = coco_results(detections, spec.category_ids, task)
     return _table(match_all(*lvis_entries(truth, results, task, numbering)), numbering, detections)
@@ -120,12 +139,10 @@ def _table(matches: Matches, numbering: Numbering, detections: Detections) -> Ma
         classes.append(
             ClassMatches(places[found_image[rows]], right, wrong, np.bincount(of_class, minlength=len(places)))
         )
-    return MatchTable(classes, len(places), envelope_101, float("nan"))
+    return MatchTable(classes, len(places), envelope_101)
 
 
-def _voc(spec: DatasetSpec, detections: Detections, task: str) -> MatchTable:
-    from transfer.evaluate.voc_ap import eleven_point_area, envelope_area
-
+def _voc(spec: DatasetSpec, detections: Detections) -> MatchTable:
     by_id = {record["image_id"]: record for record in spec.records()}
     truth = truth_by_class([by_id[i] for i in detections.image_ids], len(spec.class_names))
     boxes = written_boxes(detections.boxes)
@@ -143,7 +160,4 @@ def _voc(spec: DatasetSpec, detections: Detections, task: str) -> MatchTable:
         positives = np.bincount(truth_images[~difficult], minlength=len(by_id))
         classes.append(ClassMatches(image, right, ~right & ~(hit & best.difficult), positives))
     eleven = spec.year == 2007
-    return MatchTable(classes, len(by_id), eleven_point_area if eleven else envelope_area, 0.0)
-
-
-MAKERS: dict[str, Callable[[DatasetSpec, Detections, str], MatchTable]] = {"coco": _coco, "lvis": _lvis, "voc": _voc}
+    return MatchTable(classes, len(by_id), eleven_point_area if eleven else envelope_area, voc=True)

@@ -21,10 +21,9 @@ RECALLS = np.linspace(0.0, 1.0, 101)
 
 @dataclass
 class Objects:
-    """Ground truth G: ``pair`` (image x number of classes + class), area, shape, and three booleans each.
+    """Ground truth G: ``pair`` (image x number of classes + class), area, shape, and two booleans each.
 
-    ``ignored``: neither expected nor counted as an error when scored; ``crowd``: can be matched any number of times;
-    ``nameless``: its matches do not count as matches.
+    ``ignored``: neither expected nor counted as an error when scored; ``crowd``: can be matched any number of times.
     """
 
     pair: np.ndarray
@@ -32,13 +31,10 @@ class Objects:
     shapes: Shapes
     ignored: np.ndarray
     crowd: np.ndarray
-    nameless: np.ndarray
 
     def __getitem__(self, rows: np.ndarray) -> Objects:
         taken = _take(self.shapes, rows)
-        return Objects(
-            self.pair[rows], self.area[rows], taken, self.ignored[rows], self.crowd[rows], self.nameless[rows]
-        )
+        return Objects(self.pair[rows], self.area[rows], taken, self.ignored[rows], self.crowd[rows])
 
 
 @dataclass
@@ -196,7 +192,7 @@ def match(
         n, a, t = np.nonzero(reach.any(axis=1))
         taken, who = objects_of[n, best[n, a, t]], rows[turns[n]]
         free[taken, a, t] = crowd[taken]
-        matched[who, a, t] = ~objects.nameless[taken]
+        matched[who, a, t] = True
         ignored[who, a, t] = skipped[taken, a]
     return matched, ignored
 

@@ -61,15 +61,25 @@ def check(
 
 
 def check_labels(cfg: CfgNode, datasets: Datasets) -> None:
-    """Image sizes agree with the annotations, test sets have annotations, and MODEL.MASK_ON has masks."""
+    """Image sizes agree with the annotations, test sets have annotations, and MODEL.MASK_ON has masks of its format."""
     for dataset in datasets.all():
         dataset.check_image_sizes()
-        if dataset in datasets.test and not dataset.summary.annotated:
+        summary = dataset.summary
+        if dataset in datasets.test and not summary.annotated(masks=cfg.MODEL.MASK_ON):
+            dropped = ""
+            if summary.annotations:
+                dropped = f" (MODEL.MASK_ON: all {summary.annotations} were dropped, none has a usable polygon)"
             raise UserError(
-                f"data set {dataset.name} has no annotations to evaluate against; remove it from DATASETS.TEST"
+                f"data set {dataset.name} has no annotations to evaluate against{dropped}; remove it from DATASETS.TEST"
             )
-        if cfg.MODEL.MASK_ON and dataset.summary.maskless:
-            raise UserError(f"data set {dataset.name}: {dataset.summary.maskless}; MODEL.MASK_ON needs one for each")
+        if cfg.MODEL.MASK_ON and summary.maskless:
+            raise UserError(f"data set {dataset.name}: {summary.maskless}; MODEL.MASK_ON needs one for each")
+        polygons = cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon"
+        if polygons and dataset in datasets.train and summary.run_lengths:
+            raise UserError(
+                f"data set {dataset.name}: {summary.run_lengths}, INPUT.MASK_FORMAT polygon needs polygons; set it to "
+                "bitmask"
+            )
 
 
 def check_classes(cfg: CfgNode, datasets: Datasets, explicit: Mapping[str, str]) -> None:

@@ -18,6 +18,7 @@ from runtime.stop import StopSignal
 from transfer.config import dump_config
 from transfer.config.expectations import failed_expectations
 from transfer.data.catalog import get_dataset
+from transfer.data.set_findings import finding_records
 from transfer.engines.protocol import Engine, TrainSummary
 from transfer.evaluate import Metrics, evaluate, evaluator_id
 from transfer.evaluate.detections import Detections
@@ -57,8 +58,8 @@ class Job:
 def train_and_evaluate(job: Job) -> int:
     """Train, detect, evaluate and write result.json; returns the exit code (143 and the like when stopped).
 
-    Raises UserError for a folder that already holds a run. When training fails, result.json records why before the
-    error is raised.
+    Raises UserError for a folder that already holds a run. When training or the final evaluation fails, result.json
+    records why before the error is raised.
     """
     refuse_used_folder(job)
     with _lock(job):
@@ -68,28 +69,33 @@ def train_and_evaluate(job: Job) -> int:
             write_text(job.folder / "config.yaml", dump_config(job.cfg))
             header = results.run_header(job.cfg, job.config_name, job.init, job.engine)
         history = results.History.load(job.folder, job.resume)
-        before = history.train_seconds
-        with StopSignal() as stop:
-            try:
-                summary = job.engine.train(
-                    job.cfg,
-                    job.folder,
-                    resume=job.resume,
-                    stop=stop,
-                    after_eval=lambda iteration, detections: _in_training(job, history, iteration, detections),
-                )
-            except (UserError, FloatingPointError) as error:
-                if job.is_main:
-                    with contextlib.suppress(UserError):  # on a full disk, the first error is the one to report
-                        results.write_failed(job.folder, header, str(error))
-                raise error if isinstance(error, UserError) else UserError(str(error)) from error
-            history.train_seconds = before + summary.seconds
+        try:
+            with StopSignal() as stop:
+                summary = _train(job, history, stop)
+                if summary.stopped:
+                    log.info("stopped after %d iterations; --resume continues", summary.iterations)
+                    return stop.exit_code
+            return _finish(job, header, summary, history)
+        except (UserError, FloatingPointError) as error:
             if job.is_main:
-                history.save()
-            if summary.stopped:
-                log.info("stopped after %d iterations; --resume continues", summary.iterations)
-                return stop.exit_code
-        return _finish(job, header, summary, history)
+                with contextlib.suppress(UserError):  # on a full disk, the first error is the one to report
+                    results.write_failed(job.folder, header, str(error))
+            raise error if isinstance(error, UserError) else UserError(str(error)) from error
+
+
+def _train(job: Job, history: results.History, stop: StopSignal) -> TrainSummary:
+    before = history.train_seconds
+    summary = job.engine.train(
+        job.cfg,
+        job.folder,
+        resume=job.resume,
+        stop=stop,
+        after_eval=lambda iteration, detections: _in_training(job, history, iteration, detections),
+    )
+    history.train_seconds = before + summary.seconds
+    if job.is_main:
+        history.save()
+    return summary
 
 
 def refuse_used_folder(job: Job) -> None:
@@ -159,8 +165,9 @@ def evaluate_only(job: Job, weights: Path) -> int:
         by_dataset, _ = detect_and_evaluate(job, weights, prefix="evaluation")
         if not job.is_main:
             return 0
-        record = {"weights": str(weights), "metrics_by_dataset": by_dataset, "provenance": provenance()}
+        record: dict[str, Any] = {"weights": str(weights), "metrics_by_dataset": by_dataset, "provenance": provenance()}
         record["evaluators"] = [evaluator_id(get_dataset(name), job.evaluator) for name in by_dataset]
+        record["findings"] = finding_records((), [get_dataset(name) for name in by_dataset])
         write_json(job.folder / "evaluation.json", record)
         log.info("%s", metrics_table(by_dataset))
         return _check_expectations(job, next(iter(by_dataset.values()), {}))

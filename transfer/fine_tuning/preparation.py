@@ -10,7 +10,9 @@ from runtime.errors import UserError
 from runtime.logs import get_logger
 from transfer.config import explicit_keys, flatten
 from transfer.config.values import ONE, check_bound
+from transfer.data.set_findings import named_findings
 from transfer.engines.protocol import Engine
+from transfer.evaluate.coco_ap import MAX_DETECTIONS, choose_rule
 from transfer.fine_tuning.checks import Datasets, check, class_count_keys
 from transfer.fine_tuning.initialisation import Init, apply_settings, evaluated_model, resolve_init
 from transfer.fine_tuning.weight_addresses import local_weights
@@ -52,11 +54,11 @@ def prepare(cfg: CfgNode, args: argparse.Namespace, folder: Path, engine: Engine
     if args.scale_to_batch:
         for line in scale_to_batch(cfg, args.scale_to_batch):
             log.info("%s", line)
+    check_evaluator(args.evaluator, cfg)
     datasets = Datasets.of(cfg, train=train)
     check(cfg, datasets, engine, processes=processes, explicit=explicit, train=train)
-    for dataset in datasets.all():
-        for finding in dataset.summary.findings:
-            log.info("data set %s: %s", dataset.name, finding)
+    for name, finding in named_findings(datasets.train, datasets.test):
+        log.info("data set %s: %s", name, finding.line())
     set_class_counts(cfg, datasets)
     if train:
         init = resolve_init(args.init, cfg, name=args.init_name, folder=folder)
@@ -67,6 +69,16 @@ def prepare(cfg: CfgNode, args: argparse.Namespace, folder: Path, engine: Engine
         log.info("from the initialisation: %s", line)
     cfg.MODEL.WEIGHTS = "" if init.weights is None else str(init.weights)
     return init
+
+
+def check_evaluator(evaluator: str, cfg: CfgNode) -> None:
+    """Raise UserError for an unknown evaluator, and for a raised limit that the detector's own makes ineffective."""
+    limit, kept = choose_rule(evaluator).limit, cfg.TEST.DETECTIONS_PER_IMAGE
+    if limit > MAX_DETECTIONS and 0 <= kept < limit:
+        raise UserError(
+            f"--evaluator {evaluator} evaluates up to {limit} detections of a class in an image, but the detector "
+            f"keeps {kept} of all classes; set TEST.DETECTIONS_PER_IMAGE to {limit} or more"
+        )
 
 
 def set_class_counts(cfg: CfgNode, datasets: Datasets) -> None:

@@ -14,6 +14,7 @@ from transfer.comparison.image_bootstrap import ImageBootstrap
 from transfer.literature.protocols import published_matches
 from transfer.planning.dry_run import dry_run
 from transfer.planning.launchers import make_launcher
+from transfer.planning.leakage_check import check_leakage, recorded_leakage, unchecked_inits
 from transfer.planning.lr_search import SEARCHED, search_folder, search_record
 from transfer.planning.plan import Plan, load_plan
 from transfer.planning.runner import Runner
@@ -39,6 +40,8 @@ def run_plan(args: argparse.Namespace, command: str) -> int:
     if not args.report_only:
         with stop:
             outcomes = Runner(chosen, plan.output, jobs=args.jobs, launcher=launcher, redo=args.redo).run(stop)
+        if plan.leakage and not stop.requested:
+            check_leakage(plan)
     known = {**recorded_outcomes(plan.output, stages), **outcomes}
     report = plan_report(plan, stages, known, command, args)
     write_and_print(report, plan.output, figures=args.figures)
@@ -101,7 +104,16 @@ def plan_report(
         _searches(plan),
         plan.limits,
         plan.path.read_text(encoding="utf-8"),
+        recorded_leakage(plan) if plan.leakage else [],
+        _leakage_note(plan),
     )
+
+
+def _leakage_note(plan: Plan) -> str:
+    if not plan.leakage:
+        return "The plan switches this check off (leakage: false)."
+    unchecked = unchecked_inits(plan)
+    return f"The plan does not name the pretraining images of: {', '.join(unchecked)}." if unchecked else ""
 
 
 def _image_interval(args: argparse.Namespace) -> ImageInterval | None:

@@ -23,7 +23,7 @@ PUBLISHED_KEYS = ("init", "pretrain_data", "pretrain_epochs", "source")
 LR_KEYS = ("search", "held_out", "schedule_factor")
 PLAN_KEYS = (
     *("name", "output", "seed", "prepare", "inits", "configs", "seeds", "supervised", "random"),
-    *("overrides", "engine", "evaluator", "lr", "allow", "published", "limits"),
+    *("overrides", "engine", "evaluator", "lr", "allow", "published", "limits", "leakage"),
 )
 
 
@@ -88,6 +88,7 @@ class Plan:
     allow: tuple[str, ...] = ()
     published: bool = False
     limits: str = ""  # what these runs can and cannot show; the report's first paragraph
+    leakage: bool = True  # whether test images are looked for among those that are trained and pretrained on
 
 
 def load_plan(
@@ -123,6 +124,7 @@ def load_plan(
         allow=tuple(fields.items("allow", str)),
         published=fields.get("published", bool, False),
         limits=" ".join(fields.get("limits", str, "").split()),
+        leakage=fields.get("leakage", bool, True),
     )
 
 

@@ -113,7 +113,7 @@ def _subset_stages(plan: Plan, config: Config, prepared: tuple[str, ...]) -> lis
     stages = []
     wanted = {(config.data_fraction, 0.0)} if config.data_fraction < 1 else set()
     wanted |= {_search_parts(config, init) for init in trained_inits(plan) if init.lr and init.lr.search}
-    opts = _words({k: v for k, v in config.overrides.items() if k.startswith("DATASETS.")})
+    opts = override_words({k: v for k, v in config.overrides.items() if k.startswith("DATASETS.")})
     for fit, held_out in sorted(wanted):
         folder = split_folder(plan.output, config.name, fit, held_out)
         argv = ["transfer/splits.py", "--config-file", config.file, "--output", str(folder)]
@@ -159,7 +159,7 @@ class _Train:
         ]
         for flag, value in (("--engine", self.plan.engine), ("--evaluator", self.plan.evaluator)):
             argv += [flag, value] if value != "auto" else []
-        argv += _words({**self.config.overrides, **opts, "SEED": seed, "OUTPUT_DIR": str(folder)})
+        argv += override_words({**self.config.overrides, **opts, "SEED": seed, "OUTPUT_DIR": str(folder)})
         name = str(folder.relative_to(self.plan.output))
         cell = Cell(table, self.config.name, self.init.name, seed, folder, is_search)
         proof = folder / "result.json"
@@ -227,7 +227,7 @@ class _Train:
 def schedule_opts(config: Config, factor: float = 1.0) -> tuple[str, ...]:
     """KEY VALUE words that stretch MAX_ITER and STEPS by the schedule factor; warm-up stays, as in 2x configs."""
     factor *= config.schedule_factor
-    return _stretched(config.file, tuple(_words(config.overrides)), factor) if factor != 1 else ()
+    return _stretched(config.file, tuple(override_words(config.overrides)), factor) if factor != 1 else ()
 
 
 @functools.cache
@@ -237,10 +237,11 @@ def _stretched(file: str, overrides: tuple[str, ...], factor: float) -> tuple[st
     solver = load_config(file, overrides).SOLVER
     length = max(1, round(solver.MAX_ITER * factor))
     steps = sorted({min(round(step * factor), length - 1) for step in solver.STEPS})  # a step must come before the end
-    return tuple(_words({"SOLVER.MAX_ITER": length, "SOLVER.STEPS": tuple(steps)}))
+    return tuple(override_words({"SOLVER.MAX_ITER": length, "SOLVER.STEPS": tuple(steps)}))
 
 
-def _words(overrides: Mapping[str, Any]) -> list[str]:
+def override_words(overrides: Mapping[str, Any]) -> list[str]:
+    """The KEY VALUE words of a command line."""
     return [
         word for key, value in overrides.items() for word in (key, value if isinstance(value, str) else repr(value))
     ]

@@ -32,6 +32,13 @@ def _data_sets(value: Any) -> bool:
     return isinstance(value, list) and all(_mapping(one) and _text(one.get("name")) for one in value)
 
 
+def _findings(value: Any) -> bool:
+    texts = ("dataset", "kind", "example", "message")
+    return isinstance(value, list) and all(
+        _mapping(one) and _integer(one.get("count")) and all(_text(one.get(key)) for key in texts) for one in value
+    )
+
+
 def _metrics(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
@@ -61,6 +68,7 @@ FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "datasets": (_mapping, "a mapping"),
     "datasets.train": (_data_sets, "a list of data sets"),
     "datasets.test": (_data_sets, "a list of data sets"),
+    "findings": (_findings, "a list of findings"),
     "iterations": (_integer, "an integer"),
     "seconds_per_iteration": (_number, "a number"),
     "metrics": (_metrics, "numbers by task and metric"),

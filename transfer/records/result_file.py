@@ -14,11 +14,13 @@ from runtime.errors import UserError
 from runtime.provenance import hardware, provenance
 from transfer.config import config_sha256, recipe
 from transfer.data.catalog import get_dataset
+from transfer.data.set_findings import finding_records
 from transfer.records.fields import is_history, result_problem
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
+    from transfer.data.catalog import DatasetSpec
     from transfer.engines.protocol import Engine, TrainSummary
 
 SCHEMA = 1
@@ -61,7 +63,8 @@ class History:
 
 
 def run_header(cfg: CfgNode, config_name: str, init: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
-    """The part of a result that is known before training: config, init, seed, engine, data sets, provenance."""
+    """The part of a result that is known before training: config, init, seed, engine, data, provenance."""
+    sets = {part: [get_dataset(name) for name in cfg.DATASETS[part]] for part in ("TRAIN", "TEST")}
     return {
         "schema": SCHEMA,
         "status": "failed",
@@ -70,14 +73,14 @@ def run_header(cfg: CfgNode, config_name: str, init: Mapping[str, Any], engine: 
         "init": dict(init),
         "seed": cfg.SEED,
         "engine": {"name": engine.name, "versions": engine.versions()},
-        "datasets": {part.lower(): [_describe(n) for n in cfg.DATASETS[part]] for part in ("TRAIN", "TEST")},
+        "datasets": {part.lower(): [_describe(spec) for spec in specs] for part, specs in sets.items()},
+        "findings": finding_records(sets["TRAIN"], sets["TEST"]),
         "provenance": provenance(),
     }
 
 
-def _describe(name: str) -> dict[str, Any]:
-    spec = get_dataset(name)
-    return {"name": name, "sha256": spec.sha256(), "images": len(spec.summary.image_ids)}
+def _describe(spec: DatasetSpec) -> dict[str, Any]:
+    return {"name": spec.name, "sha256": spec.sha256(), "images": len(spec.summary.image_ids)}
 
 
 def write_finished(

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
+from runtime.findings import Finding
 from transfer.config import RUN_KEYS
 from transfer.records.result_file import RESULT, read_result
 
@@ -68,6 +69,14 @@ def read_run(folder: Path, *, table: str | None = None, init: str | None = None,
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         problem = f"{type(error).__name__}: {error}"
         raise UserError(f"{folder / RESULT} lacks what a comparison needs ({problem}); run it again") from error
+
+
+def findings_of(run: Run) -> list[tuple[str, Finding]]:
+    """(data set, finding) of a run's data; empty for a run of a version that recorded none."""
+    fields = ("kind", "count", "example", "message")
+    return [
+        (str(one["dataset"]), Finding(**{key: one[key] for key in fields})) for one in run.record.get("findings") or []
+    ]
 
 
 def flat_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], float]:

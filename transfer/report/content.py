@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from transfer.comparison.comparison import Comparison
+from transfer.comparison.leakage import Leakage
 from transfer.literature.protocols import PublishedMatch
 from transfer.report.csv_rows import ConfigRows, CsvRow, by_config, csv_rows, number, summary
 
@@ -38,6 +39,8 @@ class Report:
     searches: Mapping[str, RateSearch] = field(default_factory=dict)  # "config/init" -> its search
     limits: str = ""  # the first paragraph: what these runs can and cannot show
     plan: str = ""  # the plan's YAML
+    leakage: Sequence[Leakage] = ()  # test sets against what was trained and pretrained on
+    leakage_note: str = ""  # what was not compared, and why
 
     @functools.cached_property
     def rows(self) -> list[CsvRow]:

@@ -9,7 +9,9 @@ from transfer.report.config_section import CsvCells, config_section
 from transfer.report.content import Report
 from transfer.report.csv_rows import to_csv
 from transfer.report.figures import write_figures
+from transfer.report.findings_section import findings_section
 from transfer.report.latex import latex
+from transfer.report.leakage_section import leakage_section
 from transfer.report.markdown import markdown
 from transfer.report.page import Cell, Section, document, lead, table
 from transfer.report.provenance_sections import again_section, runs_section
@@ -49,6 +51,10 @@ def sections(report: Report) -> list[Section]:
         parts.append(_search_section(report))
     if report.published is not None:
         parts.append(published_section(report.published))
+    if (findings := findings_section(report.comparison.tables)) is not None:
+        parts.append(findings)
+    if (leakage := leakage_section(report)) is not None:
+        parts.append(leakage)
     return [*parts, runs_section(report.comparison.tables), again_section(report)]
 
 

@@ -25,6 +25,8 @@ def markdown(report: Report) -> str:
     if report.searches:
         parts.append("## Learning-rate search (held-out part of train)\n")
         parts += [markdown_text(f"- {name}: {search}") for name, search in report.searches.items()]
+    for result in report.leakage:
+        parts += [f"**{markdown_text(result.line())}**\n"] if result.findings else []
     parts.append(f"\n{NOT_INDEPENDENT}\n\nMade by {markdown_code(report.command)}.\n")
     return "\n".join(parts)
 

@@ -127,3 +127,19 @@ def test_images_without_a_difference_are_no_examples(dataset: str) -> None:
     records = {record["image_id"]: record for record in get_dataset(dataset).records()}
     same = make_detections([1, 2, 3, 4], [0], [0], np.array([BOX]), [0.9])
     assert most_different(records, {"a": same, "b": same}) == []
+
+
+def test_objects_without_a_usable_mask_count_for_boxes_only(dataset: str, store) -> None:
+    path = Path(dataset.split(":")[1])
+    content = json.loads(path.read_text())
+    for annotation, shape in zip(content["annotations"], ([[]], [[8, 8, 28, 8, 28, 28, 8, 28]]) * 2):
+        annotation["segmentation"] = shape
+    path.write_text(json.dumps(content))
+    spec = get_dataset(f"coco:{path}:{path.parent}/.")
+    sets = {"train": [], "test": [{"name": spec.name, "sha256": spec.sha256(), "images": IMAGES}]}
+    root = store(datasets=sets, detections=["d.npz"])
+    for masks, missed in ((None, 4), ([], 2)):
+        make_detections([1, 2, 3, 4], masks=masks).save(root / "toy" / "moco" / "seed0" / "d.npz")
+        (run,) = find_runs(root)
+        result = run_error_types(run)
+        assert result["count"]["missed"] == missed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -165,6 +166,58 @@ def test_voc_rule_is_reproduced(coco, tmp_path: Path) -> None:
     table = match_table(spec, detections, "bbox")
     assert table is not None
     assert table.ap(np.ones(IMAGES)) == pytest.approx({k: expected[k] for k in ("AP", "AP50", "AP75")}, abs=1e-9)
+
+
+@pytest.mark.parametrize("year", [2007, 2012])
+@pytest.mark.parametrize("detected", [True, False])
+def test_an_absent_class_has_the_same_effect_as_in_the_evaluator(coco, tmp_path: Path, year, detected) -> None:
+    _, boxes, rng = coco
+    name = write_voc(tmp_path / "devkit", boxes)
+    if year != 2007:
+        (tmp_path / "devkit" / "VOC2007").rename(tmp_path / "devkit" / f"VOC{year}")
+        name = name.replace("2007", str(year))
+    spec = get_dataset(name)
+    detections = random_detections(rng, boxes, 3.0, [r["image_id"] for r in spec.records()])
+    absent = spec.class_names.index("sheep") if "sheep" in spec.class_names else len(spec.class_names)
+    if absent == len(spec.class_names):
+        spec.summary.class_names.append("sheep")
+    if detected:
+        detections.category[0] = absent
+    expected = evaluate(spec, detections)[0]["bbox"]
+    table = match_table(spec, detections, "bbox")
+    assert table is not None
+    assert np.isnan(expected["AP"]) == (year != 2007 and detected)
+    found = table.ap(np.ones(IMAGES))
+    assert found == pytest.approx({k: expected[k] for k in found}, abs=1e-9, nan_ok=True)
+
+
+def test_the_order_in_which_a_run_stored_its_images_does_not_matter(coco, store) -> None:
+    name, boxes, _ = coco
+    spec = get_dataset(name)
+    test = {"name": name, "sha256": spec.sha256(), "images": IMAGES}
+    for init, order in (("supervised", range(IMAGES)), ("moco", np.random.default_rng(1).permutation(IMAGES))):
+        detections = random_detections(np.random.default_rng(9), boxes, 4.0, list(range(1, IMAGES + 1)), digits=9)
+        metrics = evaluate(spec, detections)[0]
+        ids = [detections.image_ids[i] for i in order]
+        place = {int(old): new for new, old in enumerate(order)}
+        moved = replace(detections, image_ids=ids, image_index=[place[i] for i in detections.image_index.tolist()])
+        root = store(init=init, metrics=metrics, datasets={"train": [], "test": [test]}, detections=["d.npz"])
+        moved.save(root / "toy" / init / "seed0" / "d.npz")
+    runs = {run.init: run for run in find_runs(root)}
+    interval = ImageBootstrap(replicates=50)(runs["moco"], runs["supervised"], "bbox", "AP")
+    assert (interval.low, interval.high) == (0.0, 0.0)  # the same detections
+
+
+def test_the_limit_of_detections_is_that_of_the_run(tmp_path: Path) -> None:
+    path, _, boxes = write_coco(tmp_path, np.random.default_rng(4))
+    spec = get_dataset(f"coco:{path}:{path.parent}")
+    detections = random_detections(np.random.default_rng(2), boxes, 3.0, spec.summary.image_ids, digits=9)
+    for evaluator in ("fast-1", "official-1", "fast-100"):
+        metrics, name = evaluate(spec, detections, evaluator=evaluator)
+        table = match_table(spec, detections, "bbox", name)
+        assert table is not None
+        assert table.ap(np.ones(IMAGES))["AP"] == pytest.approx(metrics["bbox"]["AP"], abs=1e-9)
+    assert evaluate(spec, detections, evaluator="fast-1")[0] != evaluate(spec, detections, evaluator="fast")[0]
 
 
 def test_one_seed_gets_an_interval_over_images(coco, store, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools import mask
 
 from runtime.errors import UserError
-from tests.transfer.toy_data import coco_content, write_coco, write_voc
+from tests.transfer.toy_data import CATEGORIES, coco_content, write_coco, write_voc
 from transfer.data import catalog, labels
 from transfer.data.catalog import COCO_SETS, LVIS_SETS, VOC_SETS, get_dataset
 from transfer.data.voc import VOC_CLASSES
@@ -39,7 +39,9 @@ def test_coco_records_are_sorted_contiguous_and_float(toy):
     first = records[0]["annotations"][0]
     assert all(isinstance(v, float) for v in first["bbox"])
     assert all(isinstance(v, float) for v in first["segmentation"][0])
-    assert spec.summary.findings == ["category ids are not 1..3: mapped in sorted order to 0..2"]
+    assert [finding.line() for finding in spec.summary.findings] == [
+        "category ids that are not 1..3: 3, e.g. 3: mapped in sorted order to 0..2"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -54,10 +56,41 @@ def test_coco_records_are_sorted_contiguous_and_float(toy):
         (lambda c: c["images"][3].update(file_name="gone.png"), r"1 of 8 images are missing: .*gone\.png"),
         (lambda c: c.pop("categories"), 'no list "categories"'),
         (lambda c: c.update(images=[]), "lists no image"),
-        (lambda c: c["images"][0].pop("width"), "'width'"),
-        (lambda c: c["images"][0].update(width="x"), "is not a COCO instances file"),
+        (lambda c: c["images"][0].pop("width"), "image 11 has width None; a whole number of pixels"),
+        (lambda c: c["images"][0].update(width="480"), "image 11 has width '480'; a whole number of pixels"),
+        (lambda c: c["images"][1].update(height=48.5), "image 12 has height 48.5; a whole number of pixels"),
+        (lambda c: c["annotations"][1].update(bbox="1 2 3 4"), "annotation 2 has bbox '1 2 3 4'; 4 numbers"),
+        (lambda c: c["annotations"][1].update(bbox=["1", 2, 3, 4]), r"annotation 2 has bbox \['1', 2, 3, 4\]"),
+        (lambda c: c["annotations"][1].update(bbox=None), "annotation 2 has bbox None"),
+        (lambda c: c["annotations"][1].pop("bbox"), "annotation 2 has bbox None"),
+        (
+            lambda c: c["annotations"][2].update(segmentation=[1, 2, 3, 4, 5, 6]),
+            r"annotation 3 has segmentation \[1, 2, 3, 4, 5, 6\]; a list of polygons",
+        ),
+        (lambda c: c["annotations"][2].update(segmentation=[None]), r"annotation 3 has segmentation \[None\]"),
+        (
+            lambda c: c["annotations"][0].update(segmentation={"size": [48, 64]}),
+            "annotation 1 has segmentation .*; a run-length mask has size",
+        ),
+        (
+            lambda c: c["annotations"][0].update(segmentation={"size": [48, 64], "counts": [0, "3072"]}),
+            "annotation 1 has run lengths .*; whole numbers",
+        ),
+        (lambda c: c["images"][0].update(id=0.5), "entry 0 of images has id 0.5; a whole number or text"),
+        (lambda c: c["images"][0].update(id=None), "entry 0 of images has id None; a whole number or text"),
+        (lambda c: c["images"][0].update(id="11"), "ids of images are partly numbers and partly text"),
+        (lambda c: c["annotations"][4].update(image_id="12"), r"unknown image_id .*; it is a number in one list and"),
+        (lambda c: c["annotations"][1].pop("id"), "entry 1 of annotations has id None"),
+        (
+            lambda c: c.update(categories=[{**CATEGORIES[0], "name": None}, *CATEGORIES[1:]]),
+            "category 7 has name None; a text is expected",
+        ),
+        (lambda c: c.update(categories=[{**CATEGORIES[0], "name": " "}, *CATEGORIES[1:]]), "category 7 has name ' '"),
         (lambda c: c["annotations"][0].update(iscrowd="no"), "annotation 1 has iscrowd 'no'"),
-        (lambda c: c["annotations"][0].update(segmentation=[["a"] * 6]), "is not a COCO instances file"),
+        (
+            lambda c: c["annotations"][0].update(segmentation=[["a"] * 6]),
+            "annotation 1 has a polygon .*; numbers are expected",
+        ),
         (lambda c: c["annotations"][0].update(segmentation=RLE), "run lengths of 3 pixels in a mask of 48 x 64"),
         (
             lambda c: [a.update(segmentation={"size": [48, 64], "counts": PACKED[:-4]}) for a in c["annotations"][:2]],
@@ -65,7 +98,7 @@ def test_coco_records_are_sorted_contiguous_and_float(toy):
         ),
         (
             lambda c: c["annotations"][0].update(segmentation={"size": [48, 64], "counts": 7}),
-            "is not a COCO instances file",
+            "annotation 1 has segmentation .*; a run-length mask has size",
         ),
         (lambda c: c["annotations"][0].update(segmentation=SMALL), "a mask of 40 x 60 .* in an image of 48 x 64"),
         (lambda c: c["annotations"][0].update(segmentation=[[1, 2, float("nan"), 4, 5, 6]]), "not finite or beyond 1e"),
@@ -140,18 +173,23 @@ def test_odd_annotations_are_counted(toy):
     fourth["segmentation"] = [[1, 2, 3, 4]]
     fifth["segmentation"].insert(0, [1, 2, 3, 4])
     sixth["segmentation"].append([1, 2, 3, 4, 5, 6, 7])
+    content["annotations"][6]["bbox"] = [20, 20, -6, 7]
     spec = get_dataset(write_coco(folder, content))
-    assert spec.summary.findings[:5] == [
-        "2 annotations keep only their polygons of 3 points or more (annotation ids 5, 6)",
-        "1 annotations dropped: no polygon of 3 points or more (annotation ids 4)",
-        "1 boxes of zero area, dropped in training (images 11)",
-        "1 boxes entirely outside their image, dropped in training (images 11)",
-        "1 boxes that extend beyond their image, clipped in training (images 11)",
-    ]
-    assert len(spec.records()[1]["annotations"]) == 2
-    kept = {annotation["id"]: annotation for annotation in spec.content()["annotations"]}
+    counted = {finding.kind: (finding.count, finding.example) for finding in spec.summary.findings}
+    assert counted == {
+        "annotation without a usable polygon": (1, "annotation 4"),
+        "annotation with an unusable polygon": (2, "annotation 5, 6"),
+        "category ids that are not 1..3": (3, "3"),
+        "box of negative width or height": (1, "image 13"),
+        "box without area": (1, "image 11"),
+        "box outside its image": (1, "image 11"),
+        "box that extends beyond its image": (1, "image 11"),
+    }
+    assert [len(spec.records(masks=masks)[1]["annotations"]) for masks in (True, False)] == [2, 3]
+    kept = {annotation["id"]: annotation for annotation in spec.content(masks=True)["annotations"]}
     assert sorted(kept) == [a["id"] for a in content["annotations"] if a["id"] != 4]  # evaluation drops it too
     assert kept[5]["segmentation"] == fifth["segmentation"][1:]
+    assert len(spec.content()["annotations"]) == len(content["annotations"])  # boxes need no polygon
 
 
 def test_annotations_without_masks_are_counted(toy, tmp_path):
@@ -176,7 +214,9 @@ def test_annotations_without_area_have_that_of_their_box(toy):
     content["annotations"][0]["area"] = None
     bare = get_dataset(f"coco:{folder / 'bare.json'}:{folder / 'images'}")
     (folder / "bare.json").write_text(json.dumps(content))
-    assert bare.summary.findings[0] == "5 annotations have no area: evaluation uses the area of their box"
+    finding = bare.summary.findings[0]
+    assert (finding.kind, finding.count) == ("annotation without an area", 5)
+    assert finding.message.startswith("evaluation uses the area of the box")
     by_id = {annotation["id"]: annotation for annotation in whole.content()["annotations"]}
     for annotation in bare.content()["annotations"]:
         expected = by_id[annotation["id"]]

@@ -9,7 +9,15 @@ import pytest
 
 from runtime.errors import UserError
 from tests.transfer.evaluate.random_sets import as_masks, random_problem
-from transfer.evaluate.coco_ap import SUMMARY, choose_backend, coco_ap, coco_precision, coco_truth
+from transfer.evaluate.coco_ap import (
+    SUMMARY,
+    Rule,
+    choose_rule,
+    coco_ap,
+    coco_precision,
+    coco_truth,
+    recorded_limit,
+)
 
 BACKENDS = ["official", "fast"]
 
@@ -38,12 +46,17 @@ def test_published_example(shared_data, task, backend):
 
 
 def pycocotools_numbers(content, results, task):
-    """Summary and precision array straight from pycocotools, with its own limits of 1, 10 and 100 detections."""
+    """Summary and precision array straight from pycocotools, with its own limits of 1, 10 and 100 detections.
+
+    Annotations are numbered from 1: pycocotools takes a match with the annotation of id 0 for none.
+    """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     truth = COCO()
     truth.dataset = copy.deepcopy(content)
+    for number, annotation in enumerate(truth.dataset["annotations"], 1):
+        annotation["id"] = number
     truth.createIndex()
     evaluation = COCOeval(truth, truth.loadRes(copy.deepcopy(results)), task)
     evaluation.evaluate()
@@ -71,6 +84,31 @@ def test_equal_to_pycocotools_on_random_sets(seeds, task, capsys):
         values = [ap(content, results, task, "fast")[key] for key in SUMMARY]
         wanted = [s * 100 if s > -1 else math.nan for s in stats]
         assert np.allclose(values, wanted, rtol=0, atol=1e-12 * 100, equal_nan=True)
+
+
+@pytest.mark.parametrize("ids", [lambda k: k, str, lambda k: 7 * k], ids=["from 0", "text", "other numbers"])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("task", ["bbox", "segm"])
+def test_annotation_ids_do_not_change_the_numbers(task, backend, ids):
+    content, results = random_problem(1)
+    results = as_masks(results, 1) if task == "segm" else results
+    expected = pycocotools_numbers(content, results, task)[1][..., 2]
+    for k, annotation in enumerate(content["annotations"]):
+        annotation["id"] = ids(k)
+    assert np.abs(precision(content, results, task, backend) - expected).max() <= 1e-12
+
+
+def test_a_perfect_detection_of_annotation_0_counts():
+    """pycocotools itself gives 75 here: four classes of one object, one of which has id 0 (cocoapi#332)."""
+    box = [10.0, 10.0, 40.0, 40.0]
+    image = {"id": 1, "width": 200, "height": 150}
+    content = {"images": [image], "annotations": [], "categories": [{"id": c, "name": str(c)} for c in range(1, 5)]}
+    content["annotations"] = [
+        {"id": k, "image_id": 1, "category_id": k + 1, "bbox": box, "area": 1600.0, "iscrowd": 0} for k in range(4)
+    ]
+    results = [{"image_id": 1, "category_id": c, "bbox": box, "score": 0.9} for c in range(1, 5)]
+    for backend in BACKENDS:
+        assert ap(content, results, "bbox", backend)["AP"] == pytest.approx(100)
 
 
 def test_areas_of_masks_come_from_boxes_where_results_have_both(capsys):
@@ -118,8 +156,37 @@ def test_classes_without_detections_are_zero_for_both_backends(task):
     assert (fast == 0).any()
 
 
-def test_backends_are_checked():
-    assert choose_backend("official") == "official"
-    assert choose_backend("auto") == choose_backend("fast") == "fast"
-    with pytest.raises(UserError, match="auto, official or fast"):
-        choose_backend("slow")
+def test_evaluators_are_checked():
+    assert choose_rule("official") == Rule("official", 100)
+    assert choose_rule("auto") == choose_rule("fast") == Rule("fast", 100)
+    assert choose_rule("official-256") == Rule("official", 256)
+    for name in ("slow", "auto-", "auto-0", "fast--1", "-100", "fast-1e3"):
+        with pytest.raises(UserError, match="auto, official or fast"):
+            choose_rule(name)
+
+
+def test_a_raised_limit_has_an_id_of_its_own():
+    assert choose_rule("auto").id == "coco/101pt-100"
+    assert choose_rule("fast-256").id == "coco/101pt-256"
+    assert choose_rule("official-256").id == f"{choose_rule('official').id}-256"
+    for name in ("auto", "official", "auto-256", "official-256"):
+        rule = choose_rule(name)
+        assert recorded_limit(f"{rule.id}+voc/area") == rule.limit
+    assert recorded_limit("voc/area") == recorded_limit("None") == 100
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_perfect_boxes_of_a_crowded_image_need_a_raised_limit(backend):
+    boxes = [[10.0 * (k % 16), 10.0 * (k // 16), 8.0, 8.0] for k in range(256)]
+    annotations = [
+        {"id": k + 1, "image_id": 1, "category_id": 1, "bbox": box, "area": 64.0, "iscrowd": 0}
+        for k, box in enumerate(boxes)
+    ]
+    content = {"images": [{"id": 1, "width": 200, "height": 200}], "annotations": annotations}
+    content["categories"] = [{"id": 1, "name": "a"}]
+    results = [{"image_id": 1, "category_id": 1, "bbox": box, "score": 1 - k / 300} for k, box in enumerate(boxes)]
+    truth = coco_truth(content, backend)
+    values = [coco_ap(truth, copy.deepcopy(results), "bbox", max_detections=n, backend=backend) for n in (100, 256)]
+    # 100 of 256 objects are recalled, without an error: precision is 1 at the recalls 0, 0.01 ... 0.39
+    assert values[0]["AP"] == pytest.approx(100 * 40 / 101)
+    assert values[1]["AP"] == pytest.approx(100)

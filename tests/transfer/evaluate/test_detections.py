@@ -1,12 +1,14 @@
 """Detections: joining, storing, refusing what is not theirs."""
 
 import contextlib
+import json
 
 import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
 from runtime.errors import UserError
+from tests.transfer.detection_arrays import make_detections
 from tests.transfer.toy_data import coco_content, write_coco
 from transfer.data.catalog import get_dataset
 from transfer.evaluate import evaluate
@@ -91,6 +93,46 @@ def test_perfect_detections_of_a_toy_set_score_100(tmp_path):
     assert metrics["bbox"]["AP"] == pytest.approx(100)
     with pytest.raises(UserError, match="1 unknown, 1 missing"):
         evaluate(spec, Detections([0, *list(index)[1:]], [], [], [], []))
+
+
+@pytest.mark.parametrize("shape", [[[]], [[1, 2, 3, 4]], [[1, 2, 3, 4, 5, 6, 7]], [[], [9, 9]]], ids=str)
+@pytest.mark.parametrize("evaluator", ["fast", "official"])
+def test_boxes_are_scored_where_polygons_are_unusable(tmp_path, evaluator, shape):
+    content = coco_content(tmp_path / "images")
+    whole = get_dataset(write_coco(tmp_path, content))
+    rng = np.random.default_rng(0)
+    kept = content["annotations"][2:]  # a perfect detector that misses two objects, with boxes a little off
+    index = {image_id: k for k, image_id in enumerate(whole.summary.image_ids)}
+    corners = np.array([a["bbox"] for a in kept])
+    corners[:, 2:] += corners[:, :2]
+    found = Detections(
+        list(index),
+        [index[a["image_id"]] for a in kept],
+        [whole.category_ids.index(a["category_id"]) for a in kept],
+        corners + rng.normal(0, 1, corners.shape),
+        rng.permutation(len(kept)) / 100,
+    )
+    expected = evaluate(whole, found, evaluator="official")[0]["bbox"]
+    for annotation in content["annotations"][::2]:
+        if not annotation["iscrowd"]:
+            annotation["segmentation"] = shape
+    (tmp_path / "shapes.json").write_text(json.dumps(content))
+    spec = get_dataset(f"coco:{tmp_path / 'shapes.json'}:{tmp_path / 'images'}")
+    metrics = evaluate(spec, found, evaluator=evaluator)[0]["bbox"]
+    assert 20 < expected["AP"] < 95
+    assert metrics == pytest.approx(expected, abs=1e-9, nan_ok=True)
+
+
+def test_detections_are_put_in_another_order_of_images():
+    stored = make_detections(["b", "c", "a"], [0, 2, 2], [0, 1, 0], np.arange(12), [0.5, 0.4, 0.3])
+    ordered = stored.in_order_of(["a", "b", "c"])
+    assert ordered.image_ids == ["a", "b", "c"]
+    assert ordered.image_index.tolist() == [1, 0, 0]  # rows stay where they are
+    assert ordered.category.tolist() == [0, 1, 0]
+    assert stored.in_order_of(["b", "c", "a"]) is stored
+    for others in (["a", "b"], ["a", "b", "d"], ["a", "b", "c", "d"]):
+        with pytest.raises(UserError, match="of other images"):
+            stored.in_order_of(others)
 
 
 @pytest.mark.parametrize("evaluator", ["fast", "official"])

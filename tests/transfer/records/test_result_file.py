@@ -5,14 +5,15 @@ import json
 import pytest
 
 from runtime.errors import UserError
-from tests.transfer.run_store import make_record
+from runtime.findings import Finding
+from tests.transfer.run_store import make_record, write_run
 from transfer.config import default_config
 from transfer.config.expectations import check_expectations
 from transfer.fine_tuning.initialisation import Init, apply_settings
 from transfer.planning.state import stored_result
 from transfer.records.fields import FORMS, result_problem
 from transfer.records.result_file import History, read_result
-from transfer.records.run import find_runs
+from transfer.records.run import find_runs, findings_of
 
 # a malformed value for every field
 WRONG = {
@@ -29,6 +30,7 @@ WRONG = {
     "datasets": [1],
     "datasets.train": {"name": "toy"},
     "datasets.test": ["toy"],
+    "findings": [{"dataset": "toy", "kind": "a", "count": "3", "example": "", "message": ""}],
     "iterations": "100",
     "seconds_per_iteration": "fast",
     "metrics": {"bbox": {"AP": "high"}},
@@ -68,6 +70,15 @@ def test_other_json_is_refused(text, tmp_path):
     (tmp_path / "result.json").write_text(text)
     with pytest.raises(UserError, match=r"result\.json is not a result"):
         read_result(tmp_path)
+
+
+def test_findings_are_read_back_and_runs_without_them_have_none(tmp_path):
+    finding = Finding("image listed twice", 2, "a.jpg", "list it once")
+    old = make_record(seed=1)
+    del old["findings"]
+    for record in (make_record(findings=[{"dataset": "toy_val", **finding.as_record()}]), old):
+        write_run(tmp_path, record)
+    assert [findings_of(run) for run in find_runs(tmp_path)] == [[("toy_val", finding)], []]
 
 
 def test_fields_that_are_needed_must_be_there(tmp_path):

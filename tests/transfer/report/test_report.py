@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import html.parser
+import json
 import re
 import resource
 import shutil
@@ -177,6 +178,18 @@ def test_allowed_differences_are_shown_in_red(store: Callable[..., Path], tmp_pa
     text = files["gap.html"].read_text()
     assert text.index('class="alarm"') < text.index("<table")
     assert "**Not like for like on toy: INPUT.FORMAT** (moco: RGB, supervised: BGR)" in files["gap.md"].read_text()
+
+
+def test_findings_of_the_data_are_listed_once(store: Callable[..., Path], tmp_path: Path) -> None:
+    finding = {"dataset": "toy_val", "kind": "box without area", "count": 3, "example": "<b>7</b>", "message": "wrong"}
+    for init in ("supervised", "moco"):
+        root = store(init=init, findings=[finding])
+    page = write_report(tmp_path / "out", report_on(root))["gap.html"].read_text()
+    assert page.count("box without area") == 1
+    assert "&lt;b&gt;7&lt;/b&gt;" in page
+    for run in root.rglob("result.json"):
+        run.write_text(run.read_text().replace(json.dumps([finding]), "[]"))
+    assert "Data findings" not in write_report(tmp_path / "none", report_on(root))["gap.html"].read_text()
 
 
 def test_hostile_names_are_text(store: Callable[..., Path], tmp_path: Path) -> None:

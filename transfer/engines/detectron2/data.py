@@ -81,23 +81,24 @@ class _SignalSafeMapper:
 
 def own_train_loader(cfg: Any) -> Any:
     """Detectron2's training loader on the data sets of the shared catalog."""
-    register_datasets([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+    register_datasets([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST], masks=cfg.MODEL.MASK_ON)
     return build_detection_train_loader(cfg, mapper=_SignalSafeMapper(DatasetMapper(cfg, is_train=True)))
 
 
 def test_batches(cfg: Any, dataset: str, rank: int, world: int) -> Any:
     """One image at a time, this rank's share."""
     if needs_own_loader(cfg):
-        register_datasets([dataset])
+        register_datasets([dataset], masks=cfg.MODEL.MASK_ON)
         return build_detection_test_loader(cfg, dataset)
     return build_test_feed(cfg, dataset, rank, world)
 
 
-def register_datasets(names: Sequence[str]) -> None:
+def register_datasets(names: Sequence[str], *, masks: bool = False) -> None:
     """Register the shared records in Detectron2's catalog under these names.
 
     Built-in names that the shared catalog does not have (panoptic) stay Detectron2's. The shared records
-    hold floats: Detectron2's reader keeps integers, whose resized coordinates it would then truncate.
+    hold floats: Detectron2's reader keeps integers, whose resized coordinates it would then truncate. ``masks``: for a
+    detector with masks, see ``DatasetSpec.records``.
     """
     for name in names:
         try:
@@ -109,7 +110,7 @@ def register_datasets(names: Sequence[str]) -> None:
         if name in DatasetCatalog.list():
             DatasetCatalog.remove(name)
             MetadataCatalog.remove(name)
-        DatasetCatalog.register(name, lambda spec=spec: _with_box_modes(spec.records()))
+        DatasetCatalog.register(name, lambda spec=spec: _with_box_modes(spec.records(masks=masks)))
         metadata = MetadataCatalog.get(name)
         metadata.set(thing_classes=list(spec.class_names), evaluator_type=spec.kind)
         if points := spec.summary.keypoint_names:

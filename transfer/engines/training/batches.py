@@ -68,7 +68,7 @@ def training_records(cfg: Any) -> list[Record]:
                 f"data set {name} has {len(spec.class_names)} classes, MODEL.ROI_HEADS.NUM_CLASSES is "
                 f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}; set it to {len(spec.class_names)}"
             )
-        records += spec.records()
+        records += spec.records(masks=cfg.MODEL.MASK_ON)
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         annotated = [r for r in records if any(a.get("iscrowd", 0) == 0 for a in r["annotations"])]
         dropped = len(records) - len(annotated)
