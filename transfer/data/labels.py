@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import ExifTags, Image
+from PIL import ExifTags
 
 from runtime.errors import UserError
+from runtime.image_formats import UNREADABLE, open_image, sample_bits
 from transfer.data.box_modes import box_corners
 
 Record = dict[str, Any]  # one image in Detectron2's data set form
 OUTSIDE_TOLERANCE = 1.0  # pixels; a box that exceeds its image by more is counted
 SAMPLED_IMAGES = 500  # whose size is compared with the annotations before a run; takes a fraction of a second
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for a bad file
 TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
@@ -103,7 +103,8 @@ def check_image_sizes(records: list[Record], name: str) -> None:
     for record in chosen:
         expected = (record["width"], record["height"])
         try:
-            with Image.open(record["file_name"]) as file:  # reads the header only
+            with open_image(record["file_name"]) as file:  # reads the header only
+                sample_bits(file)
                 width, height = file.size
                 # Pillow decodes a whole PNG to find an orientation, which hardly any PNG has
                 oriented = file.format != "PNG" or file.size != expected

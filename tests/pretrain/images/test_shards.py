@@ -16,7 +16,7 @@ from PIL import Image
 
 from pretrain.batches.loader import build_loader
 from pretrain.batches.order import BlockOrder
-from pretrain.images import open_images, shards
+from pretrain.images import open_images, shard_index, shards
 from pretrain.images.files import BadImage
 from pretrain.views import build_views
 from runtime.errors import UserError, run_entry
@@ -69,7 +69,7 @@ def test_patterns_name_the_same_shards_as_the_folder(folder, pattern):
 
 def test_the_index_is_kept_and_made_again_when_the_shard_changes(folder, monkeypatch):
     before = open_images(folder, labels=False)
-    monkeypatch.setattr(shards, "scan", lambda path: pytest.fail(f"{path} is scanned again"))
+    monkeypatch.setattr(shard_index, "scan", lambda path: pytest.fail(f"{path} is scanned again"))
     assert open_images(folder, labels=False).fingerprint == before.fingerprint
     monkeypatch.undo()
     write_tar(folder / "s-002.tar", {"new.png": png(7)})
