@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from pretrain.images.decode import BadImage, EncodedPicture, Picture
 from pretrain.images.listing import Listing
 from pretrain.images.source import ImageSource, fingerprint
@@ -34,7 +36,12 @@ class ImageFiles(ImageSource):
         super().__init__(listing.names, labels, classes)
         self.root = root
         self.findings = listing.findings()
+        self._sizes = np.asarray(listing.sizes, np.int64)
         self._set_fingerprint(fingerprint(listing.names, listing.sizes), fingerprint([], listing.times))
+
+    def byte_sizes(self) -> np.ndarray:
+        """See ImageSource.byte_sizes."""
+        return self._sizes
 
     def picture(self, index: int) -> Picture:
         """See ImageSource.picture; an unreadable file is a BadImage too."""

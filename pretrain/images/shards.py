@@ -88,6 +88,10 @@ class ShardedImages(ImageSource):
             return None
         return np.concatenate([self._shard(shard)[0].labels for shard in range(len(self.paths))])
 
+    def byte_sizes(self) -> np.ndarray:
+        """See ImageSource.byte_sizes. Reads the index of every shard."""
+        return np.concatenate([self._shard(shard)[0].sizes for shard in range(len(self.paths))])
+
     def picture(self, index: int) -> EncodedPicture:
         """See ImageSource.picture."""
         shard, row = self._place(index)

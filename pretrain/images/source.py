@@ -83,9 +83,18 @@ class ImageSource:
         """Pixels of image ``index``: uint8 H x W x 3, RGB. Raises BadImage naming file and reason."""
         return self.picture(index).pixels()
 
+    def byte_sizes(self) -> np.ndarray | None:
+        """Sizes of the encoded images in bytes, int64 n, or None where they are not known."""
+        return None
+
     def block_ends(self) -> np.ndarray | None:
         """Ends of the blocks of images that should be read together (tar shards), or None where order is free."""
         return None
+
+
+def evenly(count: int, chosen: int) -> np.ndarray:
+    """``chosen`` of ``count`` indices (all with 0), evenly spread: int64."""
+    return np.arange(count) if not chosen or chosen >= count else np.linspace(0, count - 1, chosen).astype(np.int64)
 
 
 def require_same_classes(train: ImageSource, val: ImageSource, where: str) -> None:

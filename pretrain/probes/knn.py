@@ -14,15 +14,10 @@ from torch.nn import functional as F
 
 from pretrain.batches.loader import build_eval_loader
 from pretrain.encoders import pooled_features
-from pretrain.images.source import ImageSource
+from pretrain.images.source import ImageSource, evenly
 from pretrain.views import Views
 
 Encode = Callable[[torch.Tensor], torch.Tensor]  # B x 3 x H x W -> B x C
-
-
-def evenly(count: int, chosen: int) -> np.ndarray:
-    """``chosen`` of ``count`` indices (all with 0), evenly spread: int64."""
-    return np.arange(count) if not chosen or chosen >= count else np.linspace(0, count - 1, chosen).astype(np.int64)
 
 
 def encoder_function(encoder: Any, layer: str = "backbone") -> Encode:

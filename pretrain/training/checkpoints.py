@@ -139,7 +139,13 @@ def refuse_changes(
     """
     changed = {k: [saved.get(k), current.get(k)] for k in sorted(saved.keys() | current.keys())
                if saved.get(k) != current.get(k)}  # fmt: skip
-    refused = [f"{k} was {was}, is {now}" for k, (was, now) in changed.items() if k not in allowed]
+    refused = [
+        "data_times: the images have the same names and sizes, but were changed or copied since"
+        if k == "data_times"
+        else f"{k} was {was}, is {now}"
+        for k, (was, now) in changed.items()
+        if k not in allowed
+    ]
     if refused:
         flags = " ".join(f"--allow-change {k}" for k in changed if k not in allowed)
         raise UserError(f"{file} was made with other settings: {'; '.join(refused)}. Restore them, or add {flags}")

@@ -58,8 +58,7 @@ def find_start(
     if checkpoint["arch"] != settings.model.arch:
         raise UserError(f"{file} holds a {checkpoint['arch']}, not the {settings.model.arch} of -a")
     changes = list(checkpoint.get("changes", []))
-    # An official file records no settings. A setting that was added after the checkpoint had its default then.
-    saved = {key: checkpoint.get("settings", recorded).get(key, defaults().get(key)) for key in recorded}
+    saved = saved_settings(checkpoint, recorded)
     if changed := refuse_changes(saved, recorded, saving.allow_change, file):
         changes.append({"step": checkpoint["step"], "changed": changed})
         log.warning("continuing with changed settings: %s", changed)
@@ -68,6 +67,18 @@ def find_start(
     log.info("resumed %s at step %d", file, step)
     renumber = bool(checkpoints.steps()) and checkpoint.get("steps_per_epoch", per_epoch) != per_epoch
     return Start(step, changes, renumber)
+
+
+def saved_settings(checkpoint: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a checkpoint was made with, for every key of ``recorded``, this run's.
+
+    An official file records none, and a setting that was added after the checkpoint had its default then. The times of
+    the images count only where the images have the same names and sizes, and were not recorded before version 0.3.
+    """
+    saved = {key: checkpoint.get("settings", recorded).get(key, defaults().get(key)) for key in recorded}
+    if saved["data_times"] is None or saved["data"] != recorded["data"]:
+        saved["data_times"] = recorded["data_times"]
+    return saved
 
 
 def first_step(settings: Settings, checkpoint: dict[str, Any], per_epoch: int) -> int:

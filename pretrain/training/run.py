@@ -19,6 +19,7 @@ from pretrain.settings.checks import check_settings, check_sizes, deciding
 from pretrain.settings.schedule import Schedule
 from pretrain.settings.values import Settings
 from pretrain.training.checkpoints import CheckpointFolder, optimizer_state, weights_sha256
+from pretrain.training.findings import find, report
 from pretrain.training.knn_monitor import build_knn_monitor, run_probe
 from pretrain.training.loop import Loop, Stepper, Timetable
 from pretrain.training.optimiser import SkippableSGD
@@ -31,6 +32,7 @@ from runtime.allocator import keep_freed_memory
 from runtime.atomic import write_text
 from runtime.distributed import World, barrier
 from runtime.errors import UserError
+from runtime.findings import Finding
 from runtime.logs import get_logger, setup_logging
 from runtime.provenance import provenance, usable_cores
 from runtime.run_folder import RunLock
@@ -87,8 +89,11 @@ class Run:
             weight_decay=optimisation.weight_decay,
         )
         self.checkpoints = CheckpointFolder(settings.saving.folder, sizes.steps_per_epoch, settings.saving.keep)
-        self.recorded = deciding(settings, fingerprint=source.fingerprint, ranks=world.size)
+        self.recorded = deciding(
+            settings, fingerprint=source.fingerprint, times=source.times_fingerprint, ranks=world.size
+        )
         self.changes: list[dict[str, Any]] = []
+        self.findings: list[Finding] = []
 
     def run(self) -> int:
         """Resume where that is asked for, train, and say how it ended; returns the exit code."""
@@ -97,6 +102,9 @@ class Run:
         if start.step >= self.total_steps:
             self._finished_before(start)
             return 0
+        if self.world.is_main:
+            self.findings = find(self.settings, self.source, self.sizes)
+            report(self.findings, self.settings.saving.folder)
         barrier()  # every rank has read its checkpoint before rank 0 may move the files
         if start.renumber and self.world.is_main:
             self.checkpoints.renumber(self._state_after(start.step))
@@ -190,6 +198,7 @@ class Run:
             "steps_per_epoch": self.sizes.steps_per_epoch,
             "settings": self.recorded,
             "changes": self.changes,
+            "findings": [finding.as_record() for finding in self.findings],
             "rng": rng_state(),
             "weights_sha256": weights_sha256(weights),
             "provenance": provenance(),
