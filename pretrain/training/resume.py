@@ -73,7 +73,7 @@ def saved_settings(checkpoint: dict[str, Any], recorded: dict[str, Any]) -> dict
     """The settings that a checkpoint was made with, for every key of ``recorded``, this run's.
 
     An official file records none, and a setting that was added after the checkpoint had its default then. The times of
-    the images count only where the images have the same names and sizes, and were not recorded before version 0.3.
+    the images count only where the images have the same names and sizes, and where the checkpoint records them.
     """
     saved = {key: checkpoint.get("settings", recorded).get(key, defaults().get(key)) for key in recorded}
     if saved["data_times"] is None or saved["data"] != recorded["data"]:
