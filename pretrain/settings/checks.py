@@ -53,9 +53,6 @@ def check_sizes(settings: Settings, sizes: Sizes, ranks: int) -> None:
         settings.row.check_sizes(settings.model, settings.options, sizes)
 
 
-def deciding(settings: Settings, *, fingerprint: str, times: str, ranks: int) -> dict[str, Any]:
-    """Every setting that decides the result, the data and the number of processes: what a resume must not change.
-
-    fingerprint, times: of the images, see ``ImageSource``.
-    """
-    return {**settings.recorded, "data": fingerprint, "data_times": times, "world_size": ranks}
+def deciding(settings: Settings, *, fingerprint: str, ranks: int) -> dict[str, Any]:
+    """Every setting that decides the result, the data and the number of processes: what a resume must not change."""
+    return {**settings.recorded, "data": fingerprint, "world_size": ranks}

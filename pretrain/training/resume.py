@@ -36,11 +36,13 @@ def find_start(
     method: Method,
     optimizer: torch.optim.Optimizer,
     recorded: dict[str, Any],
+    times: str,
 ) -> Start:
     """Load the checkpoint that --resume names, or the newest of the folder, into ``method`` and ``optimizer``.
 
-    ``recorded`` holds this run's deciding settings. Raises UserError where they differ from the checkpoint's without
-    --allow-change, where the checkpoint does not fit, or where the folder holds checkpoints and --resume is absent.
+    ``recorded`` holds this run's deciding settings, ``times`` the fingerprint of the times of its images. Raises
+    UserError where they differ from the checkpoint's without --allow-change, where it does not fit, or where
+    the folder holds checkpoints and --resume is absent.
     """
     saving, per_epoch = settings.saving, checkpoints.steps_per_epoch
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # torchrun repeats the same command
@@ -59,7 +61,10 @@ def find_start(
         raise UserError(f"{file} holds a {checkpoint['arch']}, not the {settings.model.arch} of -a")
     changes = list(checkpoint.get("changes", []))
     saved = saved_settings(checkpoint, recorded)
-    if changed := refuse_changes(saved, recorded, saving.allow_change, file):
+    now = dict(recorded)
+    if saved["data"] == now["data"] and "data_times" in checkpoint:  # images of other names or sizes differ anyway
+        saved["data_times"], now["data_times"] = checkpoint["data_times"], times
+    if changed := refuse_changes(saved, now, saving.allow_change, file):
         changes.append({"step": checkpoint["step"], "changed": changed})
         log.warning("continuing with changed settings: %s", changed)
     restore(method, optimizer, checkpoint, file)
@@ -72,13 +77,9 @@ def find_start(
 def saved_settings(checkpoint: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
     """The settings that a checkpoint was made with, for every key of ``recorded``, this run's.
 
-    An official file records none, and a setting that was added after the checkpoint had its default then. The times of
-    the images count only where the images have the same names and sizes, and where the checkpoint records them.
+    An official file records none, and a setting that was added after the checkpoint had its default then.
     """
-    saved = {key: checkpoint.get("settings", recorded).get(key, defaults().get(key)) for key in recorded}
-    if saved["data_times"] is None or saved["data"] != recorded["data"]:
-        saved["data_times"] = recorded["data_times"]
-    return saved
+    return {key: checkpoint.get("settings", recorded).get(key, defaults().get(key)) for key in recorded}
 
 
 def first_step(settings: Settings, checkpoint: dict[str, Any], per_epoch: int) -> int:

@@ -89,15 +89,14 @@ class Run:
             weight_decay=optimisation.weight_decay,
         )
         self.checkpoints = CheckpointFolder(settings.saving.folder, sizes.steps_per_epoch, settings.saving.keep)
-        self.recorded = deciding(
-            settings, fingerprint=source.fingerprint, times=source.times_fingerprint, ranks=world.size
-        )
+        self.recorded = deciding(settings, fingerprint=source.fingerprint, ranks=world.size)
         self.changes: list[dict[str, Any]] = []
         self.findings: list[Finding] = []
 
     def run(self) -> int:
         """Resume where that is asked for, train, and say how it ended; returns the exit code."""
-        start = find_start(self.settings, self.checkpoints, self.method, self.optimizer, self.recorded)
+        parts = (self.checkpoints, self.method, self.optimizer)
+        start = find_start(self.settings, *parts, self.recorded, self.source.times_fingerprint)
         self.changes = start.changes
         if start.step >= self.total_steps:
             self._finished_before(start)
@@ -197,6 +196,7 @@ class Run:
             "step": done,
             "steps_per_epoch": self.sizes.steps_per_epoch,
             "settings": self.recorded,
+            "data_times": self.source.times_fingerprint,
             "changes": self.changes,
             "findings": [finding.as_record() for finding in self.findings],
             "rng": rng_state(),
