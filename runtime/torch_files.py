@@ -45,8 +45,8 @@ def load_torch(path: str | os.PathLike[str]) -> Any:
             return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(f"{file}: {_unpickling_reason(str(error))}") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, OSError, UnicodeDecodeError) as error:
-        reason = str(error).split("\n")[0][:160]
+    except Exception as error:  # on damaged or forged files torch's unpickler raises errors of any kind
+        reason = (str(error) or type(error).__name__).split("\n")[0][:160]
         raise UserError(
             f"{file}: not a readable checkpoint, truncated or damaged ({reason}); fetch it again"
         ) from error

@@ -149,11 +149,18 @@ def _supervised(model: ModelSettings, options: NoOptions, sizes: Sizes) -> Metho
 
 
 METHODS: dict[str, MethodRow] = {
-    "moco": MethodRow("moco_v1", _moco, MoCoOptions, check_sizes=_check_queue, advise=_advise_queue),
+    "moco": MethodRow(
+        "moco_v1",
+        _moco,
+        MoCoOptions,
+        check_sizes=_check_queue,
+        advise=_advise_queue,
+        encodings=lambda options: 2 if options.symmetric else 1,
+    ),
     "memory_bank": MethodRow("memory_bank", _bank, BankOptions, crops=1),
     "instdisc": MethodRow("instdisc", _bank, InstDiscOptions, crops=1),
-    "end_to_end": MethodRow("end_to_end", _end_to_end, EndToEndOptions),
-    "invaspread": MethodRow("invaspread", _invaspread, views="v1_grey_last"),
+    "end_to_end": MethodRow("end_to_end", _end_to_end, EndToEndOptions, encodings=lambda options: 2),
+    "invaspread": MethodRow("invaspread", _invaspread, views="v1_grey_last", encodings=lambda options: 2),
     "supervised": MethodRow("supervised", _supervised, crops=1, views="supervised", labels=True),
 }
 

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from pretrain.encoders.checkpoint_file import load_checkpoint
 from pretrain.methods.base import Method
 from pretrain.settings.options import defaults
 from pretrain.settings.values import Settings
-from pretrain.training.checkpoints import CheckpointFolder, refuse_changes, restore
+from pretrain.training.checkpoints import CheckpointFolder, read_checked, refuse_changes, restore
 from runtime.errors import UserError
 from runtime.logs import get_logger
 
@@ -52,7 +51,7 @@ def find_start(
         return Start(settings.optimisation.start_epoch * per_epoch)
     # A restarted run has checkpoints of its own by now, newer than the one it was first given.
     named = saving.resume not in (None, "auto") and not (restarted and checkpoints.steps())
-    newest = (Path(str(saving.resume)), load_checkpoint(Path(str(saving.resume)))) if named else checkpoints.newest()
+    newest = (Path(str(saving.resume)), read_checked(Path(str(saving.resume)))) if named else checkpoints.newest()
     if newest is None:
         log.info("nothing to resume in %s: starting from the beginning", saving.folder)
         return Start(0)
