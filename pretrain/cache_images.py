@@ -14,7 +14,6 @@ if not __package__:  # run as a script: import from the repository, not from thi
 
 import argparse
 import math
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +90,13 @@ def main(argv: list[str] | None = None) -> int:
 
     source = open_images(args.images, labels=False, split=args.split)
     labelled = _labelled(args.images, args.split) or source
-    plan = {"files_fingerprint": source.files_fingerprint, "shorter_side": args.shorter_side}
+    for finding in labelled.findings:
+        print(finding.line(), file=sys.stderr)
+    plan = {
+        "files_fingerprint": source.files_fingerprint,
+        "shorter_side": args.shorter_side,
+        "times_fingerprint": source.times_fingerprint,
+    }
     with RunLock(args.cache):
         if image_cache.is_cache(args.cache):
             _check_same(args.cache, image_cache.read_summary(args.cache), plan)
@@ -117,6 +122,7 @@ def write_pixels(source: ImageSource, cache: Path, shorter_side: int, workers: i
     from tqdm import tqdm
 
     from pretrain.images import cache as image_cache
+    from runtime.stop import leave_signals_to_the_parent
 
     sizes = image_cache.usable_sizes(cache)
     unreadable = np.flatnonzero(sizes[:, 0] == 0)  # of an interrupted run, which did not record the reasons
@@ -130,7 +136,7 @@ def write_pixels(source: ImageSource, cache: Path, shorter_side: int, workers: i
         num_workers=workers,
         prefetch_factor=32 if workers else None,
         generator=torch.Generator(),
-        worker_init_fn=_leave_interrupts_to_the_parent,
+        worker_init_fn=leave_signals_to_the_parent,
         collate_fn=_as_is,  # type: ignore[arg-type]  # called with a single item, since there are no batches
     )
     with open(cache / image_cache.PIXELS, "ab") as pixels_file, open(cache / image_cache.SIZES, "ab") as sizes_file:
@@ -151,10 +157,6 @@ def write_pixels(source: ImageSource, cache: Path, shorter_side: int, workers: i
     return bad
 
 
-def _leave_interrupts_to_the_parent(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; only the parent reports it
-
-
 def _as_is(item: tuple[Any, str]) -> tuple[Any, str]:
     return item
 
@@ -165,7 +167,8 @@ def _labelled(images: str, split: str) -> ImageSource | None:
 
     try:
         return open_images(images, labels=True, split=split)
-    except UserError:
+    except UserError as error:
+        print(f"the cache will have no labels: {error}", file=sys.stderr)
         return None
 
 
@@ -178,8 +181,11 @@ def _read_plan(cache: Path) -> dict | None:
 
 def _check_same(cache: Path, existing: dict | None, plan: dict) -> None:
     for key, value in plan.items():
-        if existing is not None and existing[key] != value:
-            origin = "of other images" if key == "files_fingerprint" else f"with --shorter-side {existing[key]}"
+        if existing is not None and existing.get(key, value) != value:  # earlier versions recorded no times
+            origin = {
+                "files_fingerprint": "of other images",
+                "times_fingerprint": "of these images before they were changed or copied",
+            }.get(key, f"with --shorter-side {existing[key]}")
             raise UserError(f"{cache} holds a cache {origin}; choose another folder or remove that one")
 
 

@@ -22,7 +22,7 @@ from runtime.provenance import usable_cores
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="pretrain/features.py", description=__doc__.split("\n")[0])
-    parser.add_argument("checkpoint", help="of pretrain/main.py or of the official code")
+    parser.add_argument("checkpoint", help="of pretrain/main.py, of official MoCo, or any file to_d2.py converts")
     parser.add_argument("data", metavar="DIR", help="folder with train/CLASS/ and val/CLASS/")
     parser.add_argument("--layer", choices=["backbone", "head"], default="backbone", help="whose output (backbone)")
     parser.add_argument("--image-size", type=positive, default=None, help="(the checkpoint's, else 224)")
@@ -44,20 +44,27 @@ def main() -> int:
 
     from pretrain.encoders.reading import read_encoder
     from pretrain.images import open_images
+    from pretrain.images.inspection import inspect_pixels, shared_images
+    from pretrain.images.listing import validation_folder
+    from pretrain.images.source import require_same_classes
     from pretrain.probes.knn import ProbeImages, alignment, encoder_function, extract, knn_accuracy, uniformity
     from pretrain.views import build_views, eval_kind
     from runtime.atomic import sha256_file, write_json
     from runtime.provenance import provenance
 
-    encoder, checkpoint = read_encoder(args.checkpoint)
+    read = read_encoder(args.checkpoint)
+    print(f"{args.checkpoint}: {read.arch}, {read.origin}", file=sys.stderr)
+    if args.layer == "head" and not read.has_head:
+        raise UserError(f"{args.checkpoint} has no head that can be read; leave out --layer head")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    encoder.to(device)
-    settings = checkpoint.get("settings", {})
-    size, kind = args.image_size or settings.get("image_size", 224), eval_kind(settings.get("views"))
+    encoder = read.network.to(device)
+    size, kind = args.image_size or read.settings.get("image_size", 224), eval_kind(read.settings.get("views"))
     train = open_images(args.data, labels=True)
-    val = open_images(Path(args.data) / "val", labels=True, split=None)
-    if any(a != b for a, b in zip(train.classes or [], val.classes or [])):
-        raise UserError(f"the class folders of {args.data}/train and {args.data}/val differ")
+    val = open_images(validation_folder(Path(args.data)), labels=True, split=None)
+    require_same_classes(train, val, args.data)
+    findings = [*train.findings, *inspect_pixels(train), *shared_images(train, val)]
+    for finding in findings:
+        print(f"finding: {finding.line()}", file=sys.stderr)
     encode = encoder_function(encoder, args.layer)
     views = build_views(kind, image_size=size)
     images = ProbeImages(views, device, images=args.images, workers=min(args.workers, usable_cores()))
@@ -74,7 +81,8 @@ def main() -> int:
     }
     print(json.dumps(numbers, indent=1))
     if args.output:
-        origin = {"checkpoint": args.checkpoint, "sha256": sha256_file(args.checkpoint), "image_size": size}
+        origin = {"checkpoint": args.checkpoint, "sha256": sha256_file(args.checkpoint), "image_size": size,
+                  "findings": [finding.as_record() for finding in findings]}  # fmt: skip
         write_json(args.output, {**numbers, **origin, "layer": args.layer, "provenance": provenance()})
     return 0
 

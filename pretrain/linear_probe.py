@@ -23,7 +23,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="pretrain/linear_probe.py", description=__doc__.split("\n")[0])
     parser.add_argument("data", metavar="DIR", help="folder with train/CLASS/ and val/CLASS/")
-    parser.add_argument("--pretrained", required=True, metavar="FILE", help="checkpoint, ours or official")
+    parser.add_argument(
+        "--pretrained",
+        required=True,
+        metavar="FILE",
+        help="checkpoint: ours, official, or any file that to_d2.py converts",
+    )
     parser.add_argument("-a", "--arch", default=None, help="(the checkpoint's)")
     parser.add_argument("--lr", "--learning-rate", type=float, default=30.0)
     parser.add_argument("-b", "--batch-size", type=positive, default=256)

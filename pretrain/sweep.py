@@ -2,10 +2,11 @@
 
     python pretrain/sweep.py plans/ablation_pretrain.yaml [--only GROUP ...] [--jobs N]
 
-Finished runs are not repeated, unfinished ones continue; the table is written to OUTPUT/table.md. A plan has the keys
-output, base (flags of every run, the folder of images first), seeds, and groups, which are named tables of runs, each a
-list of flags. A run that another group already has is written as that run's name, GROUP/RUN. All runs of one seed come
-before those of the next.
+Finished runs are not repeated, unfinished ones continue. A finished run whose flags or images differ from what the plan
+says now is stale, and refused by name. The table is written to OUTPUT/table.md. A plan has the keys output, base (flags
+of every run, the folder of images first), seeds, and groups, which are named tables of runs, each a list of flags. A
+run that another group already has is written as that run's name, GROUP/RUN. All runs of one seed come before those of
+the next.
 """
 
 import os
@@ -15,14 +16,19 @@ if not __package__:  # run as a script: import from the repository, not from thi
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import argparse
+import itertools
 import statistics
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runtime.errors import UserError, run_entry
+from runtime.listing import listed
 from runtime.repository import REPOSITORY, find_file
+
+if TYPE_CHECKING:
+    from pretrain.settings.values import Settings
 
 KEYS = {"output", "base", "seeds", "groups"}
 
@@ -34,6 +40,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=[], metavar="GROUP", help="these groups of the plan only")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (set OMP_NUM_THREADS)")
     parser.add_argument("--table-only", action="store_true", help="run nothing, compare the finished runs")
+    parser.add_argument("--redo", action="store_true", help="rename stale runs and run them again")
     return parser.parse_args(argv)
 
 
@@ -77,9 +84,10 @@ def place(plan: dict[str, Any], group: str, name: str, seed: int) -> tuple[Path,
 
 def last_knn(folder: Path) -> float | None:
     """The last kNN accuracy of a finished run, None where the run is not finished or recorded none."""
+    from pretrain.training.finished_run import is_finished
     from runtime.metrics import read_metrics
 
-    if not (folder / "finished").exists():
+    if not is_finished(folder):
         return None
     values = [record["knn"] for record in read_metrics(folder / "metrics.json") if "knn" in record]
     return values[-1] if values else None
@@ -93,7 +101,34 @@ def run(flags: list[Any], folder: Path, seed: int) -> None:
     done = subprocess.run(command)
     if done.returncode:
         raise UserError(f"{folder} ended with exit code {done.returncode}; the command above shows why")
-    (folder / "finished").touch()
+    from pretrain.training.finished_run import mark_finished
+
+    mark_finished(folder, settings_of(flags, folder, seed))
+
+
+def settings_of(flags: list[Any], folder: Path, seed: int) -> "Settings":
+    """What the flags of a run mean."""
+    from pretrain.settings.options import parse as parse_flags
+
+    return parse_flags([*map(str, flags), "--seed", str(seed), "--output", str(folder)])
+
+
+def set_aside_stale(runs: dict[Path, tuple[list[Any], int]], redo: bool) -> None:
+    """Rename the folders of finished runs whose flags or images are others now, or without ``redo`` refuse to go on."""
+    from pretrain.training.finished_run import differences, is_finished
+
+    stale = {}
+    for folder, (flags, seed) in runs.items():
+        if is_finished(folder) and (texts := differences(folder, settings_of(flags, folder, seed))):
+            stale[folder] = f"{folder}: {'; '.join(texts)}"
+    if stale and not redo:
+        raise UserError(
+            f"{len(stale)} finished runs are stale: {listed(list(stale.values()), 4)}. Restore the plan or the images, "
+            "or add --redo, which renames their folders and runs them again"
+        )
+    for folder in stale:
+        numbers = (folder.with_name(f"{folder.name}.old{number}") for number in itertools.count(1))
+        folder.rename(next(name for name in numbers if not name.exists()))
 
 
 def run_all(missing: dict[Path, tuple[list[Any], int]], jobs: int) -> None:
@@ -133,14 +168,15 @@ def main() -> int:
     from runtime.atomic import write_text
 
     groups = args.only or list(plan["groups"])
-    missing: dict[Path, tuple[list[Any], int]] = {}
-    for seed in [] if args.table_only else plan["seeds"]:
+    runs: dict[Path, tuple[list[Any], int]] = {}
+    for seed in plan["seeds"]:
         for group in groups:
             for name in plan["groups"][group]:
                 folder, flags = place(plan, group, name, seed)
-                if last_knn(folder) is None:
-                    missing[folder] = ([*plan["base"], *flags], seed)
-    run_all(missing, args.jobs)
+                runs[folder] = ([*plan["base"], *flags], seed)
+    set_aside_stale(runs, args.redo and not args.table_only)
+    if not args.table_only:
+        run_all({folder: run for folder, run in runs.items() if last_knn(folder) is None}, args.jobs)
     text = table(plan, groups)
     write_text(Path(plan["output"]) / "table.md", text)
     print(text)

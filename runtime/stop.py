@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
+_PARENT_CHECK = 1.0  # seconds between a worker's looks at its parent
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # Slurm sends SIGUSR1 or SIGTERM before it kills
 
 
@@ -47,7 +49,8 @@ def leave_signals_to_the_parent(_: int = 0) -> None:
     """Make a loader worker ignore the signals that stop its run; the ``worker_init_fn`` of a training loader.
 
     Slurm, Ctrl-C and ``kill -- -GROUP`` signal every process of a run, but the main process needs batches until it has
-    saved. A SIGTERM sent by the main process itself still ends the worker: multiprocessing waits for that at exit.
+    saved. A SIGTERM sent by the main process itself still ends the worker: multiprocessing waits for that at exit. And
+    the worker ends soon after its parent, however that was killed: it may wait for a pipe that nobody empties.
     """
     can_wait = hasattr(signal, "sigwaitinfo")  # not on macOS
     if can_wait:
@@ -55,11 +58,16 @@ def leave_signals_to_the_parent(_: int = 0) -> None:
     # sigwaitinfo does not receive ignored signals: SIGTERM keeps its default action and stays blocked
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_DFL if can_wait and signum == signal.SIGTERM else signal.SIG_IGN)
-    if can_wait:
-        threading.Thread(target=_exit_on_parents_sigterm, daemon=True).start()
+    threading.Thread(target=_end_with_the_parent, args=(os.getppid(), can_wait), daemon=True).start()
 
 
-def _exit_on_parents_sigterm() -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
-        continue
+def _end_with_the_parent(parent: int, can_wait: bool) -> None:
+    """Exit on the parent's SIGTERM, and when the parent is gone (an orphan gets another parent)."""
+    while os.getppid() == parent:
+        if not can_wait:
+            time.sleep(_PARENT_CHECK)
+            continue
+        received = signal.sigtimedwait({signal.SIGTERM}, _PARENT_CHECK)
+        if received is not None and received.si_pid == parent:
+            break
     os._exit(0)

@@ -1,7 +1,8 @@
-"""An encoder from a checkpoint, for probes. Its head and stem are recognised by the shapes of the weights."""
+"""An encoder from a checkpoint, for probes: ours or the official code's with its head, and whatever else converts."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,36 +11,123 @@ import torch
 from pretrain.encoders import ARCHITECTURES, build_encoder
 from pretrain.encoders.checkpoint_file import load_checkpoint
 from runtime.errors import UserError
+from runtime.listing import listed
 
 if TYPE_CHECKING:
     from torchvision.models import ResNet
 
+    from convert.backbone import Backbone
+    from convert.preprocessing import Preprocessing
+
 PREFIXES = ("module.encoder_q.", "encoder_q.", "module.", "")
+DICTIONARY = {"queue", "queue_ptr"}  # what a checkpoint may hold beside its encoder
+HEADS = ({"fc.weight", "fc.bias"}, {"fc.0.weight", "fc.0.bias", "fc.2.weight", "fc.2.bias"})
 
 
-def encoder_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The query encoder's tensors under torchvision's names: from MoCo's, a supervised or a plain state dict."""
-    prefix = next((p for p in PREFIXES if p + "conv1.weight" in state), None)
-    if prefix is None:
-        raise UserError("the checkpoint holds no ResNet encoder: it has no tensor [module.][encoder_q.]conv1.weight")
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+@dataclass(frozen=True)
+class ReadEncoder:
+    """network: in evaluation mode, maps B x 3 x H x W, normalised as this project's views, to the head's outputs.
+
+    arch: its name. has_head: whether the file held a head; without one ``network`` gives the pooled features.
+    settings: those of the pretraining, {} where they are not recorded. origin: how the file was understood.
+    """
+
+    network: ResNet
+    arch: str
+    has_head: bool
+    settings: dict[str, Any]
+    origin: str
 
 
-def read_encoder(path: str | Path, arch: str | None = None) -> tuple[ResNet, dict[str, Any]]:
-    """(encoder in evaluation mode, checkpoint). UserError for a file without an encoder or weights that do not fit."""
-    checkpoint = load_checkpoint(Path(path))
-    name = arch or str(checkpoint["arch"])
-    if name not in ARCHITECTURES:
-        raise UserError(f"{path}: unknown encoder {name}; choose one of {', '.join(ARCHITECTURES)} with -a")
-    weights = encoder_weights(checkpoint["state_dict"])
+def read_encoder(path: str | Path, arch: str | None = None) -> ReadEncoder:
+    """The encoder of a checkpoint; ``arch`` names its architecture where the file does not, or must agree with it.
+
+    Raises UserError for a file without an encoder, for weights that do not fit it exactly, and for NaN in them.
+    """
+    try:
+        checkpoint = load_checkpoint(Path(path))
+        prefix = next((p for p in PREFIXES if p + "conv1.weight" in checkpoint["state_dict"]), None)
+    except (UserError, TypeError):
+        prefix = None
+    if prefix is None or (arch or str(checkpoint["arch"])) not in ARCHITECTURES:
+        return _converted(path, arch)
+    return _of_pretraining(path, arch or str(checkpoint["arch"]), prefix, checkpoint)
+
+
+def _of_pretraining(path: str | Path, arch: str, prefix: str, checkpoint: dict[str, Any]) -> ReadEncoder:
+    state = checkpoint["state_dict"]
+    weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    weights = {name: value for name, value in weights.items() if name.rsplit(".", 1)[-1] not in DICTIONARY}
+    head = {name for name in weights if name.startswith("fc.")}
+    if head not in HEADS:  # of another method: only the features before it are read
+        weights = {name: value for name, value in weights.items() if name not in head}
     mlp = "fc.0.weight" in weights
     last = weights.get("fc.2.weight" if mlp else "fc.weight")
     stem = "cifar" if weights["conv1.weight"].shape[-1] == 3 else "imagenet"
-    encoder = build_encoder(name, outputs=1 if last is None else len(last), mlp=mlp, stem=stem)
+    encoder = build_encoder(arch, outputs=1 if last is None else len(last), mlp=mlp, stem=stem)
     try:
-        missing = encoder.load_state_dict(weights, strict=False).missing_keys
+        missing, unused = encoder.load_state_dict(weights, strict=False)
     except RuntimeError as error:
-        raise UserError(f"{path} does not fit {name}: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"{path} does not fit {arch}: {' '.join(str(error).split())[:200]}") from error
     if lacking := [key for key in missing if not key.startswith("fc.")]:
-        raise UserError(f"{path} lacks {len(lacking)} tensors of {name}, the first is {lacking[0]}")
-    return encoder.eval(), checkpoint
+        raise UserError(f"{path} lacks {len(lacking)} tensors of {arch}, the first is {lacking[0]}")
+    if unused:
+        raise UserError(f"{path} is not a {arch}: it has {len(unused)} more tensors ({listed(unused, 4)}); check -a")
+    if bad := [name for name, value in encoder.state_dict().items() if not torch.isfinite(value).all()]:
+        raise UserError(f"{path}: {bad[0]} holds NaN or Inf: the training diverged; take an earlier checkpoint")
+    settings = checkpoint.get("settings")
+    settings = settings if isinstance(settings, dict) else {}
+    return ReadEncoder(encoder.eval(), arch, last is not None, settings, "a pretraining checkpoint")
+
+
+def _converted(path: str | Path, arch: str | None) -> ReadEncoder:
+    """The backbone that the converter finds in the file, as torchvision's network without a head."""
+    from convert.conversion import convert
+
+    backbone = convert(path, verify=False)
+    name = backbone.architecture.name
+    if arch is not None and arch != name:
+        raise UserError(f"{path} holds a {name}, not the {arch} of -a")
+    network = _network_of(backbone)
+    origin = f"family {backbone.family}, encoder {backbone.encoder}"
+    return ReadEncoder(network.eval(), name, False, {}, origin)
+
+
+def _network_of(backbone: Backbone) -> ResNet:
+    from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+    from convert.rename import DETECTRON2, TORCHVISION
+
+    arch = backbone.architecture
+    if (arch.stem, arch.res2) != (64, 256 if arch.bottleneck else 64):
+        raise UserError(f"{backbone.source} holds a {arch.name}; probes read networks of torchvision's width only")
+    block = Bottleneck if arch.bottleneck else BasicBlock
+    network = ResNet(block, list(arch.blocks), groups=arch.groups, width_per_group=arch.width // arch.groups)  # type: ignore[arg-type]
+    network.fc = torch.nn.Identity()  # type: ignore[assignment]
+    parts = {name: DETECTRON2.parse(name) for name in backbone.tensors}
+    named = {TORCHVISION.format(part): torch.tensor(backbone.tensors[name]) for name, part in parts.items() if part}
+    network.load_state_dict(named, strict=False)  # complete, as the converter has checked; BN counters may be absent
+    for module in network.modules():
+        if backbone.preprocessing.stride_in_1x1 and isinstance(module, Bottleneck):
+            module.conv1.stride, module.conv2.stride = module.conv2.stride, module.conv1.stride
+    _expect_views(network, backbone.preprocessing)
+    return network
+
+
+def _expect_views(network: ResNet, preprocessing: Preprocessing) -> None:
+    """Let the network take images that are normalised as this project's views, whatever it was trained with."""
+    from convert.preprocessing import IMAGENET
+
+    if preprocessing.config() == {**IMAGENET.config(), "MODEL.RESNETS.STRIDE_IN_1X1": preprocessing.stride_in_1x1}:
+        return
+    order = [2, 1, 0] if preprocessing.format == "BGR" else [0, 1, 2]
+    ours_mean, ours_std = (torch.tensor(v)[order].view(3, 1, 1) for v in (IMAGENET.pixel_mean, IMAGENET.pixel_std))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (preprocessing.pixel_mean, preprocessing.pixel_std))
+    # (x ours_std + ours_mean - mean) / std as one product and one sum
+    scale, shift = ours_std / std, (ours_mean - mean) / std
+
+    def renormalise(_: torch.nn.Module, inputs: tuple[torch.Tensor]) -> torch.Tensor:
+        (images,) = inputs
+        return images[:, order] * scale.to(images) + shift.to(images)
+
+    network.conv1.register_forward_pre_hook(renormalise)

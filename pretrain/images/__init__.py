@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pretrain.images.files import open_folder, open_list
+from pretrain.images.listing import list_folder, training_folder
 from pretrain.images.source import ImageSource
 from runtime.errors import UserError
 
@@ -15,13 +16,14 @@ def open_images(
     """Open a set of images.
 
     source: a folder, a ``.txt`` list of files, a ``.tar`` shard, or shards as ``name-{000..123}.tar``. Where a folder
-        has a sub-folder called ``split``, that one is read instead, as in the official code. A folder with .tar files
-        is read as shards, any other as all images below it, at any depth, in the order of their names.
+        has a sub-folder called ``split``, that one is read instead, as in the official code (``Train`` and
+        ``training`` are understood). A folder with .tar files is read as shards, any other as all images below it, at
+        any depth, in the order of their names. Hidden folders are skipped.
     labels: True asks for class numbers: sub-folders of the folder (sorted), a second tab-separated column of the list,
         or the ``.cls`` members of the shards. UserError when there are none.
     cache: folder written by ``pretrain/cache_images.py`` for the same images, from which the pixels are read. Such a
         folder can also be the source itself, without the original files.
-    Raises UserError for a path that does not exist, cannot be read or holds no image.
+    Raises UserError for a path that does not exist, cannot be read, holds no image, or holds images in two ways.
     """
     from pretrain.images.cache import CachedImages, is_cache
 
@@ -38,9 +40,17 @@ def _open(source: str, labels: bool, split: str | None) -> ImageSource:
     if path.suffix.lower() == ".txt":
         return open_list(path, labels)
     if path.is_dir():
-        folder = path / split if split and (path / split).is_dir() else path
-        has_shards = any(folder.glob("*.tar"))
-        return _open_shards(str(folder), labels) if has_shards else open_folder(folder, labels)
+        folder = training_folder(path, split)
+        shards = sorted(folder.glob("*.tar"))
+        listing = list_folder(folder)
+        if not shards:
+            return open_folder(folder, listing, labels)
+        if listing.names:
+            raise UserError(
+                f"{folder} holds both tar files ({shards[0].name}) and image files ({listing.names[0]}): move one of "
+                f"them away, or name the tar files themselves, {folder}/{{{shards[0].stem},...}}.tar"
+            )
+        return _open_shards(str(folder), labels)
     if path.exists():
         raise UserError(f"{path} is not a folder of images, a .txt list of files or a .tar shard")
     raise UserError(f"{path} does not exist; give a folder of images, a .txt list of files or .tar shards")

@@ -16,6 +16,7 @@ import numpy as np
 from pretrain.images.decode import BadImage, Scratch
 from pretrain.images.source import ImageSource
 from runtime.errors import UserError
+from runtime.findings import Finding
 
 SUMMARY, PIXELS, SIZES = "cache.json", "pixels.bin", "sizes.bin"
 SCHEMA = 1
@@ -49,6 +50,12 @@ class CachedImages(ImageSource):
                 f"the cache {folder} was made from other images, or they have changed since; make it again: "
                 f"python pretrain/cache_images.py {summary['source']} {folder}"
             )
+        times = summary.get("times_fingerprint", "")  # caches of earlier versions have none
+        if made_from is not None and times not in ("", made_from.times_fingerprint):
+            raise UserError(
+                f"the images of {summary['source']} have been changed or copied since the cache {folder} was made "
+                f"(same names and sizes, other times); make it again, or name {folder} itself as the images"
+            )
         if made_from is not None:
             classes, numbers = made_from.classes, made_from.labels()
         else:
@@ -56,7 +63,8 @@ class CachedImages(ImageSource):
         if labels and classes is None:
             raise UserError(f"labels are needed, but the cache {folder} was made without any")
         super().__init__(summary["names"], numbers, classes)
-        self._set_fingerprint(summary["files_fingerprint"])
+        self._set_fingerprint(summary["files_fingerprint"], times)
+        self.findings = [Finding(**record) for record in summary.get("findings", [])]
         self._folder, self._reasons = folder, summary["bad"]
         whole = _size_of(folder / SIZES) == 8 * len(self)
         self._sizes = np.fromfile(folder / SIZES, np.int32).reshape(-1, 2) if whole else np.zeros((0, 2), np.int32)
@@ -125,6 +133,8 @@ def summarise(source: ImageSource, spec: str, shorter_side: int, bad: dict[int, 
         "source": spec,
         "shorter_side": shorter_side,
         "files_fingerprint": source.files_fingerprint,
+        "times_fingerprint": source.times_fingerprint,
+        "findings": [finding.as_record() for finding in source.findings],
         "bad": {str(index): reason for index, reason in bad.items()},
         "classes": source.classes,
         "labels": None if numbers is None else numbers.tolist(),

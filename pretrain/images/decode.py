@@ -15,6 +15,8 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from runtime.image_formats import identify, to_mode
+
 try:
     import simplejpeg
 except ImportError:  # optional: Pillow decodes JPEG too, with the same library but more copies
@@ -111,7 +113,7 @@ class EncodedPicture:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of large images: __init__ checks the size, for both decoders
-                return Image.open(io.BytesIO(self.data))
+                return identify(io.BytesIO(self.data))
         except Exception as error:  # on malformed bytes Pillow's readers raise errors of many kinds
             raise BadImage(self.name, describe_bytes(self.data, error)) from error
 
@@ -130,18 +132,9 @@ class EncodedPicture:
             # draft() scales by floor(size / requested), so the requested size must be rounded down
             image.draft("RGB", (self.width // reduction, self.height // reduction))
         try:
-            return _to_rgb(image)
+            return np.asarray(to_mode(image))
         except Exception as error:  # as in _opened
             raise BadImage(self.name, describe_bytes(self.data, error)) from error
-
-
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    """Pixels of an opened image as uint8 H x W x 3; 16-bit greys keep their high byte (Pillow would clip them)."""
-    if image.mode.startswith("I"):
-        values = np.asarray(image).astype(np.int64)
-        grey = (values >> 8 if values.max(initial=0) > 255 else values).clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def describe_bytes(data: bytes, error: Exception) -> str:

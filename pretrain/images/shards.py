@@ -1,46 +1,31 @@
 """Images in tar shards of the WebDataset layout, streamed shard by shard, at any step of any epoch.
 
-A sample is a run of members that share their name up to the first dot of the base name: ``n01440764/18.jpg``,
-``n01440764/18.cls``. Each shard is indexed once (offsets of its images, labels); the index is kept beside the shard as
-NAME.tar.index where the folder can be written. Images are read by offset, and the order keeps a window of a few shards
-together (``BlockOrder``), each of which the kernel reads ahead: sequential for the disk, random for the training, and a
-function of the step alone, so a run can continue anywhere.
+A sample is what shares its name up to the first dot of the base name: ``n01440764/18.jpg``, ``n01440764/18.cls``.
+Images are read by the offsets of an index (``shard_index``), and the order keeps a window of a few shards together
+(``BlockOrder``), each of which the kernel reads ahead: sequential for the disk, random for the training, and a function
+of the step alone, so a run can continue anywhere.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import io
 import itertools
 import os
 import re
-import tarfile
-import zipfile
-from collections import OrderedDict
-from dataclasses import dataclass
+from collections import Counter, OrderedDict
 from pathlib import Path
 
 import numpy as np
 
 from pretrain.images.decode import BadImage, EncodedPicture
-from pretrain.images.source import EXTENSIONS, ImageSource, Names, fingerprint
-from runtime.atomic import write_bytes
+from pretrain.images.shard_index import UNLABELLED, ShardIndex, read_index
+from pretrain.images.source import ImageSource, fingerprint
 from runtime.errors import UserError
-from runtime.logs import get_logger
+from runtime.findings import Finding
+from runtime.image_formats import EXTENSIONS, suffix_of
+from runtime.listing import listed
 
 _OPEN_SHARDS = 32  # shards whose index and file descriptor a process keeps
-_UNLABELLED = -1
-
-
-@dataclass
-class ShardIndex:
-    """The images of one shard. offsets, sizes: int64 n, in bytes; labels: int64 n, -1 for none."""
-
-    names: Names
-    offsets: np.ndarray
-    sizes: np.ndarray
-    labels: np.ndarray
 
 
 class ShardedImages(ImageSource):
@@ -54,21 +39,31 @@ class ShardedImages(ImageSource):
         self.paths = expand(spec)
         self._open: OrderedDict[int, tuple[ShardIndex, int]] = OrderedDict()
         counts, digest, largest = [], hashlib.sha256(), -1
+        skipped: list[str] = []
+        suffixes: Counter[str] = Counter()
         for path in self.paths:
             index = read_index(path)
-            if labels and (index.labels == _UNLABELLED).any():
-                missing = index.names[int((index.labels == _UNLABELLED).argmax())]
+            if labels and (index.labels == UNLABELLED).any():
+                missing = index.names[int((index.labels == UNLABELLED).argmax())]
                 raise UserError(f"labels are needed, but {path} has no .cls member beside {missing}")
             counts.append(len(index.offsets))
             largest = max(largest, int(index.labels.max(initial=-1)))
             digest.update(fingerprint([path.name, *index.names], index.sizes).encode())
             digest.update(index.labels.tobytes() if labels else b"")
+            skipped += [f"{path.name}/{index.skipped[0]}"] if len(index.skipped) else []
+            suffixes.update(suffix_of(text.split(": ", 1)[0]) for text in index.skipped)
         if not sum(counts):
             raise UserError(f"no image in {spec}; members that are images end in {' '.join(EXTENSIONS)}")
         self._ends = np.cumsum(counts)
         self._with_labels = labels
         self.classes = [str(number) for number in range(largest + 1)] if labels else None
         self.fingerprint = self.files_fingerprint = digest.hexdigest()
+        self.times_fingerprint = fingerprint([], [path.stat().st_mtime_ns for path in self.paths])
+        self.findings = []
+        if skipped:
+            by_suffix = listed([f"{suffix} {count}" for suffix, count in suffixes.most_common()])
+            message = f"members of shards that are not read, by suffix: {by_suffix}"
+            self.findings.append(Finding("image skipped", suffixes.total(), skipped[0], message))
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -85,13 +80,17 @@ class ShardedImages(ImageSource):
     def label(self, index: int) -> int:
         """Class number of image ``index``, or -1 where there are no labels."""
         shard, row = self._place(index)
-        return int(self._shard(shard)[0].labels[row]) if self._with_labels else _UNLABELLED
+        return int(self._shard(shard)[0].labels[row]) if self._with_labels else UNLABELLED
 
     def labels(self) -> np.ndarray | None:
         """Class numbers of all images, None without labels. Reads the index of every shard."""
         if not self._with_labels:
             return None
         return np.concatenate([self._shard(shard)[0].labels for shard in range(len(self.paths))])
+
+    def byte_sizes(self) -> np.ndarray:
+        """See ImageSource.byte_sizes. Reads the index of every shard."""
+        return np.concatenate([self._shard(shard)[0].sizes for shard in range(len(self.paths))])
 
     def picture(self, index: int) -> EncodedPicture:
         """See ImageSource.picture."""
@@ -159,85 +158,3 @@ def _alternatives(part: str) -> list[str]:
         return part[1:-1].split(",")
     first, last = bounds.groups()
     return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-
-
-def read_index(path: Path, gone: str | None = None) -> ShardIndex:
-    """The index of a shard: from the file beside it where that belongs to the tar as it is now, else from the tar.
-
-    gone: the message of the UserError for a shard that does not exist.
-    """
-    index_file = path.with_name(path.name + ".index")
-    try:
-        state = path.stat()
-    except OSError as error:
-        raise UserError(gone or f"the shard {path} cannot be read: {error.strerror}") from error
-    stamp = np.array([state.st_size, state.st_mtime_ns])
-    # An index that is missing, damaged, or of another version of the shard is made anew.
-    errors = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-    with contextlib.suppress(*errors), np.load(index_file) as arrays:
-        if np.array_equal(arrays["stamp"], stamp):
-            names = Names(bytes(arrays["names"]).decode("utf-8", "surrogateescape").split("\0"))
-            return ShardIndex(names, arrays["offsets"], arrays["sizes"], arrays["labels"])
-    index = scan(path)
-    if len(index.offsets):
-        _write_index(index_file, index, stamp)
-    return index
-
-
-def _write_index(path: Path, index: ShardIndex, stamp: np.ndarray) -> None:
-    text = "\0".join(index.names).encode("utf-8", "surrogateescape")
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        stamp=stamp,
-        names=np.frombuffer(text, np.uint8),
-        offsets=index.offsets,
-        sizes=index.sizes,
-        labels=index.labels,
-    )
-    try:
-        write_bytes(path, buffer.getvalue())
-    except UserError as error:
-        get_logger(__name__).warning("the index of a shard cannot be saved and will be made again next time: %s", error)
-
-
-def scan(path: Path) -> ShardIndex:
-    """The images and labels of a tar, from its headers. UserError when it is not a complete, uncompressed tar file."""
-    images: OrderedDict[str, tarfile.TarInfo] = OrderedDict()
-    labels: dict[str, int] = {}
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                folder, base = os.path.split(member.name)
-                stem, _, kind = base.partition(".")
-                key = f"{folder}/{stem}"
-                if member.isfile() and f".{kind.lower()}" in EXTENSIONS:
-                    images.setdefault(key, member)
-                elif kind == "cls":
-                    labels[key] = _label(tar, member, path)
-    except (tarfile.TarError, OSError) as error:
-        raise UserError(f"{path} is not a complete tar file: {error}{_hint(path)}") from error
-    members = list(images.values())
-    if members and members[-1].offset_data + members[-1].size > path.stat().st_size:
-        raise UserError(f"{path} is truncated inside {members[-1].name}; copy it again")
-    return ShardIndex(
-        Names([member.name for member in members]),
-        np.array([member.offset_data for member in members], np.int64),
-        np.array([member.size for member in members], np.int64),
-        np.array([labels.get(key, _UNLABELLED) for key in images], np.int64),
-    )
-
-
-def _hint(path: Path) -> str:
-    """What to do about a file that is not a tar file, as far as its first bytes tell."""
-    with contextlib.suppress(OSError), open(path, "rb") as file:
-        return "; shards must be uncompressed" if file.read(2) == b"\x1f\x8b" else ""
-    return ""
-
-
-def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> int:
-    file = tar.extractfile(member)
-    text = file.read(64).decode("ascii", "replace").strip() if file else ""
-    if not text.isdigit():
-        raise UserError(f"{path}: {member.name} holds {text!r}, not a class number")
-    return int(text)

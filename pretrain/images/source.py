@@ -9,8 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from pretrain.images.decode import BadImage, Picture
-
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+from runtime.errors import UserError
+from runtime.findings import Finding
+from runtime.listing import listed
 
 
 class Names(Sequence[str]):
@@ -36,11 +37,15 @@ class ImageSource:
     classes: class names in label order, or None where there are no labels.
     fingerprint: sha256 (hex) over names, sizes and labels, by which a resumed run notices other data.
     files_fingerprint: the same without the labels, by which a cache notices other images.
+    times_fingerprint: sha256 (hex) over the times at which the files were last changed, by which both notice files that
+        were replaced by others of the same size; "" where it is not known.
+    findings: what the owner of the images should know.
     """
 
     classes: list[str] | None = None
     fingerprint: str = ""
     files_fingerprint: str = ""
+    times_fingerprint: str = ""
 
     def __init__(
         self, names: Sequence[str], labels: Sequence[int] | np.ndarray | None, classes: list[str] | None
@@ -48,12 +53,14 @@ class ImageSource:
         self._names = Names(names)
         self._labels = None if labels is None else np.asarray(labels, np.int64)
         self.classes = classes
+        self.findings: list[Finding] = []
 
     def __len__(self) -> int:
         return len(self._names)
 
-    def _set_fingerprint(self, files_fingerprint: str) -> None:
+    def _set_fingerprint(self, files_fingerprint: str, times_fingerprint: str) -> None:
         labels, self.files_fingerprint = self.labels(), files_fingerprint
+        self.times_fingerprint = times_fingerprint
         self.fingerprint = files_fingerprint if labels is None else fingerprint([files_fingerprint], labels)
 
     def name(self, index: int) -> str:
@@ -76,9 +83,33 @@ class ImageSource:
         """Pixels of image ``index``: uint8 H x W x 3, RGB. Raises BadImage naming file and reason."""
         return self.picture(index).pixels()
 
+    def byte_sizes(self) -> np.ndarray | None:
+        """Sizes of the encoded images in bytes, int64 n, or None where they are not known."""
+        return None
+
     def block_ends(self) -> np.ndarray | None:
         """Ends of the blocks of images that should be read together (tar shards), or None where order is free."""
         return None
+
+
+def evenly(count: int, chosen: int) -> np.ndarray:
+    """``chosen`` of ``count`` indices (all with 0), evenly spread: int64."""
+    return np.arange(count) if not chosen or chosen >= count else np.linspace(0, count - 1, chosen).astype(np.int64)
+
+
+def require_same_classes(train: ImageSource, val: ImageSource, where: str) -> None:
+    """Raise UserError, naming the difference, where the class numbers of two sets do not mean the same.
+
+    Classes that are numbers (of shards, say) keep their meaning where the highest ones do not occur in ``val``.
+    """
+    known, asked = train.classes or [], val.classes or []
+    numbered = known == [str(number) for number in range(len(known))]
+    if asked == known or (numbered and asked == known[: len(asked)]):
+        return
+    only_val = [name for name in asked if name not in set(known)]
+    only_train = [name for name in known if name not in set(asked)]
+    parts = [f"only in {side}: {listed(names)}" for side, names in (("val", only_val), ("train", only_train)) if names]
+    raise UserError(f"the classes of the training and the validation images of {where} differ ({'; '.join(parts)})")
 
 
 def fingerprint(names: Sequence[str], numbers: Sequence[int] | np.ndarray) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from pretrain.methods.row import MethodRow, ModelSettings, NoOptions, Sizes, option
 from runtime.arguments import Bounds, positive, whole
 from runtime.errors import UserError
+from runtime.findings import Finding
 
 if TYPE_CHECKING:
     from pretrain.methods.base import Method
@@ -89,6 +90,19 @@ def _check_queue(model: ModelSettings, options: MoCoOptions, sizes: Sizes) -> No
         raise UserError(f"--moco-k {model.moco_k} is not a multiple of the {keys} keys of a step")
 
 
+def _advise_queue(model: ModelSettings, options: MoCoOptions, sizes: Sizes) -> list[Finding]:
+    """A queue that outlasts an epoch holds the earlier keys of every query's own image as negatives."""
+    keys = sizes.global_batch * (2 if options.symmetric else 1)
+    if model.moco_k <= sizes.images:
+        return []
+    sensible = max(keys, sizes.images // 4 // keys * keys)
+    message = (
+        f"--moco-k {model.moco_k} is more than the {sizes.images} images, so the queue holds earlier keys of a query's "
+        f"own image as negatives; use --moco-k {sensible} (a quarter of the images, a multiple of a step's keys)"
+    )
+    return [Finding("queue larger than the data set", 1, f"--moco-k {model.moco_k}", message)]
+
+
 def _bank(model: ModelSettings, options: BankOptions, sizes: Sizes) -> Method:
     from pretrain.methods.memory_bank import BankMethod
 
@@ -135,11 +149,18 @@ def _supervised(model: ModelSettings, options: NoOptions, sizes: Sizes) -> Metho
 
 
 METHODS: dict[str, MethodRow] = {
-    "moco": MethodRow("moco_v1", _moco, MoCoOptions, check_sizes=_check_queue),
+    "moco": MethodRow(
+        "moco_v1",
+        _moco,
+        MoCoOptions,
+        check_sizes=_check_queue,
+        advise=_advise_queue,
+        encodings=lambda options: 2 if options.symmetric else 1,
+    ),
     "memory_bank": MethodRow("memory_bank", _bank, BankOptions, crops=1),
     "instdisc": MethodRow("instdisc", _bank, InstDiscOptions, crops=1),
-    "end_to_end": MethodRow("end_to_end", _end_to_end, EndToEndOptions),
-    "invaspread": MethodRow("invaspread", _invaspread, views="v1_grey_last"),
+    "end_to_end": MethodRow("end_to_end", _end_to_end, EndToEndOptions, encodings=lambda options: 2),
+    "invaspread": MethodRow("invaspread", _invaspread, views="v1_grey_last", encodings=lambda options: 2),
     "supervised": MethodRow("supervised", _supervised, crops=1, views="supervised", labels=True),
 }
 

@@ -126,5 +126,7 @@ class MoCo(Method):
         """Load an official checkpoint's state or ours."""
         rest = dict(state)
         rows, position = rest.pop("module.queue").T, int(rest.pop("module.queue_ptr"))
+        if not 0 <= position < len(rows):
+            raise ValueError(f"queue_ptr is {position}, outside the queue of {len(rows)} keys")
         super().import_state({**rest, "module.queue.rows": rows})
         self.queue.position.fill_(position)

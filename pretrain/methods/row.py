@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from runtime.arguments import Bounds
+from runtime.findings import Finding
 
 if TYPE_CHECKING:
     from torchvision.models import ResNet
@@ -81,6 +82,8 @@ class MethodRow:
     crops: views of each image that ``loss`` expects. views: their kind where ``--views`` names none (a key of
     ``pretrain.views.KINDS``); None for v1, or v2 with ``--aug-plus``.
     labels: whether it needs class labels. check_sizes: raises UserError where (settings, options, sizes) do not fit.
+    advise: what of them is allowed and probably a mistake. encodings: how many encodings of an image the backward pass
+    needs, which its memory follows.
     """
 
     recipe: str
@@ -90,6 +93,8 @@ class MethodRow:
     views: str | None = None
     labels: bool = False
     check_sizes: Callable[[ModelSettings, Any, Sizes], None] | None = None
+    advise: Callable[[ModelSettings, Any, Sizes], list[Finding]] | None = None
+    encodings: Callable[[Any], int] = field(default=lambda options: 1)
 
     def arguments(self) -> dict[str, dict[str, Any]]:
         """{name of an option: its keyword arguments for argparse}."""

@@ -14,15 +14,11 @@ from torch.nn import functional as F
 
 from pretrain.batches.loader import build_eval_loader
 from pretrain.encoders import pooled_features
-from pretrain.images.source import ImageSource
+from pretrain.images.source import ImageSource, evenly
 from pretrain.views import Views
+from runtime.errors import UserError
 
 Encode = Callable[[torch.Tensor], torch.Tensor]  # B x 3 x H x W -> B x C
-
-
-def evenly(count: int, chosen: int) -> np.ndarray:
-    """``chosen`` of ``count`` indices (all with 0), evenly spread: int64."""
-    return np.arange(count) if not chosen or chosen >= count else np.linspace(0, count - 1, chosen).astype(np.int64)
 
 
 def encoder_function(encoder: Any, layer: str = "backbone") -> Encode:
@@ -73,7 +69,10 @@ def extract(encode: Encode, source: ImageSource, images: ProbeImages) -> tuple[l
     )
     for batch in loader:
         for of_view, pixels in zip(features, views.on_device(batch, device)):
-            of_view.append(F.normalize(encode(pixels).float(), dim=1))
+            features_of_batch = encode(pixels).float()
+            if not torch.isfinite(features_of_batch).all():
+                raise UserError("the encoder's features are not finite (NaN or Inf): take an earlier checkpoint")
+            of_view.append(F.normalize(features_of_batch, dim=1))
         labels.append(batch.labels.to(device))
     return [torch.cat(of_view) for of_view in features], torch.cat(labels)
 

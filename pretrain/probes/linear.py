@@ -15,7 +15,9 @@ from pretrain.batches.loader import build_eval_loader, build_loader
 from pretrain.encoders import pooled_features
 from pretrain.encoders.reading import read_encoder
 from pretrain.images import open_images
-from pretrain.images.source import ImageSource
+from pretrain.images.inspection import inspect_pixels, shared_images
+from pretrain.images.listing import validation_folder
+from pretrain.images.source import ImageSource, require_same_classes
 from pretrain.settings.schedule import Schedule
 from pretrain.views import build_views, eval_kind
 from runtime.allocator import keep_freed_memory
@@ -91,7 +93,10 @@ class LinearProbe:
         self.optimizer.param_groups[0]["lr"] = rate
         loss = F.cross_entropy(self.logits(images), labels)
         if not torch.isfinite(loss):
-            raise UserError("the linear probe's loss is not finite: lower --lr")
+            with torch.no_grad():
+                finite = torch.isfinite(pooled_features(self.encoder, images)).all()
+            remedy = "lower --lr" if finite else "the encoder's features are not finite: take another checkpoint"
+            raise UserError(f"the linear probe's loss is not finite: {remedy}")
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -120,25 +125,30 @@ def probe(settings: LinearSettings, world: World) -> int:
     Raises UserError for a checkpoint or data that cannot be used.
     """
     folder = settings.folder
-    encoder, checkpoint = read_encoder(settings.pretrained, settings.arch)
-    pretraining = checkpoint.get("settings", {})
+    read = read_encoder(settings.pretrained, settings.arch)
+    pretraining = read.settings
     size = settings.image_size or pretraining.get("image_size", 224)
     train = open_images(settings.data, labels=True)
-    val = open_images(Path(settings.data) / "val", labels=True, split=None)
-    if train.classes != val.classes:
-        raise UserError(f"the class folders of {settings.data}/train and {settings.data}/val differ")
+    val = open_images(validation_folder(Path(settings.data)), labels=True, split=None)
+    require_same_classes(train, val, settings.data)
     if world.device.type == "cpu":
         keep_freed_memory()
     kind = eval_kind(pretraining.get("views"))
-    learner = LinearProbe(encoder, len(train.classes or []), settings, world.device, kind)
-    origin = {"pretrained": sha256_file(settings.pretrained), "arch": checkpoint["arch"], "size": size}
+    learner = LinearProbe(read.network, len(train.classes or []), settings, world.device, kind)
+    origin = {"pretrained": sha256_file(settings.pretrained), "arch": read.arch, "size": size}
     origin |= {"data": [train.fingerprint, val.fingerprint], **settings.recorded()}
+    origin["data_times"] = [train.times_fingerprint, val.times_fingerprint]
     with RunLock(folder), StopSignal() as stop:
         setup_logging(folder)
+        log.info("%s: %s, %s", settings.pretrained, read.arch, read.origin)
+        findings = [*train.findings, *inspect_pixels(train), *shared_images(train, val)]
+        for finding in findings:
+            log.warning("finding: %s", finding.line())
         top1, top5 = _fit(settings, learner, (train, val), origin, stop)
     if stop.requested:
         return stop.exit_code
-    write_json(folder / "result.json", {"top1": top1, "top5": top5, **origin, "provenance": provenance()})
+    record = {"top1": top1, "top5": top5, **origin, "findings": [finding.as_record() for finding in findings]}
+    write_json(folder / "result.json", {**record, "provenance": provenance()})
     return 0
 
 
@@ -187,7 +197,8 @@ def _resume(file: Path, learner: LinearProbe, origin: dict[str, Any]) -> int:
     saved = load_torch(file)
     if not isinstance(saved, dict) or not {"classifier", "optimizer", "step", "made"} <= saved.keys():
         raise UserError(f"{file}: not the checkpoint of a linear probe; move it away or name another --output")
-    if changed := [key for key in origin if saved["made"].get(key) != origin[key]]:
+    made = {"data_times": origin["data_times"], **saved["made"]}  # older files do not record them
+    if changed := [key for key in origin if made.get(key) != origin[key]]:
         raise UserError(f"{file} was made with other {', '.join(changed)}; restore them or name another --output")
     learner.classifier.load_state_dict(saved["classifier"])
     learner.optimizer.load_state_dict(saved["optimizer"])

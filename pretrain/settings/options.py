@@ -139,6 +139,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--knn-images", type=whole, default=10000, metavar="N", help="of each set (10000; 0: all)")
     group.add_argument("--knn-layer", choices=["backbone", "head"], default="backbone", help="features it compares")
     group.add_argument("--skip-nonfinite", type=whole, default=0, metavar="N", help="skip up to N bad steps in a row")
+    group.add_argument("--dry-run", action="store_true", default=False, help="check everything, estimate the memory, "
+                       "print both and stop")  # fmt: skip
     group.add_argument("--wandb", action="store_true", default=False, help="also log to Weights & Biases")
 
 
@@ -209,5 +211,5 @@ def _settings(values: dict[str, Any], *, recipe: str, recipe_named: bool, demo: 
         probe=group_of(ProbeSettings, values),
         processes=group_of(ProcessSettings, values),
         recorded={name: values[name] for name in sorted(defaults().keys() - FREE)},
-        **{name: values[name] for name in ("method", "seed", "print_freq", "skip_nonfinite", "wandb")},
+        **{name: values[name] for name in ("method", "seed", "print_freq", "skip_nonfinite", "wandb", "dry_run")},
     )

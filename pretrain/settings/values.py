@@ -99,6 +99,7 @@ class Settings:
 
     options: those of the method (an instance of its row's ``options``). recorded: every setting that decides the
     result, as the checkpoint records it and a resume compares it. demo: no folder of images was named.
+    dry_run: nothing is trained or written.
     """
 
     method: str
@@ -109,6 +110,7 @@ class Settings:
     print_freq: int
     skip_nonfinite: int
     wandb: bool
+    dry_run: bool
     model: ModelSettings
     options: Any
     data: DataSettings

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 
 from pretrain.encoders.checkpoint_file import load_checkpoint
 from pretrain.methods.base import Method
+from pretrain.training.checkpoint_checks import check_content
 from runtime.errors import UserError
 from runtime.logs import get_logger
 from runtime.torch_files import save_torch
@@ -78,7 +78,7 @@ class CheckpointFolder:
         files = self.steps()
         for _, file in files:
             try:
-                return file, load_checkpoint(file)
+                return file, read_checked(file)
             except UserError as error:
                 log.warning("passing over a damaged checkpoint: %s", error)
         if files:
@@ -86,16 +86,11 @@ class CheckpointFolder:
         return None
 
 
-def weights_sha256(state: dict[str, torch.Tensor]) -> str:
-    """Hex sha256 over a state dict: name without ``module.``, type, shape and bytes of each tensor, in its order.
-
-    Equal for equal weights, whereas the files of two equal runs differ in their provenance.
-    """
-    digest = hashlib.sha256()
-    for name, value in state.items():
-        digest.update(f"{name.removeprefix('module.')} {value.dtype} {list(value.shape)}\n".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+def read_checked(file: Path) -> dict[str, Any]:
+    """The checkpoint in ``file``; UserError for one that cannot be read, or whose content is not what a run writes."""
+    checkpoint = load_checkpoint(file)
+    check_content(checkpoint, file)
+    return checkpoint
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, method: Method) -> dict[str, Any]:
@@ -117,6 +112,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
     count = len(ours["params"])
     group = {**ours, **state["param_groups"][0], "params": list(range(count))}
     trained = {i: s for i, s in state["state"].items() if i < count}
+    for index, parameter in enumerate(optimizer.param_groups[0]["params"]):
+        buffer = trained.get(index, {}).get("momentum_buffer")
+        if buffer is not None and (not isinstance(buffer, torch.Tensor) or buffer.shape != parameter.shape):
+            raise ValueError(f"the momentum of parameter {index} is not a tensor of its shape {tuple(parameter.shape)}")
     optimizer.load_state_dict({"state": trained, "param_groups": [group]})
 
 
@@ -125,7 +124,7 @@ def restore(method: Method, optimizer: torch.optim.Optimizer, checkpoint: dict[s
     try:
         method.import_state(checkpoint["state_dict"])
         load_optimizer(optimizer, checkpoint["optimizer"])
-    except (RuntimeError, KeyError, ValueError) as error:
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{file} does not fit this method and encoder ({checkpoint['arch']}): {reason}") from error
 
@@ -139,7 +138,13 @@ def refuse_changes(
     """
     changed = {k: [saved.get(k), current.get(k)] for k in sorted(saved.keys() | current.keys())
                if saved.get(k) != current.get(k)}  # fmt: skip
-    refused = [f"{k} was {was}, is {now}" for k, (was, now) in changed.items() if k not in allowed]
+    refused = [
+        "data_times: the images have the same names and sizes, but were changed or copied since"
+        if k == "data_times"
+        else f"{k} was {was}, is {now}"
+        for k, (was, now) in changed.items()
+        if k not in allowed
+    ]
     if refused:
         flags = " ".join(f"--allow-change {k}" for k in changed if k not in allowed)
         raise UserError(f"{file} was made with other settings: {'; '.join(refused)}. Restore them, or add {flags}")

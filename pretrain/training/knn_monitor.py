@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import nn
 
 from pretrain.images import open_images
-from pretrain.images.source import ImageSource
+from pretrain.images.listing import validation_folder
+from pretrain.images.source import ImageSource, require_same_classes
 from pretrain.probes.knn import KnnMonitor, ProbeImages
 from pretrain.settings.values import Settings
 from pretrain.views import build_views, eval_kind
@@ -23,8 +24,11 @@ def build_knn_monitor(settings: Settings, encoder: nn.Module, world: World, work
     """The monitor, where there are labelled images of the same classes to compare with; else the log says why not."""
     try:
         train, val = _labelled_images(settings)
+    except NoLabelledImages as reason:
+        log.info("no kNN monitor: %s", reason)
+        return None
     except UserError as error:
-        log.info("no kNN monitor: %s", error)
+        log.warning("no kNN monitor: %s", error)
         return None
     data, probe = settings.data, settings.probe
     images = ProbeImages(
@@ -37,18 +41,27 @@ def build_knn_monitor(settings: Settings, encoder: nn.Module, world: World, work
     return KnnMonitor(encoder, train, val, images, layer=probe.knn_layer)
 
 
+def probe_images(settings: Settings) -> Path | None:
+    """Where the images of the probe are, if they exist; None where no probe is asked for."""
+    data = settings.data
+    return (data.val or validation_folder(Path(data.data))) if settings.probe.knn_every else None
+
+
+class NoLabelledImages(UserError):
+    """There is nothing to probe with, and nothing wrong with that."""
+
+
 def _labelled_images(settings: Settings) -> tuple[ImageSource, ImageSource]:
     """The training images with labels, and those of the probe. UserError says why there are none."""
     data = settings.data
-    val = data.val or Path(data.data) / "val"
-    if settings.probe.knn_every == 0:
-        raise UserError("--knn-every 0")
+    val = probe_images(settings)
+    if val is None:
+        raise NoLabelledImages("--knn-every 0")
     if not val.exists():
-        raise UserError(f"no labelled images in {val}")
+        raise NoLabelledImages(f"no labelled images in {val}")
     train_set = open_images(data.data, labels=True, cache=data.cache)
     val_set = open_images(val, labels=True, split=None)
-    if any(a != b for a, b in zip(train_set.classes or [], val_set.classes or [])):
-        raise UserError(f"the classes of {val} are not those of the training images")
+    require_same_classes(train_set, val_set, data.data)
     return train_set, val_set
 
 

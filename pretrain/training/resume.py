@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from pretrain.encoders.checkpoint_file import load_checkpoint
 from pretrain.methods.base import Method
 from pretrain.settings.options import defaults
 from pretrain.settings.values import Settings
-from pretrain.training.checkpoints import CheckpointFolder, refuse_changes, restore
+from pretrain.training.checkpoints import CheckpointFolder, read_checked, refuse_changes, restore
 from runtime.errors import UserError
 from runtime.logs import get_logger
 
@@ -36,11 +35,13 @@ def find_start(
     method: Method,
     optimizer: torch.optim.Optimizer,
     recorded: dict[str, Any],
+    times: str,
 ) -> Start:
     """Load the checkpoint that --resume names, or the newest of the folder, into ``method`` and ``optimizer``.
 
-    ``recorded`` holds this run's deciding settings. Raises UserError where they differ from the checkpoint's without
-    --allow-change, where the checkpoint does not fit, or where the folder holds checkpoints and --resume is absent.
+    ``recorded`` holds this run's deciding settings, ``times`` the fingerprint of the times of its images. Raises
+    UserError where they differ from the checkpoint's without --allow-change, where it does not fit, or where
+    the folder holds checkpoints and --resume is absent.
     """
     saving, per_epoch = settings.saving, checkpoints.steps_per_epoch
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # torchrun repeats the same command
@@ -50,7 +51,7 @@ def find_start(
         return Start(settings.optimisation.start_epoch * per_epoch)
     # A restarted run has checkpoints of its own by now, newer than the one it was first given.
     named = saving.resume not in (None, "auto") and not (restarted and checkpoints.steps())
-    newest = (Path(str(saving.resume)), load_checkpoint(Path(str(saving.resume)))) if named else checkpoints.newest()
+    newest = (Path(str(saving.resume)), read_checked(Path(str(saving.resume)))) if named else checkpoints.newest()
     if newest is None:
         log.info("nothing to resume in %s: starting from the beginning", saving.folder)
         return Start(0)
@@ -58,9 +59,11 @@ def find_start(
     if checkpoint["arch"] != settings.model.arch:
         raise UserError(f"{file} holds a {checkpoint['arch']}, not the {settings.model.arch} of -a")
     changes = list(checkpoint.get("changes", []))
-    # An official file records no settings. A setting that was added after the checkpoint had its default then.
-    saved = {key: checkpoint.get("settings", recorded).get(key, defaults().get(key)) for key in recorded}
-    if changed := refuse_changes(saved, recorded, saving.allow_change, file):
+    saved = saved_settings(checkpoint, recorded)
+    now = dict(recorded)
+    if saved["data"] == now["data"] and "data_times" in checkpoint:  # images of other names or sizes differ anyway
+        saved["data_times"], now["data_times"] = checkpoint["data_times"], times
+    if changed := refuse_changes(saved, now, saving.allow_change, file):
         changes.append({"step": checkpoint["step"], "changed": changed})
         log.warning("continuing with changed settings: %s", changed)
     restore(method, optimizer, checkpoint, file)
@@ -68,6 +71,14 @@ def find_start(
     log.info("resumed %s at step %d", file, step)
     renumber = bool(checkpoints.steps()) and checkpoint.get("steps_per_epoch", per_epoch) != per_epoch
     return Start(step, changes, renumber)
+
+
+def saved_settings(checkpoint: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a checkpoint was made with, for every key of ``recorded``, this run's.
+
+    An official file records none, and a setting that was added after the checkpoint had its default then.
+    """
+    return {key: checkpoint.get("settings", recorded).get(key, defaults().get(key)) for key in recorded}
 
 
 def first_step(settings: Settings, checkpoint: dict[str, Any], per_epoch: int) -> int:

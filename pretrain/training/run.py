@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from contextlib import nullcontext
 from functools import partial
@@ -18,9 +19,12 @@ from pretrain.methods.row import Sizes
 from pretrain.settings.checks import check_settings, check_sizes, deciding
 from pretrain.settings.schedule import Schedule
 from pretrain.settings.values import Settings
-from pretrain.training.checkpoints import CheckpointFolder, optimizer_state, weights_sha256
+from pretrain.training.checkpoint_checks import weights_sha256
+from pretrain.training.checkpoints import CheckpointFolder, optimizer_state
+from pretrain.training.findings import find, report
 from pretrain.training.knn_monitor import build_knn_monitor, run_probe
 from pretrain.training.loop import Loop, Stepper, Timetable
+from pretrain.training.memory import Estimate, estimate
 from pretrain.training.optimiser import SkippableSGD
 from pretrain.training.recorder import Pace, Recorder
 from pretrain.training.resume import Start, find_start
@@ -31,7 +35,9 @@ from runtime.allocator import keep_freed_memory
 from runtime.atomic import write_text
 from runtime.distributed import World, barrier
 from runtime.errors import UserError
+from runtime.findings import Finding
 from runtime.logs import get_logger, setup_logging
+from runtime.metrics import read_metrics
 from runtime.provenance import provenance, usable_cores
 from runtime.run_folder import RunLock
 from runtime.seeds import derive_seed, rng_state, seed_everything
@@ -54,6 +60,10 @@ def pretrain(settings: Settings, world: World) -> int:
     sizes = Sizes(len(source), classes, global_batch, len(source) // global_batch, parts)
     check_sizes(settings, sizes, world.size)
     folder = settings.saving.folder
+    if settings.dry_run:
+        if world.is_main:
+            print("\n".join(Run(settings, world, source, sizes).plan()))
+        return 0
     with RunLock(folder) if world.is_main else nullcontext():
         setup_logging(folder if world.is_main else None, world.rank)
         return Run(settings, world, source, sizes).run()
@@ -89,14 +99,39 @@ class Run:
         self.checkpoints = CheckpointFolder(settings.saving.folder, sizes.steps_per_epoch, settings.saving.keep)
         self.recorded = deciding(settings, fingerprint=source.fingerprint, ranks=world.size)
         self.changes: list[dict[str, Any]] = []
+        self.findings: list[Finding] = []
+
+    def plan(self) -> list[str]:
+        """What the run would do, as lines: steps, memory, time where a run in this folder was timed, findings."""
+        metrics = self.checkpoints.folder / "metrics.json"
+        records = read_metrics(metrics) if metrics.exists() else []
+        speeds = [record["images_per_second"] for record in records if "images_per_second" in record]
+        batch = self.sizes.global_batch
+        time = f"{batch / speeds[-1]:.2f} s a step in the last run of this folder" if speeds else "not measured yet"
+        return [
+            f"steps: {self.total_steps} of {batch} images, {self.sizes.steps_per_epoch} an epoch",
+            self._memory().line(),
+            f"time: {time}",
+            *(f"finding: {finding.line()}" for finding in find(self.settings, self.source, self.sizes)),
+        ]
+
+    def _memory(self) -> Estimate:
+        workers = usable_workers(self.settings, self.world)
+        return estimate(self.settings, self.sizes, self.world, self.method, workers)
 
     def run(self) -> int:
         """Resume where that is asked for, train, and say how it ended; returns the exit code."""
-        start = find_start(self.settings, self.checkpoints, self.method, self.optimizer, self.recorded)
+        parts = (self.checkpoints, self.method, self.optimizer)
+        start = find_start(self.settings, *parts, self.recorded, self.source.times_fingerprint)
         self.changes = start.changes
         if start.step >= self.total_steps:
             self._finished_before(start)
             return 0
+        if self.world.is_main:
+            self.findings = find(self.settings, self.source, self.sizes)
+            report(self.findings, self.settings.saving.folder)
+        memory = self._memory()
+        log.log(logging.INFO if memory.fits else logging.WARNING, memory.line())
         barrier()  # every rank has read its checkpoint before rank 0 may move the files
         if start.renumber and self.world.is_main:
             self.checkpoints.renumber(self._state_after(start.step))
@@ -189,7 +224,9 @@ class Run:
             "step": done,
             "steps_per_epoch": self.sizes.steps_per_epoch,
             "settings": self.recorded,
+            "data_times": self.source.times_fingerprint,
             "changes": self.changes,
+            "findings": [finding.as_record() for finding in self.findings],
             "rng": rng_state(),
             "weights_sha256": weights_sha256(weights),
             "provenance": provenance(),

@@ -35,6 +35,7 @@ TRANSFER = [
 ]
 PRETRAIN = [
     "runtime",
+    "convert",  # probes read what converts
     "pretrain.images",
     "pretrain.views",
     "pretrain.batches",
@@ -165,7 +166,8 @@ def test_there_are_no_circles(imports):
         ("transfer.engines.torchvision.run", "transfer.engines.detectron2.engine", False),
         ("transfer.engines.weights.loading", "transfer.engines.training.solver", False),
         ("transfer.measure", "convert.to_d2", True),
-        ("pretrain.main", "convert.families", False),
+        ("pretrain.encoders.reading", "convert.conversion", True),
+        ("pretrain.main", "transfer.train_net", False),
         ("pretrain.training.run", "transfer.config", False),
         ("runtime.atomic", "pretrain.images", False),
         ("demo.draw", "runtime.atomic", True),

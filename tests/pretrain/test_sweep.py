@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from pretrain import sweep
 from pretrain.methods.row import Sizes
 from pretrain.settings.checks import check_settings, check_sizes
 from pretrain.settings.options import parse
+from pretrain.training.finished_run import _fingerprints, mark_finished
+from pretrain.training.run import pretrain
+from runtime.distributed import World
 from runtime.errors import UserError
 
 PLANS = sorted(Path("plans").glob("ablation_pretrain*.yaml"))
@@ -90,3 +96,85 @@ def test_bad_plans_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "plan.yaml").write_text(content)
     with pytest.raises(UserError):
         sweep.read_plan(tmp_path / "plan.yaml")
+
+
+SMALL = ["-a", "resnet18", "--image-size", "32", "--batch-size", "8", "--epochs", "1", "--moco-k", "32", "--moco-dim",
+         "16", "-j", "0", "--device", "cpu", "--save-every", "1"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def swept(tiny_images: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A plan of one run, finished in this process, and its copy of the images."""
+    root = tmp_path_factory.mktemp("sweep")
+    shutil.copytree(tiny_images, root / "images")
+    (root / "plan.yaml").write_text(yaml.safe_dump(
+        {"output": str(root / "out"), "base": [str(root / "images"), *SMALL], "seeds": [0], "groups": {"g": {"a": []}}}
+    ))  # fmt: skip
+    folder = root / "out" / "g" / "a" / "seed0"
+    settings = sweep.settings_of([str(root / "images"), *SMALL], folder, 0)
+    assert pretrain(settings, World(0, 1, 0, torch.device("cpu"))) == 0
+    mark_finished(folder, settings)
+    return root / "plan.yaml", root / "images"
+
+
+def sweep_again(
+    swept: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, base: list[str], *flags: str
+) -> list[list[str]]:
+    """Run the plan with another ``base``; the flags of the runs that it starts."""
+    plan = yaml.safe_load(swept[0].read_text())
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({**plan, "base": [str(swept[1]), *base]}))
+    started: list[list[str]] = []
+    monkeypatch.setattr(sweep, "run", lambda flags, folder, seed: started.append(flags))
+    monkeypatch.setattr("sys.argv", ["sweep.py", str(tmp_path / "plan.yaml"), *flags])
+    _fingerprints.cache_clear()
+    assert sweep.main() == 0
+    return started
+
+
+def test_equal_flags_in_another_order_are_not_stale(swept, monkeypatch, tmp_path) -> None:
+    assert sweep_again(swept, monkeypatch, tmp_path, [*SMALL[2:], *SMALL[:2], "--moco-t", "0.07"]) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--lr", "0.5"], "lr was 0.03, is 0.5"),
+        (["--mlp"], "mlp was False, is True"),
+        (["--epochs", "3"], "epochs was 1, is 3"),
+        (["--knn-images", "5"], "knn_images of the probe was 10000, is 5"),
+    ],
+)
+@pytest.mark.parametrize("only", [[], ["--table-only"]])
+def test_changed_flags_make_a_run_stale_by_name(more, message, only, swept, monkeypatch, tmp_path) -> None:
+    with pytest.raises(UserError, match=f"1 finished runs are stale: .*seed0: {message}"):
+        sweep_again(swept, monkeypatch, tmp_path, SMALL + more, *only)
+
+
+@pytest.mark.parametrize("old", ["mark", "checkpoint"])
+def test_other_images_make_a_run_stale(old, swept, monkeypatch, tmp_path) -> None:
+    """Also where the mark is that of an earlier version, which was empty."""
+    copy = tmp_path / "copy"
+    shutil.copytree(swept[0].parent, copy)
+    plan = (copy / "plan.yaml").read_text().replace(str(swept[0].parent), str(copy))
+    (copy / "plan.yaml").write_text(plan)
+    if old == "checkpoint":
+        (copy / "out" / "g" / "a" / "seed0" / "finished").write_text("")
+    moved = (copy / "plan.yaml", copy / "images")
+    assert sweep_again(moved, monkeypatch, tmp_path, SMALL) == []
+    (file, *_) = sorted((copy / "images" / "train").glob("*/*.jpg"))
+    os.utime(file, ns=(1, 1))
+    with pytest.raises(UserError, match="images of .* were changed or copied"):
+        sweep_again(moved, monkeypatch, tmp_path, SMALL)
+    file.unlink()
+    with pytest.raises(UserError, match=r"seed0: the images of .*images are others"):
+        sweep_again(moved, monkeypatch, tmp_path, SMALL)
+    assert len(sweep_again(moved, monkeypatch, tmp_path, SMALL, "--redo")) == 1
+    assert (copy / "out" / "g" / "a" / "seed0.old1" / "finished").exists()
+
+
+def test_other_probe_images_make_a_run_stale(swept, monkeypatch, tmp_path) -> None:
+    val = tmp_path / "val"
+    shutil.copytree(swept[1] / "val", val)
+    with pytest.raises(UserError, match="the images of the probe are others"):
+        (next(val.glob("*/*.jpg"))).unlink()
+        sweep_again(swept, monkeypatch, tmp_path, [*SMALL, "--val", str(val)])

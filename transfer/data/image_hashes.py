@@ -15,16 +15,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from scipy import fft
 from tqdm import tqdm
 
-from transfer.data.labels import UNREADABLE
+from runtime.image_formats import UNREADABLE, identify, to_mode
 
 SIDE, LOW = 32, 8  # pixels of the image that is transformed, and frequencies that are kept, in each direction
 FLAT = 4.0  # standard deviation in grey levels; below it, the bits are those of noise
-# all formats that a data set may have; Pillow would start Ghostscript for others
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "PPM")
 PAIRS_AT_ONCE = 1 << 22  # 64 MiB of pairs
 BLOCK = 4096  # images whose results are held before they become arrays
 ONES = np.array([bin(value).count("1") for value in range(1 << 16)], dtype=np.uint8)
@@ -76,8 +74,8 @@ def _hash(load: Callable[[int], bytes | np.ndarray], index: int) -> tuple[int, i
         data = load(index)
         if isinstance(data, bytes):
             file = _digest(data)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-                image = ImageOps.exif_transpose(opened).convert("RGB")
+            with identify(io.BytesIO(data)) as opened:
+                image = to_mode(opened, upright=True)
         else:
             image = Image.fromarray(data)
         pixels = _digest(str(image.size).encode() + image.tobytes())

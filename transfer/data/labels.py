@@ -11,10 +11,11 @@ from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags
 
 from runtime.errors import UserError
 from runtime.findings import Finding
+from runtime.image_formats import UNREADABLE, open_image, sample_bits
 from runtime.listing import listed
 
 Record = dict[str, Any]  # one image in Detectron2's data set form
@@ -22,7 +23,6 @@ UNUSABLE_MASK = "unusable_mask"  # marks an annotation with a segmentation of wh
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 EXAMPLES = 3  # names in an error message, before "and N more"
 SAMPLED_IMAGES = 500  # whose size is compared with the annotations before a run; takes a fraction of a second
-UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # what Pillow raises for a bad file
 TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
@@ -161,7 +161,8 @@ def check_image_sizes(records: list[Record], name: str) -> None:
     for record in chosen:
         expected = (record["width"], record["height"])
         try:
-            with Image.open(record["file_name"]) as file:  # reads the header only
+            with open_image(record["file_name"]) as file:  # reads the header only
+                sample_bits(file)
                 width, height = file.size
                 # Pillow decodes a whole PNG to find an orientation, which hardly any PNG has
                 oriented = file.format != "PNG" or file.size != expected

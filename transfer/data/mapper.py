@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from runtime.errors import UserError
+from runtime.image_formats import UNREADABLE, open_image, to_mode
 from transfer.data.box_modes import corners
-from transfer.data.labels import UNREADABLE, Record
+from transfer.data.labels import Record
 
 SMALLEST_SIDE = 1e-5  # pixels; boxes with a shorter side are dropped, as are empty masks
 FLIPS = ("horizontal", "vertical", "none")
@@ -27,10 +28,13 @@ class Draw(NamedTuple):
 
 
 def read_image(path: str, image_format: str) -> np.ndarray:
-    """H x W x C uint8 pixels in ``image_format`` order (BGR or a PIL mode such as RGB), EXIF rotation applied."""
+    """H x W x C uint8 pixels in ``image_format`` order (BGR or a PIL mode such as RGB), EXIF rotation applied.
+
+    Pixels of more than 8 bits as in ``runtime.image_formats``. UserError for a file that cannot be read.
+    """
     try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert("RGB" if image_format == "BGR" else image_format)
+        with open_image(path) as file:
+            image = to_mode(file, "RGB" if image_format == "BGR" else image_format, upright=True)
     except UNREADABLE as error:
         raise UserError(f"image {path} cannot be read ({error}); replace it or remove it from the data set") from error
     pixels = np.asarray(image)

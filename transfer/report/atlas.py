@@ -128,7 +128,7 @@ def _sections(rows: Sequence[PublishedRow], anchors: Mapping[str, str]) -> list[
 
 def _effect_table() -> Markup:
     words = [Cell(name, "left") for name in ("from", "to")]
-    head = ["field", *words, "points", "lowest to highest", "pairs", Cell("source", "left")]
+    head: list[str | Cell] = ["field", *words, "points", "lowest to highest", "pairs", Cell("source", "left")]
     return table(head, [_effect_row(effect) for effect in effects()], "Effects of protocol differences, in points")
 
 

@@ -38,12 +38,12 @@ def example_parts(config: ConfigComparison, styles: Mapping[str, int]) -> list[M
 
 
 def _figures(example: ExampleImage, styles: Mapping[str, int]) -> list[Markup]:
-    from PIL import Image
+    from runtime.image_formats import UNREADABLE, open_image, to_mode
 
     try:
-        with Image.open(example.file) as opened:
-            image = opened.convert("RGB")
-    except OSError:
+        with open_image(example.file) as opened:
+            image = to_mode(opened, upright=True)  # as the detector saw it
+    except UNREADABLE:
         return []  # the images may be on another machine than the results
     figures = [_figure(image, "ground truth", example.ground_truth, TRUTH)]
     for init, boxes in example.detections.items():

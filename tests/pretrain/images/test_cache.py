@@ -209,3 +209,62 @@ def test_ctrl_c_is_one_line(tmp_path: Path, repo: Path) -> None:
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert errors.splitlines()[-1] == "interrupted: run the same command again to continue"
+
+
+def test_replaced_images_of_the_same_size_are_not_served_from_the_cache(folder):
+    cache = make(folder)
+    assert len(open_images(folder, labels=True, cache=cache)) == 12
+    file = next(folder.rglob("*.png"))
+    os.utime(file, ns=(1, 1))
+    with pytest.raises(UserError, match=r"changed or copied since the cache .* was made"):
+        open_images(folder, labels=True, cache=cache)
+    assert len(open_images(cache, labels=True)) == 12
+
+
+def test_a_cache_of_an_earlier_version_is_read(folder):
+    cache = make(folder)
+    summary = json.loads((cache / "cache.json").read_text())
+    del summary["times_fingerprint"], summary["findings"]
+    (cache / "cache.json").write_text(json.dumps(summary))
+    assert len(open_images(folder, labels=True, cache=cache)) == 12
+
+
+def children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
+def test_workers_end_with_their_parent(tmp_path, repo):
+    (tmp_path / "images").mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (2400, 2400, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    for number in range(300):
+        (tmp_path / "images" / f"{number}.png").symlink_to(tmp_path / "noise.png")
+    command = [
+        sys.executable,
+        repo / "pretrain" / "cache_images.py",
+        tmp_path / "images",
+        tmp_path / "cache",
+        "-j",
+        "2",
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    pixels, end = tmp_path / "cache" / "pixels.bin", time.time() + 120
+    while not (pixels.exists() and pixels.stat().st_size) and time.time() < end:
+        time.sleep(0.1)
+    workers = children(process.pid)
+    assert len(workers) == 2
+    process.kill()
+    process.wait()
+    end = time.time() + 6  # what they were asked for would take longer: 32 images each
+    while any(map(is_alive, workers)) and time.time() < end:
+        time.sleep(0.1)
+    assert not [worker for worker in workers if is_alive(worker)]

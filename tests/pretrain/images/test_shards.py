@@ -16,7 +16,7 @@ from PIL import Image
 
 from pretrain.batches.loader import build_loader
 from pretrain.batches.order import BlockOrder
-from pretrain.images import open_images, shards
+from pretrain.images import open_images, shard_index, shards
 from pretrain.images.files import BadImage
 from pretrain.views import build_views
 from runtime.errors import UserError, run_entry
@@ -69,7 +69,7 @@ def test_patterns_name_the_same_shards_as_the_folder(folder, pattern):
 
 def test_the_index_is_kept_and_made_again_when_the_shard_changes(folder, monkeypatch):
     before = open_images(folder, labels=False)
-    monkeypatch.setattr(shards, "scan", lambda path: pytest.fail(f"{path} is scanned again"))
+    monkeypatch.setattr(shard_index, "scan", lambda path: pytest.fail(f"{path} is scanned again"))
     assert open_images(folder, labels=False).fingerprint == before.fingerprint
     monkeypatch.undo()
     write_tar(folder / "s-002.tar", {"new.png": png(7)})
@@ -223,3 +223,123 @@ def test_a_bad_image_in_a_shard_is_named_with_its_shard(tmp_path):
     write_tar(tmp_path / "a.tar", {"x.jpg": b"<html>", "y.jpg": png(1)})
     with pytest.raises(BadImage, match=r"a\.tar/x\.jpg: this is an HTML"):
         open_images(tmp_path, labels=False).load(0)
+
+
+# Members that are not a plain image with its own name
+
+
+def names_in(folder: Path, labels: bool = False) -> list[str]:
+    source = open_images(folder, labels=labels)
+    return [source.name(index).split("/", 1)[1] for index in range(len(source))]
+
+
+def test_dots_in_names_are_read(tmp_path):
+    names = ["22.05.png", "22.06.png", "photo.v2.png", "a.left.png", "a.right.png", "ok.png"]
+    labels = {"22.05.cls": b"1", "22.06.cls": b"2", "photo.cls": b"3", "a.cls": b"4", "ok.cls": b"5"}
+    write_tar(tmp_path / "s.tar", {**{name: png(9) for name in names}, **labels})
+    assert names_in(tmp_path) == names
+    assert open_images(tmp_path, labels=True).labels().tolist() == [1, 2, 3, 4, 4, 5]
+
+
+def test_further_images_of_a_sample_are_skipped_and_said(tmp_path):
+    write_tar(tmp_path / "s.tar", {"a.seg.png": png(1), "a.png": png(2), "b.png": png(3), "b.jpg": png(4)})
+    source = open_images(tmp_path, labels=False)
+    assert [source.name(index) for index in range(2)] == ["s.tar/a.png", "s.tar/b.png"]
+    (finding,) = source.findings
+    assert finding.count == 2
+    assert "a.seg.png: belongs to the sample of a.png" in finding.example
+    assert open_images(tmp_path, labels=False).findings == [finding], "from the index"
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.cls"])
+def test_a_repeated_member_is_refused_by_name(name, tmp_path):
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for member, data in (("a.png", png(1)), ("a.cls", b"1"), ("b.png", png(2)), ("b.cls", b"0"), (name, png(3))):
+            info = tarfile.TarInfo(member)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    with pytest.raises(UserError, match=rf"s\.tar holds {name} twice"):
+        open_images(tmp_path, labels=False)
+
+
+@pytest.mark.parametrize("kind", [tarfile.LNKTYPE, tarfile.SYMTYPE])
+def test_links_are_followed_and_dangling_ones_said(kind, tmp_path):
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        info = tarfile.TarInfo("x/a.png")
+        info.size = len(png(7))
+        tar.addfile(info, io.BytesIO(png(7)))
+        for name, target in (("x/b.png", "a.png"), ("x/c.png", "gone.png")):
+            link = tarfile.TarInfo(name)
+            link.type, link.linkname = kind, f"x/{target}" if kind == tarfile.LNKTYPE else target
+            tar.addfile(link)
+    source = open_images(tmp_path, labels=False)
+    assert names_in(tmp_path) == ["x/a.png", "x/b.png"]
+    assert source.load(1)[0, 0, 0] == 7
+    assert "x/c.png: a link to" in source.findings[0].example
+
+
+def test_what_an_archiver_leaves_behind_is_skipped(tmp_path):
+    write_tar(tmp_path / "s.tar", {"./a.png": png(1), "./._a.png": b"x", "__MACOSX/a.png": b"x", "@eaDir/b.png": b"x"})
+    assert names_in(tmp_path) == ["./a.png"]
+    assert open_images(tmp_path, labels=False).findings[0].count == 3
+
+
+def test_a_class_number_out_of_range_is_one_line(tmp_path):
+    write_tar(tmp_path / "s.tar", {"a.png": png(1), "a.cls": b"999999999999"})
+    with pytest.raises(UserError, match=r"a\.cls holds 999999999999; class numbers start at 0"):
+        open_images(tmp_path, labels=True)
+
+
+def broken_sparse(data: bytes) -> bytes:
+    """The second member claims to be a sparse file whose map is not a number."""
+    records = b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n26 GNU.sparse.name=c.png\n25 GNU.sparse.realsize=x\n"
+    header = tarfile.TarInfo("pax")
+    header.type, header.size = tarfile.XHDTYPE, len(records)
+    return data[:2048] + header.tobuf(tarfile.USTAR_FORMAT) + records.ljust(512, b"\0") + data[2048:]
+
+
+def negative_size(data: bytes) -> bytes:
+    header = bytearray(data[:512])
+    header[124:136] = b"\xff" * 11 + b"\x00"  # base 256: -256
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + data[512:]
+
+
+def damaged_header(data: bytes) -> bytes:
+    return data[:2048] + b"#" * 512 + data[2560:]
+
+
+def joined(data: bytes) -> bytes:
+    return data + data
+
+
+@pytest.mark.parametrize("damage", [broken_sparse, negative_size, damaged_header, joined])
+def test_a_damaged_tar_is_one_line_and_loses_nothing(damage, tmp_path):
+    write_tar(tmp_path / "s.tar", {f"{name}.png": png(1).ljust(1400, b"\0") for name in "abc"})
+    (tmp_path / "s.tar").write_bytes(damage((tmp_path / "s.tar").read_bytes()))
+    with pytest.raises(UserError, match=r"s\.tar") as caught:
+        open_images(tmp_path, labels=False)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda a: {"offsets": a["offsets"] - 10**6},
+        lambda a: {"sizes": a["sizes"] + 2**62},
+        lambda a: {"labels": a["labels"][:1]},
+        lambda a: {"offsets": a["offsets"].astype(np.float64)},
+        lambda a: {"labels": a["labels"] + 10**12},
+    ],
+)
+def test_a_forged_index_is_made_again(forge, folder):
+    before = open_images(folder, labels=True)
+    file = folder / "s-001.tar.index"
+    with np.load(file) as arrays:
+        contents = dict(arrays)
+    with open(file, "wb") as out:
+        np.savez(out, **{**contents, **forge(contents)})
+    after = open_images(folder, labels=True)
+    assert after.fingerprint == before.fingerprint
+    assert after.load(8)[0, 0, 0] == before.load(8)[0, 0, 0]

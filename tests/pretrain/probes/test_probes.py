@@ -14,9 +14,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from pretrain.encoders import build_encoder
-from pretrain.encoders.reading import encoder_weights, read_encoder
-from pretrain.probes.knn import alignment, evenly, knn_accuracy, uniformity
+from pretrain.encoders import build_encoder, pooled_features
+from pretrain.encoders.reading import read_encoder
+from pretrain.images import open_images
+from pretrain.images.source import evenly
+from pretrain.probes.knn import ProbeImages, alignment, extract, knn_accuracy, uniformity
+from pretrain.views import build_views
 from runtime.errors import UserError
 
 
@@ -55,17 +58,119 @@ def test_encoder_is_found_under_every_prefix(tmp_path: Path, prefix: str) -> Non
     saved = build_encoder("resnet18", outputs=16, mlp=prefix.endswith("q."), stem="cifar")
     state = {prefix + k: v for k, v in saved.state_dict().items()}
     torch.save({"arch": "resnet18", "state_dict": {**state, "module.queue": torch.zeros(2, 2)}}, tmp_path / "c.pth")
-    encoder, _ = read_encoder(tmp_path / "c.pth")
-    torch.testing.assert_close(encoder.state_dict(), saved.state_dict())
+    read = read_encoder(tmp_path / "c.pth")
+    torch.testing.assert_close(read.network.state_dict(), saved.state_dict())
+    assert read.has_head
     del state[prefix + "layer2.0.conv1.weight"]
     torch.save({"arch": "resnet18", "state_dict": state}, tmp_path / "short.pth")
     with pytest.raises(UserError, match="lacks 1 tensors of resnet18, the first is layer2.0.conv1.weight"):
         read_encoder(tmp_path / "short.pth")
 
 
-def test_checkpoint_without_encoder_is_refused() -> None:
-    with pytest.raises(UserError, match="no ResNet encoder"):
-        encoder_weights({"module.fc.weight": torch.zeros(1)})
+def test_checkpoint_without_encoder_is_refused(tmp_path: Path) -> None:
+    torch.save({"arch": "resnet18", "state_dict": {"module.fc.weight": torch.zeros(1)}}, tmp_path / "c.pth")
+    with pytest.raises(UserError, match=r"c\.pth belongs to no known family"):
+        read_encoder(tmp_path / "c.pth")
+
+
+@pytest.mark.parametrize("key", ["layer1.2.conv1.weight", "layer3.0.se.fc.weight", "attnpool.weight"])
+def test_tensors_that_the_encoder_lacks_are_refused(key: str, tmp_path: Path) -> None:
+    """Such as those of a ResNet-34 under -a resnet18, whose other half would not be used."""
+    state = build_encoder("resnet18", outputs=4).state_dict() | {key: torch.zeros(64)}
+    torch.save({"arch": "resnet18", "state_dict": state}, tmp_path / "c.pth")
+    with pytest.raises(UserError, match=f"is not a resnet18: it has 1 more tensors .{key}"):
+        read_encoder(tmp_path / "c.pth")
+
+
+def test_the_blocks_of_a_resnet34_are_not_left_out(tmp_path: Path) -> None:
+    torch.save(
+        {"arch": "resnet34", "state_dict": build_encoder("resnet34", outputs=4).state_dict()}, tmp_path / "c.pth"
+    )
+    with pytest.raises(UserError, match="more tensors"):
+        read_encoder(tmp_path / "c.pth", "resnet18")
+    assert read_encoder(tmp_path / "c.pth").arch == "resnet34"
+
+
+def moco_v3(weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+    other = {f"module.momentum_encoder.{k}": v for k, v in weights.items()}
+    heads = {"module.predictor.0.weight": torch.zeros(4, 4), "module.base_encoder.fc.0.weight": torch.zeros(4, 4)}
+    return {
+        "arch": "resnet18",
+        "state_dict": {f"module.base_encoder.{k}": v for k, v in weights.items()} | other | heads,
+    }
+
+
+def simsiam(weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+    heads = {f"module.{name}.weight": torch.zeros(4, 4) for name in ("predictor.0", "predictor.3", "encoder.fc.0")}
+    return {"arch": "resnet18", "state_dict": {f"module.encoder.{k}": v for k, v in weights.items()} | heads}
+
+
+def plain(weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+    return weights | {"fc.weight": torch.zeros(10, 512), "fc.bias": torch.zeros(10)}
+
+
+def nested(weights: dict[str, torch.Tensor]) -> dict[str, Any]:
+    return {"arch": "resnet18", "state_dict": {f"module.{k}": v for k, v in weights.items()}}
+
+
+def headless(arch: str) -> Any:
+    from torchvision.models import get_model
+
+    torch.manual_seed(0)
+    network = get_model(arch, weights=None).eval()
+    network.fc = torch.nn.Identity()
+    return network
+
+
+@pytest.mark.parametrize("layout", [moco_v3, simsiam, plain, nested])
+def test_what_converts_can_be_probed(layout: Callable, tmp_path: Path) -> None:
+    network = headless("resnet18")
+    torch.save(layout(network.state_dict()), tmp_path / "c.pth")
+    read = read_encoder(tmp_path / "c.pth")
+    assert read.arch == "resnet18"
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(pooled_features(read.network, images), network(images))
+    with pytest.raises(UserError):
+        read_encoder(tmp_path / "c.pth", "resnet34")
+
+
+def test_a_converted_backbone_sees_images_as_it_was_trained(tmp_path: Path) -> None:
+    """With the sidecar's preprocessing: BGR pixels from 0 to 255, mean subtracted, stride in the first convolution."""
+    from convert.backbone_file import write_backbone
+    from convert.conversion import convert
+    from convert.preprocessing import MSRA_BGR
+
+    reference = headless("resnet50")
+    torch.save(reference.state_dict(), tmp_path / "c.pth")
+    backbone = convert(tmp_path / "c.pth", preprocessing=MSRA_BGR, verify=False)
+    (file, *_) = write_backbone(backbone, tmp_path / "backbone")
+    pixels = torch.rand(2, 3, 64, 64) * 255
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375]))
+    read = read_encoder(file)
+    for module in reference.modules():
+        if hasattr(module, "conv3"):
+            module.conv1.stride, module.conv2.stride = module.conv2.stride, module.conv1.stride
+    with torch.no_grad():
+        expected = reference((pixels - mean).flip(1))
+        torch.testing.assert_close(pooled_features(read.network, (pixels - mean) / std), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("layout", ["ours", "moco_v3"])
+def test_weights_that_are_not_finite_are_refused(layout: str, tmp_path: Path) -> None:
+    weights = {name: value.clone() for name, value in headless("resnet18").state_dict().items()}
+    weights["layer2.0.conv1.weight"][0] = torch.nan
+    torch.save(nested(weights) if layout == "ours" else moco_v3(weights), tmp_path / "c.pth")
+    with pytest.raises(UserError, match=r"layer2\.0\.conv1\.weight holds NaN or Inf"):
+        read_encoder(tmp_path / "c.pth")
+
+
+def test_features_that_are_not_finite_are_refused(tiny_images: Path) -> None:
+    """Finite weights can overflow; the accuracy of a NaN would look like a number."""
+    images = ProbeImages(build_views("eval", image_size=32), torch.device("cpu"))
+    source = open_images(tiny_images, labels=True)
+    with pytest.raises(UserError, match="features are not finite"):
+        extract(lambda batch: batch.mean((2, 3)) / 0, source, images)
 
 
 def test_linear_probe_learns_stripes_and_leaves_the_encoder(
@@ -166,4 +271,4 @@ def test_features_of_a_checkpoint(tiny_images: Path, tmp_path: Path, run_cli: Ca
     shutil.copytree(tiny_images / "val", tmp_path / "data" / "val")
     shutil.copytree(tiny_images / "train" / "class1", tmp_path / "data" / "train" / "other")
     done = run_cli(["pretrain/features.py", tmp_path / "c.pth", tmp_path / "data", "--image-size", "32"], check=2)
-    assert "val differ" in done.stderr
+    assert "differ (only in val: class0, class1, class2; only in train: other)" in done.stderr

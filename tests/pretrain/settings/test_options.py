@@ -115,7 +115,7 @@ def test_every_option_either_decides_the_result_or_is_known_not_to() -> None:
     run_only = {"data", "recipe", "start_epoch", "cache", "max_bad", "val", "output", "name", "resume", "allow_change",
                 "save_every", "save_steps", "keep", "knn_every", "knn_images", "knn_layer", "skip_nonfinite", "wandb",
                 "device", "gpu", "multiprocessing_distributed", "world_size", "rank", "dist_url", "dist_backend",
-                "workers", "print_freq"}  # fmt: skip
+                "workers", "print_freq", "dry_run"}  # fmt: skip
     decides = deciding(parse(["DIR"]), fingerprint="x", ranks=1).keys()
     assert actions == decides | run_only
     # "data" and "world_size" are recorded by what they turn out to be, not by what the flags say

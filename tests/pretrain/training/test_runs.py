@@ -432,7 +432,7 @@ def test_probe_classes_must_be_those_of_the_training(tiny_images: Path, tmp_path
     shutil.copytree(tiny_images / "val", tmp_path / "val")
     shutil.rmtree(tmp_path / "val" / "class0")
     run(tiny_images, tmp_path / "run", "--epochs", "1", "--knn-every", "1", "--val", tmp_path / "val")
-    assert "are not those of the training images" in (tmp_path / "run" / "log.txt").read_text()
+    assert "differ (only in train: class0)" in (tmp_path / "run" / "log.txt").read_text()
     assert '"knn"' not in (tmp_path / "run" / "metrics.json").read_text()
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pretrain.training.checkpoints import CheckpointFolder, weights_sha256
+from pretrain.training.checkpoint_checks import weights_sha256
+from pretrain.training.checkpoints import CheckpointFolder
 from pretrain.training.optimiser import SkippableSGD
 from pretrain.training.step_guard import BatchStatistics, StepGuard
 from pretrain.training.warnings_of_failure import HealthWatch

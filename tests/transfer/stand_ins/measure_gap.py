@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path[0] = str(Path(__file__).resolve().parents[3])
 
@@ -13,6 +14,7 @@ from runtime.errors import run_entry  # noqa: E402
 from transfer.measure_gap import main  # noqa: E402
 
 planning = transfer.planning
-for module in (planning.plan, planning.launchers, planning.slurm.scripts, planning.slurm.stage_commands):
+modules: tuple[Any, ...] = (planning.plan, planning.launchers, planning.slurm.scripts, planning.slurm.stage_commands)
+for module in modules:
     module.REPOSITORY = Path.cwd()
 run_entry(main)
