@@ -27,6 +27,9 @@ def parse() -> argparse.Namespace:
         "--scale-to-batch", type=int, metavar="N", help="use a batch of N and scale the schedule linearly"
     )
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
+    parser.add_argument(
+        "--allow-change", action="append", default=[], metavar="KEY", help="let this setting differ on --resume"
+    )
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS or OUTPUT_DIR/model_final.pth")
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes on this machine")
     parser.add_argument("--num-machines", type=int, default=1, metavar="N")
@@ -39,6 +42,8 @@ def parse() -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
     if args.eval_only and args.init:
         parser.error("--eval-only evaluates a trained model; leave out --init, which is for training")
+    if args.allow_change and not args.resume:
+        parser.error("--allow-change needs --resume: it accepts a difference to the checkpoint")
     if not 0 <= args.machine_rank < args.num_machines:
         parser.error("--machine-rank must be below --num-machines")
     return args
@@ -75,7 +80,18 @@ def run(args: argparse.Namespace) -> int:
         init = prepare(cfg, args, folder, engine, world.size)
         cfg.freeze()
         name = Path(args.config_file).stem
-        job = Job(cfg, name, folder, init.record(), engine, args.evaluator, args.resume, world.rank)
+        job = Job(
+            cfg,
+            name,
+            folder,
+            init.record(),
+            engine,
+            args.evaluator,
+            args.resume,
+            tuple(args.allow_change),
+            world.rank,
+            world.size,
+        )
         if args.eval_only and init.weights is not None:
             return evaluate_only(job, init.weights)
         return train_and_evaluate(job)

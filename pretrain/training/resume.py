@@ -13,9 +13,10 @@ from pretrain.encoders.checkpoint_file import load_checkpoint
 from pretrain.methods.base import Method
 from pretrain.settings.options import defaults
 from pretrain.settings.values import Settings
-from pretrain.training.checkpoints import CheckpointFolder, refuse_changes, restore
+from pretrain.training.checkpoints import CheckpointFolder, restore
 from runtime.errors import UserError
 from runtime.logs import get_logger
+from runtime.recorded_settings import changed_settings
 
 log = get_logger("pretrain")
 
@@ -60,7 +61,7 @@ def find_start(
     changes = list(checkpoint.get("changes", []))
     # An official file records no settings. A setting that was added after the checkpoint had its default then.
     saved = {key: checkpoint.get("settings", recorded).get(key, defaults().get(key)) for key in recorded}
-    if changed := refuse_changes(saved, recorded, saving.allow_change, file):
+    if changed := changed_settings(saved, recorded, saving.allow_change, file):
         changes.append({"step": checkpoint["step"], "changed": changed})
         log.warning("continuing with changed settings: %s", changed)
     restore(method, optimizer, checkpoint, file)

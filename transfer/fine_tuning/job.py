@@ -19,10 +19,12 @@ from transfer.config import dump_config
 from transfer.config.expectations import failed_expectations
 from transfer.data.catalog import get_dataset
 from transfer.engines.protocol import Engine, TrainSummary
+from transfer.engines.weights.checkpoints import SETTINGS_KEY, load_latest
 from transfer.evaluate import Metrics, evaluate, evaluator_id
 from transfer.evaluate.detections import Detections
 from transfer.fine_tuning.preparation import FINAL_WEIGHTS
 from transfer.records import result_file as results
+from transfer.records.deciding_settings import RunSettings, run_settings
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -41,7 +43,9 @@ class Job:
     engine: Engine
     evaluator: str
     resume: bool
+    allow_change: tuple[str, ...] = ()
     rank: int = 0
+    world_size: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -63,10 +67,18 @@ def train_and_evaluate(job: Job) -> int:
     refuse_used_folder(job)
     with _lock(job):
         setup_logging(job.folder, job.rank)
+        settings = settings_to_continue(job)
         header: dict[str, Any] = {}
         if job.is_main:
             write_text(job.folder / "config.yaml", dump_config(job.cfg))
-            header = results.run_header(job.cfg, job.config_name, job.init, job.engine)
+            header = results.run_header(
+                job.cfg,
+                job.config_name,
+                job.init,
+                job.engine,
+                world_size=job.world_size,
+                changes=settings.changes,
+            )
         history = results.History.load(job.folder, job.resume)
         before = history.train_seconds
         with StopSignal() as stop:
@@ -77,6 +89,7 @@ def train_and_evaluate(job: Job) -> int:
                     resume=job.resume,
                     stop=stop,
                     after_eval=lambda iteration, detections: _in_training(job, history, iteration, detections),
+                    settings=settings.entry(),
                 )
             except (UserError, FloatingPointError) as error:
                 if job.is_main:
@@ -90,6 +103,21 @@ def train_and_evaluate(job: Job) -> int:
                 log.info("stopped after %d iterations; --resume continues", summary.iterations)
                 return stop.exit_code
         return _finish(job, header, summary, history)
+
+
+def settings_to_continue(job: Job) -> RunSettings:
+    """What decides the result of this run, compared with the checkpoint that it resumes.
+
+    Raises UserError for a difference that is not in ``allow_change``. Nothing of the run has been overwritten by then.
+    """
+    settings = run_settings(job.cfg, job.init, job.engine.name, job.world_size)
+    latest = load_latest(job.folder, warn=False) if job.resume else None  # the engine warns when it loads it
+    if latest is not None:
+        name, content = latest
+        last = content.get("iteration")
+        iterations = last + 1 if isinstance(last, int) else 0
+        settings.continue_from(content.get(SETTINGS_KEY), job.folder / name, iterations, job.allow_change)
+    return settings
 
 
 def refuse_used_folder(job: Job) -> None:

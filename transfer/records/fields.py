@@ -46,6 +46,17 @@ def is_history(value: Any) -> bool:
     )
 
 
+def is_changes(value: Any) -> bool:
+    """Whether ``value`` is a list of {"iteration": int, "changed": {key: [before, now]}}."""
+    return isinstance(value, list) and all(
+        _mapping(entry) and _integer(entry.get("iteration")) and _changed(entry.get("changed")) for entry in value
+    )
+
+
+def _changed(value: Any) -> bool:
+    return _mapping(value) and all(isinstance(pair, list) and len(pair) == 2 for pair in value.values())
+
+
 # dotted path -> (check of the value, the required form in words)
 FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "status": (lambda value: value in STATUSES, "finished or failed"),
@@ -58,6 +69,8 @@ FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "engine": (_mapping, "a mapping"),
     "engine.name": (_text, "a string"),
     "engine.versions": (_mapping, "a mapping"),
+    "world_size": (_integer, "an integer"),
+    "changes": (is_changes, "a list of changed settings"),
     "datasets": (_mapping, "a mapping"),
     "datasets.train": (_data_sets, "a list of data sets"),
     "datasets.test": (_data_sets, "a list of data sets"),

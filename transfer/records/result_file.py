@@ -60,8 +60,19 @@ class History:
         write_json(self.path, {"train_seconds": self.train_seconds, "history": self.entries})
 
 
-def run_header(cfg: CfgNode, config_name: str, init: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
-    """The part of a result that is known before training: config, init, seed, engine, data sets, provenance."""
+def run_header(
+    cfg: CfgNode,
+    config_name: str,
+    init: Mapping[str, Any],
+    engine: Engine,
+    *,
+    world_size: int,
+    changes: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """The part of a result that is known before training: config, init, seed, engine, data sets, provenance.
+
+    ``changes``: deciding settings that were changed on a resume, [{"iteration": int, "changed": {key: [old, new]}}].
+    """
     return {
         "schema": SCHEMA,
         "status": "failed",
@@ -70,6 +81,8 @@ def run_header(cfg: CfgNode, config_name: str, init: Mapping[str, Any], engine: 
         "init": dict(init),
         "seed": cfg.SEED,
         "engine": {"name": engine.name, "versions": engine.versions()},
+        "world_size": world_size,
+        "changes": changes,
         "datasets": {part.lower(): [_describe(n) for n in cfg.DATASETS[part]] for part in ("TRAIN", "TEST")},
         "provenance": provenance(),
     }

@@ -26,6 +26,8 @@ WRONG = {
     "engine": "torchvision",
     "engine.name": 1,
     "engine.versions": [],
+    "world_size": "2",
+    "changes": [{"iteration": 4, "changed": {"SEED": 1}}],
     "datasets": [1],
     "datasets.train": {"name": "toy"},
     "datasets.test": ["toy"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from transfer.engines.training.failures import (
 )
 from transfer.engines.training.precise_bn import PreciseBatchNorm
 from transfer.engines.training.ranks import any_rank, gather_objects
-from transfer.engines.weights.checkpoints import OWN_KEY, POINTER, checkpoint_name, load_latest
+from transfer.engines.weights.checkpoints import OWN_KEY, POINTER, SETTINGS_KEY, checkpoint_name, load_latest
 from transfer.engines.weights.loading import load_weights
 
 
@@ -52,6 +52,7 @@ class Trainer(DefaultTrainer):
         self.batches = ResumableBatches(self.feed) if self.feed is not None else None
         self.precise_bn: PreciseBatchNorm | None = None
         self.random_state: dict[str, Any] | None = None
+        self.settings: Mapping[str, Any] | None = None  # stored in every checkpoint
         # DefaultTrainer gets its loader from this class method; an instance attribute replaces it
         self.build_train_loader = (lambda cfg: self.batches) if self.batches is not None else own_train_loader
         super().__init__(cfg)
@@ -126,7 +127,8 @@ class Trainer(DefaultTrainer):
         if comm.is_main_process():
             parts = {key: part.state_dict() for key, part in self.checkpointer.checkpointables.items()}
             folder, model = Path(self.cfg.OUTPUT_DIR), self.checkpointer.model.state_dict()
-            save_torch({"model": model, **parts, "iteration": self.iter, OWN_KEY: exact}, folder / name)
+            own_entries = {OWN_KEY: exact, SETTINGS_KEY: None if self.settings is None else dict(self.settings)}
+            save_torch({"model": model, **parts, "iteration": self.iter, **own_entries}, folder / name)
             write_text(folder / POINTER, name)
         comm.synchronize()  # no rank reads the file before it is complete
 

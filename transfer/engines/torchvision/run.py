@@ -6,6 +6,7 @@ import inspect
 import random
 import resource
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,8 @@ def detect_named(cfg: Any, model: GeneralizedRCNN, dataset: str) -> Detections:
 class Run:
     """One training run in a folder. Building draws random numbers in Detectron2's order: seed, model, loader."""
 
-    def __init__(self, cfg: Any, folder: Path) -> None:
-        self.cfg, self.folder = cfg, folder
+    def __init__(self, cfg: Any, folder: Path, settings: Mapping[str, Any] | None = None) -> None:
+        self.cfg, self.folder, self.settings = cfg, folder, settings
         self.device = prepare_device(cfg)
         self.process_seed = cfg.SEED + rank() if cfg.SEED >= 0 else random.SystemRandom().randrange(2**31)
         seed_everything(self.process_seed)
@@ -198,6 +199,7 @@ class Run:
                 base_lrs=self.schedule.base_lrs,
                 exact=exact,
                 scaler=self.precision.state_dict(),
+                settings=self.settings,
             )
         barrier()  # no rank reads the file before it is complete
 
