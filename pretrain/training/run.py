@@ -128,7 +128,7 @@ class Run:
             keep_freed_memory()
         settings, device = self.settings, self.world.device
         views = training_views(settings)
-        recorder = self._recorder()
+        recorder = self._recorder(start)
         monitor = build_knn_monitor(settings, self.method.encoder_q, self.world, usable_workers(settings, self.world))
         guard = StepGuard(settings.saving.folder, settings.skip_nonfinite)
         loop = Loop(
@@ -157,11 +157,12 @@ class Run:
             max_bad=self.settings.data.max_bad,
         )
 
-    def _recorder(self) -> Recorder:
+    def _recorder(self, start: int) -> Recorder:
         return Recorder(
             self.settings.saving.folder,
             Pace(self.settings.print_freq, self.sizes.global_batch, self.total_steps, self.sizes.steps_per_epoch),
             HealthWatch(self.method.chance, self.total_steps),
+            start=start,
             main=self.world.is_main,
             wandb={"project": "transfer-gap", "config": self.recorded} if self.settings.wandb else None,
         )

@@ -67,7 +67,7 @@ def train_and_evaluate(job: Job) -> int:
     refuse_used_folder(job)
     with _lock(job):
         setup_logging(job.folder, job.rank)
-        settings = settings_to_continue(job)
+        settings, done = settings_to_continue(job)
         header: dict[str, Any] = {}
         if job.is_main:
             write_text(job.folder / "config.yaml", dump_config(job.cfg))
@@ -80,6 +80,7 @@ def train_and_evaluate(job: Job) -> int:
                 changes=settings.changes,
             )
         history = results.History.load(job.folder, job.resume)
+        history.cut(done)
         before = history.train_seconds
         with StopSignal() as stop:
             try:
@@ -90,6 +91,7 @@ def train_and_evaluate(job: Job) -> int:
                     stop=stop,
                     after_eval=lambda iteration, detections: _in_training(job, history, iteration, detections),
                     settings=settings.entry(),
+                    evaluated=history.iterations,
                 )
             except (UserError, FloatingPointError) as error:
                 if job.is_main:
@@ -105,19 +107,20 @@ def train_and_evaluate(job: Job) -> int:
         return _finish(job, header, summary, history)
 
 
-def settings_to_continue(job: Job) -> RunSettings:
-    """What decides the result of this run, compared with the checkpoint that it resumes.
+def settings_to_continue(job: Job) -> tuple[RunSettings, int]:
+    """What decides the result, compared with the checkpoint that the run resumes, and the finished iterations there.
 
     Raises UserError for a difference that is not in ``allow_change``. Nothing of the run has been overwritten by then.
     """
     settings = run_settings(job.cfg, job.init, job.engine.name, job.world_size)
     latest = load_latest(job.folder, warn=False) if job.resume else None  # the engine warns when it loads it
-    if latest is not None:
-        name, content = latest
-        last = content.get("iteration")
-        iterations = last + 1 if isinstance(last, int) else 0
-        settings.continue_from(content.get(SETTINGS_KEY), job.folder / name, iterations, job.allow_change)
-    return settings
+    if latest is None:
+        return settings, 0
+    name, content = latest
+    last = content.get("iteration")
+    done = last + 1 if isinstance(last, int) else 0
+    settings.continue_from(content.get(SETTINGS_KEY), job.folder / name, done, job.allow_change)
+    return settings, done
 
 
 def refuse_used_folder(job: Job) -> None:

@@ -55,6 +55,15 @@ class History:
         self.entries.sort(key=lambda e: e["iteration"])
         self.save()
 
+    @property
+    def iterations(self) -> list[int]:
+        """Finished iterations at each evaluation."""
+        return [entry["iteration"] for entry in self.entries]
+
+    def cut(self, done: int) -> None:
+        """Forget evaluations after ``done`` iterations, where a resumed run continues: it makes them again."""
+        self.entries = [entry for entry in self.entries if entry["iteration"] <= done]
+
     def save(self) -> None:
         """Write history.json."""
         write_json(self.path, {"train_seconds": self.train_seconds, "history": self.entries})

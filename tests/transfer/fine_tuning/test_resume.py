@@ -19,6 +19,7 @@ from transfer import train_net
 from transfer.config import load_config
 from transfer.engines.weights.checkpoints import SETTINGS_KEY
 from transfer.records.deciding_settings import FREE_KEYS, RunSettings, run_settings
+from transfer.records.result_file import History
 
 RANDOM = {"kind": "random", "sha256": None}
 Train = Callable[..., int]
@@ -148,7 +149,64 @@ def test_every_key_decides_but_the_free_ones(data: str) -> None:
     }
 
 
+PERIODS = {"SOLVER__MAX_ITER": "6", "SOLVER__CHECKPOINT_PERIOD": "1", "TEST__EVAL_PERIOD": "2"}
+
+
+class KilledError(Exception):
+    """Stands for a kill: nothing handles it."""
+
+
+def logged(folder: Path) -> list[tuple[int, str]]:
+    """(iteration, key) of everything in metrics.json."""
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    return [(line["iteration"], key) for line in lines for key in line if key != "iteration"]
+
+
+def evaluations(folder: Path) -> list[tuple[int, object]]:
+    history = json.loads((folder / "result.json").read_text())["history"]
+    return [(entry["iteration"], entry["metrics"]) for entry in history]
+
+
+@pytest.mark.parametrize("engine", ["torchvision", pytest.param("detectron2", marks=pytest.mark.detectron2)])
+@pytest.mark.filterwarnings("ignore:torch.meshgrid")
+def test_an_interrupted_evaluation_is_made_up(
+    engine: str, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transfer.fine_tuning import job
+
+    def run(name: str, *flags: str) -> None:
+        command = arguments(data, tmp_path / name, *flags, SEED="0", **PERIODS)
+        command[command.index("torchvision")] = engine
+        monkeypatch.setattr(sys, "argv", command)
+        assert train_net.main() == 0
+
+    run("whole")
+    evaluate = job._in_training
+
+    def killed(*given: object) -> dict[str, float]:
+        raise KilledError
+
+    monkeypatch.setattr(job, "_in_training", killed)
+    with pytest.raises(KilledError):  # in the first evaluation, after the checkpoint of iteration 2
+        run("parts")
+    monkeypatch.setattr(job, "_in_training", evaluate)
+    run("parts", "--resume")
+    assert [iteration for iteration, _ in evaluations(tmp_path / "parts")] == [2, 4, 6]
+    assert evaluations(tmp_path / "parts") == evaluations(tmp_path / "whole")
+    in_log = [1, 3] if engine == "torchvision" else [3]  # Detectron2 logs the newest evaluation every 20 iterations
+    for name in ("whole", "parts"):
+        assert [i for i, key in logged(tmp_path / name) if key == "bbox/AP"] == in_log, name
+    assert len(logged(tmp_path / "parts")) == len(set(logged(tmp_path / "parts")))
+
+
+def test_a_resume_with_a_longer_history_makes_the_later_evaluations_again(tmp_path: Path) -> None:
+    history = History(tmp_path / "history.json", [{"iteration": i, "metrics": {}} for i in (2, 4, 6)])
+    history.cut(4)
+    assert history.iterations == [2, 4]
+
+
 @pytest.mark.detectron2
+@pytest.mark.filterwarnings("ignore:torch.meshgrid")
 def test_detectron2_stores_and_compares_the_same(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(*flags: str, **opts: str) -> int:
         command = arguments(data, tmp_path / "run", *flags, SOLVER__MAX_ITER="1", **opts)

@@ -6,7 +6,7 @@ import inspect
 import random
 import resource
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from transfer.engines.torchvision.model.rcnn import GeneralizedRCNN
 from transfer.engines.torchvision.training_metrics import Progress
 from transfer.engines.training.batches import TrainingFeed, build_test_feed
 from transfer.engines.training.device import choose_device, set_arithmetic
+from transfer.engines.training.evaluation import is_evaluation_missing
 from transfer.engines.training.failures import check_length, different_config
 from transfer.engines.training.precise_bn import PreciseBatchNorm
 from transfer.engines.training.precision import Precision
@@ -79,7 +80,13 @@ class Run:
         self.precision = Precision(cfg.SOLVER.AMP.ENABLED, cfg.ENGINE.AMP_DTYPE, self.device)
         self.precise_bn_position, self.start, self.worker_seed = 0, 0, -1
 
-    def train(self, resume: bool, stop: StopSignal | None, after_eval: AfterEval | None) -> TrainSummary:
+    def train(
+        self,
+        resume: bool,
+        stop: StopSignal | None,
+        after_eval: AfterEval | None,
+        evaluated: Collection[int] = (),
+    ) -> TrainSummary:
         """Train from the start or the newest checkpoint to the end or a stop signal."""
         cfg, began = self.cfg, time.perf_counter()
         exact = self._resume() if resume else None
@@ -91,7 +98,7 @@ class Run:
             self.worker_seed = draw_base_seed()
         self.precise_bn = self._precise_bn(feed)
         batches = feed.batches(self.worker_seed, self.start)
-        progress = Progress(self.folder if rank() == 0 else None, cfg.SOLVER.MAX_ITER)
+        progress = Progress(self.folder if rank() == 0 else None, cfg.SOLVER.MAX_ITER, self.start)
         clip = cfg.SOLVER.CLIP_GRADIENTS
         training = loop.Training(
             model,
@@ -113,6 +120,8 @@ class Run:
         if exact is not None:
             set_rng_state(exact)  # last: building the parts above drew from the generators
         try:
+            if is_evaluation_missing(cfg, self.start, evaluated):
+                events.evaluate(self.start - 1)
             done = loop.run(
                 training,
                 batches,
