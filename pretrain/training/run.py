@@ -32,6 +32,7 @@ from runtime.atomic import write_text
 from runtime.distributed import World, barrier
 from runtime.errors import UserError
 from runtime.logs import get_logger, setup_logging
+from runtime.metrics import read_metrics
 from runtime.provenance import provenance, usable_cores
 from runtime.run_folder import RunLock
 from runtime.seeds import derive_seed, rng_state, seed_everything
@@ -128,6 +129,7 @@ class Run:
             keep_freed_memory()
         settings, device = self.settings, self.world.device
         views = training_views(settings)
+        interrupted = self._probe_is_missing(start)  # read before the log is opened
         recorder = self._recorder(start)
         monitor = build_knn_monitor(settings, self.method.encoder_q, self.world, usable_workers(settings, self.world))
         guard = StepGuard(settings.saving.folder, settings.skip_nonfinite)
@@ -139,9 +141,19 @@ class Run:
             probe=partial(run_probe, monitor, self.world),
         )
         try:
+            if interrupted and loop.timetable.probes_after(start):
+                recorder.scalars(start, **loop.probe())
+                recorder.pause()
             return loop.run(self._loader(views, start), lambda batch: views.on_device(batch, device), stop)
         finally:
             recorder.close()
+
+    def _probe_is_missing(self, start: int) -> bool:
+        """Whether the log of this folder has no probe after ``start`` steps: killed between checkpoint and probe."""
+        log_file = self.settings.saving.folder / "metrics.json"
+        if start == 0 or not log_file.is_file():
+            return False
+        return not any(record["iteration"] == start and "knn" in record for record in read_metrics(log_file))
 
     def _loader(self, views: Views, start: int) -> Loader:
         return build_loader(
