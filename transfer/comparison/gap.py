@@ -124,11 +124,11 @@ def _table(
     present = {role: init for role, init in references.items() if init in inits and init is not None}
     by_init: dict[str, dict[int, Run]] = {init: {} for init in inits}
     for run in runs:
-        if run.seed in by_init[run.init]:
-            raise UserError(
-                f"{run.folder} and {by_init[run.init][run.seed].folder} are both {run.init}, seed {run.seed}"
-            )
-        by_init[run.init][run.seed] = run
+        other = by_init[run.init].get(run.seed)
+        if other is not None and other.finished and run.finished:
+            raise UserError(f"{run.folder} and {other.folder} are both {run.init}, seed {run.seed}")
+        if other is None or run.finished:
+            by_init[run.init][run.seed] = run
     finished = {init: {s: r for s, r in sorted(by_init[init].items()) if r.finished} for init in inits}
     allowed = check_equal(name, [run for group in finished.values() for run in group.values()], allow)
     rows = []

@@ -16,12 +16,21 @@ def _mapping(value: Any) -> bool:
     return isinstance(value, dict)
 
 
+# Far above anything that a run records, and far below where sums and squares overflow or an int has no float.
+LARGEST = 10**15
+
+
 def _integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
+def _metric(value: Any) -> bool:
+    # NaN: files of other programs may write an undefined value so, where this one writes null
+    return _number(value) or (isinstance(value, float) and value != value)
 
 
 def _names(value: Any) -> bool:
@@ -36,7 +45,7 @@ def _metrics(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
     tasks = value.values()
-    return all(isinstance(task, dict) and all(v is None or _number(v) for v in task.values()) for task in tasks)
+    return all(isinstance(task, dict) and all(v is None or _metric(v) for v in task.values()) for task in tasks)
 
 
 def is_history(value: Any) -> bool:

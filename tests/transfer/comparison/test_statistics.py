@@ -226,7 +226,8 @@ def test_undefined_metrics_are_not_numbers(store: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"schema": 2}', '{"schema": 1, "status": "finished"}', "nonsense"])
-def test_broken_results_are_one_line(tmp_path: Path, content: str) -> None:
+def test_a_broken_result_is_a_failed_run_with_the_reason(tmp_path: Path, content: str) -> None:
     (tmp_path / "result.json").write_text(content)
-    with pytest.raises(UserError, match=r"result\.json"):
-        read_run(tmp_path)
+    run = read_run(tmp_path)
+    assert (run.status, dict(run.metrics)) == ("failed", {})
+    assert str(run.error).startswith(f"{tmp_path / 'result.json'} ")
