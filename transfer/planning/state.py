@@ -85,18 +85,20 @@ def stage_state(output: Path, stage: Stage) -> State:
     state = CHECKS.get(stage.kind, _proof_state)(stage)
     if state.kind != FINISHED and not (state.kind == BROKEN and _has_checkpoint(stage)):
         return state
-    made_by = read_json(stage_folder(output, stage) / RECORD).get("argv")
+    made_by = recorded_command(output, stage)
     try:
         command = list(stage.command())
     except UserError:
         return state  # the command cannot be built without its inputs; the result is kept
-    if _is_command(made_by) and (changed := differences(stage.kind, made_by, command)):
+    if made_by and (changed := differences(stage.kind, made_by, command)):
         return State(STALE, f"it was made with other settings: {changed}")
     return state
 
 
-def _is_command(argv: Any) -> bool:
-    return isinstance(argv, list) and bool(argv) and all(isinstance(word, str) for word in argv)
+def recorded_command(output: Path, stage: Stage) -> list[str]:
+    """The command of the stage's last run; empty when it was never run, or its record is malformed."""
+    argv = read_json(stage_folder(output, stage) / RECORD).get("argv")
+    return argv if isinstance(argv, list) and all(isinstance(word, str) for word in argv) else []
 
 
 def _has_checkpoint(stage: Stage) -> bool:
