@@ -41,6 +41,9 @@ SYSTEM_FAILURES = {
 }
 
 
+UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS)  # what a path can be, for anyone or this user
+
+
 def run_entry(main: Callable[[], int | None]) -> NoReturn:
     """Run an entry script's ``main()`` and exit with its code; a user's mistake never shows a traceback."""
     _use_utf8()
@@ -68,6 +71,9 @@ def _system_failure(error: Exception) -> str | None:
     """One line for what the machine lacks; None for an error of the program, whose traceback is needed."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return str(disk_full_error(error, error.filename or "the output folder"))
+    if isinstance(error, OSError) and error.errno in UNUSABLE and error.filename is not None:
+        name = str(error.filename)
+        return f"{name if len(name) < 200 else name[:200] + '...'}: {error.strerror}; choose another file or folder"
     return next((reason for text, reason in SYSTEM_FAILURES.items() if text in str(error)), None)
 
 

@@ -46,7 +46,12 @@ def test_the_exit_code_of_a_failed_run_survives_a_closed_pipe(repo: Path) -> Non
 
 @pytest.mark.parametrize(
     ("end", "words"),
-    [("too many files", "ulimit -n"), ("killed worker", "a data loading process was killed")],
+    [
+        ("too many files", "ulimit -n"),
+        ("read-only folder", "runs/x: Permission denied"),
+        ("long name", "xxx...: File name too long"),
+        ("killed worker", "a data loading process was killed"),
+    ],
 )
 def test_what_the_machine_lacks_is_one_line(end: str, words: str, repo: Path) -> None:
     done = subprocess.run([*PROGRAM, end], cwd=repo, capture_output=True, text=True, check=False)

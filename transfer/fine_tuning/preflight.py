@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +65,7 @@ def refusal(
 def _expected(choice: str, cfg: CfgNode) -> Init:
     """The initialisation as far as it is known without its weights."""
     depth = cfg.MODEL.RESNETS.DEPTH
-    known = {"supervised": BLOCKS, "supervised-msra": MSRA_FILES}.get(choice, BLOCKS)
+    known: Collection[int] = MSRA_FILES if choice == "supervised-msra" else BLOCKS
     if depth not in known:
         raise UserError(f"--init {choice}: there are no weights for MODEL.RESNETS.DEPTH {depth}")
     if choice == "supervised-msra":

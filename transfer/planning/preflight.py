@@ -40,7 +40,10 @@ def refusals(output: Path, stages: Sequence[Stage], launcher: Launcher) -> dict[
 
 def refusal_lines(found: dict[str, list[str]]) -> list[str]:
     """One line per reason."""
-    return [f"{len(names)} runs would be refused ({listed(names, 3)}): {reason}" for reason, names in found.items()]
+    return [
+        f"{len(names)} run{'s' if len(names) > 1 else ''} would be refused ({listed(names, 3)}): {reason}"
+        for reason, names in found.items()
+    ]
 
 
 def refuse_hopeless_plan(found: dict[str, list[str]], output: Path, stages: Sequence[Stage]) -> None:

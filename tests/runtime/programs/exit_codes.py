@@ -17,6 +17,10 @@ def main() -> int:
         raise OSError(28, "No space left on device", "f")
     if sys.argv[1] == "too many files":
         raise OSError(24, "Too many open files", "f")
+    if sys.argv[1] == "read-only folder":
+        raise PermissionError(13, "Permission denied", "runs/x")
+    if sys.argv[1] == "long name":
+        Path("x" * 5000).stat()
     if sys.argv[1] == "killed worker":
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
     if sys.argv[1] == "log":
