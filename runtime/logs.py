@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
+from typing import TextIO
+
+from runtime.errors import discard_output
 
 ROOT = "transfer_gap"
 
@@ -12,6 +15,17 @@ ROOT = "transfer_gap"
 def get_logger(name: str = "") -> logging.Logger:
     """A logger below the project's root logger."""
     return logging.getLogger(f"{ROOT}.{name}" if name else ROOT)
+
+
+class _Console(logging.StreamHandler[TextIO]):
+    """The console. When its reader has gone (``| head``), the run goes on, and its log is in the run folder."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Discard all further output after a broken pipe; logging would print a traceback for each line."""
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            discard_output()
+        else:
+            super().handleError(record)
 
 
 class _LogFile(logging.FileHandler):
@@ -32,7 +46,7 @@ def setup_logging(folder: str | Path | None = None, rank: int = 0) -> logging.Lo
         handler.close()
     form = logging.Formatter("[%(asctime)s] %(message)s", datefmt="%m-%d %H:%M:%S")
     if rank == 0:
-        console = logging.StreamHandler(sys.stdout)
+        console = _Console(sys.stdout)
         console.setFormatter(form)
         logger.addHandler(console)
     if folder is not None:

@@ -9,18 +9,24 @@ from typing import Any
 
 
 class MetricsWriter:
-    """Appends one JSON line per call to ``folder/metrics.json`` and mirrors the scalars to TensorBoard events."""
+    """Appends one JSON line per call to ``folder/metrics.json`` and mirrors the scalars to TensorBoard events.
 
-    def __init__(self, folder: str | Path, tensorboard: bool = True) -> None:
+    ``first`` is the first iteration that will be written: what an interrupted run wrote from there on is dropped, in
+    metrics.json by truncation, in TensorBoard by its marker of a restart. None drops nothing.
+    """
+
+    def __init__(self, folder: str | Path, tensorboard: bool = True, first: int | None = None) -> None:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        if first is not None:
+            cut_metrics(self.folder / "metrics.json", first)
         self._end_torn_line()
         self._file = open(self.folder / "metrics.json", "a")
         self._board: Any = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(self.folder))
+            self._board = SummaryWriter(str(self.folder), purge_step=first)
 
     def _end_torn_line(self) -> None:
         # a killed run can leave half a line: end it, so that the next record starts on its own line
@@ -47,17 +53,40 @@ class MetricsWriter:
             self._board.close()
 
 
+def cut_metrics(path: Path, first: int) -> None:
+    """Truncate a metrics.json before its first record of iteration ``first`` or later, or its torn last line.
+
+    In place, since a writer may already have the file open for appending. A log of an earlier version can hold an
+    iteration twice; what follows the cut repeats what precedes it, and goes too.
+    """
+    if not path.is_file():
+        return
+    with open(path, "rb+") as file:
+        position = 0
+        for line in file:
+            record = _parsed(line)
+            if not line.endswith(b"\n") or (record is not None and record["iteration"] >= first):
+                file.truncate(position)
+                return
+            position += len(line)
+
+
+def _parsed(line: str | bytes) -> dict[str, Any] | None:
+    """The record of one line; None for a torn line."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("iteration"), int) else None
+
+
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """Records of a metrics.json in order of iteration.
 
-    A resumed run repeats iterations: the last record of an iteration wins, key by key. A torn line is skipped.
+    An iteration can have several records (losses, evaluation): the last wins, key by key. A torn line is skipped.
     """
     merged: dict[int, dict[str, Any]] = {}
     for line in Path(path).read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("iteration"), int):
+        if (record := _parsed(line)) is not None:
             merged.setdefault(record["iteration"], {}).update(record)
     return [merged[i] for i in sorted(merged)]

@@ -32,6 +32,9 @@ def parse() -> argparse.Namespace:
         "--scale-to-batch", type=int, metavar="N", help="use a batch of N and scale the schedule linearly"
     )
     parser.add_argument("--resume", action="store_true", help="continue from the last checkpoint in OUTPUT_DIR")
+    parser.add_argument(
+        "--allow-change", action="append", default=[], metavar="KEY", help="let this setting differ on --resume"
+    )
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS or OUTPUT_DIR/model_final.pth")
     parser.add_argument(
         "--check-data", action="store_true", help="read the data sets, decode every image, print findings, do not train"
@@ -47,6 +50,8 @@ def parse() -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
     if args.eval_only and args.init:
         parser.error("--eval-only evaluates a trained model; leave out --init, which is for training")
+    if args.allow_change and not args.resume:
+        parser.error("--allow-change needs --resume: it accepts a difference to the checkpoint")
     if not 0 <= args.machine_rank < args.num_machines:
         parser.error("--machine-rank must be below --num-machines")
     return args
@@ -95,7 +100,18 @@ def run(args: argparse.Namespace) -> int:
         init = prepare(cfg, args, folder, engine, world.size)
         cfg.freeze()
         name = Path(args.config_file).stem
-        job = Job(cfg, name, folder, init.record(), engine, args.evaluator, args.resume, world.rank)
+        job = Job(
+            cfg,
+            name,
+            folder,
+            init.record(),
+            engine,
+            args.evaluator,
+            args.resume,
+            tuple(args.allow_change),
+            world.rank,
+            world.size,
+        )
         if args.eval_only and init.weights is not None:
             return evaluate_only(job, init.weights)
         return train_and_evaluate(job)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,25 +126,3 @@ def restore(method: Method, optimizer: torch.optim.Optimizer, checkpoint: dict[s
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"{file} does not fit this method and encoder ({checkpoint['arch']}): {reason}") from error
-
-
-def refuse_changes(
-    saved: dict[str, Any], current: dict[str, Any], allowed: Sequence[str], file: Path
-) -> dict[str, Any]:
-    """Compare the settings that decide the result with those that the checkpoint was made with.
-
-    Returns the allowed differences {key: [before, now]}; UserError names every other one.
-    """
-    changed = {k: [saved.get(k), current.get(k)] for k in sorted(saved.keys() | current.keys())
-               if saved.get(k) != current.get(k)}  # fmt: skip
-    refused = [
-        "data_times: the images have the same names and sizes, but were changed or copied since"
-        if k == "data_times"
-        else f"{k} was {was}, is {now}"
-        for k, (was, now) in changed.items()
-        if k not in allowed
-    ]
-    if refused:
-        flags = " ".join(f"--allow-change {k}" for k in changed if k not in allowed)
-        raise UserError(f"{file} was made with other settings: {'; '.join(refused)}. Restore them, or add {flags}")
-    return changed

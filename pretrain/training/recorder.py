@@ -33,11 +33,21 @@ class Recorder:
     """Times the steps and writes their readings, every ``steps_per_line`` steps and at the last one."""
 
     def __init__(
-        self, folder: Path, pace: Pace, watch: HealthWatch, *, main: bool = True, wandb: dict[str, Any] | None = None
+        self,
+        folder: Path,
+        pace: Pace,
+        watch: HealthWatch,
+        *,
+        start: int = 0,
+        main: bool = True,
+        wandb: dict[str, Any] | None = None,
     ) -> None:
-        """Only the ``main`` process writes. ``wandb`` holds settings for wandb.init, None for no logging there."""
+        """Only the ``main`` process writes. ``start``: steps done before; what a run logged after them is dropped.
+
+        ``wandb`` holds settings for wandb.init, None for no logging there.
+        """
         self.pace, self.watch = pace, watch
-        self.writer = MetricsWriter(folder) if main else None
+        self.writer = MetricsWriter(folder, first=start + 1) if main else None
         self.wandb = _start_wandb(folder, wandb) if main and wandb is not None else None
         self.waited = 0.0  # seconds the loop waited for data since the last line
         self.since, self.steps = time.perf_counter(), 0

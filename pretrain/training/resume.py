@@ -12,11 +12,13 @@ import torch
 from pretrain.methods.base import Method
 from pretrain.settings.options import defaults
 from pretrain.settings.values import Settings
-from pretrain.training.checkpoints import CheckpointFolder, read_checked, refuse_changes, restore
+from pretrain.training.checkpoints import CheckpointFolder, read_checked, restore
 from runtime.errors import UserError
 from runtime.logs import get_logger
+from runtime.recorded_settings import changed_settings
 
 log = get_logger("pretrain")
+EXPLANATIONS = {"data_times": "the images have the same names and sizes, but were changed or copied since"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def find_start(
     now = dict(recorded)
     if saved["data"] == now["data"] and "data_times" in checkpoint:  # images of other names or sizes differ anyway
         saved["data_times"], now["data_times"] = checkpoint["data_times"], times
-    if changed := refuse_changes(saved, now, saving.allow_change, file):
+    if changed := changed_settings(saved, now, saving.allow_change, file, EXPLANATIONS):
         changes.append({"step": checkpoint["step"], "changed": changed})
         log.warning("continuing with changed settings: %s", changed)
     restore(method, optimizer, checkpoint, file)

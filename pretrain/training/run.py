@@ -163,7 +163,8 @@ class Run:
             keep_freed_memory()
         settings, device = self.settings, self.world.device
         views = training_views(settings)
-        recorder = self._recorder()
+        interrupted = self._probe_is_missing(start)  # read before the log is opened
+        recorder = self._recorder(start)
         monitor = build_knn_monitor(settings, self.method.encoder_q, self.world, usable_workers(settings, self.world))
         guard = StepGuard(settings.saving.folder, settings.skip_nonfinite)
         loop = Loop(
@@ -174,9 +175,19 @@ class Run:
             probe=partial(run_probe, monitor, self.world),
         )
         try:
+            if interrupted and loop.timetable.probes_after(start):
+                recorder.scalars(start, **loop.probe())
+                recorder.pause()
             return loop.run(self._loader(views, start), lambda batch: views.on_device(batch, device), stop)
         finally:
             recorder.close()
+
+    def _probe_is_missing(self, start: int) -> bool:
+        """Whether the log of this folder has no probe after ``start`` steps: killed between checkpoint and probe."""
+        log_file = self.settings.saving.folder / "metrics.json"
+        if start == 0 or not log_file.is_file():
+            return False
+        return not any(record["iteration"] == start and "knn" in record for record in read_metrics(log_file))
 
     def _loader(self, views: Views, start: int) -> Loader:
         return build_loader(
@@ -192,11 +203,12 @@ class Run:
             max_bad=self.settings.data.max_bad,
         )
 
-    def _recorder(self) -> Recorder:
+    def _recorder(self, start: int) -> Recorder:
         return Recorder(
             self.settings.saving.folder,
             Pace(self.settings.print_freq, self.sizes.global_batch, self.total_steps, self.sizes.steps_per_epoch),
             HealthWatch(self.method.chance, self.total_steps),
+            start=start,
             main=self.world.is_main,
             wandb={"project": "transfer-gap", "config": self.recorded} if self.settings.wandb else None,
         )

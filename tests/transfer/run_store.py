@@ -37,6 +37,8 @@ def make_record(**changes: Any) -> dict[str, Any]:
         "init": {"name": init, "kind": "backbone", "weights": f"{init}.pkl", "sha256": "b" * 64, "sidecar": None},
         "seed": 0,
         "engine": {"name": "torchvision", "versions": {"torch": "2.14.1"}},
+        "world_size": 1,
+        "changes": [],
         "datasets": {
             "train": [{"name": "toy_train", "sha256": "d" * 64, "images": 8}],
             "test": [{"name": "toy_val", "sha256": "e" * 64, "images": 4}],

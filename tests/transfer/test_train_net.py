@@ -13,6 +13,7 @@ import pytest
 from runtime.errors import UserError
 from runtime.run_folder import RunLock
 from tests.transfer.toy_data import coco_content, write_coco, write_voc
+from tests.transfer.train_command import arguments
 from transfer import train_net
 from transfer.config import load_config
 from transfer.config.expectations import failed_expectations
@@ -20,35 +21,10 @@ from transfer.evaluate.detections import Detections
 from transfer.fine_tuning.checks import Datasets, check_classes
 from transfer.fine_tuning.preparation import scale_to_batch, set_class_counts
 
-TINY = {
-    "MODEL.FPN.OUT_CHANNELS": "16",
-    "MODEL.ROI_BOX_HEAD.FC_DIM": "16",
-    "MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE": "8",
-    "MODEL.ROI_HEADS.NUM_CLASSES": "3",
-    "MODEL.RPN.PRE_NMS_TOPK_TEST": "20",
-    "MODEL.RPN.POST_NMS_TOPK_TEST": "10",
-    "INPUT.MIN_SIZE_TRAIN": "(32,)",
-    "INPUT.MIN_SIZE_TEST": "32",
-    "SOLVER.IMS_PER_BATCH": "2",
-    "SOLVER.MAX_ITER": "2",
-    "SOLVER.STEPS": "()",
-    "TEST.PRECISE_BN.ENABLED": "False",
-    "MODEL.ROI_HEADS.SCORE_THRESH_TEST": "0.0",
-}
-
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return write_coco(tmp_path_factory.mktemp("toy"), count=4)
-
-
-def arguments(data, folder, *flags, **opts):
-    pairs = {**TINY, "DATASETS.TRAIN": f"('{data}',)", "DATASETS.TEST": f"('{data}',)", "OUTPUT_DIR": str(folder)}
-    pairs.update({k.replace("__", "."): v for k, v in opts.items()})
-    if not any(f in flags for f in ("--init", "--eval-only")):
-        flags = (*flags, "--init", "random")
-    head = ["transfer/train_net.py", "--config-file", "demo_R18_FPN.yaml", "--engine", "torchvision", *flags]
-    return [*head, *(x for pair in pairs.items() for x in pair)]
 
 
 @pytest.fixture(scope="module")

@@ -125,11 +125,11 @@ def _table(
     present = {role: init for role, init in references.items() if init in inits and init is not None}
     by_init: dict[str, dict[int, Run]] = {init: {} for init in inits}
     for run in runs:
-        if run.seed in by_init[run.init]:
-            raise UserError(
-                f"{run.folder} and {by_init[run.init][run.seed].folder} are both {run.init}, seed {run.seed}"
-            )
-        by_init[run.init][run.seed] = run
+        other = by_init[run.init].get(run.seed)
+        if other is not None and other.finished and run.finished:
+            raise UserError(f"{run.folder} and {other.folder} are both {run.init}, seed {run.seed}")
+        if other is None or run.finished:
+            by_init[run.init][run.seed] = run
     finished = {init: {s: r for s, r in sorted(by_init[init].items()) if r.finished} for init in inits}
     allowed = check_equal(name, [run for group in finished.values() for run in group.values()], allow)
     rows = []
@@ -173,9 +173,13 @@ def _difference(
 
 
 def check_equal(table: str, runs: Sequence[Run], allow: Collection[str]) -> list[Allowed]:
-    """Keys in which ``runs`` differ and may. Raises UserError naming every key that may not, and the first two runs."""
+    """Keys in which ``runs`` differ and may. Raises UserError naming every key that may not, and the first two runs.
+
+    A run whose own settings changed on a resume is no better than two runs that differ in them: refused by key too.
+    """
     if not runs:
         return []
+    changed_on_resume = _check_changes(table, runs, allow)
     first = runs[0]
     differing: dict[str, Run] = {}
     for run in runs[1:]:
@@ -192,7 +196,25 @@ def check_equal(table: str, runs: Sequence[Run], allow: Collection[str]) -> list
             f"initialisation ({key}: {first.must_agree.get(key)!r} in {first.folder}, {other.must_agree.get(key)!r} in "
             f"{other.folder}); not like for like: make them equal, or --allow {key} and see it in red in the report"
         )
-    return [Allowed(key, {run.init: run.must_agree.get(key) for run in runs}) for key in sorted(differing)]
+    different = [Allowed(key, {run.init: run.must_agree.get(key) for run in runs}) for key in sorted(differing)]
+    return [*different, *changed_on_resume]
+
+
+def _check_changes(table: str, runs: Sequence[Run], allow: Collection[str]) -> list[Allowed]:
+    """Settings that were changed when a run was resumed. Raises UserError naming run and key of one not allowed."""
+    found: dict[str, dict[str, str]] = {}
+    for run in runs:
+        for change in run.record.get("changes") or []:
+            for key, (before, now) in change["changed"].items():
+                text = f"{before} until iteration {change['iteration']}, then {now}"
+                if not _is_allowed(key, allow):
+                    raise UserError(
+                        f"{table}: {run.folder} was not made with one setting throughout: {key} was {text}; run it "
+                        f"again, or --allow {key} and see it in red in the report"
+                    )
+                values = found.setdefault(f"{key} (changed on resume)", {})
+                values[run.init] = f"{values[run.init]}; {text}" if run.init in values else text
+    return [Allowed(key, values) for key, values in sorted(found.items())]
 
 
 def _is_allowed(key: str, allow: Collection[str]) -> bool:

@@ -88,6 +88,9 @@ def load_detections(run: Run) -> tuple | str:
         spec = get_dataset(described["name"])
         if spec.sha256() != described["sha256"]:
             return f"data set {described['name']} has changed since"
-        return spec, Detections.load(run.detections).in_order_of(spec.summary.image_ids)
+        detections = Detections.load(run.detections).in_order_of(spec.summary.image_ids)
     except UserError as error:
-        return str(error).split(";")[0].split(".")[0]
+        return str(error).split(";")[0]
+    if (detections.category >= len(spec.class_names)).any():
+        return f"{run.detections}: a category is not one of the {len(spec.class_names)} classes of {spec.name}"
+    return spec, detections

@@ -18,7 +18,7 @@ from fvcore.common.config import CfgNode
 from runtime.errors import UserError, suggestion
 from runtime.repository import data_folder
 from runtime.strict_yaml import read_yaml
-from transfer.config.schema import KEYS, OWN_PREFIX
+from transfer.config.schema import KEYS, OWN_PREFIX, PART_OF
 
 CONFIG_FOLDER = data_folder("configs")
 BASE_KEY = "_BASE_"
@@ -126,8 +126,13 @@ def changed_keys(cfg: CfgNode) -> dict[str, Any]:
 
 
 def unsupported_keys(cfg: CfgNode, classes: str = "D") -> dict[str, Any]:
-    """Keys of the given classes (see ``transfer.config.schema``) that differ from their default, with their values."""
-    return {key: value for key, value in changed_keys(cfg).items() if KEYS[key].embedded in classes}
+    """Keys of the given classes (see ``transfer.config.schema``) that differ from their default, with their values.
+
+    Without those that describe a feature which is switched off (``schema.PART_OF``): nothing reads them.
+    """
+    values = flatten(cfg)
+    changed = {key: value for key, value in changed_keys(cfg).items() if KEYS[key].embedded in classes}
+    return {key: value for key, value in changed.items() if key not in PART_OF or values[PART_OF[key]]}
 
 
 def _plain(value: Any) -> Any:

@@ -215,7 +215,7 @@ KEYS: dict[str, Key] = {
     "SEED": Key(-1, "H", "negative = random seeds, though the order of images still follows this number"),
     "CUDNN_BENCHMARK": Key(False, "H", "cudnn autotune (not in eval-only)"),
     "FLOAT32_PRECISION": Key("", "H", "empty, or highest/high/medium: TF32 switch"),
-    "VIS_PERIOD": Key(0, "I", "training pictures"),
+    "VIS_PERIOD": Key(0, "D", "iterations between training pictures in TensorBoard; 0 for none"),
     "GLOBAL.HACK": Key(1.0, "I", "free slot"),
     "ENGINE.ACCUMULATE": Key(1, "E", "micro-batches per optimiser step; IMS_PER_BATCH stays the batch of one step"),
     "ENGINE.AMP_DTYPE": Key("float16", "E", "autocast type when SOLVER.AMP.ENABLED: float16 or bfloat16"),
@@ -225,3 +225,18 @@ KEYS: dict[str, Key] = {
 }
 
 OWN_PREFIX = "ENGINE."
+
+# key -> the switch without which nothing reads it
+PART_OF = {
+    "INPUT.CROP.TYPE": "INPUT.CROP.ENABLED",
+    "INPUT.CROP.SIZE": "INPUT.CROP.ENABLED",
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_FREQ_WEIGHT_POWER": "MODEL.ROI_BOX_HEAD.USE_FED_LOSS",
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES": "MODEL.ROI_BOX_HEAD.USE_FED_LOSS",
+    "DATASETS.PROPOSAL_FILES_TRAIN": "MODEL.LOAD_PROPOSALS",
+    "DATASETS.PROPOSAL_FILES_TEST": "MODEL.LOAD_PROPOSALS",
+    "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN": "MODEL.LOAD_PROPOSALS",
+    "DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST": "MODEL.LOAD_PROPOSALS",
+    "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "SOLVER.CLIP_GRADIENTS.ENABLED",
+    "SOLVER.CLIP_GRADIENTS.CLIP_VALUE": "SOLVER.CLIP_GRADIENTS.ENABLED",
+    "SOLVER.CLIP_GRADIENTS.NORM_TYPE": "SOLVER.CLIP_GRADIENTS.ENABLED",
+}

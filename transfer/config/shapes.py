@@ -51,6 +51,7 @@ def check_shapes(values: Values) -> None:
     for norm, width, count in NORMED:
         if values[norm] == "GN" and values[width] % GROUPS and (count is None or values[count]):
             raise UserError(f"{norm} GN needs a multiple of {GROUPS} channels, but {width} is {values[width]}")
+    _check_stage_norm(values)
     _check_features(values)
     _check_anchors(values)
 
@@ -82,10 +83,38 @@ def _check_features(values: Values) -> None:
         levels = [STAGES.index(name) + 1 for name in values[key]]
         if levels != list(range(levels[0], levels[0] + len(levels))) or levels[0] < 2:
             raise UserError(f"{key} {values[key]} must be consecutive stages from res2 on")
+        if levels[-1] != 5:  # Detectron2 makes p6 from p5
+            raise UserError(f"{key} {values[key]} must end with res5")
+        if values["MODEL.RESNETS.RES5_DILATION"] != 1:
+            raise UserError("MODEL.RESNETS.RES5_DILATION must be 1 with a feature pyramid: every level halves the map")
         produced = [f"p{level}" for level in (*levels, levels[-1] + 1)]
     readers = ("MODEL.RPN.IN_FEATURES", "MODEL.ROI_HEADS.IN_FEATURES")
     for key in readers[1:] if values["MODEL.LOAD_PROPOSALS"] else readers:
         _check_known(key, values[key], produced, "the maps of this backbone")
+        if "fpn" not in backbone and len(values[key]) > 1:  # their widths differ, and one head reads all of them
+            raise UserError(f"{key} {list(values[key])} must be one map: without a pyramid their channels differ")
+    _check_pyramid(values["MODEL.ROI_HEADS.IN_FEATURES"])
+
+
+def _check_pyramid(names: Sequence[str]) -> None:
+    """Regions are pooled from the map of their size, which is found by counting levels from the first one."""
+    levels = [int(name[1:]) for name in names if name.startswith("p")]
+    if len(levels) > 1 and levels != list(range(levels[0], levels[0] + len(levels))):
+        raise UserError(f"MODEL.ROI_HEADS.IN_FEATURES {list(names)} must be consecutive levels in rising order")
+
+
+def _check_stage_norm(values: Values) -> None:
+    """GN needs whole groups in every layer of the ResNet, also in those that are frozen."""
+    if values["MODEL.RESNETS.NORM"] != "GN":
+        return
+    section = "MODEL.RESNETS"
+    widths = {f"{section}.{name}": values[f"{section}.{name}"] for name in ("STEM_OUT_CHANNELS", "RES2_OUT_CHANNELS")}
+    if values[f"{section}.DEPTH"] >= 50:
+        inner = values[f"{section}.NUM_GROUPS"] * values[f"{section}.WIDTH_PER_GROUP"]
+        widths[f"{section}.NUM_GROUPS x WIDTH_PER_GROUP"] = inner
+    for key, width in widths.items():
+        if width % GROUPS:
+            raise UserError(f"MODEL.RESNETS.NORM GN needs a multiple of {GROUPS} channels, but {key} is {width}")
 
 
 def _check_known(key: str, names: Sequence[str], known: Sequence[str], what: str) -> None:
@@ -103,8 +132,10 @@ def _check_anchors(values: Values) -> None:
         flat: list[Any] = [number for part in lists for number in (part if isinstance(part, list) else [None])]
         if not flat or not all(_is_number(v) and v > 0 for v in flat) or len(lists) not in (1, maps):
             raise UserError(f"{key} {values[key]} must be numbers above 0, in one list or in {maps}, one per map")
-        counts[key] = {len(part) for part in lists}
-    if any(len(count) > 1 for count in counts.values()):
-        raise UserError("MODEL.ANCHOR_GENERATOR: every map needs as many SIZES and ASPECT_RATIOS as the others")
+        counts[key] = [len(part) for part in lists] * (maps if len(lists) == 1 else 1)
+    if len({sizes * ratios for sizes, ratios in zip(*counts.values())}) > 1:
+        raise UserError(
+            "MODEL.ANCHOR_GENERATOR: every map needs as many anchors (SIZES times ASPECT_RATIOS) as the others"
+        )
     if not 0 <= values["MODEL.ANCHOR_GENERATOR.OFFSET"] < 1:
         raise UserError(f"MODEL.ANCHOR_GENERATOR.OFFSET {values['MODEL.ANCHOR_GENERATOR.OFFSET']} must be in [0, 1)")

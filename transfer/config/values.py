@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from runtime.errors import UserError
-from transfer.config.schema import KEYS
+from transfer.config.schema import KEYS, PART_OF
 
 Values = Mapping[str, Any]  # leaf key -> value, tuples as lists
 
@@ -43,6 +43,8 @@ NOT_NEGATIVE = (
     "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA",
     "TEST.EVAL_PERIOD",
 )
+MAY_BE_NONE = ("SOLVER.WEIGHT_DECAY_NORM",)  # norm layers then decay as all other weights do
+MAXIMUM_NORM = "SOLVER.CLIP_GRADIENTS.NORM_TYPE"  # the one number that may be infinite: the largest gradient
 SHARES = ("SOLVER.MOMENTUM", "MODEL.RPN.POSITIVE_FRACTION", "MODEL.ROI_HEADS.POSITIVE_FRACTION")
 TEST_AT_LEAST_ONE = (
     "INPUT.MAX_SIZE_TEST",
@@ -76,12 +78,19 @@ def check_bounds(values: Values, *, train: bool) -> None:
     """Raise UserError naming the first key whose value no run could use; ``train`` adds the keys of training."""
     _check_finite(values)
     for key, bound in {**TO_TEST, **(TO_TRAIN if train else {})}.items():
-        check_bound(key, values[key], bound)
+        if not _is_off(key, values):
+            check_bound(key, values[key], bound)
     _check_input(values, train)
+
+
+def _is_off(key: str, values: Values) -> bool:
+    return key in PART_OF and not values[PART_OF[key]]
 
 
 def _check_finite(values: Values) -> None:
     for key, value in values.items():
+        if key == MAXIMUM_NORM or _is_off(key, values):
+            continue
         for number in value if isinstance(value, list) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
                 raise UserError(f"{key} {value} is not a finite number")
@@ -89,7 +98,7 @@ def _check_finite(values: Values) -> None:
 
 def check_bound(key: str, value: Any, bound: str) -> None:
     """Raise UserError unless ``value`` is a number within ``bound``, a key of ``TESTS``; None passes where it may."""
-    if value is None and KEYS[key].default is None:
+    if value is None and (KEYS[key].default is None or key in MAY_BE_NONE):
         return
     if not isinstance(value, int | float) or isinstance(value, bool) or not TESTS[bound](value):
         raise UserError(f"{key} {value} must be {bound}")

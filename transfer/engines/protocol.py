@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -55,11 +55,15 @@ class Engine(Protocol):
         resume: bool = False,
         stop: StopSignal | None = None,
         after_eval: AfterEval | None = None,
+        settings: Mapping[str, Any] | None = None,
+        evaluated: Collection[int] = (),
     ) -> TrainSummary:
         """Train to SOLVER.MAX_ITER; ``folder`` gets metrics.json, model_*.pth, model_final.pth and last_checkpoint.
 
         ``after_eval`` is called with the detections of DATASETS.TEST every TEST.EVAL_PERIOD iterations, except at the
-        last iteration: the caller evaluates model_final.pth itself. Call it on every rank of a process group.
+        last iteration: the caller evaluates model_final.pth itself. ``settings`` is stored in every checkpoint under
+        ``checkpoints.SETTINGS_KEY``. ``evaluated``: iterations that need no evaluation any more; a resume makes up one
+        that was interrupted. Call it on every rank of a process group.
         """
         ...
 

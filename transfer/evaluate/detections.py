@@ -55,6 +55,18 @@ class Detections:
         if len(sizes) != 1:
             raise ValueError(f"detections: arrays of different lengths {sorted(sizes)}")
 
+    def check(self) -> None:
+        """Raise ValueError for contents that no detector makes: meaningless numbers, or an error later."""
+        index = self.image_index
+        if len(index) and (index.min() < 0 or index.max() >= len(self.image_ids)):
+            raise ValueError(f"image_index is not within its {len(self.image_ids)} images")
+        if len(set(self.image_ids)) != len(self.image_ids):
+            raise ValueError("an image is listed twice")
+        if (self.category < 0).any():
+            raise ValueError("a category is negative")
+        if not (np.isfinite(self.scores).all() and np.isfinite(self.boxes).all()):
+            raise ValueError("a score or box is not finite")
+
     def __len__(self) -> int:
         return len(self.scores)
 
@@ -130,7 +142,9 @@ class Detections:
                 ids = [int(i) for i in ids]
             masks = _unpack_masks(arrays) if "mask_counts" in arrays else None
             flat = {name: arrays[name] for name in ("image_index", "category", "boxes", "scores")}
-            return cls(ids, **flat, masks=masks, keypoints=arrays.get("keypoints"))
+            loaded = cls(ids, **flat, masks=masks, keypoints=arrays.get("keypoints"))
+            loaded.check()
+            return loaded
         except FileNotFoundError as error:
             raise UserError(f"{path}: no detections there; evaluate the run again") from error
         except (OSError, *DAMAGED) as error:

@@ -20,10 +20,12 @@ from transfer.config.expectations import failed_expectations
 from transfer.data.catalog import get_dataset
 from transfer.data.set_findings import finding_records
 from transfer.engines.protocol import Engine, TrainSummary
+from transfer.engines.weights.checkpoints import SETTINGS_KEY, load_latest
 from transfer.evaluate import Metrics, evaluate, evaluator_id
 from transfer.evaluate.detections import Detections
 from transfer.fine_tuning.preparation import FINAL_WEIGHTS
 from transfer.records import result_file as results
+from transfer.records.deciding_settings import RunSettings, run_settings
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -42,7 +44,9 @@ class Job:
     engine: Engine
     evaluator: str
     resume: bool
+    allow_change: tuple[str, ...] = ()
     rank: int = 0
+    world_size: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -64,14 +68,23 @@ def train_and_evaluate(job: Job) -> int:
     refuse_used_folder(job)
     with _lock(job):
         setup_logging(job.folder, job.rank)
+        settings, done = settings_to_continue(job)
         header: dict[str, Any] = {}
         if job.is_main:
             write_text(job.folder / "config.yaml", dump_config(job.cfg))
-            header = results.run_header(job.cfg, job.config_name, job.init, job.engine)
+            header = results.run_header(
+                job.cfg,
+                job.config_name,
+                job.init,
+                job.engine,
+                world_size=job.world_size,
+                changes=settings.changes,
+            )
         history = results.History.load(job.folder, job.resume)
+        history.cut(done)
         try:
             with StopSignal() as stop:
-                summary = _train(job, history, stop)
+                summary = _train(job, history, stop, settings)
                 if summary.stopped:
                     log.info("stopped after %d iterations; --resume continues", summary.iterations)
                     return stop.exit_code
@@ -83,7 +96,7 @@ def train_and_evaluate(job: Job) -> int:
             raise error if isinstance(error, UserError) else UserError(str(error)) from error
 
 
-def _train(job: Job, history: results.History, stop: StopSignal) -> TrainSummary:
+def _train(job: Job, history: results.History, stop: StopSignal, settings: RunSettings) -> TrainSummary:
     before = history.train_seconds
     summary = job.engine.train(
         job.cfg,
@@ -91,11 +104,29 @@ def _train(job: Job, history: results.History, stop: StopSignal) -> TrainSummary
         resume=job.resume,
         stop=stop,
         after_eval=lambda iteration, detections: _in_training(job, history, iteration, detections),
+        settings=settings.entry(),
+        evaluated=history.iterations,
     )
     history.train_seconds = before + summary.seconds
     if job.is_main:
         history.save()
     return summary
+
+
+def settings_to_continue(job: Job) -> tuple[RunSettings, int]:
+    """What decides the result, compared with the checkpoint that the run resumes, and the finished iterations there.
+
+    Raises UserError for a difference that is not in ``allow_change``. Nothing of the run has been overwritten by then.
+    """
+    settings = run_settings(job.cfg, job.init, job.engine.name, job.world_size)
+    latest = load_latest(job.folder, warn=False) if job.resume else None  # the engine warns when it loads it
+    if latest is None:
+        return settings, 0
+    name, content = latest
+    last = content.get("iteration")
+    done = last + 1 if isinstance(last, int) else 0
+    settings.continue_from(content.get(SETTINGS_KEY), job.folder / name, done, job.allow_change)
+    return settings, done
 
 
 def refuse_used_folder(job: Job) -> None:

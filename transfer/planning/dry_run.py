@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from runtime.atomic import read_json
 from runtime.errors import UserError
@@ -23,16 +24,22 @@ def dry_run(plan: Plan, stages: Sequence[Stage], launcher: Launcher) -> str:
     commands, total, unknown = [], 0.0, 0
     for stage in stages:
         state = stage_state(plan.output, stage)
-        seconds = 0.0 if state.kind == FINISHED else measured.seconds(stage)
+        seconds = 0.0 if state.kind == FINISHED else measured.seconds(stage, resumed=state.kind == BROKEN)
         size = None if state.kind == FINISHED else measured.bytes(stage)
         total, unknown = total + (seconds or 0), unknown + (seconds is None)
         shown = "-" if state.kind == FINISHED else _duration(seconds)
         lines.append([stage.name, state.kind, shown, _size(size), state.why])
         if state.kind != FINISHED:
             commands.append(_command(plan, stage, launcher, state.kind == BROKEN))
-    guess = f"; {unknown} stages have nothing measured to estimate from" if unknown else ""
+    if not commands:
+        estimate = "nothing"
+    elif unknown == len(commands):
+        estimate = f"{unknown} stages, time unknown: nothing like them has finished in {plan.output}"
+    else:
+        rest = f", and {unknown} stages of unknown time" if unknown else ""
+        estimate = f"{_duration(total)}, as measured on finished stages like them in {plan.output}{rest}"
     return "\n".join(
-        [f"{plan.name}: {len(stages)} stages into {plan.output}", aligned(lines), f"to do: {_duration(total)}{guess}"]
+        [f"{plan.name}: {len(stages)} stages into {plan.output}", aligned(lines), f"to do: {estimate}"]
         + (["", *commands] if commands else [])
     )
 
@@ -57,37 +64,49 @@ class Measured:
 
     def __init__(self, output: Path) -> None:
         self._output = output
-        self._pace: dict[str, float] = {}
-        self._iterations: dict[str, int] = {}
+        self._seconds: dict[str, float] = {}
         self._bytes: dict[str, int] = {}
         for path in sorted(output.glob("*/*/seed*/result.json")):
             result = stored_result(path)
             if result.get("status") == "finished":
                 table = path.parent.parent.parent.name
-                self._pace[table] = float(result.get("seconds_per_iteration") or 0)
-                self._iterations[table] = int(result.get("iterations") or 0)
+                self._seconds[table] = _whole_run(result)
                 self._bytes[table] = sum(f.stat().st_size for f in path.parent.rglob("*") if f.is_file())
 
-    def seconds(self, stage: Stage) -> float | None:
-        """Estimated seconds left: measured s/iteration x iterations left; None when nothing was measured."""
+    def seconds(self, stage: Stage, *, resumed: bool) -> float | None:
+        """Estimated seconds left; None when nothing was measured.
+
+        A training takes as long as a finished run of its config, any other stage as long as when it last finished. A
+        ``resumed`` training has a part of its iterations behind it; before any run has finished, its own pace counts.
+        """
         if stage.kind != "train" or stage.cell is None:
-            seconds = read_json(stage_folder(self._output, stage) / RECORD).get("seconds")
-            return float(seconds) if seconds else None
-        last = last_record(stage.folder / "metrics.json")
-        pace = self._pace.get(stage.cell.table) or last.get("time")
-        total = max_iterations(stage.folder / "config.yaml") or self._iterations.get(stage.cell.table)
-        if not pace or not total:
-            return None
-        return float(pace) * max(0, total - int(last.get("iteration") or 0))
+            record = read_json(stage_folder(self._output, stage) / RECORD)
+            return float(record.get("seconds") or 0) or None if record.get("status") == FINISHED else None
+        whole = self._seconds.get(stage.cell.table) or None
+        if not resumed:
+            return whole
+        last, total = last_record(stage.folder / "metrics.json"), max_iterations(stage.folder / "config.yaml")
+        left = max(0, total - 1 - int(last.get("iteration") or 0))
+        if whole is not None and total:
+            return whole * left / total
+        return float(last["time"]) * left if total and last.get("time") else None
 
     def bytes(self, stage: Stage) -> int | None:
         """Size of a finished run of the same config; None when there is none."""
         return self._bytes.get(stage.cell.table) if stage.cell else None
 
 
+def _whole_run(result: Mapping[str, Any]) -> float:
+    """Seconds of an unbroken run like this finished one, evaluation of the final model included; 0 where unknown."""
+    train = float(result.get("seconds_per_iteration") or 0) * int(result.get("iterations") or 0)
+    seconds = result.get("seconds")
+    evaluate = seconds.get("evaluate") if isinstance(seconds, dict) else None
+    return train + float(evaluate) if train and isinstance(evaluate, int | float) else train
+
+
 def _duration(seconds: float | None) -> str:
     if seconds is None:
-        return "?"
+        return "unknown"
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -22,6 +22,16 @@ def read_plan(path: Path) -> dict[str, Any]:
     return content
 
 
+def check_text(value: Any, where: str) -> None:
+    """Raise UserError for a NUL character anywhere in a plan: no command and no file name can hold one."""
+    if isinstance(value, str) and "\0" in value:
+        raise UserError(f"{where}: {value!r} holds a NUL character; remove it")
+    for part in (
+        [*value.keys(), *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else []
+    ):
+        check_text(part, where)
+
+
 def suggest(word: str, known: Collection[str]) -> str:
     """The end of an error message: the nearest known word, or the first of the known words, or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from runtime.errors import UserError
+from runtime.errors import EXIT_USER, UserError
 from runtime.stop import StopSignal
 from transfer.comparison.comparison import complete
 from transfer.comparison.gap import ImageInterval, Table, compare
@@ -17,6 +17,7 @@ from transfer.planning.launchers import make_launcher
 from transfer.planning.leakage_check import check_leakage, recorded_leakage, unchecked_inits
 from transfer.planning.lr_search import SEARCHED, search_folder, search_record
 from transfer.planning.plan import Plan, load_plan
+from transfer.planning.preflight import refusal_lines, refusals, refuse_hopeless_plan
 from transfer.planning.runner import Runner
 from transfer.planning.stages import Cell, Stage, choose, plan_stages, trained_inits
 from transfer.planning.state import FINISHED, Outcome, recorded_outcomes
@@ -32,12 +33,16 @@ def run_plan(args: argparse.Namespace, command: str) -> int:
     launcher = make_launcher(args.launcher, args.nproc, args.slurm_option, args.slurm_via)
     stages = plan_stages(plan)
     chosen = choose(stages, args.only)
+    found = {} if args.report_only else refusals(plan.output, chosen, launcher)
     if args.dry_run:
-        print(dry_run(plan, chosen, launcher))
-        return 0
+        print("\n".join([dry_run(plan, chosen, launcher), *refusal_lines(found)]))
+        return EXIT_USER if found else 0
     outcomes: dict[str, Outcome] = {}
     stop = StopSignal()
     if not args.report_only:
+        refuse_hopeless_plan(found, plan.output, chosen)
+        for line in refusal_lines(found):
+            print(line)
         with stop:
             outcomes = Runner(chosen, plan.output, jobs=args.jobs, launcher=launcher, redo=args.redo).run(stop)
         if plan.leakage and not stop.requested:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -10,10 +11,11 @@ from typing import Any
 
 from runtime.errors import UserError
 from runtime.repository import REPOSITORY, data_folder, find_file
-from transfer.planning.fields import Fields, apply_settings, read_plan, suggest
+from transfer.planning.fields import Fields, apply_settings, check_text, read_plan, suggest
 from transfer.planning.prepare_scripts import check_prepare
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")  # names become folder names
+SEED_LIMIT = 2**31  # what every generator takes
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 INIT_KINDS = ("random", "supervised", "weights", "pretrain", "published")
@@ -102,10 +104,14 @@ def load_plan(
     path = find_file(path, "plans", REPOSITORY)
     raw = read_plan(path)
     apply_settings(raw, settings)
+    check_text(raw, f"plan {path}")
     fields = Fields(raw, f"plan {path}", PLAN_KEYS)
     name = _name(fields.get("name", str, path.stem), fields.where)
     folder = check_one_line(output or fields.get("output", str, f"runs/{name}"), f"{fields.where}: output")
-    fill = {"output": folder, "seed": str(fields.get("seed", int, 0) + seed_offset)}
+    data_seed = fields.get("seed", int, 0) + seed_offset
+    if not 0 <= data_seed < SEED_LIMIT:
+        raise UserError(f"{fields.where}: seed must be 0 or more and below 2^31, not {data_seed}")
+    fill = {"output": folder, "seed": str(data_seed)}
     default_lr = _learning_rate(raw.get("lr"), f"{fields.where}: lr")
     inits = _inits(fields, fill, default_lr)
     configs = _configs(fields, fill)
@@ -167,13 +173,13 @@ def _prepare(fields: Fields, fill: Mapping[str, str]) -> tuple[Prepare, ...]:
 def _learning_rate(raw: Any, where: str) -> LearningRate | None:
     if raw is None:
         return None
-    if isinstance(raw, int | float) and not isinstance(raw, bool) and raw > 0:
+    if isinstance(raw, int | float) and not isinstance(raw, bool) and 0 < raw < math.inf:
         return LearningRate(value=float(raw))
     fields = Fields(raw, where, LR_KEYS)
     grid = tuple(float(v) for v in fields.items("search", (int, float)))
     held_out = float(fields.get("held_out", (int, float), 0.2))
     factor = float(fields.get("schedule_factor", (int, float), 1.0))
-    if not grid or min(grid) <= 0 or not 0 < held_out < 1 or factor <= 0:
+    if not grid or not all(0 < v < math.inf for v in grid) or not 0 < held_out < 1 or not 0 < factor < math.inf:
         raise UserError(f"{where}: search must be a list of positive rates, held_out in (0, 1), schedule_factor > 0")
     return LearningRate(search=grid, held_out=held_out, schedule_factor=factor)
 
@@ -223,10 +229,12 @@ def _configs(fields: Fields, fill: Mapping[str, str]) -> tuple[Config, ...]:
         check_config_exists(file, fields.where)
         fraction = float(one.get("data_fraction", (int, float), 1.0))
         factor = float(one.get("schedule_factor", (int, float), 1.0))
-        if not 0 < fraction <= 1 or factor <= 0:
-            raise UserError(f"{one.where}: {file}: data_fraction must be in (0, 1], schedule_factor > 0")
+        if not 0 < fraction <= 1 or not 0 < factor < math.inf:
+            raise UserError(f"{one.where}: {file}: data_fraction must be in (0, 1], schedule_factor > 0 and finite")
         parts = [Path(file).stem, f"-{fraction:g}" if fraction < 1 else "", f"-{factor:g}x" if factor != 1 else ""]
         overrides = {**shared, **one.get("overrides", dict, {})}
+        if no_key := [key for key in overrides if not isinstance(key, str)]:
+            raise UserError(f"{one.where}: {file}: overrides has {no_key[0]!r}, expected a config key")
         overrides = {k: _fill(v, fill, one.where) if isinstance(v, str) else v for k, v in overrides.items()}
         configs.append(
             Config(_name(one.get("name", str, "".join(parts)), one.where), file, overrides, fraction, factor)
@@ -253,6 +261,8 @@ def _seeds(fields: Fields, offset: int) -> tuple[int, ...]:
     seeds = fields.items("seeds", int)
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise UserError(f"{fields.where}: seeds must be a list of different integers, 0 or more, not {seeds}")
+    if min(seeds) + offset < 0 or max(seeds) + offset >= SEED_LIMIT:
+        raise UserError(f"{fields.where}: seeds must be 0 or more and below 2^31, also with --seed-offset {offset}")
     return tuple(seed + offset for seed in seeds)
 
 

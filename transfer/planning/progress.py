@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -11,6 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from runtime.errors import discard_output
 from transfer.planning.stages import Stage
 
 USUAL_SECONDS = {"prepare": 10.0, "pretrain": 120.0, "convert": 5.0, "split": 5.0, "train": 60.0}
@@ -35,8 +37,12 @@ class PlanProgress:
         self._bar.close()
 
     def say(self, text: str) -> None:
-        """Print one line above the bar."""
-        tqdm.write(text.rstrip())
+        """Print one line above the bar. The stages go on where nobody reads it."""
+        try:
+            tqdm.write(text.rstrip())
+            sys.stdout.flush()
+        except BrokenPipeError:
+            discard_output()
 
     def waiting(self, name: str) -> None:
         """Print once, and show on the bar, that another runner is running a stage."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from runtime.atomic import read_json, sha256_file, write_json
 from runtime.errors import UserError
-from runtime.listing import listed
+from transfer.planning.command_settings import differences
 from transfer.planning.stages import Stage
 from transfer.records.fields import result_problem
 
@@ -77,22 +77,32 @@ def record_stage(output: Path, stage: Stage, command: Sequence[str], **outcome: 
 def stage_state(output: Path, stage: Stage) -> State:
     """The state of one stage from the files on disk.
 
-    A finished stage is stale when its recorded command is not the one the plan gives now: the table would mix results
-    of two plans. Commands are compared word by word, as relative paths in them are relative to the same working folder;
-    so a moved output folder or a renamed option makes a stage stale, which is safe, since nothing is deleted.
+    A stage that has finished, or that would be resumed, is stale when its recorded command sets something else than the
+    one the plan gives now: the table would mix results of two plans. Order and spelling do not matter, but relative
+    paths are compared as they are written, since they are relative to the same working folder; so a moved output folder
+    or a renamed option makes a stage stale, which is safe, since nothing is deleted.
     """
     state = CHECKS.get(stage.kind, _proof_state)(stage)
-    if state.kind != FINISHED:
+    if state.kind != FINISHED and not (state.kind == BROKEN and _has_checkpoint(stage)):
         return state
-    made_by = read_json(stage_folder(output, stage) / RECORD).get("argv")
+    made_by = recorded_command(output, stage)
     try:
         command = list(stage.command())
     except UserError:
         return state  # the command cannot be built without its inputs; the result is kept
-    if made_by is not None and made_by != command:
-        changed = sorted(set(made_by) ^ set(command))
-        return State(STALE, f"it was made by another command (differs in {listed(changed, 6)})")
+    if made_by and (changed := differences(stage.kind, made_by, command)):
+        return State(STALE, f"it was made with other settings: {changed}")
     return state
+
+
+def recorded_command(output: Path, stage: Stage) -> list[str]:
+    """The command of the stage's last run; empty when it was never run, or its record is malformed."""
+    argv = read_json(stage_folder(output, stage) / RECORD).get("argv")
+    return argv if isinstance(argv, list) and all(isinstance(word, str) for word in argv) else []
+
+
+def _has_checkpoint(stage: Stage) -> bool:
+    return (stage.folder / "last_checkpoint").is_file() or newest_checkpoint(stage.folder) is not None
 
 
 def _proof_state(stage: Stage) -> State:

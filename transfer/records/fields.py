@@ -16,12 +16,21 @@ def _mapping(value: Any) -> bool:
     return isinstance(value, dict)
 
 
+# Far above anything that a run records, and far below where sums and squares overflow or an int has no float.
+LARGEST = 10**15
+
+
 def _integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
+def _metric(value: Any) -> bool:
+    # NaN: files of other programs may write an undefined value so, where this one writes null
+    return _number(value) or (isinstance(value, float) and value != value)
 
 
 def _names(value: Any) -> bool:
@@ -43,7 +52,7 @@ def _metrics(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
     tasks = value.values()
-    return all(isinstance(task, dict) and all(v is None or _number(v) for v in task.values()) for task in tasks)
+    return all(isinstance(task, dict) and all(v is None or _metric(v) for v in task.values()) for task in tasks)
 
 
 def is_history(value: Any) -> bool:
@@ -51,6 +60,17 @@ def is_history(value: Any) -> bool:
     return isinstance(value, list) and all(
         _mapping(entry) and _integer(entry.get("iteration")) and _metrics(entry.get("metrics", {})) for entry in value
     )
+
+
+def is_changes(value: Any) -> bool:
+    """Whether ``value`` is a list of {"iteration": int, "changed": {key: [before, now]}}."""
+    return isinstance(value, list) and all(
+        _mapping(entry) and _integer(entry.get("iteration")) and _changed(entry.get("changed")) for entry in value
+    )
+
+
+def _changed(value: Any) -> bool:
+    return _mapping(value) and all(isinstance(pair, list) and len(pair) == 2 for pair in value.values())
 
 
 # dotted path -> (check of the value, the required form in words)
@@ -65,6 +85,8 @@ FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "engine": (_mapping, "a mapping"),
     "engine.name": (_text, "a string"),
     "engine.versions": (_mapping, "a mapping"),
+    "world_size": (_integer, "an integer"),
+    "changes": (is_changes, "a list of changed settings"),
     "datasets": (_mapping, "a mapping"),
     "datasets.train": (_data_sets, "a list of data sets"),
     "datasets.test": (_data_sets, "a list of data sets"),

@@ -57,13 +57,33 @@ class History:
         self.entries.sort(key=lambda e: e["iteration"])
         self.save()
 
+    @property
+    def iterations(self) -> list[int]:
+        """Finished iterations at each evaluation."""
+        return [entry["iteration"] for entry in self.entries]
+
+    def cut(self, done: int) -> None:
+        """Forget evaluations after ``done`` iterations, where a resumed run continues: it makes them again."""
+        self.entries = [entry for entry in self.entries if entry["iteration"] <= done]
+
     def save(self) -> None:
         """Write history.json."""
         write_json(self.path, {"train_seconds": self.train_seconds, "history": self.entries})
 
 
-def run_header(cfg: CfgNode, config_name: str, init: Mapping[str, Any], engine: Engine) -> dict[str, Any]:
-    """The part of a result that is known before training: config, init, seed, engine, data, provenance."""
+def run_header(
+    cfg: CfgNode,
+    config_name: str,
+    init: Mapping[str, Any],
+    engine: Engine,
+    *,
+    world_size: int,
+    changes: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """The part of a result that is known before training: config, init, seed, engine, data sets, provenance.
+
+    ``changes``: deciding settings that were changed on a resume, [{"iteration": int, "changed": {key: [old, new]}}].
+    """
     sets = {part: [get_dataset(name) for name in cfg.DATASETS[part]] for part in ("TRAIN", "TEST")}
     return {
         "schema": SCHEMA,
@@ -73,6 +93,8 @@ def run_header(cfg: CfgNode, config_name: str, init: Mapping[str, Any], engine: 
         "init": dict(init),
         "seed": cfg.SEED,
         "engine": {"name": engine.name, "versions": engine.versions()},
+        "world_size": world_size,
+        "changes": changes,
         "datasets": {part.lower(): [_describe(spec) for spec in specs] for part, specs in sets.items()},
         "findings": finding_records(sets["TRAIN"], sets["TEST"]),
         "provenance": provenance(),

@@ -47,12 +47,23 @@ class Run:
 def read_run(folder: Path, *, table: str | None = None, init: str | None = None, seed: int | None = None) -> Run:
     """The run in ``folder``. Names given by a plan replace those in the file; without a result it is "missing".
 
-    Raises UserError for a result.json of another schema or without the fields that a comparison needs.
+    A result.json that is damaged, of another schema or without what a comparison needs is a failed run with that
+    reason: the report names it, and the other runs are compared.
     """
-    names = folder.parent.parent.name, folder.parent.name
-    record = read_result(folder)
-    if record is None:
-        return Run(folder, table or names[0], init or names[1], -1 if seed is None else seed, "missing", "not run yet")
+    by_folder = re.fullmatch(r"seed(\d{1,15})", folder.name)
+    names = table or folder.parent.parent.name, init or folder.parent.name
+    number = seed if seed is not None else int(by_folder[1]) if by_folder else -1
+    try:
+        record = read_result(folder)
+        if record is None:
+            return Run(folder, *names, number, "missing", "not run yet")
+        return _run_of(folder, record, table, init, seed)
+    except UserError as error:
+        return Run(folder, *names, number, "failed", str(error))
+
+
+def _run_of(folder: Path, record: Mapping[str, Any], table: str | None, init: str | None, seed: int | None) -> Run:
+    """The run of a result.json. Raises UserError if it lacks what a comparison needs."""
     try:
         finished = record["status"] == "finished"
         return Run(

@@ -26,6 +26,7 @@ from pretrain.views import Views
 from pretrain.views.batch import Batch
 from runtime.distributed import World
 from runtime.errors import UserError
+from runtime.metrics import read_metrics
 
 SMALL = ["-a", "resnet18", "--image-size", "32", "--batch-size", "8", "--epochs", "2", "--moco-k", "32", "--moco-dim",
          "16", "--bn-splits", "2", "--aug-plus", "--mlp", "--cos", "-p", "1", "--knn-every", "0", "--keep", "0",
@@ -212,6 +213,25 @@ def test_weights_and_biases_gets_the_numbers(
     run(tiny_images, tmp_path / "with", "--wandb", "--epochs", "2", "--resume", "--allow-change", "epochs")
     assert [(settings["id"], settings["resume"]) for settings in begun] == [(None, "allow"), ("session1", "allow")]
     assert [step for step, _ in logged] == list(range(1, 9))
+
+
+def test_an_interrupted_probe_is_made_up(tiny_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def probes(name: str) -> dict[int, float]:
+        return {r["iteration"]: r["knn"] for r in read_metrics(tmp_path / name / "metrics.json") if "knn" in r}
+
+    flags = ("--epochs", "2", "--knn-every", "1")
+    run(tiny_images, tmp_path / "whole", *flags)
+
+    def killed(*_: object) -> dict[str, float]:
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch, pytest.raises(ZeroDivisionError):  # after the checkpoint of the first epoch
+        patch.setattr("pretrain.training.run.run_probe", killed)
+        run(tiny_images, tmp_path / "parts", *flags)
+    assert probes("parts") == {}
+    run(tiny_images, tmp_path / "parts", *flags, "--resume")
+    assert sorted(probes("parts")) == [4, 8]
+    assert probes("parts") == probes("whole")
 
 
 def test_allowed_change_is_recorded(finished: Path, tiny_images: Path, tmp_path: Path) -> None:

@@ -194,6 +194,22 @@ def test_unequal_runs_are_refused_by_name(store: Callable[..., Path], change: di
     assert row.differences["supervised"].mean == 0
 
 
+def test_a_run_changed_on_a_resume_is_refused_by_name(store: Callable[..., Path]) -> None:
+    changes = [{"iteration": 50, "changed": {"SOLVER.IMS_PER_BATCH": [8, 4], "init": ["random", "backbone x"]}}]
+    store(init="supervised")
+    runs = list(find_runs(store(init="moco", changes=changes)))
+    message = r"moco/seed0 .*SOLVER\.IMS_PER_BATCH was 8 until iteration 50, then 4; .*--allow SOLVER\.IMS_PER_BATCH"
+    with pytest.raises(UserError, match=message):
+        compare(runs, {"supervised": "supervised"})
+    with pytest.raises(UserError, match="init was random until iteration 50"):
+        compare(runs, {"supervised": "supervised"}, allow=["SOLVER.IMS_PER_BATCH"])
+    (table,) = compare(runs, {"supervised": "supervised"}, allow=["SOLVER.IMS_PER_BATCH", "init"])
+    assert [(allowed.key, allowed.values) for allowed in table.allowed] == [
+        ("SOLVER.IMS_PER_BATCH (changed on resume)", {"moco": "8 until iteration 50, then 4"}),
+        ("init (changed on resume)", {"moco": "random until iteration 50, then backbone x"}),
+    ]
+
+
 def test_free_keys_may_differ(store: Callable[..., Path]) -> None:
     store(init="supervised", flat={"MODEL.WEIGHTS": "a.pkl", "OUTPUT_DIR": "x", "SEED": 1})
     root = store(init="moco", flat={"MODEL.WEIGHTS": "b.pkl", "OUTPUT_DIR": "y", "SEED": 2})
@@ -210,7 +226,8 @@ def test_undefined_metrics_are_not_numbers(store: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"schema": 2}', '{"schema": 1, "status": "finished"}', "nonsense"])
-def test_broken_results_are_one_line(tmp_path: Path, content: str) -> None:
+def test_a_broken_result_is_a_failed_run_with_the_reason(tmp_path: Path, content: str) -> None:
     (tmp_path / "result.json").write_text(content)
-    with pytest.raises(UserError, match=r"result\.json"):
-        read_run(tmp_path)
+    run = read_run(tmp_path)
+    assert (run.status, dict(run.metrics)) == ("failed", {})
+    assert str(run.error).startswith(f"{tmp_path / 'result.json'} ")

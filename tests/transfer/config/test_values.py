@@ -6,6 +6,7 @@ import pytest
 
 from runtime.errors import UserError
 from transfer.config import CONFIG_FOLDER, default_config, load_config, merge_opts
+from transfer.config.schema import PART_OF
 from transfer.config.values import TO_TEST, TO_TRAIN
 from transfer.engines.training.checks import check_values
 
@@ -28,6 +29,8 @@ def test_every_config_passes(name, processes):
 def test_every_bound_is_checked(key):
     floats = isinstance(dict_value(default_config(), key), float)
     cfg = default_config()
+    if key in PART_OF:
+        set_value(cfg, PART_OF[key], True)
     set_value(cfg, key, -1.0 if floats else -1)
     with pytest.raises(UserError, match=f"{key} -1.* must be "):
         check_values(cfg, 1, train=True)

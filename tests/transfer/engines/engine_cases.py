@@ -93,6 +93,19 @@ CASES: dict[str, dict[str, Any]] = {
         **THIN, **FPN, "MODEL.RPN.BBOX_REG_LOSS_TYPE": "giou", "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": "giou",
         "MODEL.RPN.BBOX_REG_LOSS_WEIGHT": 2.0,
     },
+    "fpn_diou": {
+        **THIN, **FPN, "MODEL.RPN.BBOX_REG_LOSS_TYPE": "diou", "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": "diou",
+    },
+    "fpn_ciou": {
+        **THIN, **FPN, "MODEL.RPN.BBOX_REG_LOSS_TYPE": "ciou", "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": "ciou",
+    },
+    "c4_stem": {
+        **THIN, "MODEL.RESNETS.OUT_FEATURES": ["stem", "res4"], "MODEL.RPN.IN_FEATURES": ["stem"],
+    },
+    "fpn_anchors_of_equal_product": {
+        **THIN, **FPN, "MODEL.ANCHOR_GENERATOR.SIZES": [[16], [24, 32], [64], [128], [256]],
+        "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS": [[1.0, 2.0], [1.0], [0.5, 1.0], [1.0, 2.0], [1.0, 2.0]],
+    },
     "fpn_agnostic": {
         **THIN, **FPN, **MASK, "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True,
         "MODEL.ROI_MASK_HEAD.CLS_AGNOSTIC_MASK": True, "MODEL.FPN.FUSE_TYPE": "avg",

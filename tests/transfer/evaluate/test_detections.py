@@ -171,3 +171,30 @@ def test_every_torn_or_foreign_file_is_one_error(tmp_path):
     np.save(tmp_path / "d.npy", np.zeros(3))
     with pytest.raises(UserError, match=r"d\.npy"):
         Detections.load(tmp_path / "d.npy")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("image_index", [0, 10**6], "image_index is not within its 2 images"),
+        ("image_index", [-1, 0], "image_index is not within its 2 images"),
+        ("category", [0, -1], "a category is negative"),
+        ("scores", [0.5, float("nan")], "a score or box is not finite"),
+        ("boxes", [[0, 0, float("inf"), 1], [0, 0, 1, 1]], "a score or box is not finite"),
+        ("image_ids", ["7", "7"], "an image is listed twice"),
+    ],
+)
+def test_contents_that_no_detector_makes_are_refused(name, value, message, tmp_path):
+    arrays = {
+        "image_ids": np.array(["7", "8"]),
+        "integer_ids": np.array(True),
+        "image_index": np.array([0, 1]),
+        "category": np.array([0, 1]),
+        "boxes": np.array([[0, 0, 1, 1], [0, 0, 2, 2]], dtype=np.float32),
+        "scores": np.array([0.5, 0.25], dtype=np.float32),
+    }
+    np.savez(tmp_path / "good.npz", **arrays)
+    assert len(Detections.load(tmp_path / "good.npz")) == 2
+    np.savez(tmp_path / "bad.npz", **{**arrays, name: np.array(value)})
+    with pytest.raises(UserError, match=f"bad.npz: not a readable detections file .{message}"):
+        Detections.load(tmp_path / "bad.npz")

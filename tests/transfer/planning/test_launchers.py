@@ -27,7 +27,7 @@ def test_dry_run_writes_nothing(plan_file: Path) -> None:
     plan = load_plan(plan_file)
     text = dry_run(plan, plan_stages(plan), Launcher())
     assert "toy: 11 stages into runs/toy" in text
-    assert "11 stages have nothing measured to estimate from" in text
+    assert "to do: 11 stages, time unknown: nothing like them has finished in runs/toy" in text
     assert text.count("python transfer/train_net.py --config-file toy.yaml") == 6
     assert files_below(plan.output) == []
 
@@ -44,9 +44,26 @@ def test_dry_run_estimates_from_measured_pace(plan_file: Path) -> None:
     }
     assert "finished" in lines["toy/random/seed0"]
     assert "50 min" in lines["toy/moco/seed1"]
+    assert "as measured on finished stages like them in runs/toy, and 4 stages of unknown time" in "".join(
+        line for line in dry_run(plan, stages, Launcher()).splitlines() if line.startswith("to do: ")
+    )
     (path.parent / "model_final.pth").write_bytes(bytes(3 << 20))
     again = dry_run(plan, stages, Launcher())
     assert next(line for line in again.splitlines() if "toy/moco/seed1" in line).split()[-2:] == ["3", "MB"]
+
+
+def test_a_stale_run_takes_as_long_as_a_whole_one(plan_file: Path) -> None:
+    plan = load_plan(plan_file)
+    stages = plan_stages(plan)
+    Runner([s for s in stages if s.name.startswith(("prepare", "toy/random/seed0"))], plan.output).run(StopSignal())
+    folder = plan.output / "toy/random/seed0"
+    record = json.loads((folder / "result.json").read_text())
+    (folder / "result.json").write_text(
+        json.dumps({**record, "seconds_per_iteration": 3.0, "iterations": 50, "seed": 7})
+    )
+    (folder / "metrics.json").write_text('{"iteration": 49, "time": 3.0}\n')
+    line = next(x for x in dry_run(plan, stages, Launcher()).splitlines() if "toy/random/seed0" in x)
+    assert line.split()[1:4] == ["stale", "3", "min"]  # 150 s of training and 1 s of evaluation
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,16 @@ def test_only_includes_dependencies(plan_file: Path) -> None:
         ("seeds: [0, 1]", "seeds: [0, 1]\nsupervised: nobody", "not one of the inits"),
         ("seeds: [0, 1]", "seeds: [0, 1]\nlr: {search: []}", "positive rates"),
         ("name: toy", "name: [", "cannot be read"),
+        ("[toy.yaml]", "[{config: toy.yaml, schedule_factor: .inf}]", "schedule_factor > 0 and finite"),
+        ("[toy.yaml]", "[{config: toy.yaml, schedule_factor: .nan}]", "schedule_factor > 0 and finite"),
+        ("[toy.yaml]", "[{config: toy.yaml, data_fraction: .nan}]", "data_fraction must be in"),
+        ("seeds: [0, 1]", "seeds: [0, 1]\nlr: .inf", "lr must be a mapping"),
+        ("seeds: [0, 1]", "seeds: [0, 1]\nlr: {search: [0.1, .nan]}", "positive rates"),
+        ("seeds: [0, 1]", "seeds: [0, 1]\noverrides: {1: 2}", "overrides has 1, expected a config key"),
+        ("seeds: [0, 1]", "seeds: [0, 99999999999999999999]", "below 2.31"),
+        ("seeds: [0, 1]", "seeds: [0, 1]\nseed: 99999999999999999999", "seed must be 0 or more and below 2.31"),
+        ("demo/draw.py,", 'demo/draw.py, "a\\0b",', "NUL character"),
+        ("name: toy", 'name: toy\nlimits: "a\\0b"', "NUL character"),
     ],
 )
 def test_mistakes_are_one_line(plan_file: Path, old: str, new: str, message: str) -> None:

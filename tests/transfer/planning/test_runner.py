@@ -96,7 +96,7 @@ def test_changed_weights_or_command_are_stale_until_redo(plan_file: Path) -> Non
     assert Path("runs/toy/toy/moco/seed0.old1/result.json").is_file()
     plan_file.write_text(plan_file.read_text() + "overrides: {SOLVER.MAX_ITER: 9}\n")
     error = str(run(plan_file)["toy/random/seed0"].error)
-    assert "made by another command" in error
+    assert "it was made with other settings: " in error
     assert "SOLVER.MAX_ITER" in error
 
 

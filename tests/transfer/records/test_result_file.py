@@ -7,6 +7,8 @@ import pytest
 from runtime.errors import UserError
 from runtime.findings import Finding
 from tests.transfer.run_store import make_record, write_run
+from transfer.comparison.comparison import complete
+from transfer.comparison.gap import compare
 from transfer.config import default_config
 from transfer.config.expectations import check_expectations
 from transfer.fine_tuning.initialisation import Init, apply_settings
@@ -27,6 +29,8 @@ WRONG = {
     "engine": "torchvision",
     "engine.name": 1,
     "engine.versions": [],
+    "world_size": "2",
+    "changes": [{"iteration": 4, "changed": {"SEED": 1}}],
     "datasets": [1],
     "datasets.train": {"name": "toy"},
     "datasets.test": ["toy"],
@@ -60,9 +64,36 @@ def test_a_malformed_field_is_named(path, tmp_path):
     (tmp_path / "result.json").write_text(json.dumps(with_field(path, WRONG[path])))
     with pytest.raises(UserError, match=f"result.json is not a result .{path} is not "):
         read_result(tmp_path)
-    with pytest.raises(UserError, match=path):
-        list(find_runs(tmp_path))
+    (run,) = find_runs(tmp_path)
+    assert (run.status, dict(run.metrics)) == ("failed", {})
+    assert f"result.json is not a result ({path} is not " in str(run.error)
     assert stored_result(tmp_path / "result.json") == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("metrics", '{"bbox": {"AP": 1' + 400 * "0" + "}}"),
+        ("metrics", '{"bbox": {"AP": 1e308}}'),
+        ("metrics", '{"bbox": {"AP": Infinity}}'),
+        ("iterations", "1" + 5000 * "0"),  # more digits than Python converts
+        ("seed", "1" + 30 * "0"),
+        ("seconds_per_iteration", "NaN"),
+        ("history", '[{"iteration": 1e308, "metrics": {}}]'),
+        ("changes", '[{"iteration": 1, "changed": {"SEED": [0, 1, 2]}}]'),
+    ],
+)
+def test_absurd_numbers_leave_the_run_out_and_the_others_in(path, value, tmp_path):
+    write_run(tmp_path, make_record(init="good", seed=0))
+    folder = write_run(tmp_path, make_record(init="bad", seed=3))
+    text = json.dumps(with_field(path, "HERE")).replace('"HERE"', value)
+    (folder / "result.json").write_text(text)
+    bad, good = find_runs(tmp_path)
+    assert (bad.table, bad.init, bad.seed, bad.status) == ("toy", "bad", 3, "failed")
+    assert str(bad.error).startswith(f"{folder / 'result.json'} is not a result (")
+    (table,) = compare([bad, good], {"random": "good"})
+    assert [(row.init, row.metric) for row in table.rows if row.metric == "AP"] == [("good", "AP")]
+    assert [failure.run for failure in complete([table], detections=False).configs[0].failures] == ["bad, seed 3"]
 
 
 @pytest.mark.parametrize("text", ["7", "[1]", '{"a": 1}', "[" * 100_000, '{"schema": 1, "status": null}'])

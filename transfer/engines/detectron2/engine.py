@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from collections.abc import Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,8 @@ class Detectron2Engine:
         resume: bool = False,
         stop: StopSignal | None = None,
         after_eval: AfterEval | None = None,
+        settings: Mapping[str, Any] | None = None,
+        evaluated: Collection[int] = (),
     ) -> TrainSummary:
         """See ``transfer.engines.protocol.Engine.train``."""
         import transfer.engines.detectron2.heads  # noqa: F401 (registers this project's heads)
@@ -70,6 +73,7 @@ class Detectron2Engine:
             lambda: stop is not None and stop.requested,
             lambda model, done: _evaluate(own, model, done, after_eval),
         )
+        trainer.settings, trainer.evaluated = settings, evaluated
         trainer.begin(Path(folder), resume)
         start = trainer.start_iter
         stopped = False

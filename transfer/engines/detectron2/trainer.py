@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from detectron2.engine import DefaultTrainer, HookBase, hooks
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage
+from detectron2.utils.events import CommonMetricPrinter, EventStorage, EventWriter, JSONWriter, TensorboardXWriter
 
 from runtime.atomic import write_text
 from runtime.logs import get_logger
+from runtime.metrics import cut_metrics
 from runtime.seeds import rng_state, set_rng_state
 from runtime.torch_files import save_torch
 from transfer.data.loader import draw_base_seed
@@ -24,6 +25,7 @@ from transfer.engines.detectron2.data import (
     own_train_loader,
 )
 from transfer.engines.training.batches import TrainingFeed
+from transfer.engines.training.evaluation import is_evaluation_due, is_evaluation_missing
 from transfer.engines.training.failures import (
     ONE_VALUE,
     check_length,
@@ -33,7 +35,7 @@ from transfer.engines.training.failures import (
 )
 from transfer.engines.training.precise_bn import PreciseBatchNorm
 from transfer.engines.training.ranks import any_rank, gather_objects
-from transfer.engines.weights.checkpoints import OWN_KEY, POINTER, checkpoint_name, load_latest
+from transfer.engines.weights.checkpoints import OWN_KEY, POINTER, SETTINGS_KEY, checkpoint_name, load_latest
 from transfer.engines.weights.loading import load_weights
 
 
@@ -52,12 +54,14 @@ class Trainer(DefaultTrainer):
         self.batches = ResumableBatches(self.feed) if self.feed is not None else None
         self.precise_bn: PreciseBatchNorm | None = None
         self.random_state: dict[str, Any] | None = None
+        self.settings: Mapping[str, Any] | None = None  # stored in every checkpoint
+        self.evaluated: Collection[int] = ()  # iterations whose evaluation is in the history
         # DefaultTrainer gets its loader from this class method; an instance attribute replaces it
         self.build_train_loader = (lambda cfg: self.batches) if self.batches is not None else own_train_loader
         super().__init__(cfg)
 
     def begin(self, folder: Path, resume: bool) -> None:
-        """Resume from the newest readable checkpoint of ``folder``, or load MODEL.WEIGHTS."""
+        """Resume from the newest readable checkpoint of ``folder``, or load MODEL.WEIGHTS; then open the log."""
         latest = load_latest(folder) if resume else None
         model: Any = getattr(self.model, "module", self.model)
         if latest is None:
@@ -67,6 +71,16 @@ class Trainer(DefaultTrainer):
             self._restore(model, *latest)
         if self.batches is not None and self.batches.worker_seed < 0:
             self.batches.worker_seed = draw_base_seed()
+        if comm.is_main_process():
+            self.register_hooks([hooks.PeriodicWriter(self._writers(folder), period=20)])
+        self.register_hooks([StopHook(self)])
+
+    def _writers(self, folder: Path) -> list[EventWriter]:
+        """Detectron2's writers. What an interrupted run logged after the checkpoint is dropped: it is logged again."""
+        metrics = folder / "metrics.json"
+        cut_metrics(metrics, self.start_iter)
+        board = TensorboardXWriter(str(folder), purge_step=self.start_iter)
+        return [CommonMetricPrinter(self.max_iter), JSONWriter(str(metrics)), board]
 
     def _restore(self, model: torch.nn.Module, name: str, content: dict[str, Any]) -> None:
         folder = Path(self.cfg.OUTPUT_DIR)
@@ -96,10 +110,21 @@ class Trainer(DefaultTrainer):
         return True
 
     def before_train(self) -> None:
-        """Restore the random state last: building the trainer has drawn from it."""
+        """Make up an interrupted evaluation, and restore the random state last: all before has drawn from it."""
         super().before_train()
+        if is_evaluation_missing(self.cfg, self.start_iter, self.evaluated):
+            self.storage.iter = self.start_iter - 1  # the iteration after which it was due
+            self.evaluate_model()
+            self.storage.iter = self.start_iter
         if self.random_state is not None:
             set_rng_state(self.random_state)
+
+    def evaluate_model(self) -> None:
+        """Evaluate the model as it is; the random streams of training do not change."""
+        state = rng_state()
+        for name, value in (self.evaluate(self.model, self.storage.iter + 1) or {}).items():
+            self.storage.put_scalar(name, value, smoothing_hint=False)
+        set_rng_state(state)
 
     def run_step(self) -> None:
         """One step; a loss that is not finite raises NonFiniteLoss with iteration and images before the update."""
@@ -126,7 +151,8 @@ class Trainer(DefaultTrainer):
         if comm.is_main_process():
             parts = {key: part.state_dict() for key, part in self.checkpointer.checkpointables.items()}
             folder, model = Path(self.cfg.OUTPUT_DIR), self.checkpointer.model.state_dict()
-            save_torch({"model": model, **parts, "iteration": self.iter, OWN_KEY: exact}, folder / name)
+            own_entries = {OWN_KEY: exact, SETTINGS_KEY: None if self.settings is None else dict(self.settings)}
+            save_torch({"model": model, **parts, "iteration": self.iter, **own_entries}, folder / name)
             write_text(folder / POINTER, name)
         comm.synchronize()  # no rank reads the file before it is complete
 
@@ -137,10 +163,7 @@ class Trainer(DefaultTrainer):
             iterations = cfg.TEST.PRECISE_BN.NUM_ITER
             self.precise_bn = PreciseBatchNorm(self.model, self._precise_bn_batches, iterations=iterations)
         built: list[HookBase] = [hooks.IterationTimer(), hooks.LRScheduler(), AfterStep(self)]
-        if comm.is_main_process():
-            built.append(hooks.PeriodicWriter(self.build_writers(), period=20))
-        built.append(StopHook(self))
-        return built
+        return built  # ``begin`` adds the writers, which need to know the first iteration, and the stop
 
     def _precise_bn_batches(self, start: int) -> Iterator[Items]:
         """Batches for precise batch norm, from number ``start`` on where the shared loader makes them."""
@@ -161,8 +184,7 @@ class AfterStep(HookBase):
     def after_step(self) -> None:
         """Run what is due after this iteration."""
         owner, done = self.owner, self.owner.iter + 1
-        period, last = owner.cfg.TEST.EVAL_PERIOD, done == owner.max_iter
-        due = period > 0 and done % period == 0
+        due, last = is_evaluation_due(owner.cfg, done), done == owner.max_iter
         if owner.precise_bn is not None and (due or last):
             with EventStorage():  # discards what the forward passes record: it belongs to no iteration
                 owner.precise_bn.update()
@@ -171,10 +193,7 @@ class AfterStep(HookBase):
         if last:
             owner.save(checkpoint_name(owner.iter, final=True))
         elif due:
-            state = rng_state()
-            for name, value in (owner.evaluate(owner.model, done) or {}).items():
-                owner.storage.put_scalar(name, value, smoothing_hint=False)
-            set_rng_state(state)
+            owner.evaluate_model()
 
 
 class StopHook(HookBase):

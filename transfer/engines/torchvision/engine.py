@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,13 @@ class TorchvisionEngine:
         resume: bool = False,
         stop: StopSignal | None = None,
         after_eval: AfterEval | None = None,
+        settings: Mapping[str, Any] | None = None,
+        evaluated: Collection[int] = (),
     ) -> TrainSummary:
         """See ``transfer.engines.protocol.Engine.train``."""
-        return Run(scale_to_processes(cfg, rank_count()), Path(folder)).train(resume, stop, after_eval)
+        return Run(scale_to_processes(cfg, rank_count()), Path(folder), settings).train(
+            resume, stop, after_eval, evaluated
+        )
 
     def detect(self, cfg: Any, weights: Path, dataset: str) -> Detections:
         """See ``transfer.engines.protocol.Engine.detect``."""

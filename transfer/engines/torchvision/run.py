@@ -6,6 +6,7 @@ import inspect
 import random
 import resource
 import time
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from transfer.engines.torchvision.model.rcnn import GeneralizedRCNN
 from transfer.engines.torchvision.training_metrics import Progress
 from transfer.engines.training.batches import TrainingFeed, build_test_feed
 from transfer.engines.training.device import choose_device, set_arithmetic
+from transfer.engines.training.evaluation import is_evaluation_missing
 from transfer.engines.training.failures import check_length, different_config
 from transfer.engines.training.precise_bn import PreciseBatchNorm
 from transfer.engines.training.precision import Precision
@@ -68,8 +70,8 @@ def detect_named(cfg: Any, model: GeneralizedRCNN, dataset: str) -> Detections:
 class Run:
     """One training run in a folder. Building draws random numbers in Detectron2's order: seed, model, loader."""
 
-    def __init__(self, cfg: Any, folder: Path) -> None:
-        self.cfg, self.folder = cfg, folder
+    def __init__(self, cfg: Any, folder: Path, settings: Mapping[str, Any] | None = None) -> None:
+        self.cfg, self.folder, self.settings = cfg, folder, settings
         self.device = prepare_device(cfg)
         self.process_seed = cfg.SEED + rank() if cfg.SEED >= 0 else random.SystemRandom().randrange(2**31)
         seed_everything(self.process_seed)
@@ -78,7 +80,13 @@ class Run:
         self.precision = Precision(cfg.SOLVER.AMP.ENABLED, cfg.ENGINE.AMP_DTYPE, self.device)
         self.precise_bn_position, self.start, self.worker_seed = 0, 0, -1
 
-    def train(self, resume: bool, stop: StopSignal | None, after_eval: AfterEval | None) -> TrainSummary:
+    def train(
+        self,
+        resume: bool,
+        stop: StopSignal | None,
+        after_eval: AfterEval | None,
+        evaluated: Collection[int] = (),
+    ) -> TrainSummary:
         """Train from the start or the newest checkpoint to the end or a stop signal."""
         cfg, began = self.cfg, time.perf_counter()
         exact = self._resume() if resume else None
@@ -90,7 +98,7 @@ class Run:
             self.worker_seed = draw_base_seed()
         self.precise_bn = self._precise_bn(feed)
         batches = feed.batches(self.worker_seed, self.start)
-        progress = Progress(self.folder if rank() == 0 else None, cfg.SOLVER.MAX_ITER)
+        progress = Progress(self.folder if rank() == 0 else None, cfg.SOLVER.MAX_ITER, self.start)
         clip = cfg.SOLVER.CLIP_GRADIENTS
         training = loop.Training(
             model,
@@ -112,6 +120,8 @@ class Run:
         if exact is not None:
             set_rng_state(exact)  # last: building the parts above drew from the generators
         try:
+            if is_evaluation_missing(cfg, self.start, evaluated):
+                events.evaluate(self.start - 1)
             done = loop.run(
                 training,
                 batches,
@@ -198,6 +208,7 @@ class Run:
                 base_lrs=self.schedule.base_lrs,
                 exact=exact,
                 scaler=self.precision.state_dict(),
+                settings=self.settings,
             )
         barrier()  # no rank reads the file before it is complete
 

@@ -15,10 +15,10 @@ PERIOD = 20  # iterations between records, and the window of their medians, as i
 
 
 class Progress:
-    """Smoothed losses and times of one process; ``folder`` None (other ranks) writes nothing."""
+    """Smoothed losses and times from iteration ``start`` on; ``folder`` None (other ranks) writes nothing."""
 
-    def __init__(self, folder: Path | None, max_iter: int) -> None:
-        self.writer = MetricsWriter(folder) if folder is not None else None
+    def __init__(self, folder: Path | None, max_iter: int, start: int = 0) -> None:
+        self.writer = MetricsWriter(folder, first=start) if folder is not None else None
         self.max_iter = max_iter
         self.history: dict[str, deque[float]] = {}
         self.logger = get_logger(__name__)

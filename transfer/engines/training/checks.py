@@ -67,6 +67,14 @@ def check_schedule(cfg: CfgNode, processes: int) -> None:
         raise UserError(f"SOLVER.LR_SCHEDULER_NAME {error} is not known") from error
     except (ValueError, AssertionError) as error:
         raise UserError(f"SOLVER: {' '.join(str(error).split()) or 'no such schedule'}") from error
+    late = [step for step in solver.STEPS if step > solver.MAX_ITER]
+    if late and solver.LR_SCHEDULER_NAME == "WarmupMultiStepLR":
+        log.warning(
+            "SOLVER.STEPS %s: the learning rate does not change at %s, after SOLVER.MAX_ITER %d",
+            tuple(solver.STEPS),
+            ", ".join(map(str, late)),
+            solver.MAX_ITER,
+        )
     if solver.WARMUP_ITERS >= solver.MAX_ITER:
         log.warning(
             "SOLVER.WARMUP_ITERS %d does not end before SOLVER.MAX_ITER %d: the learning rate stays below "

@@ -7,6 +7,7 @@ from typing import Any
 
 from convert.architecture import BLOCKS
 from runtime.errors import UserError
+from transfer.config.schema import PART_OF
 from transfer.data.mapper import FLIPS, MASK_FORMATS, SIZE_SAMPLINGS
 from transfer.engines.training.solver import CLIPPERS
 
@@ -54,8 +55,13 @@ CONFLICTS: tuple[tuple[Callable[[Any], bool], str], ...] = (
 
 
 def check_choices(values: Mapping[str, Any], choices: Mapping[str, Sequence[Any]], engine: str) -> None:
-    """Raise UserError for the first key of ``choices`` whose value in ``values`` (leaf key -> value) is not listed."""
+    """Raise UserError for the first key of ``choices`` whose value in ``values`` (leaf key -> value) is not listed.
+
+    Keys of a feature that is switched off may hold anything.
+    """
     for key, allowed in choices.items():
+        if key in PART_OF and not values[PART_OF[key]]:
+            continue
         if values[key] not in allowed:
             names = ", ".join(map(repr, allowed))
             raise UserError(f"{key} {values[key]!r} is not supported by engine {engine}; choose one of {names}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from runtime.logs import get_logger
 from runtime.torch_files import load_torch, save_torch
 
 POINTER = "last_checkpoint"
-OWN_KEY = "exact_resume"  # Detectron2 ignores keys that it does not know
+# Detectron2 ignores keys that it does not know
+OWN_KEY = "exact_resume"
+SETTINGS_KEY = "run_settings"
 
 
 def checkpoint_name(iteration: int, final: bool = False) -> str:
@@ -33,10 +36,12 @@ def save_checkpoint(
     base_lrs: list[float],
     exact: dict[str, Any],
     scaler: dict[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Write ``folder/name`` and point ``last_checkpoint`` at it, both atomically.
 
     ``iteration`` is the last finished one, 0-based. ``exact`` holds random states and stream positions.
+    ``settings``: what decides the result, see ``transfer.records.deciding_settings``.
     """
     trainer: dict[str, Any] = {"iteration": iteration, "optimizer": optimizer.state_dict()}
     if scaler is not None:
@@ -50,15 +55,16 @@ def save_checkpoint(
             "_trainer": trainer,
         },
         OWN_KEY: exact,
+        SETTINGS_KEY: None if settings is None else dict(settings),
     }
     save_torch(content, folder / name)
     write_text(folder / POINTER, name)
 
 
-def load_latest(folder: Path) -> tuple[str, dict[str, Any]] | None:
+def load_latest(folder: Path, *, warn: bool = True) -> tuple[str, dict[str, Any]] | None:
     """Name and content of the newest readable checkpoint of ``folder``; None without any checkpoint.
 
-    Damaged ones are skipped with a warning. Raises UserError when all are damaged.
+    Damaged ones are skipped, with a warning if ``warn``. Raises UserError when all are damaged.
     """
     candidates = _newest_first(folder)
     for name in candidates:
@@ -68,7 +74,8 @@ def load_latest(folder: Path) -> tuple[str, dict[str, Any]] | None:
                 raise UserError(f"{folder / name}: has no training state")
             return name, content
         except UserError as error:
-            get_logger(__name__).warning("%s; trying the previous checkpoint", error)
+            if warn:
+                get_logger(__name__).warning("%s; trying the previous checkpoint", error)
     if candidates:
         raise UserError(
             f"{folder}: none of its {len(candidates)} checkpoints can be read; start again without --resume"

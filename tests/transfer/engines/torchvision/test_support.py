@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from runtime.errors import UserError
-from transfer.config import default_config
-from transfer.config.schema import KEYS
+from transfer.config import default_config, unsupported_keys
+from transfer.config.schema import KEYS, PART_OF
 from transfer.engines import ENGINES, resolve_engine
 from transfer.engines.torchvision.support import CHOICES
 
@@ -24,15 +24,20 @@ def test_plain_config_passes(tiny_config: Callable[..., Any], engine: Any) -> No
 )
 def test_default_only_keys_are_refused(key: str, tiny_config: Callable[..., Any], engine: Any) -> None:
     default = KEYS[key].default
-    with pytest.raises(UserError, match=f"{key}.*engine torchvision"):
-        engine.check(tiny_config({key: (not default) if isinstance(default, bool) else "SomethingElse"}))
+    cfg = tiny_config({key: (not default) if isinstance(default, bool) else "SomethingElse"})
+    if key in PART_OF:
+        engine.check(cfg)
+        cfg.merge_from_list([PART_OF[key], True])
+    with pytest.raises(UserError, match=f"{PART_OF.get(key, key)}.*engine torchvision"):
+        engine.check(cfg)
+    assert key in unsupported_keys(cfg)
 
 
 @pytest.mark.parametrize("key", sorted(CHOICES))
 def test_unknown_choices_are_refused(key: str, tiny_config: Callable[..., Any], engine: Any) -> None:
     value = 3 if isinstance(CHOICES[key][-1], int) else "SomethingElse"
     with pytest.raises(UserError, match=f"{key} .*not supported by engine torchvision"):
-        engine.check(tiny_config({key: value}))
+        engine.check(tiny_config({key: value, **({PART_OF[key]: True} if key in PART_OF else {})}))
 
 
 def test_choices_are_keys_of_the_schema() -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
 import torch
-from torchvision.ops import (
-    box_iou,
-    complete_box_iou_loss,
-    distance_box_iou_loss,
-    generalized_box_iou_loss,
-)
+from torchvision.ops import box_iou, generalized_box_iou_loss
 
+EPSILON = 1e-7  # of the IoU losses, as in Detectron2
 MAX_LOG_SCALE = math.log(1000.0 / 16)  # a box grows at most by this factor, so that exp() cannot overflow
 
 
@@ -111,10 +108,53 @@ def _smooth_l1_sum(predicted: torch.Tensor, target: torch.Tensor, beta: float) -
     return torch.where(distance < beta, 0.5 * distance**2 / beta, distance - 0.5 * beta).sum()
 
 
+Corners = tuple[torch.Tensor, ...]  # x1, y1, x2, y2, each of N boxes
+
+
+def _iou_parts(predicted: Corners, target: Corners) -> tuple[torch.Tensor, torch.Tensor]:
+    """IoU and normalised distance of centres of N pairs of boxes (Distance-IoU, arXiv:1911.08287, equation 7).
+
+    The order of operations is Detectron2's (``layers/losses.py``): torchvision's losses have equal values, but
+    gradients that differ in the last bits. For the same reason a loss takes its boxes apart only once: the gradients
+    of a coordinate are summed in the order of its uses.
+    """
+    x1, y1, x2, y2 = predicted
+    tx1, ty1, tx2, ty2 = target
+    left, top, right, bottom = torch.max(x1, tx1), torch.max(y1, ty1), torch.min(x2, tx2), torch.min(y2, ty2)
+    intersection = torch.zeros_like(x1)
+    overlap = (bottom > top) & (right > left)
+    intersection[overlap] = (right[overlap] - left[overlap]) * (bottom[overlap] - top[overlap])
+    union = (x2 - x1) * (y2 - y1) + (tx2 - tx1) * (ty2 - ty1) - intersection + EPSILON
+    iou = intersection / union
+    outer_x1, outer_y1 = torch.min(x1, tx1), torch.min(y1, ty1)
+    outer_x2, outer_y2 = torch.max(x2, tx2), torch.max(y2, ty2)
+    diagonal = ((outer_x2 - outer_x1) ** 2) + ((outer_y2 - outer_y1) ** 2) + EPSILON
+    x, y, tx, ty = (x2 + x1) / 2, (y2 + y1) / 2, (tx1 + tx2) / 2, (ty1 + ty2) / 2
+    distance = ((x - tx) ** 2) + ((y - ty) ** 2)
+    return iou, distance / diagonal
+
+
+def _diou_sum(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    iou, distance = _iou_parts(predicted.unbind(dim=-1), target.unbind(dim=-1))
+    return (1 - iou + distance).sum()
+
+
+def _ciou_sum(predicted: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """Complete-IoU (equation 10): adds the difference of aspect ratios, whose weight takes no gradient."""
+    x1, y1, x2, y2 = predicted.unbind(dim=-1)
+    tx1, ty1, tx2, ty2 = target.unbind(dim=-1)
+    iou, distance = _iou_parts((x1, y1, x2, y2), (tx1, ty1, tx2, ty2))
+    width, height, target_width, target_height = x2 - x1, y2 - y1, tx2 - tx1, ty2 - ty1
+    v = (4 / (math.pi**2)) * torch.pow((torch.atan(target_width / target_height) - torch.atan(width / height)), 2)
+    with torch.no_grad():
+        alpha = v / (1 - iou + v + EPSILON)
+    return (1 - iou + distance + alpha * v).sum()
+
+
 IOU_LOSSES: dict[str, Callable[..., torch.Tensor]] = {
-    "giou": generalized_box_iou_loss,
-    "diou": distance_box_iou_loss,
-    "ciou": complete_box_iou_loss,
+    "giou": functools.partial(generalized_box_iou_loss, reduction="sum"),
+    "diou": _diou_sum,
+    "ciou": _ciou_sum,
 }
 
 
@@ -128,4 +168,4 @@ def box_regression_loss(
     """
     if kind == "smooth_l1":
         return _smooth_l1_sum(deltas, coder.encode(references, boxes), beta)
-    return IOU_LOSSES[kind](coder.decode(references, deltas), boxes, reduction="sum")
+    return IOU_LOSSES[kind](coder.decode(references, deltas), boxes)

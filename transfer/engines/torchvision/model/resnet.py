@@ -144,7 +144,8 @@ class ResNet(nn.Module):
         super().__init__()
         bottleneck, blocks = BLOCKS[depth]
         self.stem = Stem(stem_channels, norm)
-        self.names = [f"res{i}" for i in range(2, 6) if f"res{i}" <= max(out_features)]
+        last = max((int(name[-1]) for name in out_features if name != "stem"), default=1)
+        self.names = [f"res{i}" for i in range(2, last + 1)]
         in_channels = stem_channels
         for index, name in enumerate(("res2", "res3", "res4", "res5")):
             out_channels = res2_channels * 2**index
@@ -175,15 +176,15 @@ class ResNet(nn.Module):
             if name in self.names:
                 self.add_module(name, stage)
         self.out_features = list(out_features)
-        self.channels = {f"res{i + 2}": res2_channels * 2**i for i in range(4)}
-        self.strides = {"res2": 4, "res3": 8, "res4": 16, "res5": 16 if res5_dilation == 2 else 32}
+        self.channels = {"stem": stem_channels, **{f"res{i + 2}": res2_channels * 2**i for i in range(4)}}
+        self.strides = {"stem": 4, "res2": 4, "res3": 8, "res4": 16, "res5": 16 if res5_dilation == 2 else 32}
         for name in ["stem", *self.names][:freeze_at]:
             setattr(self, name, freeze(getattr(self, name)))
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """N x 3 x H x W to {stage: N x C x H/stride x W/stride}."""
         x = self.stem(x)
-        features = {}
+        features = {"stem": x} if "stem" in self.out_features else {}
         for name in self.names:
             x = getattr(self, name)(x)
             if name in self.out_features:

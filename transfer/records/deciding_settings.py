@@ -1,0 +1,72 @@
+"""What decides the result of a run, as it is stored with every checkpoint and compared when the run is resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime.logs import get_logger
+from runtime.recorded_settings import changed_settings
+from transfer.config import recipe
+from transfer.data.catalog import get_dataset
+
+if TYPE_CHECKING:
+    from fvcore.common.config import CfgNode
+
+# Keys that may differ on a resume. Everything else decides the result: SOLVER.MAX_ITER by the schedule that is
+# stretched to it, TEST.EVAL_PERIOD by the history of the result, MODEL.DEVICE by its arithmetic.
+FREE_KEYS = ("DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EXPECTED_RESULTS", "VIS_PERIOD")
+log = get_logger("run")
+
+
+@dataclass
+class RunSettings:
+    """The deciding settings of a run, and every change that was allowed on a resume."""
+
+    settings: Mapping[str, Any]
+    changes: list[dict[str, Any]] = field(default_factory=list)
+
+    def entry(self) -> dict[str, Any]:
+        """The form in which a checkpoint stores them."""
+        return {"settings": dict(self.settings), "changes": list(self.changes)}
+
+    def continue_from(self, stored: Any, checkpoint: Path, iterations: int, allowed: Collection[str]) -> None:
+        """Compare with the entry ``stored`` in ``checkpoint``, and take over its changes.
+
+        Raises UserError naming every difference that is not in ``allowed``; an allowed one is recorded with
+        ``iterations``, the number of finished ones. A checkpoint of an earlier version has no entry.
+        """
+        if not isinstance(stored, dict) or not isinstance(stored.get("settings"), dict):
+            log.warning(
+                "%s does not say what it was made with: it cannot be checked that config, data, initialisation, "
+                "engine and number of processes are the same",
+                checkpoint,
+            )
+            return
+        changed = changed_settings(stored["settings"], self.settings, allowed, checkpoint)
+        self.changes = list(stored.get("changes") or [])
+        if changed:
+            self.changes.append({"iteration": iterations, "changed": changed})
+            log.warning("continuing at iteration %d with changed settings: %s", iterations, ", ".join(changed))
+
+
+def run_settings(cfg: CfgNode, init: Mapping[str, Any], engine: str, world_size: int) -> RunSettings:
+    """The deciding settings of a run: by config key, and ``init``, ``engine`` and ``world_size``.
+
+    ``init`` is the entry of result.json: an initialisation is compared by the content of its weights, wherever they
+    are. Data sets are compared by their content too, under the config keys that name them.
+    """
+    settings = {key: value for key, value in recipe(cfg).items() if key not in FREE_KEYS}
+    for part in ("TRAIN", "TEST"):
+        settings[f"DATASETS.{part}"] = [_content_of(name) for name in cfg.DATASETS[part]]
+    weights = f" {init['sha256']}" if init.get("sha256") else ""
+    return RunSettings(
+        {**settings, "SEED": cfg.SEED, "init": f"{init['kind']}{weights}", "engine": engine, "world_size": world_size}
+    )
+
+
+def _content_of(name: str) -> str:
+    spec = get_dataset(name)
+    return f"{len(spec.summary.image_ids)} images, sha256 {spec.sha256()}"
