@@ -12,7 +12,6 @@ import transfer.planning.slurm.stage_commands  # noqa: E402
 from runtime.errors import run_entry  # noqa: E402
 from transfer.measure_gap import main  # noqa: E402
 
-planning = transfer.planning
-for module in (planning.plan, planning.launchers, planning.slurm.scripts, planning.slurm.stage_commands):
-    module.REPOSITORY = Path.cwd()
+transfer.planning.plan.REPOSITORY = transfer.planning.launchers.REPOSITORY = Path.cwd()
+transfer.planning.slurm.scripts.REPOSITORY = transfer.planning.slurm.stage_commands.REPOSITORY = Path.cwd()
 run_entry(main)
