@@ -11,6 +11,7 @@ from typing import NoReturn
 
 EXIT_USER = 2  # bad input: nothing was done, nothing was lost
 EXIT_INTERRUPTED = 130  # Ctrl-C, as shells report it
+MAX_MESSAGE = 2000  # characters
 
 
 class UserError(Exception):
@@ -44,6 +45,13 @@ SYSTEM_FAILURES = {
 UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS)  # what a path can be, for anyone or this user
 
 
+def _line(message: str) -> str:
+    """``message`` on one line, cut where something long from a file is quoted in it."""
+    text = " ".join(message.split())
+    left = len(text) - MAX_MESSAGE
+    return text if left <= 0 else f"{text[:MAX_MESSAGE]} ... ({left} more characters)"
+
+
 def run_entry(main: Callable[[], int | None]) -> NoReturn:
     """Run an entry script's ``main()`` and exit with its code; a user's mistake never shows a traceback."""
     _use_utf8()
@@ -51,7 +59,7 @@ def run_entry(main: Callable[[], int | None]) -> NoReturn:
     try:
         code = main() or 0
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {_line(str(error))}", file=sys.stderr)
         code = error.exit_code
     except KeyboardInterrupt:
         print("interrupted: run the same command again to continue", file=sys.stderr)

@@ -24,6 +24,16 @@ FIXTURES = Path(__file__).resolve().parent.parent / "fixtures" / "families"
 NAMES = sorted(p.stem for p in FIXTURES.glob("*.json"))
 
 
+class Reduce:
+    """Pickles as a call of ``function`` with ``arguments``."""
+
+    def __init__(self, function: object, *arguments: object) -> None:
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple:
+        return self.call
+
+
 class NarrowResNet(ResNet):
     """torchvision's ResNet with any stem width; torchvision itself fixes it at 64."""
 

@@ -17,8 +17,7 @@ from safetensors.torch import save_file
 from convert.conversion import convert
 from runtime.atomic import sha256_file
 from runtime.errors import UserError
-from tests.convert.checkpoints import assert_equal, in_layout, random_net, save
-from tests.convert.test_hostile import Reduce
+from tests.convert.checkpoints import Reduce, assert_equal, in_layout, random_net, save
 
 STATE = random_net("s", depth=18, stem=64).state_dict()
 

@@ -22,17 +22,7 @@ from convert.backbone_file import read_backbone, write_backbone
 from convert.checkpoint import read_checkpoint
 from convert.conversion import convert
 from runtime.errors import UserError
-from tests.convert.checkpoints import build, fixture, random_net, save
-
-
-class Reduce:
-    """Pickles as a call of ``function`` with ``arguments``."""
-
-    def __init__(self, function: object, *arguments: object) -> None:
-        self.call = (function, arguments)
-
-    def __reduce__(self) -> tuple:
-        return self.call
+from tests.convert.checkpoints import Reduce, build, fixture, random_net, save
 
 
 class BuildsWith:

@@ -177,6 +177,7 @@ def test_a_gpu_that_is_not_there_is_one_line(monkeypatch):
         ("interrupt", 130, "interrupted"),
         ("full disk", 2, "error: disk full"),
         ("143", 143, ""),
+        ("long mistake", 2, f"error: {'x' * 2000} ... (3000 more characters)"),
     ],
 )
 def test_entry_exit_codes(repo, end, code, words):

@@ -11,6 +11,8 @@ def main() -> int:
     """End by an error or an exit code."""
     if sys.argv[1] == "mistake":
         raise UserError("bad thing\nin x")
+    if sys.argv[1] == "long mistake":
+        raise UserError("x" * 5000)
     if sys.argv[1] == "interrupt":
         raise KeyboardInterrupt
     if sys.argv[1] == "full disk":
