@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -185,3 +186,10 @@ def test_replaced_files_of_the_same_size_change_the_times(tmp_path: Path) -> Non
     assert after.fingerprint == before.fingerprint
     assert after.times_fingerprint != before.times_fingerprint
     assert not np.array_equal(before.load(0), np.full((20, 20, 3), 10))
+
+
+@pytest.mark.parametrize("name", ["list.txt", "s.tar"])
+def test_a_pipe_in_place_of_a_list_or_shard_is_refused(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match="not a regular file"):
+        open_images(tmp_path / name if name.endswith("txt") else tmp_path, labels=False)
