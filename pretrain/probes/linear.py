@@ -125,8 +125,8 @@ def probe(settings: LinearSettings, world: World) -> int:
     Raises UserError for a checkpoint or data that cannot be used.
     """
     folder = settings.folder
-    read = read_encoder(settings.pretrained, settings.arch)
-    pretraining = read.settings
+    source = read_encoder(settings.pretrained, settings.arch)
+    pretraining = source.settings
     size = settings.image_size or pretraining.get("image_size", 224)
     train = open_images(settings.data, labels=True)
     val = open_images(validation_folder(Path(settings.data)), labels=True, split=None)
@@ -134,13 +134,13 @@ def probe(settings: LinearSettings, world: World) -> int:
     if world.device.type == "cpu":
         keep_freed_memory()
     kind = eval_kind(pretraining.get("views"))
-    learner = LinearProbe(read.network, len(train.classes or []), settings, world.device, kind)
-    origin = {"pretrained": sha256_file(settings.pretrained), "arch": read.arch, "size": size}
+    learner = LinearProbe(source.network, len(train.classes or []), settings, world.device, kind)
+    origin = {"pretrained": sha256_file(settings.pretrained), "arch": source.arch, "size": size}
     origin |= {"data": [train.fingerprint, val.fingerprint], **settings.recorded()}
     origin["data_times"] = [train.times_fingerprint, val.times_fingerprint]
     with RunLock(folder), StopSignal() as stop:
         setup_logging(folder)
-        log.info("%s: %s, %s", settings.pretrained, read.arch, read.origin)
+        log.info("%s: %s, %s", settings.pretrained, source.arch, source.origin)
         findings = [*train.findings, *inspect_pixels(train), *shared_images(train, val)]
         for finding in findings:
             log.warning("finding: %s", finding.line())
@@ -200,8 +200,8 @@ def _resume(file: Path, learner: LinearProbe, origin: dict[str, Any], total: int
         raise UserError(f"{file}: not the checkpoint of a linear probe; move it away or name another --output")
     if not isinstance(saved["made"], dict):
         raise UserError(f"{file} does not say what it was made with; move it away or name another --output")
-    made = {"data_times": origin["data_times"], **saved["made"]}  # older files do not record them
-    if changed := [key for key in origin if made.get(key) != origin[key]]:
+    origin_then = {"data_times": origin["data_times"], **saved["made"]}  # older files do not record them
+    if changed := [key for key in origin if origin_then.get(key) != origin[key]]:
         raise UserError(f"{file} was made with other {', '.join(changed)}; restore them or name another --output")
     step = saved["step"]
     try:
