@@ -67,7 +67,9 @@ def test_a_held_out_set_without_a_training_set_is_refused(name: str, tmp_path: P
 @pytest.mark.parametrize("name", ["Train", "training", "train2017", "TRAIN", "train_images"])
 def test_a_training_set_of_another_name_is_read(name: str, tmp_path: Path) -> None:
     save_all(tmp_path, f"{name}/a/1.png", "Val/a/2.png", "test/a/3.png")
-    assert names_of(open_images(tmp_path, labels=True)) == ["a/1.png"]
+    source = open_images(tmp_path, labels=True)
+    assert names_of(source) == ["a/1.png"]
+    assert f"training folder: 1, e.g. {name}: the only part of {tmp_path} that is read" in lines_of(source)
     assert validation_folder(tmp_path) == tmp_path / "Val"
 
 
