@@ -52,13 +52,13 @@ def main() -> int:
     from runtime.atomic import sha256_file, write_json
     from runtime.provenance import provenance
 
-    read = read_encoder(args.checkpoint)
-    print(f"{args.checkpoint}: {read.arch}, {read.origin}", file=sys.stderr)
-    if args.layer == "head" and not read.has_head:
+    source = read_encoder(args.checkpoint)
+    print(f"{args.checkpoint}: {source.arch}, {source.origin}", file=sys.stderr)
+    if args.layer == "head" and not source.has_head:
         raise UserError(f"{args.checkpoint} has no head that can be read; leave out --layer head")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    encoder = read.network.to(device)
-    size, kind = args.image_size or read.settings.get("image_size", 224), eval_kind(read.settings.get("views"))
+    encoder = source.network.to(device)
+    size, kind = args.image_size or source.settings.get("image_size", 224), eval_kind(source.settings.get("views"))
     train = open_images(args.data, labels=True)
     val = open_images(validation_folder(Path(args.data)), labels=True, split=None)
     require_same_classes(train, val, args.data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -32,11 +31,3 @@ def _left_in_cgroup() -> int | None:
     except (OSError, ValueError):  # "max": no limit
         return None
     return max(0, limit - used + dropped)
-
-
-def resident_memory() -> int:
-    """Bytes of main memory that this process uses now, 0 where that is not known."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return 0

@@ -8,6 +8,7 @@ from pretrain.images.files import open_folder, open_list
 from pretrain.images.listing import list_folder, training_folder
 from pretrain.images.source import ImageSource
 from runtime.errors import UserError
+from runtime.findings import Finding
 
 
 def open_images(
@@ -43,14 +44,16 @@ def _open(source: str, labels: bool, split: str | None) -> ImageSource:
         folder = training_folder(path, split)
         shards = sorted(folder.glob("*.tar"))
         listing = list_folder(folder)
-        if not shards:
-            return open_folder(folder, listing, labels)
-        if listing.names:
+        if shards and listing.names:
             raise UserError(
                 f"{folder} holds both tar files ({shards[0].name}) and image files ({listing.names[0]}): move one of "
-                f"them away, or name the tar files themselves, {folder}/{{{shards[0].stem},...}}.tar"
+                f"them away, or give the tar file itself, {shards[0]} (several: {folder}/{{A,B}}.tar)"
             )
-        return _open_shards(str(folder), labels)
+        opened = _open_shards(str(folder), labels) if shards else open_folder(folder, listing, labels)
+        if folder.name != (split or folder.name) and folder != path:
+            message = f"the only part of {path} that is read, since it has no folder {split}"
+            opened.findings.append(Finding("training folder", 1, folder.name, message))
+        return opened
     if path.exists():
         raise UserError(f"{path} is not a folder of images, a .txt list of files or a .tar shard")
     raise UserError(f"{path} does not exist; give a folder of images, a .txt list of files or .tar shards")

@@ -84,8 +84,9 @@ def open_folder(folder: Path, listing: Listing, labels: bool) -> ImageSource:
 def open_list(path: Path, labels: bool) -> ImageSource:
     """The images that a text file lists, with ``labels`` from its second column. UserError where it lists none."""
     try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+        with open_regular(path) as file:
+            lines = file.read().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
+    except (OSError, ValueError) as error:  # ValueError: not a regular file, or not UTF-8
         raise UserError(f"cannot read the list of files {path}: {error}") from error
     rows = [line.split("\t") for line in lines if line.strip() and not line.startswith("#")]
     if not rows:

@@ -204,8 +204,8 @@ def _label_of(name: str, labels: dict[str, int]) -> int:
 
 def _read_label(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> int:
     file = tar.extractfile(member)
-    text = file.read(64).decode("ascii", "replace").strip() if file else ""
-    if not text.isdigit():
+    text = file.read(64).decode("utf-8-sig", "replace").strip() if file else ""
+    if not (text.isascii() and text.isdigit()):
         raise UserError(f"{path}: {member.name} holds {text!r}, not a class number")
     if int(text) > LARGEST_CLASS:
         raise UserError(f"{path}: {member.name} holds {text}; class numbers start at 0 and end at {LARGEST_CLASS}")

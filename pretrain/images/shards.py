@@ -22,7 +22,7 @@ from pretrain.images.shard_index import UNLABELLED, ShardIndex, read_index
 from pretrain.images.source import ImageSource, fingerprint
 from runtime.errors import UserError
 from runtime.findings import Finding
-from runtime.image_formats import EXTENSIONS, suffix_of
+from runtime.image_formats import EXTENSIONS, MAX_BYTES, suffix_of
 from runtime.listing import listed
 
 _OPEN_SHARDS = 32  # shards whose index and file descriptor a process keeps
@@ -97,6 +97,8 @@ class ShardedImages(ImageSource):
         shard, row = self._place(index)
         members, handle = self._shard(shard)
         size = int(members.sizes[row])
+        if size > MAX_BYTES:
+            raise BadImage(self.name(index), f"{size / 2**30:.1f} GiB; images of more than 1 GiB are not read")
         try:
             data = os.pread(handle, size, int(members.offsets[row]))
         except OSError as error:
@@ -141,7 +143,10 @@ class ShardedImages(ImageSource):
 def expand(spec: str) -> list[Path]:
     """The shards of a folder, file or brace pattern (``{00..12}``, ``{a,b}``). UserError when one is missing."""
     if Path(spec).is_dir():
-        return sorted(Path(spec).glob("*.tar"))
+        paths = sorted(Path(spec).glob("*.tar"))
+        if other := next((path for path in paths if path.exists() and not path.is_file()), None):
+            raise UserError(f"{other} is not a complete tar file: not a regular file; move it away")
+        return paths
     parts = [_alternatives(part) for part in re.split(r"(\{[^{}]*\})", spec)]
     paths = [Path("".join(choice)) for choice in itertools.product(*parts)]
     missing = [path for path in paths if not path.is_file()]

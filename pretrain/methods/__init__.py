@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from pretrain.methods.base import Method
 
 
+LONGEST_QUEUE = 1.5  # epochs that a queue may reach back without a word; MoCo's on ImageNet reaches back 0.05
+
+
 @dataclass(frozen=True)
 class MoCoOptions:
     """Flags of MoCo and of its choices of negatives."""
@@ -91,14 +94,15 @@ def _check_queue(model: ModelSettings, options: MoCoOptions, sizes: Sizes) -> No
 
 
 def _advise_queue(model: ModelSettings, options: MoCoOptions, sizes: Sizes) -> list[Finding]:
-    """A queue that outlasts an epoch holds the earlier keys of every query's own image as negatives."""
+    """A queue that outlasts an epoch holds earlier keys of every query's own image, as negatives."""
     keys = sizes.global_batch * (2 if options.symmetric else 1)
-    if model.moco_k <= sizes.images:
+    if model.moco_k <= LONGEST_QUEUE * sizes.images:
         return []
     sensible = max(keys, sizes.images // 4 // keys * keys)
     message = (
-        f"--moco-k {model.moco_k} is more than the {sizes.images} images, so the queue holds earlier keys of a query's "
-        f"own image as negatives; use --moco-k {sensible} (a quarter of the images, a multiple of a step's keys)"
+        f"--moco-k {model.moco_k} reaches back {model.moco_k / sizes.images:.1f} epochs of {sizes.images} images, so "
+        f"earlier keys of a query's own image are among its negatives; use --moco-k {sensible} (a quarter of the "
+        "images, a multiple of a step's keys)"
     )
     return [Finding("queue larger than the data set", 1, f"--moco-k {model.moco_k}", message)]
 

@@ -125,8 +125,8 @@ def probe(settings: LinearSettings, world: World) -> int:
     Raises UserError for a checkpoint or data that cannot be used.
     """
     folder = settings.folder
-    read = read_encoder(settings.pretrained, settings.arch)
-    pretraining = read.settings
+    source = read_encoder(settings.pretrained, settings.arch)
+    pretraining = source.settings
     size = settings.image_size or pretraining.get("image_size", 224)
     train = open_images(settings.data, labels=True)
     val = open_images(validation_folder(Path(settings.data)), labels=True, split=None)
@@ -134,13 +134,13 @@ def probe(settings: LinearSettings, world: World) -> int:
     if world.device.type == "cpu":
         keep_freed_memory()
     kind = eval_kind(pretraining.get("views"))
-    learner = LinearProbe(read.network, len(train.classes or []), settings, world.device, kind)
-    origin = {"pretrained": sha256_file(settings.pretrained), "arch": read.arch, "size": size}
+    learner = LinearProbe(source.network, len(train.classes or []), settings, world.device, kind)
+    origin = {"pretrained": sha256_file(settings.pretrained), "arch": source.arch, "size": size}
     origin |= {"data": [train.fingerprint, val.fingerprint], **settings.recorded()}
     origin["data_times"] = [train.times_fingerprint, val.times_fingerprint]
     with RunLock(folder), StopSignal() as stop:
         setup_logging(folder)
-        log.info("%s: %s, %s", settings.pretrained, read.arch, read.origin)
+        log.info("%s: %s, %s", settings.pretrained, source.arch, source.origin)
         findings = [*train.findings, *inspect_pixels(train), *shared_images(train, val)]
         for finding in findings:
             log.warning("finding: %s", finding.line())
@@ -162,7 +162,8 @@ def _fit(
     """Train on the first of ``sets`` until the end or ``stop``; (top-1, top-5) on the second, in percent."""
     train, val = sets
     file, size = settings.folder / "linear.pth.tar", origin["size"]
-    start = _resume(file, learner, origin) if settings.resume else 0
+    total = settings.epochs * (len(train) // settings.batch_size)
+    start = _resume(file, learner, origin, total) if settings.resume else 0
     workers = min(settings.workers, usable_cores())
     views = build_views("supervised", image_size=size)
     batches = build_loader(
@@ -191,15 +192,24 @@ def _fit(
     return accuracy
 
 
-def _resume(file: Path, learner: LinearProbe, origin: dict[str, Any]) -> int:
+def _resume(file: Path, learner: LinearProbe, origin: dict[str, Any], total: int) -> int:
     if not file.exists():
         return 0
     saved = load_torch(file)
     if not isinstance(saved, dict) or not {"classifier", "optimizer", "step", "made"} <= saved.keys():
         raise UserError(f"{file}: not the checkpoint of a linear probe; move it away or name another --output")
-    made = {"data_times": origin["data_times"], **saved["made"]}  # older files do not record them
-    if changed := [key for key in origin if made.get(key) != origin[key]]:
+    if not isinstance(saved["made"], dict):
+        raise UserError(f"{file} does not say what it was made with; move it away or name another --output")
+    origin_then = {"data_times": origin["data_times"], **saved["made"]}  # older files do not record them
+    if changed := [key for key in origin if origin_then.get(key) != origin[key]]:
         raise UserError(f"{file} was made with other {', '.join(changed)}; restore them or name another --output")
-    learner.classifier.load_state_dict(saved["classifier"])
-    learner.optimizer.load_state_dict(saved["optimizer"])
-    return int(saved["step"])
+    step = saved["step"]
+    try:
+        learner.classifier.load_state_dict(saved["classifier"])
+        learner.optimizer.load_state_dict(saved["optimizer"])
+        if type(step) is not int or not 0 <= step <= total:
+            raise ValueError(f"step is {step!r:.40}, the probe has {total}")
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{file} is damaged or was edited ({reason}); move it away and start again") from error
+    return step

@@ -21,7 +21,7 @@ log = get_logger("pretrain")
 FINDINGS_FILE = "findings.json"
 
 
-def find(settings: Settings, source: ImageSource, sizes: Sizes) -> list[Finding]:
+def collect(settings: Settings, source: ImageSource, sizes: Sizes) -> list[Finding]:
     """The findings of a run: files that are not read, unusual pixels, images shared with the probe, sizes."""
     findings = [*source.findings, *inspect_pixels(source)]
     if settings.row.advise is not None:

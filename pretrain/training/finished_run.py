@@ -21,7 +21,7 @@ MARK = "finished"  # in the run folder; empty in runs of earlier versions
 
 def mark_finished(folder: Path, settings: Settings) -> None:
     """Record in ``folder`` what its finished run was made with: settings, images, and what its probe looked at."""
-    write_json(folder / MARK, {**_made_with(folder), "probe": _probe(settings)})
+    write_json(folder / MARK, {**_recorded_in(folder), "probe": _probe(settings)})
 
 
 def is_finished(folder: Path) -> bool:
@@ -36,14 +36,14 @@ def differences(folder: Path, settings: Settings) -> list[str]:
     Images that cannot be read now are not compared.
     """
     mark = read_json(folder / MARK)
-    record = mark if mark.get("settings") else _made_with(folder)
-    made = record.get("settings")
-    if not made:
+    record = mark if mark.get("settings") else _recorded_in(folder)
+    settings_then = record.get("settings")
+    if not settings_then:
         return []
-    pairs = {key: (made.get(key, defaults().get(key)), value) for key, value in settings.recorded.items()}
+    pairs = {key: (settings_then.get(key, defaults().get(key)), value) for key, value in settings.recorded.items()}
     texts = [f"{key} was {was}, is {value}" for key, (was, value) in pairs.items() if was != value]
     images = _fingerprints(settings.data.data, settings.row.labels, settings.data.cache)
-    if images and images[0] != made.get("data", images[0]):
+    if images and images[0] != settings_then.get("data", images[0]):
         texts.append(f"the images of {settings.data.data} are others")
     elif images and images[1] != record.get("data_times", images[1]):
         texts.append(f"the images of {settings.data.data} were changed or copied")
@@ -74,7 +74,7 @@ def _fingerprints(data: str, labels: bool, cache: Path | None, split: str | None
     return source.fingerprint, source.times_fingerprint
 
 
-def _made_with(folder: Path) -> dict[str, Any]:
+def _recorded_in(folder: Path) -> dict[str, Any]:
     """settings and data_times of the newest checkpoint, {} where there is none that can be read."""
     try:
         newest = CheckpointFolder(folder, steps_per_epoch=1).newest()

@@ -54,9 +54,9 @@ def estimate(settings: Settings, sizes: Sizes, world: World, method: Method, wor
     """The estimate of a run whose method has been built."""
     images = sizes.global_batch // world.size // sizes.parts
     row, model = settings.row, settings.model
-    kept = activation_bytes(model, settings.data.image_size) * row.encodings(settings.options)
+    activations = activation_bytes(model, settings.data.image_size) * row.encodings(settings.options)
     scores = 3 * 4 * model.moco_k  # similarities to the dictionary, their exponentials and their gradient
-    per_image = int(PEAK * kept * (0.5 if model.bf16 else 1.0)) + scores
+    per_image = int(PEAK * activations * (0.5 if model.bf16 else 1.0)) + scores
     state = sum(t.numel() * t.element_size() for t in (*method.parameters(), *method.buffers()))
     trained = sum(p.numel() * 4 for p in method.trained_parameters())
     fixed = state + 2 * trained  # gradients and momentum

@@ -21,7 +21,7 @@ from pretrain.settings.schedule import Schedule
 from pretrain.settings.values import Settings
 from pretrain.training.checkpoint_checks import weights_sha256
 from pretrain.training.checkpoints import CheckpointFolder, optimizer_state
-from pretrain.training.findings import find, report
+from pretrain.training.findings import collect, report
 from pretrain.training.knn_monitor import build_knn_monitor, run_probe
 from pretrain.training.loop import Loop, Stepper, Timetable
 from pretrain.training.memory import Estimate, estimate
@@ -112,7 +112,7 @@ class Run:
             f"steps: {self.total_steps} of {batch} images, {self.sizes.steps_per_epoch} an epoch",
             self._memory().line(),
             f"time: {time}",
-            *(f"finding: {finding.line()}" for finding in find(self.settings, self.source, self.sizes)),
+            *(f"finding: {finding.line()}" for finding in collect(self.settings, self.source, self.sizes)),
         ]
 
     def _memory(self) -> Estimate:
@@ -128,7 +128,7 @@ class Run:
             self._finished_before(start)
             return 0
         if self.world.is_main:
-            self.findings = find(self.settings, self.source, self.sizes)
+            self.findings = collect(self.settings, self.source, self.sizes)
             report(self.findings, self.settings.saving.folder)
         memory = self._memory()
         log.log(logging.INFO if memory.fits else logging.WARNING, memory.line())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -66,7 +67,9 @@ def test_a_held_out_set_without_a_training_set_is_refused(name: str, tmp_path: P
 @pytest.mark.parametrize("name", ["Train", "training", "train2017", "TRAIN", "train_images"])
 def test_a_training_set_of_another_name_is_read(name: str, tmp_path: Path) -> None:
     save_all(tmp_path, f"{name}/a/1.png", "Val/a/2.png", "test/a/3.png")
-    assert names_of(open_images(tmp_path, labels=True)) == ["a/1.png"]
+    source = open_images(tmp_path, labels=True)
+    assert names_of(source) == ["a/1.png"]
+    assert f"training folder: 1, e.g. {name}: the only part of {tmp_path} that is read" in lines_of(source)
     assert validation_folder(tmp_path) == tmp_path / "Val"
 
 
@@ -185,3 +188,10 @@ def test_replaced_files_of_the_same_size_change_the_times(tmp_path: Path) -> Non
     assert after.fingerprint == before.fingerprint
     assert after.times_fingerprint != before.times_fingerprint
     assert not np.array_equal(before.load(0), np.full((20, 20, 3), 10))
+
+
+@pytest.mark.parametrize("name", ["list.txt", "s.tar"])
+def test_a_pipe_in_place_of_a_list_or_shard_is_refused(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match="not a regular file"):
+        open_images(tmp_path / name if name.endswith("txt") else tmp_path, labels=False)

@@ -207,6 +207,17 @@ def test_linear_probe_learns_stripes_and_leaves_the_encoder(
     assert json.loads((tmp_path / "run" / "result.json").read_text())["top1"] == result["top1"]
     with pytest.raises(UserError, match="other lr"):
         linear.probe(replace(settings, lr=1.0), here)
+    saved = torch.load(tmp_path / "run" / "linear.pth.tar", weights_only=True)
+    for change, message in (
+        ({"step": 10**12}, "step is 1000000000000, the probe has 60"),
+        ({"step": "7"}, "step is '7'"),
+        ({"classifier": {}}, "is damaged or was edited"),
+        ({"optimizer": [1]}, "is damaged or was edited"),
+        ({"made": 3}, "does not say what it was made with"),
+    ):
+        torch.save({**saved, **change}, tmp_path / "run" / "linear.pth.tar")
+        with pytest.raises(UserError, match=message):
+            linear.probe(settings, here)
     shutil.copy(tmp_path / "c.pth", tmp_path / "run" / "linear.pth.tar")
     with pytest.raises(UserError, match=r"linear.pth.tar: not the checkpoint of a linear probe"):
         linear.probe(settings, here)
