@@ -3,6 +3,7 @@
     python transfer/published.py --task voc --detector R50-C4
     python transfer/published.py --paper "MoCo v1" --table 5a
     python transfer/published.py --list
+    python transfer/published.py --explain runs/moco_voc/voc/moco/seed0   # against the nearest of the selected rows
     python transfer/published.py --html atlas.html            # every row on one page, to filter and sort offline
     python transfer/published.py --csv published.csv          # the selected rows, with a Croissant description
     python transfer/published.py --add rows.json              # validates, then adds to the collection
@@ -24,8 +25,10 @@ from pathlib import Path
 from runtime.atomic import write_text
 from runtime.errors import UserError, run_entry
 from runtime.terminal import aligned
+from transfer.literature.explain import explain, explanation_text
 from transfer.literature.exports import add_rows, write_csv
 from transfer.literature.rows import FILE, TASKS, Group, PublishedRow, grouped, load, row_name, select
+from transfer.records.run import read_run
 from transfer.report.atlas import atlas
 
 # tables of the MoCo paper (arXiv 1911.05722v3) whose rows come from several sources
@@ -48,6 +51,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--table", metavar="N", help="table of that paper, e.g. 5a")
     parser.add_argument("--sources", action="store_true", help="name the source of every row")
     parser.add_argument("--list", action="store_true", help="list the sources and exit")
+    parser.add_argument("--explain", metavar="RUN", type=Path, help="what separates a run from the nearest row")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write the page of all rows, to filter and sort")
     parser.add_argument(
         "--csv", metavar="FILE", type=Path, help="write the selected rows as CSV, and FILE.croissant.json"
@@ -124,6 +128,12 @@ def main() -> int:
         raise UserError("no published row matches; see --list for the sources, --help for the tasks")
     if args.csv:
         print(f"wrote {len(rows)} rows to {args.csv}, described in {write_csv(rows, args.csv)}")
+        return 0
+    if args.explain:
+        run = read_run(args.explain)
+        if not run.finished:
+            raise UserError(f"{args.explain} has no finished run: {run.error}")
+        print(explanation_text(explain(run.record, rows), str(args.explain)))
         return 0
     gaps = args.table != "3"  # which compares the mechanisms with each other
     print("\n\n".join(text_table(group, args.sources, gaps) for group in grouped(rows)))
