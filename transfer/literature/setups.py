@@ -57,7 +57,7 @@ ARCHITECTURES = (
     "Plain-DETR",
 )
 BACKBONE = re.compile(
-    r"ViT-7B/16|MIMDet-ViT-[BL]|ViT-(?:Ti|S|B|L|H)|MViTv2-[TSBLH]|SwinV2-S|Swin-[TSBL]|ConvMAE-B|RX?\d+(?:v2)?(?:w\dx)?|AMDIM"
+    r"EVA02-[BL]|ViT-7B/16|MIMDet-ViT-[BL]|ViT-(?:Ti|S|B|L|H)|MViTv2-[TSBLH]|SwinV2-S|Swin-[TSBL]|ConvMAE-B|RX?\d+(?:v2)?(?:w\dx)?|AMDIM"
 )
 
 
