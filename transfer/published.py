@@ -25,11 +25,8 @@ from pathlib import Path
 from runtime.atomic import write_text
 from runtime.errors import UserError, run_entry
 from runtime.terminal import aligned
-from transfer.literature.explain import explain, explanation_text
 from transfer.literature.exports import add_rows, write_csv
 from transfer.literature.rows import FILE, TASKS, Group, PublishedRow, grouped, load, row_name, select
-from transfer.records.run import read_run
-from transfer.report.atlas import atlas
 
 # tables of the MoCo paper (arXiv 1911.05722v3) whose rows come from several sources
 MOCO_TABLES = {  # table -> (words of the detector, initialisations in the paper's order, pretraining data)
@@ -109,6 +106,25 @@ def _printed_note(group: Group, row: PublishedRow) -> str:
     return f"the source prints {', '.join(others)}, to a supervised row with another setup" if others else ""
 
 
+def explained(folder: Path, rows: Sequence[PublishedRow]) -> str:
+    """What separates a finished run from the nearest of ``rows``."""
+    from transfer.literature.explain import explain, explanation_text  # numpy, which --help does without
+    from transfer.records.run import read_run
+
+    run = read_run(folder)
+    if not run.finished:
+        raise UserError(f"{folder} has no finished run: {run.error}")
+    return explanation_text(explain(run.record, rows), str(folder))
+
+
+def write_page(path: Path) -> str:
+    """Write the page of all rows; returns what the command says."""
+    from transfer.report.atlas import atlas  # numpy, which --help does without
+
+    write_text(path, atlas(load()))
+    return f"wrote {len(load())} rows to {path}"
+
+
 def main() -> int:
     """Print the tables."""
     args = parse()
@@ -120,8 +136,7 @@ def main() -> int:
         print(f"added {add_rows(args.add)} rows to {FILE}")
         return 0
     if args.html:
-        write_text(args.html, atlas(load()))
-        print(f"wrote {len(load())} rows to {args.html}")
+        print(write_page(args.html))
         return 0
     rows = chosen_rows(args)
     if not rows:
@@ -130,10 +145,7 @@ def main() -> int:
         print(f"wrote {len(rows)} rows to {args.csv}, described in {write_csv(rows, args.csv)}")
         return 0
     if args.explain:
-        run = read_run(args.explain)
-        if not run.finished:
-            raise UserError(f"{args.explain} has no finished run: {run.error}")
-        print(explanation_text(explain(run.record, rows), str(args.explain)))
+        print(explained(args.explain, rows))
         return 0
     gaps = args.table != "3"  # which compares the mechanisms with each other
     print("\n\n".join(text_table(group, args.sources, gaps) for group in grouped(rows)))
