@@ -102,7 +102,7 @@ def _pairs(rows: Iterable[PublishedRow]) -> Iterable[tuple[str, PublishedRow, Pu
 @functools.cache
 def effects() -> tuple[Effect, ...]:
     """Every effect that a pair of shipped rows shows, then the stated ones; fields in the order of ``FIELDS``."""
-    found: dict[tuple[str, Value, Value, str], list[tuple[float, str, str]]] = {}
+    changes: dict[tuple[str, Value, Value, str], list[tuple[float, str, str]]] = {}
     for name, one, other in _pairs(load()):
         metric = next((m for m in METRICS if m in one["metrics"] and m in other["metrics"]), None)
         before, after = setup_of(one)[name], setup_of(other)[name]
@@ -111,8 +111,8 @@ def effects() -> tuple[Effect, ...]:
         change = float(difference(other, one, metric))
         if str(before) > str(after):
             before, after, change = after, before, -change
-        found.setdefault((name, before, after, METRICS[metric]), []).append((change, one["paper"], other["paper"]))
-    measured = [_effect(*key, pairs) for key, pairs in found.items()]
+        changes.setdefault((name, before, after, METRICS[metric]), []).append((change, one["paper"], other["paper"]))
+    measured = [_effect(*key, pairs) for key, pairs in changes.items()]
     return tuple(sorted([*measured, *STATED], key=lambda effect: list(FIELDS).index(effect.field)))
 
 
