@@ -3,6 +3,7 @@
     python transfer/published.py --task voc --detector R50-C4
     python transfer/published.py --paper "MoCo v1" --table 5a
     python transfer/published.py --list
+    python transfer/published.py --explain runs/moco_voc/voc/moco/seed0   # against the nearest of the selected rows
     python transfer/published.py --html atlas.html            # every row on one page, to filter and sort offline
     python transfer/published.py --csv published.csv          # the selected rows, with a Croissant description
     python transfer/published.py --add rows.json              # validates, then adds to the collection
@@ -26,7 +27,6 @@ from runtime.errors import UserError, run_entry
 from runtime.terminal import aligned
 from transfer.literature.exports import add_rows, write_csv
 from transfer.literature.rows import FILE, TASKS, Group, PublishedRow, grouped, load, row_name, select
-from transfer.report.atlas import atlas
 
 # tables of the MoCo paper (arXiv 1911.05722v3) whose rows come from several sources
 MOCO_TABLES = {  # table -> (words of the detector, initialisations in the paper's order, pretraining data)
@@ -48,6 +48,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--table", metavar="N", help="table of that paper, e.g. 5a")
     parser.add_argument("--sources", action="store_true", help="name the source of every row")
     parser.add_argument("--list", action="store_true", help="list the sources and exit")
+    parser.add_argument("--explain", metavar="RUN", type=Path, help="what separates a run from the nearest row")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write the page of all rows, to filter and sort")
     parser.add_argument(
         "--csv", metavar="FILE", type=Path, help="write the selected rows as CSV, and FILE.croissant.json"
@@ -105,6 +106,25 @@ def _printed_note(group: Group, row: PublishedRow) -> str:
     return f"the source prints {', '.join(others)}, to a supervised row with another setup" if others else ""
 
 
+def explained(folder: Path, rows: Sequence[PublishedRow]) -> str:
+    """What separates a finished run from the nearest of ``rows``."""
+    from transfer.literature.explain import explain, explanation_text  # numpy, which --help does without
+    from transfer.records.run import read_run
+
+    run = read_run(folder)
+    if not run.finished:
+        raise UserError(f"{folder} has no finished run: {run.error}")
+    return explanation_text(explain(run.record, rows), str(folder))
+
+
+def write_page(path: Path) -> str:
+    """Write the page of all rows; returns what the command says."""
+    from transfer.report.atlas import atlas  # numpy, which --help does without
+
+    write_text(path, atlas(load()))
+    return f"wrote {len(load())} rows to {path}"
+
+
 def main() -> int:
     """Print the tables."""
     args = parse()
@@ -116,14 +136,16 @@ def main() -> int:
         print(f"added {add_rows(args.add)} rows to {FILE}")
         return 0
     if args.html:
-        write_text(args.html, atlas(load()))
-        print(f"wrote {len(load())} rows to {args.html}")
+        print(write_page(args.html))
         return 0
     rows = chosen_rows(args)
     if not rows:
         raise UserError("no published row matches; see --list for the sources, --help for the tasks")
     if args.csv:
         print(f"wrote {len(rows)} rows to {args.csv}, described in {write_csv(rows, args.csv)}")
+        return 0
+    if args.explain:
+        print(explained(args.explain, rows))
         return 0
     gaps = args.table != "3"  # which compares the mechanisms with each other
     print("\n\n".join(text_table(group, args.sources, gaps) for group in grouped(rows)))

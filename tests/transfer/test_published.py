@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from transfer.published import moco_table, text_table
 from transfer.records.run import find_runs, read_run
 from transfer.report.published_section import published_section
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 # (table, initialisation, pretraining data) -> cells as printed in arXiv 1911.05722v3
 TABLE_2 = {
     ("2a", "random", None): ["64.4", "37.9", "38.6"],
@@ -196,6 +198,14 @@ def test_table_5_of_simsiam_and_table_4_of_detco() -> None:
     assert seen == SIMSIAM_TABLE_5
     rows = select(load(), paper="DetCo", source="Table 4", detector="R50-C4")
     assert {r["init"]: _boxes_and_masks(r) for r in rows} == DETCO_TABLE_4
+
+
+def test_the_documents_state_how_many_rows_there_are() -> None:
+    papers = len({row["paper"] for row in load()})
+    docs = REPOSITORY / "docs"
+    assert f"{len(load())} results from {papers} papers" in (docs / "published.md").read_text()
+    assert f"{len(load())} rows with source" in (docs / "gap.md").read_text()
+    assert f"{len(load())} published results" in " ".join((REPOSITORY / "README.md").read_text().split())
 
 
 def test_file_is_what_is_loaded() -> None:

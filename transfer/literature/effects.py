@@ -21,7 +21,7 @@ from transfer.literature.setups import FIELDS, setup_differences, setup_of
 FEWEST_FIELDS = 12  # that both rows state; with fewer, an unstated difference is as likely as the stated one
 METRICS = {"AP": "AP", "APbb": "AP", "APmk": "mask AP", "AP50": "AP50"}  # metric -> its name; the first in both rows
 BROUGHT = {  # field -> what changes with it
-    "dataset": {"image_size", "evaluator"},
+    "dataset": {"image_size", "test_size", "evaluator"},
     "neck": {"head"},
     "evaluator": {"framework"},
 }
@@ -69,22 +69,29 @@ STATED = (
 )
 
 
+def separate_differences(one: Mapping[str, Value], other: Mapping[str, Value]) -> dict[str, tuple[Value, Value]]:
+    """Field -> both values where two setups differ, without what another changed field brings with it."""
+    changed = setup_differences(one, other)
+    brought = {name for field in changed for name in BROUGHT.get(field, ())}
+    return {field: values for field, values in changed.items() if field not in brought}
+
+
 def changed_field(one: Mapping[str, Value], other: Mapping[str, Value]) -> str | None:
     """The only field in which two setups differ, apart from what it brings with it; None for none or several."""
-    changed = set(setup_differences(one, other))
-    for field, brought in BROUGHT.items():
-        if field in changed:
-            changed -= brought
-    return changed.pop() if len(changed) == 1 else None
+    changed = list(separate_differences(one, other))
+    return changed[0] if len(changed) == 1 else None
 
 
 def _pairs(rows: Iterable[PublishedRow]) -> Iterable[tuple[str, PublishedRow, PublishedRow]]:
-    by_weights: dict[tuple[Any, ...], list[tuple[PublishedRow, dict[str, Value]]]] = {}
+    by_weights: dict[tuple[Any, ...], dict[str, tuple[PublishedRow, dict[str, Value]]]] = {}
     for row in rows:
         if "recipe" not in (row.get("setup") or {}):
-            by_weights.setdefault(identity(row), []).append((row, setup_of(row)))
+            setup = setup_of(row)
+            value = next((row["metrics"][name] for name in METRICS if name in row["metrics"]), None)
+            result = repr((setup, row["schedule"], value))  # a result that another table quotes counts once
+            by_weights.setdefault(identity(row), {}).setdefault(result, (row, setup))
     for same in by_weights.values():
-        for (one, setup), (other, other_setup) in itertools.combinations(same, 2):
+        for (one, setup), (other, other_setup) in itertools.combinations(same.values(), 2):
             known = ("schedule" in setup and "schedule" in other_setup) or one["schedule"] == other["schedule"]
             if known and len(setup.keys() & other_setup.keys()) >= FEWEST_FIELDS:
                 name = changed_field(setup, other_setup)
@@ -95,7 +102,7 @@ def _pairs(rows: Iterable[PublishedRow]) -> Iterable[tuple[str, PublishedRow, Pu
 @functools.cache
 def effects() -> tuple[Effect, ...]:
     """Every effect that a pair of shipped rows shows, then the stated ones; fields in the order of ``FIELDS``."""
-    found: dict[tuple[str, Value, Value, str], list[tuple[float, str, str]]] = {}
+    changes: dict[tuple[str, Value, Value, str], list[tuple[float, str, str]]] = {}
     for name, one, other in _pairs(load()):
         metric = next((m for m in METRICS if m in one["metrics"] and m in other["metrics"]), None)
         before, after = setup_of(one)[name], setup_of(other)[name]
@@ -104,8 +111,8 @@ def effects() -> tuple[Effect, ...]:
         change = float(difference(other, one, metric))
         if str(before) > str(after):
             before, after, change = after, before, -change
-        found.setdefault((name, before, after, METRICS[metric]), []).append((change, one["paper"], other["paper"]))
-    measured = [_effect(*key, pairs) for key, pairs in found.items()]
+        changes.setdefault((name, before, after, METRICS[metric]), []).append((change, one["paper"], other["paper"]))
+    measured = [_effect(*key, pairs) for key, pairs in changes.items()]
     return tuple(sorted([*measured, *STATED], key=lambda effect: list(FIELDS).index(effect.field)))
 
 

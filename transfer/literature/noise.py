@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from dataclasses import dataclass
 
 from transfer.comparison.power import PUBLISHED_SPREADS
@@ -40,9 +41,11 @@ class Noise:
 
 
 def spread_of(row: PublishedRow, metric: str) -> TrialSpread | None:
-    """The spread that the row's source gives for ``metric``, else a typical one of its data; None when unknown."""
+    """The spread that the row's source gives, or that its single trials show, else a typical one; None when unknown."""
     if metric in row.get("spread", {}):
         return TrialSpread(row["spread"][metric], row["source"], typical=False)
+    if len(runs := row.get("runs", {}).get(metric, ())) > 1:
+        return TrialSpread(statistics.stdev(runs), row["source"], typical=False)
     for words, spreads, source in _TYPICAL:
         if row["dataset"].startswith(words) and metric in spreads:
             return TrialSpread(spreads[metric], source, typical=True)

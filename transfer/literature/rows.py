@@ -170,8 +170,7 @@ def identity(row: PublishedRow) -> tuple[Any, ...]:
 
 def row_name(row: PublishedRow) -> str:
     """Initialisation with its pretraining data, epochs and settings, as the papers name it; then its own setup."""
-    data = " ".join(str(row[key]) for key in ("pretrain_data",) if row.get(key))
-    parts = [row["init"] + (f" {data}" if data else "")]
+    parts = [f"{row['init']} {row.get('pretrain_data', '')}".rstrip()]
     if row.get("pretrain_epochs"):
         parts.append(f"{row['pretrain_epochs']} ep")
     if row.get("weights"):

@@ -33,6 +33,8 @@ FIELDS = {  # field -> its name in tables and sentences, in the order in which p
     "stride": "place of the stride",
     "image_size": "image size",
     "augmentation": "augmentation",
+    "test_size": "image size in testing",
+    "test_augmentation": "test-time augmentation",
     "optimiser": "optimiser",
     "lr": "learning rate",
     "batch": "batch",
@@ -55,7 +57,7 @@ ARCHITECTURES = (
     "Plain-DETR",
 )
 BACKBONE = re.compile(
-    r"ViT-7B/16|MIMDet-ViT-[BL]|ViT-(?:Ti|S|B|L|H)|MViTv2-[TSBLH]|SwinV2-S|Swin-[TSBL]|ConvMAE-B|RX?\d+(?:v2)?(?:w\dx)?|AMDIM"
+    r"EVA02-[BL]|ViT-7B/16|MIMDet-ViT-[BL]|ViT-(?:Ti|S|B|L|H)|MViTv2-[TSBLH]|SwinV2-S|Swin-[TSBL]|ConvMAE-B|RX?\d+(?:v2)?(?:w\dx)?|AMDIM"
 )
 
 
@@ -72,11 +74,9 @@ class Detector:
 def detector_parts(name: str) -> Detector:
     """``Mask R-CNN R50-FPN (4conv1fc-SyncBN heads)`` -> Mask R-CNN, R50, FPN."""
     backbone = BACKBONE.search(name)
-    return Detector(
-        next((kind for kind in ARCHITECTURES if name.startswith(kind)), ""),
-        backbone[0] if backbone else "",
-        next((neck for neck in NECKS if neck in name), ""),
-    )
+    architecture = next((kind for kind in ARCHITECTURES if name.startswith(kind)), "")
+    neck = "FPN" if architecture == "RetinaNet" else next((neck for neck in NECKS if neck in name), "")
+    return Detector(architecture, backbone[0] if backbone else "", neck)
 
 
 @functools.cache
@@ -96,7 +96,10 @@ def setup_of(row: PublishedRow) -> dict[str, Any]:
         "schedule": _schedule(row["schedule"]),
     }
     if is_detection(row) and not row["dataset"].startswith("Cityscapes"):  # whose rate, batch and size differ
-        fields |= protocol["by_neck"].get(parts.neck, {}) | protocol["setup"]
+        fields |= (
+            protocol["by_neck"].get(parts.neck, {}) if parts.architecture != "RetinaNet" else {}
+        )  # has no box head
+        fields |= protocol["setup"]
         for words, setup in protocol["by_dataset"].items():
             fields |= setup if row["dataset"].startswith(words) else {}
         fields |= _input_of(row)
@@ -125,6 +128,11 @@ def is_detection(row: PublishedRow) -> bool:
 def protocol_family(row: PublishedRow) -> str:
     """The class of the row's protocol, e.g. MoCo, 4conv1fc, ViTDet."""
     return str(protocols()[row["protocol"]]["family"])
+
+
+def value_text(value: Any) -> str:
+    """A field's value in words."""
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 def setup_differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -86,10 +86,10 @@
     const brought = new Set(Object.keys(data.brought).filter(differs).flatMap((field) => data.brought[field]));
     for (const [field, name] of Object.entries(data.fields)) {
       if (differs(field) && !brought.has(field)) {
-        lines.push({ field, name, found: worth(field, one[field], other[field]) });
+        lines.push({ field, name, known: worth(field, one[field], other[field]) });
       }
     }
-    const size = (line) => (line.found ? Math.abs(line.found.effect.points) : -1);
+    const size = (line) => (line.known ? Math.abs(line.known.effect.points) : -1);
     lines.sort((a, b) => size(b) - size(a));
     panel.replaceChildren();
     add(panel, "h2", "Two rows compared");
@@ -97,13 +97,13 @@
       [1, 2, 3, 6, 11].map((cell) => text(row, cell)).filter(Boolean).join(", ")));
     if (!lines.length) add(panel, "p", "Every stated field of their protocols is the same.");
     const list = add(panel, "ul", "");
-    for (const { field, name, found } of lines) {
+    for (const { field, name, known } of lines) {
       const item = add(list, "li", name + ": " + show(one[field]) + " (A), " + show(other[field]) + " (B). ");
-      if (!found) {
+      if (!known) {
         item.append("No published pair of rows shows what this is worth.");
         continue;
       }
-      const { effect, sign } = found, points = sign * effect.points;
+      const { effect, sign } = known, points = sign * effect.points;
       item.append("Elsewhere worth " + (points < 0 ? "−" : "+") + Math.abs(points).toFixed(2) + " " + effect.metric +
         " from A to B (" + (effect.pairs ? effect.pairs + (effect.pairs > 1 ? " pairs, " : " pair, ") : "stated, ") +
         effect.source + ").");

@@ -7,13 +7,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from transfer.literature.effects import BROUGHT, Effect, effects
 from transfer.literature.exports import LICENCE
 from transfer.literature.noise import TYPICAL_SOURCES
 from transfer.literature.rows import PublishedRow
-from transfer.literature.setups import FIELDS, protocols, setup_of
+from transfer.literature.setups import FIELDS, protocols, setup_of, value_text
 from transfer.report.atlas_table import published_table, short_dataset
 from transfer.report.markup import Markup, element, join
 from transfer.report.page import Cell, Row, details, paragraph, table
@@ -145,11 +144,6 @@ def _effect_row(effect: Effect) -> Row:
         pairs,
         Cell(effect.source, "left"),
     ]
-
-
-def value_text(value: Any) -> str:
-    """A field's value in words."""
-    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
 
 
 def _protocol(name: str, anchor: str) -> Markup:

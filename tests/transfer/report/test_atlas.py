@@ -103,6 +103,8 @@ def test_noise_is_the_sources_own_where_it_gives_one() -> None:
     own = the_row(paper="CW-RGP", task="voc07+12")
     assert spread_of(own, "AP") is not None
     assert spread_of(own, "AP").typical is False  # type: ignore[union-attr]
+    trials = the_row(paper="CoinCheung", task="coco", init="MoCo v2")  # 38.91, 38.15, 38.73, 38.98
+    assert spread_of(trials, "APbb").sd == pytest.approx(0.375, abs=1e-3)  # type: ignore[union-attr]
     assert spread_of(the_row(task="cityscapes"), "APmk") is None
     assert noise_of_difference(the_row(task="cityscapes"), own, "APmk") is None
 
