@@ -58,6 +58,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     report.add_argument("--supervised", metavar="INIT", help="the supervised initialisation (for a folder of runs)")
     report.add_argument("--random", metavar="INIT", help="the random initialisation (for a folder of runs)")
+    report.add_argument(
+        "--margin", type=float, metavar="AP", help="differences below this count as equivalent (for a folder of runs)"
+    )
     report.add_argument("--published", action="store_true", help="show published rows of the same protocol")
     report.add_argument("--figures", action="store_true", help="also write the charts as SVG files into figures/")
     report.add_argument("--no-examples", action="store_true", help="leave images of the data set out of the report")
@@ -65,23 +68,25 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--no-detections", action="store_true", help="skip error types, example images and image bootstrap"
     )
     args = parser.parse_args(argv)
+    if args.margin is not None and not 0 < args.margin < 100:
+        parser.error("--margin must be between 0 and 100 points of AP")
     if args.jobs < 1:
         parser.error("--jobs must be at least 1")
     return args
 
 
 PLAN_ONLY = ("dry_run", "report_only", "only", "redo", "set", "seed_offset")
-FOLDER_ONLY = ("supervised", "random")
+FOLDER_ONLY = ("supervised", "random", "margin")
 
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise UserError for an option that would be ignored: some apply only to a plan, some only to a folder of runs."""
     folder = Path(args.plan).is_dir()
     for name in PLAN_ONLY if folder else FOLDER_ONLY:
-        if getattr(args, name):
+        if getattr(args, name) not in (None, False, 0, []):
             flag = f"--{name.replace('_', '-')}"
             what = "a folder of finished runs" if folder else "a plan"
-            hint = "it needs a plan" if folder else f"in a plan write --set {name}=INIT"
+            hint = "it needs a plan" if folder else f"in a plan write --set {name}=..."
             raise UserError(f"{flag} does not apply to {args.plan}, which is {what}; {hint}")
 
 

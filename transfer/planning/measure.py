@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from runtime.errors import UserError
@@ -11,6 +12,7 @@ from runtime.stop import StopSignal
 from transfer.comparison.comparison import complete
 from transfer.comparison.gap import ImageInterval, Table, compare
 from transfer.comparison.image_bootstrap import ImageBootstrap
+from transfer.comparison.verdicts import MARGIN
 from transfer.literature.protocols import published_matches
 from transfer.planning.dry_run import dry_run
 from transfer.planning.launchers import make_launcher
@@ -66,7 +68,12 @@ def report_folder(args: argparse.Namespace, command: str) -> int:
     report = Report(
         root.name,
         command,
-        complete(tables, detections=not args.no_detections, examples=not args.no_examples),
+        complete(
+            tables,
+            margin=MARGIN if args.margin is None else args.margin,
+            detections=not args.no_detections,
+            examples=not args.no_examples,
+        ),
         published_matches(tables) if args.published else None,
     )
     write_and_print(report, root if args.output is None else Path(args.output), figures=args.figures)
@@ -84,19 +91,18 @@ def plan_report(
     plan: Plan, stages: Sequence[Stage], outcomes: Mapping[str, Outcome], command: str, args: argparse.Namespace
 ) -> Report:
     """The report on a plan's runs. ``outcomes``: by stage name, how it ended now or when it was last run."""
-    cells = {stage.name: stage.cell for stage in stages if stage.cell and not stage.cell.is_search}
-    tables = _plan_tables(plan, list(cells.values()), [*plan.allow, *args.allow], _image_interval(args))
-    errors = {
-        str(cells[name].folder): f"{outcome.status}: {outcome.error}"
-        for name, outcome in outcomes.items()
-        if name in cells and outcome.error
-    }
+    tables = _plan_tables(plan, stages, outcomes, [*plan.allow, *args.allow], _image_interval(args))
     wanted = [init.published for init in plan.inits if init.kind == "published"]
     published = args.published or plan.published or bool(wanted)
     return Report(
         plan.name,
         command,
-        complete(tables, errors=errors, detections=not args.no_detections, examples=not args.no_examples),
+        complete(
+            tables,
+            margin=plan.margin,
+            detections=not args.no_detections,
+            examples=not args.no_examples,
+        ),
         published_matches(tables, wanted) if published else None,
         _searches(plan),
         plan.limits,
@@ -109,27 +115,36 @@ def _image_interval(args: argparse.Namespace) -> ImageInterval | None:
 
 
 def _plan_tables(
-    plan: Plan, cells: Sequence[Cell], allow: Sequence[str], image_interval: ImageInterval | None
+    plan: Plan,
+    stages: Sequence[Stage],
+    outcomes: Mapping[str, Outcome],
+    allow: Sequence[str],
+    image_interval: ImageInterval | None,
 ) -> list[Table]:
-    runs = _plan_runs(cells)
+    runs = _plan_runs(stages, outcomes)
+    own_rate = {run.table: ["SOLVER.BASE_LR"] for run in runs if run.table.endswith(SEARCHED)}
     references = {"supervised": plan.supervised, "random": plan.random}
-    tables = []
-    for name in dict.fromkeys(run.table for run in runs):
-        group = [run for run in runs if run.table == name]
-        own_rate = ["SOLVER.BASE_LR"] if name.endswith(SEARCHED) else []
-        tables += compare(group, references, allow=[*allow, *own_rate], image_interval=image_interval)
-    return tables
+    return compare(runs, references, allow=allow, allow_in=own_rate, image_interval=image_interval)
 
 
-def _plan_runs(cells: Sequence[Cell]) -> list[Run]:
+def _plan_runs(stages: Sequence[Stage], outcomes: Mapping[str, Outcome]) -> list[Run]:
     """The runs of every table; in an own-rate table an initialisation without an own rate takes part as it is."""
-    runs = [read_run(cell.folder, table=cell.table, init=cell.init, seed=cell.seed) for cell in cells]
+    cells = [(stage.cell, outcomes.get(stage.name)) for stage in stages if stage.cell and not stage.cell.is_search]
+    runs = [_read(cell, outcome, cell.table) for cell, outcome in cells]
     own = {(run.table, run.init) for run in runs if run.table.endswith(SEARCHED)}
-    for table in {table for table, _ in own}:
+    for table in dict.fromkeys(table for table, _ in own):
         base = table.removesuffix(SEARCHED)
-        as_it_is = [cell for cell in cells if cell.table == base and (table, cell.init) not in own]
-        runs += [read_run(cell.folder, table=table, init=cell.init, seed=cell.seed) for cell in as_it_is]
+        runs += [_read(cell, o, table) for cell, o in cells if cell.table == base and (table, cell.init) not in own]
     return runs
+
+
+def _read(cell: Cell, outcome: Outcome | None, table: str) -> Run:
+    """One run. How its stage ended says more than a result.json that a killed process could not write."""
+    run = read_run(cell.folder, table=table, init=cell.init, seed=cell.seed)
+    if run.finished or outcome is None or not outcome.error:
+        return run
+    status = "failed" if outcome.status in ("failed", "blocked") else run.status
+    return replace(run, status=status, error=f"{outcome.status}: {outcome.error}")
 
 
 def _searches(plan: Plan) -> dict[str, RateSearch]:

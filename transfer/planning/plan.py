@@ -10,6 +10,7 @@ from typing import Any
 
 from runtime.errors import UserError
 from runtime.repository import REPOSITORY, data_folder, find_file
+from transfer.comparison.verdicts import MARGIN
 from transfer.planning.fields import Fields, apply_settings, read_yaml, suggest
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")  # names become folder names
@@ -22,7 +23,7 @@ PUBLISHED_KEYS = ("init", "pretrain_data", "pretrain_epochs", "source")
 LR_KEYS = ("search", "held_out", "schedule_factor")
 PLAN_KEYS = (
     *("name", "output", "seed", "prepare", "inits", "configs", "seeds", "supervised", "random"),
-    *("overrides", "engine", "evaluator", "lr", "allow", "published", "limits"),
+    *("overrides", "engine", "evaluator", "lr", "allow", "published", "limits", "margin"),
 )
 
 
@@ -86,6 +87,7 @@ class Plan:
     evaluator: str = "auto"
     allow: tuple[str, ...] = ()
     published: bool = False
+    margin: float = MARGIN  # points of AP within which two initialisations count as equivalent
     limits: str = ""  # what these runs can and cannot show; the report's first paragraph
 
 
@@ -121,8 +123,16 @@ def load_plan(
         evaluator=fields.get("evaluator", str, "auto"),
         allow=tuple(fields.items("allow", str)),
         published=fields.get("published", bool, False),
+        margin=_margin(fields),
         limits=" ".join(fields.get("limits", str, "").split()),
     )
+
+
+def _margin(fields: Fields) -> float:
+    margin = float(fields.get("margin", (int, float), MARGIN))
+    if not 0 < margin < 100:
+        raise UserError(f"{fields.where}: margin must be between 0 and 100 points of AP, not {margin:g}")
+    return margin
 
 
 def _name(text: str, where: str) -> str:

@@ -14,6 +14,7 @@ from transfer.config import RUN_KEYS
 from transfer.records.result_file import RESULT, read_result
 
 RENAMED = re.compile(r"\.old\d+$")
+PRETRAINING = re.compile(r"pretrain\d+")  # CONFIG/INIT/pretrainN/seedM: which of several pretraining runs
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,13 @@ class Run:
     metrics: Mapping[tuple[str, str], float] = field(default_factory=dict)
     must_agree: Mapping[str, Any] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)  # the whole result.json, for the report
+    pretraining: str = ""  # "pretrainN" where the initialisation was pretrained several times
+
+    @property
+    def name(self) -> str:
+        """Initialisation, pretraining run and seed."""
+        pretraining = f", {self.pretraining.replace('pretrain', 'pretraining ')}" if self.pretraining else ""
+        return f"{self.init}{pretraining}, seed {self.seed}"
 
     @property
     def finished(self) -> bool:
@@ -48,10 +56,12 @@ def read_run(folder: Path, *, table: str | None = None, init: str | None = None,
 
     Raises UserError for a result.json of another schema or without the fields that a comparison needs.
     """
-    names = folder.parent.parent.name, folder.parent.name
+    pretraining = folder.parent.name if PRETRAINING.fullmatch(folder.parent.name) else ""
+    parent = folder.parent.parent if pretraining else folder.parent
     record = read_result(folder)
     if record is None:
-        return Run(folder, table or names[0], init or names[1], -1 if seed is None else seed, "missing", "not run yet")
+        names = table or parent.parent.name, init or parent.name, -1 if seed is None else seed
+        return Run(folder, *names, "missing", "not run yet", pretraining=pretraining)
     try:
         finished = record["status"] == "finished"
         return Run(
@@ -64,6 +74,7 @@ def read_run(folder: Path, *, table: str | None = None, init: str | None = None,
             flat_metrics(record["metrics"]) if finished else {},
             must_agree(record) if finished else {},
             record,
+            pretraining,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         problem = f"{type(error).__name__}: {error}"

@@ -129,7 +129,7 @@ def test_one_rate_of_its_own_is_allowed_in_its_table_only(plan_file: Path) -> No
     assert [allowed.key for allowed in own.allowed] == ["SOLVER.BASE_LR"]
     row = own.row("moco", "bbox", "AP")
     assert row is not None
-    assert row.differences["supervised"].mean == pytest.approx(2.0)
+    assert row.gaps["supervised"].difference.mean == pytest.approx(2.0)
 
 
 def test_shrunk_steps_stay_before_the_end(plan_file: Path, fake_repo: Path) -> None:
