@@ -2,6 +2,7 @@
 
     python transfer/measure_gap.py plans/demo.yaml
     python transfer/measure_gap.py plans/demo.yaml --dry-run
+    python transfer/measure_gap.py plans/demo.yaml --power 0.5   # how many seeds see a difference of 0.5 AP?
     python transfer/measure_gap.py runs/demo                     # report on a folder of finished runs
 
 Exit codes: 0 every stage has finished, 1 a stage failed (the report says which run has no number), 2 the plan or an
@@ -29,6 +30,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     what = parser.add_argument_group("what to run")
     what.add_argument(
         "--dry-run", action="store_true", help="print stages, state, estimated time and disk; run nothing"
+    )
+    what.add_argument(
+        "--power", type=float, metavar="AP", help="print the seeds and pretraining runs that see this; run nothing"
     )
     what.add_argument("--report-only", action="store_true", help="write the report on finished runs; run nothing")
     what.add_argument(
@@ -68,14 +72,15 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--no-detections", action="store_true", help="skip error types, example images and image bootstrap"
     )
     args = parser.parse_args(argv)
-    if args.margin is not None and not 0 < args.margin < 100:
-        parser.error("--margin must be between 0 and 100 points of AP")
+    for name in ("margin", "power"):
+        if (value := getattr(args, name)) is not None and not 0 < value < 100:
+            parser.error(f"--{name} must be between 0 and 100 points of AP")
     if args.jobs < 1:
         parser.error("--jobs must be at least 1")
     return args
 
 
-PLAN_ONLY = ("dry_run", "report_only", "only", "redo", "set", "seed_offset")
+PLAN_ONLY = ("dry_run", "report_only", "only", "redo", "set", "seed_offset", "power")
 FOLDER_ONLY = ("supervised", "random", "margin")
 
 

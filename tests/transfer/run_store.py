@@ -56,7 +56,7 @@ def make_record(**changes: Any) -> dict[str, Any]:
 
 
 def write_run(root: Path, record: dict[str, Any], pretraining: str = "") -> Path:
-    """Write ``record`` into CONFIG/INIT/seedN, or CONFIG/INIT/PRETRAINING/seedN, below ``root``; returns that folder."""
+    """Write ``record`` into CONFIG/INIT[/PRETRAINING]/seedN below ``root``; returns that folder."""
     folder = root / record["config"]["name"] / record["init"]["name"] / pretraining / f"seed{record['seed']}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").write_text(json.dumps(record))

@@ -8,7 +8,7 @@ from dataclasses import replace
 from transfer.comparison.gap import Gap, Row, Table
 from transfer.comparison.sequential import SequentialPlan
 from transfer.comparison.student import ALPHA
-from transfer.comparison.verdicts import AHEAD, BEHIND, MARGIN, NONE, Verdict, verdicts
+from transfer.comparison.verdicts import AHEAD, BEHIND, MARGIN, NONE, UNDECIDED, Verdict, verdicts
 
 FLOOR = 0.1  # AP below which a detector has learned nothing
 FAMILY_ALPHA = ALPHA / 2  # of differences and of equivalences, so that any wrong word has ALPHA in all
@@ -38,6 +38,13 @@ def family(tables: Sequence[Table]) -> dict[Key, tuple[Row, Gap]]:
         for role, gap in row.gaps.items()
         if not is_mirror(table, row.init, role)
     }
+
+
+def undecided(tables: Sequence[Table]) -> list[Key]:
+    """The comparisons of the family whose verdict is "undecided"."""
+    return [
+        key for key, (_, gap) in family(tables).items() if gap.verdict is not None and gap.verdict.word == UNDECIDED
+    ]
 
 
 def with_verdicts(

@@ -10,7 +10,7 @@ from transfer.comparison.differences import METHOD, Difference
 from transfer.comparison.family import FAMILY_ALPHA, family
 from transfer.comparison.gap import Gap, Row, Table
 from transfer.comparison.intervals import mean
-from transfer.comparison.power import Method, cheapest_plan, prospect, seeds_for, visible_gap
+from transfer.comparison.power import SEEDS_OF_A_METHOD, Method, cheapest_plan, prospect, seeds_for, visible_gap
 from transfer.comparison.sequential import SequentialPlan
 from transfer.comparison.variance import Components, components
 from transfer.comparison.verdicts import NONE, UNDECIDED
@@ -151,6 +151,7 @@ def _need(
         own.residual_sd,
         pretraining_hours=costs[0],
         fine_tuning_hours=costs[1],
+        seeds=SEEDS_OF_A_METHOD,
         other=against if against.runs == 1 else None,
         alpha=alpha,
     )

@@ -17,6 +17,7 @@ from transfer.comparison.differences import combine
 from transfer.comparison.student import ALPHA, quantile
 
 POWER = 0.8
+SEEDS_OF_A_METHOD = range(2, 11)  # with one seed, an effect that it has on one method only is not in the interval
 
 
 @dataclass(frozen=True)

@@ -60,10 +60,10 @@ class Measured:
         self._pace: dict[str, float] = {}
         self._iterations: dict[str, int] = {}
         self._bytes: dict[str, int] = {}
-        for path in sorted(output.glob("*/*/seed*/result.json")):
+        for path in sorted([*output.glob("*/*/seed*/result.json"), *output.glob("*/*/pretrain*/seed*/result.json")]):
             result = stored_result(path)
             if result.get("status") == "finished":
-                table = path.parent.parent.parent.name
+                table = path.relative_to(output).parts[0]
                 self._pace[table] = float(result.get("seconds_per_iteration") or 0)
                 self._iterations[table] = int(result.get("iterations") or 0)
                 self._bytes[table] = sum(f.stat().st_size for f in path.parent.rglob("*") if f.is_file())

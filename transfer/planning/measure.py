@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,16 +11,19 @@ from pathlib import Path
 from runtime.errors import UserError
 from runtime.stop import StopSignal
 from transfer.comparison.comparison import complete
+from transfer.comparison.family import undecided, with_verdicts
 from transfer.comparison.gap import ImageInterval, Table, compare
 from transfer.comparison.image_bootstrap import ImageBootstrap
+from transfer.comparison.intervals import mean
 from transfer.comparison.verdicts import MARGIN
 from transfer.literature.protocols import published_matches
 from transfer.planning.dry_run import dry_run
-from transfer.planning.launchers import make_launcher
+from transfer.planning.launchers import Launcher, make_launcher
 from transfer.planning.lr_search import SEARCHED, search_folder, search_record
+from transfer.planning.needed_runs import power_text
 from transfer.planning.plan import Plan, load_plan
 from transfer.planning.runner import Runner
-from transfer.planning.stages import Cell, Stage, choose, plan_stages, trained_inits
+from transfer.planning.stages import Cell, Stage, choose, plan_stages, pretrain_stage, trained_inits
 from transfer.planning.state import FINISHED, Outcome, recorded_outcomes
 from transfer.records.run import Run, find_runs, read_run
 from transfer.report.content import RateSearch, Report
@@ -31,27 +35,56 @@ def run_plan(args: argparse.Namespace, command: str) -> int:
     """Run every missing stage of a plan and report; the exit code of measure_gap.py."""
     plan = load_plan(args.plan, settings=args.set, output=args.output, seed_offset=args.seed_offset)
     launcher = make_launcher(args.launcher, args.nproc, args.slurm_option, args.slurm_via)
-    stages = plan_stages(plan)
-    chosen = choose(stages, args.only)
     if args.dry_run:
-        print(dry_run(plan, chosen, launcher))
+        print(dry_run(plan, choose(plan_stages(plan), args.only), launcher))
         return 0
-    outcomes: dict[str, Outcome] = {}
+    if args.power is not None:
+        stages = plan_stages(plan)
+        outcomes = recorded_outcomes(plan.output, stages)
+        tables = _plan_tables(plan, stages, outcomes, [*plan.allow, *args.allow], None)
+        print(power_text(plan, tables, pretraining_hours(plan, outcomes), args.power))
+        return 0
     stop = StopSignal()
-    if not args.report_only:
-        with stop:
-            outcomes = Runner(chosen, plan.output, jobs=args.jobs, launcher=launcher, redo=args.redo).run(stop)
+    with contextlib.nullcontext() if args.report_only else stop:
+        plan, outcomes = _run_stages(plan, args, launcher, stop)
+    stages = plan_stages(plan)
     known = {**recorded_outcomes(plan.output, stages), **outcomes}
     report = plan_report(plan, stages, known, command, args)
     write_and_print(report, plan.output, figures=args.figures)
     if stop.requested:
         done = sum(outcome.status == FINISHED for outcome in outcomes.values())
-        print(f"stopped: {done} of {len(chosen)} stages are finished; the same command continues")
+        print(f"stopped: {done} of {len(outcomes)} stages are finished; the same command continues")
         return stop.exit_code
     failed = {name: outcome for name, outcome in outcomes.items() if outcome.status != FINISHED}
     for name, outcome in failed.items():
         print(f"{name}: {outcome.status}: {outcome.error}")
     return 1 if failed else 0
+
+
+def _run_stages(
+    plan: Plan, args: argparse.Namespace, launcher: Launcher, stop: StopSignal
+) -> tuple[Plan, dict[str, Outcome]]:
+    """Run the plan's stages. A plan that stops when decided gets one seed more as long as it is not."""
+    outcomes: dict[str, Outcome] = {}
+    while True:
+        stages = plan_stages(plan)
+        if not args.report_only:
+            chosen = choose(stages, args.only)
+            outcomes |= Runner(chosen, plan.output, jobs=args.jobs, launcher=launcher, redo=args.redo).run(stop)
+        if plan.stopping is None or args.only or stop.requested or len(plan.seeds) == plan.stopping.most:
+            return plan, outcomes
+        tables = _plan_tables(plan, stages, outcomes, [*plan.allow, *args.allow], None)
+        longer = replace(plan, seeds=(*plan.seeds, plan.seeds[-1] + 1))
+        if not undecided(with_verdicts(tables, margin=plan.margin, stopping=plan.stopping)):
+            return plan, outcomes
+        if args.report_only and not _has_results(longer, longer.seeds[-1]):
+            return plan, outcomes
+        plan = longer
+
+
+def _has_results(plan: Plan, seed: int) -> bool:
+    """Whether any run with this seed was started."""
+    return any(stage.proof.is_file() for stage in plan_stages(plan) if stage.kind == "train" and stage.seed == seed)
 
 
 def report_folder(args: argparse.Namespace, command: str) -> int:
@@ -100,6 +133,8 @@ def plan_report(
         complete(
             tables,
             margin=plan.margin,
+            stopping=plan.stopping,
+            pretraining_hours=pretraining_hours(plan, outcomes),
             detections=not args.no_detections,
             examples=not args.no_examples,
         ),
@@ -108,6 +143,17 @@ def plan_report(
         plan.limits,
         plan.path.read_text(encoding="utf-8"),
     )
+
+
+def pretraining_hours(plan: Plan, outcomes: Mapping[str, Outcome]) -> dict[str, float]:
+    """Measured hours of a pretraining run by initialisation, mean over its runs; those never measured are absent."""
+    hours: dict[str, float] = {}
+    for init in plan.inits:
+        names = (pretrain_stage(init, run) for run in init.pretrainings)
+        seconds = [outcomes[name].seconds for name in names if name in outcomes and outcomes[name].seconds]
+        if seconds:
+            hours[init.name] = mean(seconds) / 3600
+    return hours
 
 
 def _image_interval(args: argparse.Namespace) -> ImageInterval | None:

@@ -60,7 +60,7 @@ def test_a_failed_run_is_named_in_sentence_and_table(tmp_path: Path) -> None:
     write_run(tmp_path, failed)
     comparison = compared(tmp_path)
     (sentence,) = summary(comparison)
-    assert sentence.startswith("Among the runs that finished, moco is +2.10 box AP ahead of supervised")
+    assert sentence.startswith("Among the runs that finished, moco is +2.11 box AP ahead of supervised")
     assert "1 of 6 runs failed (moco, seed 2: the loss is not finite at iteration 812)" in sentence
     rows = {row["init"]: row for row in csv_rows(comparison.tables) if row["metric"] == "AP"}
     assert (rows["moco"]["n"], rows["moco"]["failed"], rows["moco"]["vs_supervised_planned"]) == ("2", "1", "6")
