@@ -16,6 +16,7 @@ from transfer.comparison.variance import Components, components
 from transfer.comparison.verdicts import NONE, UNDECIDED
 
 MOST_NAMED = 4  # undecided comparisons that the line names
+MOST_TABLES = 3  # configs for which it says what is needed
 RUN_COSTS = 10.0  # a pretraining run in fine-tuning runs, where nothing was measured
 
 
@@ -101,14 +102,16 @@ def what_now(
         parts.append(
             f"{len(undecided)} of {len(words)} comparisons are undecided ({', '.join(names[:MOST_NAMED])}{more})."
         )
-        for table in tables:
-            of_table = [pairs[key] for key in undecided if key[0] == table.name]
-            if of_table:
-                parts.append(_need(table, of_table, margin, len(pairs), pretraining_hours))
+        of_tables = [(table, [pairs[key] for key in undecided if key[0] == table.name]) for table in tables]
+        open_tables = [(table, of_table) for table, of_table in of_tables if of_table]
+        for table, of_table in open_tables[:MOST_TABLES]:
+            parts.append(_need(table, of_table, margin, len(pairs), pretraining_hours))
+        if len(open_tables) > MOST_TABLES:
+            parts.append(f"{len(open_tables) - MOST_TABLES} more configs have undecided comparisons.")
         if stopping is not None:
             parts.append(f"The plan adds seeds itself, up to {stopping.most}.")
     if single:
-        parts.append(f"{len(single)} of {len(words)} comparisons have one seed and no verdict: add a second seed.")
+        parts.append(f"{len(single)} of {len(words)} comparisons have one seed, so no verdict: add a second seed.")
     if not parts:
         nothing = sum(word == NONE for word in words.values())
         parts.append(
@@ -129,7 +132,8 @@ def _need(
     one = gap.difference
     alpha = FAMILY_ALPHA / comparisons  # the first step of Holm
     visible = visible_gap(one.standard_error or 0.0, one.df or 1.0, alpha=alpha)
-    text = f"On {table.name} these runs see differences above {visible:.1f} {row.metric}; "
+    sees = f"differences above {visible:.1f} {row.metric}" if visible < 100 else "no difference"  # few seeds, many tests
+    text = f"On {table.name} these runs see {sees}; "
     hours = fine_tuning_hours(table)
     if one.question != METHOD:
         sd = (one.standard_error or 0.0) * math.sqrt(len(one.seeds) / 2)

@@ -23,8 +23,13 @@ def terminal(report: Report) -> str:
 
 
 def lines_of(report: Report) -> list[str]:
-    """The comparisons in words, where their spread comes from, and what to do next."""
-    spreads = [spread_sentence(spread) for config in report.comparison.configs for spread in config.spreads]
+    """The comparisons in words, where the spread of repeated pretraining comes from, and what to do next."""
+    spreads = [
+        spread_sentence(spread)
+        for config in report.comparison.configs
+        for spread in config.spreads
+        if spread.with_a_run is not None
+    ]
     return [text for text in (*report.sentences, *spreads, report.next_step) if text]
 
 

@@ -50,7 +50,7 @@ def test_one_seed_is_a_description(tmp_path: Path) -> None:
         "moco against supervised on toy: +2.00 box AP on these images, with this seed; other seeds may differ by as "
         "much (n=1: no verdict)."
     ]
-    assert comparison.next_step == "What now: 1 of 1 comparisons have one seed and no verdict: add a second seed."
+    assert comparison.next_step == "What now: 1 of 1 comparisons have one seed, so no verdict: add a second seed."
 
 
 def test_a_failed_run_is_named_in_sentence_and_table(tmp_path: Path) -> None:
