@@ -132,7 +132,7 @@ def _need(
     one = gap.difference
     alpha = FAMILY_ALPHA / comparisons  # the first step of Holm
     visible = visible_gap(one.standard_error or 0.0, one.df or 1.0, alpha=alpha)
-    sees = f"differences above {visible:.1f} {row.metric}" if visible < 100 else "no difference"  # few seeds, many tests
+    sees = f"differences above {visible:.1f} {row.metric}" if visible < 100 else "no difference"
     text = f"On {table.name} these runs see {sees}; "
     hours = fine_tuning_hours(table)
     if one.question != METHOD:

@@ -1,7 +1,7 @@
 """The learning rate of an initialisation, searched on a held-out part of the training set.
 
-A fixed rate may favour some methods, so a plan can search it per initialisation, as was done for the transfer results of
-SimSiam (arXiv 2011.10566, Table 5). The test set takes no part in the choice.
+A fixed rate may favour some methods, so a plan can search it per initialisation, as was done for the transfer results
+of SimSiam (arXiv 2011.10566, Table 5). The test set takes no part in the choice.
 """
 
 from __future__ import annotations

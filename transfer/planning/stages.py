@@ -137,7 +137,10 @@ def _subset_stages(plan: Plan, config: Config, prepared: tuple[str, ...]) -> lis
     for fit, held_out in sorted(wanted):
         folder = split_folder(plan.output, config.name, fit, held_out)
         argv = ["transfer/splits.py", "--config-file", config.file, "--output", str(folder)]
-        argv += ["--fit", f"{fit:g}", "--held-out", f"{held_out:g}", *opts]
+        argv += ["--fit", f"{fit:g}", "--held-out", f"{held_out:g}"]
+        if held_out and config.data_fraction < 1:  # a search must not see labels that the runs do not have
+            argv += ["--within", f"{config.data_fraction:g}"]
+        argv += opts
         stages.append(Stage(_split_name(folder, plan), "split", tuple(argv), folder, folder / "names.json", prepared))
     return stages
 
