@@ -37,6 +37,8 @@ def run_plan(args: argparse.Namespace, command: str) -> int:
     launcher = make_launcher(args.launcher, args.nproc, args.slurm_option, args.slurm_via)
     if args.dry_run:
         print(dry_run(plan, choose(plan_stages(plan), args.only), launcher))
+        if plan.stopping is not None:
+            print(f"then one seed at a time until every comparison is decided, at most {plan.stopping.most} seeds")
         return 0
     if args.power is not None:
         stages = plan_stages(plan)

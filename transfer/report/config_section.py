@@ -16,6 +16,7 @@ from transfer.report.csv_rows import (
     CsvRow,
     interval,
     title,
+    unbounded,
     verdict_class,
 )
 from transfer.report.error_section import error_parts
@@ -161,7 +162,10 @@ def differences_table(rows: ConfigRows, role: str, names: Sequence[str], cells: 
                     f"{init}, {title(*column)}",
                     Cell(cells.cell(row, f"vs_{role}"), "num"),
                     Cell(row[f"vs_{role}_verdict_text"], f"left {verdict_class(row, role)}"),
-                    Cell(join(["[", low, ", ", high, "]"]) if interval(row, role) else "none", "num"),
+                    Cell(
+                        join(["[", low, ", ", high, "]", unbounded(row, role)]) if interval(row, role) else "none",
+                        "num",
+                    ),
                     row[f"vs_{role}_n"],
                 ]
             )
@@ -173,18 +177,20 @@ def differences_table(rows: ConfigRows, role: str, names: Sequence[str], cells: 
 
 def dots_figure(rows: ConfigRows, role: str) -> list[Figure]:
     """The differences of the main metrics as dots with intervals; [] when there are none."""
-    dots, reference = [], ""
+    dots, reference, over_images = [], "", False
     for column in rows.columns(MAIN):
         for init in plotted(rows, role):
             row = rows.get(init, *column)
             if row is not None and row[f"vs_{role}"]:
                 reference = row[f"vs_{role}_init"]
+                over_images |= "over images" in row[f"vs_{role}_interval"]
                 low, high = (float(text) if (text := row[f"vs_{role}_{end}"]) else None for end in ("low", "high"))
                 dots.append(Dot(title(*column), init, float(row[f"vs_{role}"]), low, high, verdict_class(row, role)))
     if not dots:
         return []
     name = f"Differences to {reference}"
-    kind = " with 95 % intervals" if any(dot.low is not None for dot in dots) else " (one run each: no interval)"
+    kind = " with 95 % intervals" if any(dot.low is not None for dot in dots) else " (no interval)"
+    kind += ", of single runs over the test images" if over_images else ""
     return [Figure(name, DotIntervals(dots[:MOST_DOTS], f"difference to {reference}, AP"), name + kind)]
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
+from transfer.comparison.differences import WIDER
 from transfer.comparison.gap import ROLES, Gap, Row, Table
 from transfer.comparison.variance import Component, components
 from transfer.report.escaping import csv_text
@@ -28,7 +29,7 @@ SINGLE_INTERVALS = (
     "Intervals are single 95 % intervals: of many, about one in twenty misses the truth. Verdicts are adjusted for all "
     "comparisons of this report (Holm), so an interval may exclude 0 and its verdict be undecided. Only AP has "
     "verdicts: the metrics of one run are computed from the same detections, and several of them agreeing is not "
-    "several pieces of evidence."
+    "several pieces of evidence. * An interval wider than the metric can be: the runs do not bound the difference."
 )
 
 CsvRow = dict[str, str]  # column -> text
@@ -147,7 +148,12 @@ def bracket(row: CsvRow, role: str) -> str:
 def interval(row: CsvRow, role: str) -> str:
     """The interval in brackets, "" when there is none."""
     low, high = row[f"vs_{role}_low"], row[f"vs_{role}_high"]
-    return f"[{low}, {high}]" if low else ""
+    return f"[{low}, {high}]{unbounded(row, role)}" if low else ""
+
+
+def unbounded(row: CsvRow, role: str) -> str:
+    """The mark of an interval that is wider than the metric can be."""
+    return "*" if WIDER in row[f"vs_{role}_note"] else ""
 
 
 def by_config(rows: Iterable[CsvRow]) -> dict[str, ConfigRows]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from transfer.comparison.box_quality import BoxQuality
 from transfer.comparison.comparison import Comparison
@@ -13,6 +13,7 @@ from transfer.comparison.next_steps import Spread
 from transfer.comparison.student import ALPHA
 from transfer.comparison.variance import Component
 from transfer.comparison.verdicts import AHEAD, BEHIND, EQUIVALENT, NONE, UNDECIDED, Verdict
+from transfer.records.run import Run
 from transfer.report.csv_rows import number, title
 
 RELATION = {AHEAD: "ahead of", BEHIND: "behind"}
@@ -36,12 +37,28 @@ def summary(comparison: Comparison) -> list[str]:
             text = f"Nothing was learned on {table.name}: no initialisation reaches {FLOOR} {what}."
             sentences.append(((True, len(ROLES)), text))
             continue
+        sentences += [((False, -1), text) for text in _without_runs(table, {row.init for row in rows})]
         for place, role in enumerate(ROLES):
             for row in rows:
                 if role in row.gaps and not is_mirror(table, row.init, role):
                     order = (row.init in table.references.values(), place)
                     sentences.append((order, sentence(table, row, row.gaps[role])))
     return [text for _, text in sorted(sentences, key=lambda pair: pair[0])]
+
+
+def _without_runs(table: Table, finished: Collection[str]) -> list[str]:
+    """A sentence for every initialisation whose runs all failed: it would vanish from the comparison."""
+    return [
+        f"{init} has no result on {table.name}: all of its {len(lost)} runs failed ({_first(lost)})."
+        for init in table.inits
+        if init not in finished and (lost := table.failures(init))
+    ]
+
+
+def _first(lost: Sequence[Run]) -> str:
+    """The first of several failures, and how many more there are."""
+    more = f", and {len(lost) - 1} more" if len(lost) > 1 else ""
+    return f"{lost[0].name}: {' '.join((lost[0].error or 'unknown error').split())}{more}"
 
 
 def sentence(table: Table, row: Row, gap: Gap) -> str:
@@ -67,9 +84,7 @@ def sentence(table: Table, row: Row, gap: Gap) -> str:
     text = f"{text}{_notes(gap)}"
     lost = [run for init in (row.init, gap.reference) for run in table.failures(init)]
     if lost:
-        first = f"{lost[0].name}: {' '.join((lost[0].error or 'unknown error').split())}"
-        more = f", and {len(lost) - 1} more" if len(lost) > 1 else ""
-        failed = f"{one.failed} of {one.planned} runs failed ({first}{more})"
+        failed = f"{one.failed} of {one.planned} runs failed ({_first(lost)})"
         return f"Among the runs that finished, {text}; {failed}."
     return f"{text[0].upper()}{text[1:]}." if one.question == METHOD else f"{text}."
 

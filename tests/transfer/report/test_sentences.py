@@ -12,7 +12,7 @@ from tests.transfer.run_store import make_record, write_run
 from transfer.comparison.comparison import Comparison, complete
 from transfer.comparison.gap import compare
 from transfer.records.run import find_runs
-from transfer.report.csv_rows import csv_rows
+from transfer.report.csv_rows import csv_rows, interval
 from transfer.report.sentences import spread_sentence, summary
 
 REFERENCES = {"supervised": "supervised", "random": "random"}
@@ -137,3 +137,23 @@ def test_box_quality_is_mentioned_only_beyond_the_noise(tmp_path: Path) -> None:
     (one,) = compared(tmp_path).configs[0].box_quality
     assert one.init == "moco"
     assert one.percent[1] > 0
+
+
+def test_an_initialisation_without_any_run_does_not_vanish(tmp_path: Path) -> None:
+    write(tmp_path, "supervised", [15.0, 15.1])
+    for seed in (0, 1):
+        error = f"the loss is not finite at iteration {seed}"
+        write_run(tmp_path, make_record(init="moco", seed=seed, status="failed", error=error))
+    assert summary(compared(tmp_path)) == [
+        "moco has no result on toy: all of its 2 runs failed (moco, seed 0: the loss is not finite at iteration 0, and "
+        "1 more)."
+    ]
+
+
+def test_an_interval_that_no_metric_can_have_is_marked(tmp_path: Path) -> None:
+    write(tmp_path, "supervised", [5.0, 1.0])
+    write(tmp_path, "moco", [5.0, 9.0])
+    comparison = compared(tmp_path)
+    (row,) = [row for row in csv_rows(comparison.tables) if (row["init"], row["metric"]) == ("moco", "AP")]
+    assert interval(row, "supervised").endswith("]*")
+    assert "wider than the metric can be: the runs do not bound the difference" in summary(comparison)[0]
