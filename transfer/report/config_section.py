@@ -137,8 +137,9 @@ def values_table(rows: ConfigRows, cells: CsvCells) -> Markup:
         body.append([init, rows.n(init, columns), *numbers])
     reference = next((row[f"vs_{role}_init"] for row in rows.rows if row[f"vs_{role}_init"]), None)
     note = f"in brackets the difference to {reference}" if reference else "no reference to compare with"
+    repeated = any(row["pretraining_runs"] not in ("", "1") for row in rows.rows)
     spread = (
-        " ± sample standard deviation over seeds"
+        f" ± sample standard deviation over {'runs' if repeated else 'seeds'}"
         if any(row["std"] for row in rows.rows)
         else " (one run each: no spread)"
     )
