@@ -2,6 +2,7 @@
 
     python transfer/measure_gap.py plans/demo.yaml
     python transfer/measure_gap.py plans/demo.yaml --dry-run
+    python transfer/measure_gap.py plans/demo.yaml --power 0.5   # how many seeds see a difference of 0.5 AP?
     python transfer/measure_gap.py runs/demo                     # report on a folder of finished runs
 
 Exit codes: 0 every stage has finished, 1 a stage failed (the report says which run has no number), 2 the plan or an
@@ -29,6 +30,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     what = parser.add_argument_group("what to run")
     what.add_argument(
         "--dry-run", action="store_true", help="print stages, state, estimated time and disk; run nothing"
+    )
+    what.add_argument(
+        "--power", type=float, metavar="AP", help="print the seeds and pretraining runs that see this; run nothing"
     )
     what.add_argument("--report-only", action="store_true", help="write the report on finished runs; run nothing")
     what.add_argument(
@@ -58,6 +62,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     report.add_argument("--supervised", metavar="INIT", help="the supervised initialisation (for a folder of runs)")
     report.add_argument("--random", metavar="INIT", help="the random initialisation (for a folder of runs)")
+    report.add_argument(
+        "--margin", type=float, metavar="AP", help="differences below this count as equivalent (for a folder of runs)"
+    )
     report.add_argument("--published", action="store_true", help="show published rows of the same protocol")
     report.add_argument("--figures", action="store_true", help="also write the charts as SVG files into figures/")
     report.add_argument("--no-examples", action="store_true", help="leave images of the data set out of the report")
@@ -65,23 +72,26 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--no-detections", action="store_true", help="skip error types, example images and image bootstrap"
     )
     args = parser.parse_args(argv)
+    for name in ("margin", "power"):
+        if (value := getattr(args, name)) is not None and not 0 < value < 100:
+            parser.error(f"--{name} must be between 0 and 100 points of AP")
     if args.jobs < 1:
         parser.error("--jobs must be at least 1")
     return args
 
 
-PLAN_ONLY = ("dry_run", "report_only", "only", "redo", "set", "seed_offset")
-FOLDER_ONLY = ("supervised", "random")
+PLAN_ONLY = ("dry_run", "report_only", "only", "redo", "set", "seed_offset", "power")
+FOLDER_ONLY = ("supervised", "random", "margin")
 
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise UserError for an option that would be ignored: some apply only to a plan, some only to a folder of runs."""
     folder = Path(args.plan).is_dir()
     for name in PLAN_ONLY if folder else FOLDER_ONLY:
-        if getattr(args, name):
+        if getattr(args, name) not in (None, False, 0, []):
             flag = f"--{name.replace('_', '-')}"
             what = "a folder of finished runs" if folder else "a plan"
-            hint = "it needs a plan" if folder else f"in a plan write --set {name}=INIT"
+            hint = "it needs a plan" if folder else f"in a plan write --set {name}=..."
             raise UserError(f"{flag} does not apply to {args.plan}, which is {what}; {hint}")
 
 

@@ -3,7 +3,8 @@
     python transfer/splits.py --config-file coco_R50_FPN.yaml --fit 0.8 --held-out 0.2 --output runs/x/splits
 
 Images are ordered by a fixed shuffle of their ids: the first share is for training, the last is held out, and smaller
-shares are part of larger ones. The test set is not used. Writes names.json with the data set names of both parts.
+shares are part of larger ones. With --within both parts lie inside that share. The test set is not used.
+Writes names.json with the data set names of both parts.
 """
 
 import os
@@ -30,6 +31,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--config-file", required=True, metavar="FILE", help="whose DATASETS.TRAIN is split")
     parser.add_argument("--fit", type=float, required=True, metavar="SHARE", help="of the images, to train on")
     parser.add_argument("--held-out", type=float, default=0.0, metavar="SHARE", help="of the images, to choose by (0)")
+    parser.add_argument(
+        "--within", type=float, default=1.0, metavar="SHARE", help="both parts inside this share of the images (1)"
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
     args = parser.parse_args()
@@ -37,21 +41,29 @@ def parse() -> argparse.Namespace:
         parser.error("--fit must be above 0")
     if args.held_out < 0:
         parser.error("--held-out must be 0 or more")
-    if args.fit + args.held_out > 1 + 1e-9:
-        parser.error("--fit and --held-out must be at most 1 together")
+    if not 0 < args.within <= 1:
+        parser.error("--within must be above 0 and at most 1")
+    if args.fit + args.held_out > args.within + 1e-9:
+        parser.error(f"--fit and --held-out must be at most {args.within:g} together")
     return args
 
 
-def parts_of(ids: list[Any], fit: float, held_out: float) -> Parts:
-    """Disjoint parts of ``ids``, at least one image each; the part for a smaller ``fit`` is a subset."""
+def parts_of(ids: list[Any], fit: float, held_out: float, within: float = 1.0) -> Parts:
+    """Disjoint parts of ``ids``, at least one image each; the part for a smaller ``fit`` is a subset.
+
+    All shares are of ``ids``. Both parts are among the images that ``fit=within`` would give.
+    """
     import numpy as np
 
     order = np.random.RandomState(0).permutation(len(ids))  # the order that NAME@P% shares are drawn in
     counts = {"fit": max(1, round(len(ids) * fit)), "held_out": max(1, round(len(ids) * held_out)) if held_out else 0}
-    if sum(counts.values()) > len(ids):
-        raise UserError(f"{len(ids)} images are too few to fit on {fit:g} and hold out {held_out:g} of them")
-    first_held_out = len(ids) - counts["held_out"]
-    return {"fit": [ids[i] for i in order[: counts["fit"]]], "held_out": [ids[i] for i in order[first_held_out:]]}
+    last = max(1, round(len(ids) * within))
+    if counts["held_out"] and within < 1:  # what was rounded up must not reach beyond the share
+        counts["fit"] = min(counts["fit"], last - counts["held_out"])
+    if counts["fit"] < 1 or sum(counts.values()) > last:
+        raise UserError(f"{last} images are too few to fit on {fit:g} and hold out {held_out:g} of {len(ids)}")
+    first_held_out = last - counts["held_out"]
+    return {"fit": [ids[i] for i in order[: counts["fit"]]], "held_out": [ids[i] for i in order[first_held_out:last]]}
 
 
 def split_json(spec: "DatasetSpec", parts: Parts, folder: Path) -> dict[str, str]:
@@ -101,7 +113,7 @@ def main() -> int:
     names: dict[str, list[str]] = {"fit": [], "held_out": []}
     for i, name in enumerate(load_config(args.config_file, args.opts).DATASETS.TRAIN):
         spec = get_dataset(name)
-        parts = parts_of(sorted(spec.summary.image_ids), args.fit, args.held_out)
+        parts = parts_of(sorted(spec.summary.image_ids), args.fit, args.held_out, args.within)
         for part, part_name in SPLITTERS[spec.kind](spec, parts, args.output / f"train{i}").items():
             names[part].append(part_name)
         print(f"{name}: {len(parts['fit'])} images to fit, {len(parts['held_out'])} held out")

@@ -58,9 +58,9 @@ def make_record(**changes: Any) -> dict[str, Any]:
     return {**record, **changes}
 
 
-def write_run(root: Path, record: dict[str, Any]) -> Path:
-    """Write ``record`` into CONFIG/INIT/seedN below ``root``; returns that folder."""
-    folder = root / record["config"]["name"] / record["init"]["name"] / f"seed{record['seed']}"
+def write_run(root: Path, record: dict[str, Any], pretraining: str = "") -> Path:
+    """Write ``record`` into CONFIG/INIT[/PRETRAINING]/seedN below ``root``; returns that folder."""
+    folder = root / record["config"]["name"] / record["init"]["name"] / pretraining / f"seed{record['seed']}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "result.json").write_text(json.dumps(record))
     return folder

@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 
 from tqdm import tqdm
 
+from transfer.comparison.box_quality import BoxQuality, box_quality
 from transfer.comparison.curves import Curves, ScheduleLengths, learning_curves, schedule_lengths
 from transfer.comparison.detection_errors import DetectionErrors, detection_errors
 from transfer.comparison.example_images import Examples, example_images
+from transfer.comparison.family import with_verdicts
 from transfer.comparison.gap import Table
-from transfer.records.run import Run
+from transfer.comparison.next_steps import Spread, measured_spreads, what_now
+from transfer.comparison.sequential import SequentialPlan
+from transfer.comparison.verdicts import MARGIN
 
 
 @dataclass(frozen=True)
@@ -23,16 +27,6 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class BoxQuality:
-    """Differences of one initialisation to a reference in AP50 and in AP75, which needs better boxes."""
-
-    init: str
-    reference: str
-    ap50: float
-    ap75: float
-
-
-@dataclass(frozen=True)
 class ConfigComparison:
     """One config: its table of numbers, and what else is known of its runs."""
 
@@ -40,6 +34,7 @@ class ConfigComparison:
     failures: Sequence[Failure]
     curves: Curves
     box_quality: Sequence[BoxQuality]
+    spreads: Sequence[Spread] = ()
     errors: DetectionErrors | None = None  # None: detections were not asked for
     examples: Examples | None = None
 
@@ -50,6 +45,9 @@ class Comparison:
 
     configs: Sequence[ConfigComparison]
     schedules: Sequence[ScheduleLengths] = field(default_factory=tuple)
+    margin: float = MARGIN
+    next_step: str = ""  # which differences are undecided, and what would decide them
+    stopping: SequentialPlan | None = None
 
     @property
     def tables(self) -> list[Table]:
@@ -58,46 +56,40 @@ class Comparison:
 
 
 def complete(
-    tables: Sequence[Table], *, errors: Mapping[str, str] | None = None, detections: bool = True, examples: bool = True
+    tables: Sequence[Table],
+    *,
+    margin: float = MARGIN,
+    stopping: SequentialPlan | None = None,
+    pretraining_hours: Mapping[str, float] | None = None,
+    detections: bool = True,
+    examples: bool = True,
 ) -> Comparison:
-    """Add what is computed from ``tables`` and their runs' files.
+    """Add the verdicts, and what is computed from ``tables`` and their runs' files.
 
-    ``errors``: run folder -> why it has no number, where that is better known than from its result.json.
-    ``detections``: with error types and, unless ``examples`` is false, example images. They take most of the time.
+    ``margin``: differences smaller than this (in points of AP) count as equivalent. ``stopping``: the rule by which
+    seeds were added. ``pretraining_hours``: measured, by initialisation. ``detections``: with error types and, unless
+    ``examples`` is false, example images. They take most of the time.
     """
+    judged = with_verdicts(tables, margin=margin, stopping=stopping)
     configs = [
         ConfigComparison(
             table,
-            _failures(table, errors or {}),
-            learning_curves(table),
-            _box_quality(table),
+            _failures(table),
+            curves,
+            quality,
+            measured_spreads(table),
             detection_errors(table) if detections else None,
             example_images(table) if detections and examples else None,
         )
-        for table in tqdm(tables, desc="error types and examples", disable=None if detections else True)
+        for table, curves, quality in tqdm(
+            list(zip(judged, learning_curves(judged), box_quality(judged))),
+            desc="error types and examples",
+            disable=None if detections else True,
+        )
     ]
-    return Comparison(configs, schedule_lengths(tables))
+    next_step = what_now(judged, margin, pretraining_hours or {}, stopping)
+    return Comparison(configs, schedule_lengths(judged), margin, next_step, stopping)
 
 
-def _failures(table: Table, errors: Mapping[str, str]) -> list[Failure]:
-    return [
-        Failure(f"{run.init}, seed {run.seed}", " ".join((errors.get(str(run.folder)) or _reason(run)).split()))
-        for run in table.runs
-        if not run.finished
-    ]
-
-
-def _reason(run: Run) -> str:
-    return run.error or run.status
-
-
-def _box_quality(table: Table) -> list[BoxQuality]:
-    """Against the supervised initialisation, for what is not a reference itself."""
-    reference = table.references.get("supervised")
-    qualities = []
-    for init in table.inits if reference is not None else ():
-        rows = [table.row(init, "bbox", metric) for metric in ("AP50", "AP75")]
-        gaps = [row.differences["supervised"].mean for row in rows if row and "supervised" in row.differences]
-        if len(gaps) == 2 and init not in table.references.values():
-            qualities.append(BoxQuality(init, str(reference), *gaps))
-    return qualities
+def _failures(table: Table) -> list[Failure]:
+    return [Failure(run.name, " ".join((run.error or run.status).split())) for run in table.runs if not run.finished]

@@ -1,4 +1,4 @@
-"""AP against iterations and against schedule lengths: curves, and where one initialisation overtakes another.
+"""AP against iterations and against schedule lengths: curves, and which initialisation overtakes another.
 
 MoCo's Tables 5 and A.1 compare 1x, 2x and 6x schedules: pretraining buys speed, and with a long schedule random
 initialisation catches up (He et al., Rethinking ImageNet Pre-training, arXiv 1811.08883). A difference at one schedule
@@ -13,32 +13,38 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from transfer.comparison.curve_order import overtaking, standings
 from transfer.comparison.gap import Table
 from transfer.comparison.intervals import mean
 from transfer.records.run import Run
 
 Curve = list[tuple[float, float]]  # (iteration, value), ascending
+BySeed = Mapping[int, Mapping[int, float]]  # seed -> iteration -> value
 TASK, METRIC = "bbox", "AP"  # what the curves show
-MOST_CROSSINGS = 12
 # keys in which runs of one config differ when only the length of their schedule does
 LENGTH_KEYS = ("iterations", "SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD")
 
 
 @dataclass(frozen=True)
-class Crossing:
-    """``winner`` has lower AP than ``loser`` up to ``iteration`` and higher AP after it."""
+class OrderChange:
+    """``winner`` is behind ``loser`` at one iteration and ahead at a later one, beyond the intervals of both."""
 
     winner: str
     loser: str
-    iteration: float
+    behind_at: int
+    ahead_at: int
 
 
 @dataclass(frozen=True)
 class Curves:
-    """Curves per initialisation (those with two points or more) and the first places where their order changes."""
+    """Curves per initialisation (those with two points or more), and the changes of order that the seeds show.
+
+    ``tested``: number of pairs of curves with two common seeds or more; without any, no change of order can be shown.
+    """
 
     by_init: Mapping[str, Curve]
-    crossings: Sequence[Crossing]
+    order_changes: Sequence[OrderChange] = ()
+    tested: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,28 +60,66 @@ class ScheduleLengths:
         return list(dict.fromkeys(init for table in self.tables.values() for init in table.inits))
 
 
-def learning_curves(table: Table) -> Curves:
-    """Mean AP over seeds at the evaluations during training; no curves when nothing was evaluated before the end."""
-    by_init = {init: [run for run in table.runs if run.init == init and run.finished] for init in table.inits}
-    return _curves({init: mean_curve(runs, TASK, METRIC) for init, runs in by_init.items()})
+def learning_curves(tables: Sequence[Table]) -> list[Curves]:
+    """Mean AP over runs at the evaluations during training, for every table.
+
+    No curves where nothing was evaluated before the end.
+    """
+    means, by_seed = [], []
+    for table in tables:
+        by_init = {init: [run for run in table.runs if run.init == init and run.finished] for init in table.inits}
+        means.append({init: mean_curve(runs, TASK, METRIC) for init, runs in by_init.items()})
+        by_seed.append({init: _by_seed(runs) for init, runs in by_init.items()})
+    return _curves(means, by_seed)
+
+
+def _by_seed(runs: Sequence[Run]) -> BySeed:
+    """The curve of every seed, as a mean over pretraining runs."""
+    seeds = dict.fromkeys(run.seed for run in runs)
+    curves = {seed: mean_curve([run for run in runs if run.seed == seed], TASK, METRIC) for seed in seeds}
+    return {seed: {int(iteration): value for iteration, value in curve} for seed, curve in curves.items()}
 
 
 def schedule_lengths(tables: Sequence[Table]) -> list[ScheduleLengths]:
     """Groups of tables whose runs differ in nothing but the length of the schedule."""
-    groups = []
-    for group in by_schedule(tables):
-        curves = {}
+    groups = by_schedule(tables)
+    means, by_seed = [], []
+    for group in groups:
+        curves: dict[str, Curve] = {}
+        seeds: dict[str, dict[int, dict[int, float]]] = {}
         for init in dict.fromkeys(init for table in group.values() for init in table.inits):
             rows = {length: row for length, table in group.items() if (row := table.row(init, TASK, METRIC))}
-            # rounded as gap.csv prints them, so that a crossing agrees with the numbers in the table
-            curves[init] = [(float(length), round(row.mean, 2)) for length, row in rows.items()]
-        groups.append(ScheduleLengths(group, _curves(curves)))
-    return groups
+            curves[init] = [(float(length), row.mean) for length, row in rows.items()]
+            for length, row in rows.items():
+                for seed in dict.fromkeys(seed for run in row.cells.values() for seed in run):
+                    values = [run[seed] for run in row.cells.values() if seed in run]
+                    seeds.setdefault(init, {}).setdefault(seed, {})[length] = mean(values)
+        means.append(curves)
+        by_seed.append(seeds)
+    return [ScheduleLengths(group, curves) for group, curves in zip(groups, _curves(means, by_seed))]
 
 
-def _curves(by_init: Mapping[str, Curve]) -> Curves:
-    longer = {init: curve for init, curve in by_init.items() if len(curve) > 1}
-    return Curves(longer, crossings(longer)[:MOST_CROSSINGS])
+def _curves(means: Sequence[Mapping[str, Curve]], by_seed: Sequence[Mapping[str, BySeed]]) -> list[Curves]:
+    """Curves of every table, and their changes of order, with intervals that hold for all pairs of all tables."""
+    drawn = [{init: curve for init, curve in table.items() if len(curve) > 1} for table in means]
+    pairs = [
+        [pair for pair in itertools.combinations(table, 2) if len(seeds[pair[0]].keys() & seeds[pair[1]].keys()) > 1]
+        for table, seeds in zip(drawn, by_seed)
+    ]
+    comparisons = max(1, sum(map(len, pairs)))
+    return [
+        Curves(
+            table,
+            [
+                OrderChange(winner, loser, change.behind_at, change.ahead_at)
+                for first, second in of_table
+                for winner, loser in ((first, second), (second, first))
+                if (change := overtaking(standings(seeds[winner], seeds[loser], comparisons=comparisons)))
+            ],
+            len(of_table),
+        )
+        for table, seeds, of_table in zip(drawn, by_seed, pairs)
+    ]
 
 
 def history(run: Run, task: str, metric: str) -> dict[int, float]:
@@ -97,19 +141,6 @@ def mean_curve(runs: Sequence[Run], task: str, metric: str) -> Curve:
         return []
     in_all = set.intersection(*(set(h) for h in histories))
     return [(float(i), mean([h[i] for h in histories])) for i in sorted(in_all)]
-
-
-def crossings(curves: Mapping[str, Curve]) -> list[Crossing]:
-    """Every change of order between two curves, by linear interpolation between iterations that both have."""
-    crossed = []
-    for first, second in itertools.combinations(curves, 2):
-        one, two = dict(curves[first]), dict(curves[second])
-        gaps = [(i, one[i] - two[i]) for i in sorted(one.keys() & two.keys()) if one[i] != two[i]]
-        for (i, before), (j, after) in itertools.pairwise(gaps):
-            if before * after < 0:
-                winner, loser = (first, second) if after > 0 else (second, first)
-                crossed.append(Crossing(winner, loser, i + (j - i) * before / (before - after)))
-    return sorted(crossed, key=lambda crossing: crossing.iteration)
 
 
 def by_schedule(tables: Sequence[Table]) -> list[dict[int, Table]]:

@@ -10,27 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.atomic import read_json, sha256_file, write_json
+from transfer.comparison.differences import Difference, compare_pair
 from transfer.comparison.gap import Table
 from transfer.comparison.image_bootstrap import load_detections
-from transfer.comparison.intervals import mean, paired_t
+from transfer.comparison.intervals import mean
+from transfer.comparison.shape import UNBOUNDED
 from transfer.evaluate.error_types import TYPES, error_types
 from transfer.records.run import Run
 
 CACHE = "error_types.json"
-OPPOSITE = {"ahead": "behind", "behind": "ahead"}
 Stored = Mapping[str, Any]  # an error_types.json: AP50, weight and count of each type
-BySeed = Mapping[int, Stored]
-
-
-@dataclass(frozen=True)
-class ErrorDifference:
-    """Mean paired difference of one type's weight to the reference.
-
-    ``verdict`` rates the detector, as it does for AP: fewer errors than the reference are "ahead".
-    """
-
-    mean: float
-    verdict: str  # ahead | behind | within noise | no interval
+OfRuns = Mapping[str, Mapping[int, Stored]]  # pretraining run -> seed -> its error types
 
 
 @dataclass(frozen=True)
@@ -39,7 +29,9 @@ class ErrorTypes:
 
     reference: str | None
     weights: Mapping[str, Mapping[str, float]]  # init -> type -> AP50 gained
-    differences: Mapping[str, Mapping[str, ErrorDifference]]  # init -> type -> difference to ``reference``
+    # init -> type -> difference of the weight to ``reference``. A weight says what correcting a type would gain, from
+    # where this detector stands: a better detector may have the larger weight, so there is no verdict
+    differences: Mapping[str, Mapping[str, Difference]]
 
 
 @dataclass(frozen=True)
@@ -52,7 +44,7 @@ class DetectionErrors:
 
 def detection_errors(table: Table) -> DetectionErrors:
     """Error types of the runs whose detections are still there; a run without detections is no problem."""
-    stored: dict[str, dict[int, Stored]] = {}
+    stored: dict[str, dict[str, dict[int, Stored]]] = {}
     problems: dict[str, int] = {}
     for run in table.runs:
         if run.detections is None:
@@ -61,7 +53,7 @@ def detection_errors(table: Table) -> DetectionErrors:
         if isinstance(result, str):
             problems[result] = problems.get(result, 0) + 1
         else:
-            stored.setdefault(run.init, {})[run.seed] = result
+            stored.setdefault(run.init, {}).setdefault(run.pretraining, {})[run.seed] = result
     return DetectionErrors(_compared(table, stored) if stored else None, problems)
 
 
@@ -89,25 +81,31 @@ def run_error_types(run: Run) -> Stored | str:
     return result
 
 
-def _compared(table: Table, stored: Mapping[str, BySeed]) -> ErrorTypes:
+def _compared(table: Table, stored: Mapping[str, OfRuns]) -> ErrorTypes:
     references = (table.references.get(role) for role in ("supervised", "random"))
     reference = next((init for init in references if init in stored), None)
     weights = {
-        init: {name: mean([one["weight"][name] for one in by_seed.values()]) for name in TYPES}
-        for init, by_seed in stored.items()
+        init: {
+            name: mean([one["weight"][name] for by_seed in runs.values() for one in by_seed.values()]) for name in TYPES
+        }
+        for init, runs in stored.items()
     }
-    differences: dict[str, dict[str, ErrorDifference]] = {}
-    for init, by_seed in stored.items():
+    differences: dict[str, dict[str, Difference]] = {}
+    for init in stored:
         if reference is not None and init != reference:
-            by_type = {name: _difference(by_seed, stored[reference], name) for name in TYPES}
+            by_type = {name: _difference(table, stored, init, reference, name) for name in TYPES}
             differences[init] = {name: difference for name, difference in by_type.items() if difference is not None}
     return ErrorTypes(reference, weights, differences)
 
 
-def _difference(own: BySeed, other: BySeed, name: str) -> ErrorDifference | None:
-    """Paired by seed, as the gap is; None when the two share no seed."""
-    paired = [one["weight"][name] - other[seed]["weight"][name] for seed, one in own.items() if seed in other]
-    if not paired:
-        return None
-    verdict = paired_t(paired).verdict
-    return ErrorDifference(mean(paired), OPPOSITE.get(verdict, verdict))
+def _difference(table: Table, stored: Mapping[str, OfRuns], init: str, reference: str, name: str) -> Difference | None:
+    """For the same question as the gap; None when the two share no seed."""
+    own, other = (
+        (
+            one,
+            {run: {seed: float(v["weight"][name]) for seed, v in seeds.items()} for run, seeds in stored[one].items()},
+        )
+        for one in (init, reference)
+    )
+    weights, method = compare_pair(own, other, without_pretraining=table.without_pretraining, scale=UNBOUNDED)
+    return method or weights

@@ -7,7 +7,6 @@ docs/statistics.md has the model, why these intervals and no others, and what th
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from transfer.comparison.student import ALPHA, quantile, satterthwaite, two_side
 from transfer.comparison.variance import Cells, Components, components
 
 WEIGHTS, METHOD = "these weights", "the method"
+WIDER = "wider than the metric can be"
 SPREAD_FLOOR = 1e-9  # points; two metrics that differ by less are the same number after rounding errors
 
 
@@ -144,6 +144,7 @@ class Result:
 
 
 Failures = Mapping[str, Mapping[str, Mapping[int, str]]]
+Side = tuple[str, Cells]  # an initialisation and its values
 
 
 def compare_initialisations(
@@ -163,7 +164,6 @@ def compare_initialisations(
     has no entry.
     """
     lost = failures or {}
-    against = functools.partial(_difference, scale=scale, alpha=alpha, without_pretraining=without_pretraining)
     results = {}
     for init, cells in values.items():
         numbers = [value for seeds in cells.values() for value in seeds.values()]
@@ -171,11 +171,14 @@ def compare_initialisations(
         weights = method = None
         if init != reference:
             counts = [_counts(values[one], lost.get(one, {})) for one in (init, reference)]
-            failed, planned = (sum(column) for column in zip(*counts))
-            pair = (init, values[init], reference, values[reference])
-            weights = against(WEIGHTS, *pair, failed=failed, planned=planned)
-            if max(sum(map(bool, values[one].values())) for one in (init, reference)) > 1:
-                method = against(METHOD, *pair, failed=failed, planned=planned)
+            weights, method = compare_pair(
+                (init, cells),
+                (reference, values[reference]),
+                counts=(counts[0][0] + counts[1][0], counts[0][1] + counts[1][1]),
+                without_pretraining=without_pretraining,
+                scale=scale,
+                alpha=alpha,
+            )
         results[init] = Result(
             init,
             float(np.mean(run_means)) if run_means else None,
@@ -190,6 +193,26 @@ def compare_initialisations(
     return results
 
 
+def compare_pair(
+    own: Side,
+    other: Side,
+    *,
+    counts: tuple[int, int] = (0, 0),
+    without_pretraining: Collection[str] = (),
+    scale: tuple[float, float] = (0.0, 100.0),
+    alpha: float = ALPHA,
+) -> tuple[Difference | None, Difference | None]:
+    """(these weights, the method): the difference of ``own`` to ``other`` in one metric, for both questions.
+
+    ``counts``: (failed, planned) cells of both sides. The second is None when neither side was pretrained twice, both
+    are when the sides share no seed.
+    """
+    options: Any = {"counts": counts, "scale": scale, "alpha": alpha, "without_pretraining": without_pretraining}
+    weights = _difference(WEIGHTS, own, other, **options)
+    repeated = max(sum(map(bool, cells.values())) for _, cells in (own, other)) > 1
+    return weights, _difference(METHOD, own, other, **options) if repeated else None
+
+
 def _counts(cells: Cells, lost: Mapping[str, Mapping[int, str]]) -> tuple[int, int]:
     """(failed, planned) cells of one initialisation."""
     failed = sum(len(seeds) for seeds in lost.values())
@@ -198,32 +221,22 @@ def _counts(cells: Cells, lost: Mapping[str, Mapping[int, str]]) -> tuple[int, i
 
 def _difference(
     question: str,
-    init: str,
-    own: Cells,
-    reference: str,
-    other: Cells,
+    own: Side,
+    other: Side,
     *,
-    failed: int,
-    planned: int,
+    counts: tuple[int, int],
     scale: tuple[float, float],
     alpha: float,
     without_pretraining: Collection[str],
 ) -> Difference | None:
     """None when the two sides share no seed."""
-    seeds = _common_seeds(own, other)
+    seeds = _common_seeds(own[1], other[1])
     if not seeds:
         return None
-    a, b = _grid(own, seeds), _grid(other, seeds)
-    bare = Difference(
-        question,
-        float(a.mean() - b.mean()),
-        float(a.mean()),
-        float(b.mean()),
-        (len(a), len(b)),
-        seeds,
-        failed=failed,
-        planned=planned,
-    )
+    a, b = _grid(own[1], seeds), _grid(other[1], seeds)
+    own_mean, other_mean = float(a.mean()), float(b.mean())
+    bare = Difference(question, float(a.mean() - b.mean()), own_mean, other_mean, (len(a), len(b)), seeds)
+    bare = replace(bare, failed=counts[0], planned=counts[1])
     estimate = _estimate(question, a, b)
     if isinstance(estimate, str):
         return replace(bare, problem=estimate)
@@ -231,11 +244,9 @@ def _difference(
         return replace(bare, problem="all runs found nothing")
     if float(estimate.variance) ** 0.5 <= SPREAD_FLOOR:
         return replace(bare, problem="no spread between runs: repeats of one run, or a metric with few values")
-    notes = [
-        _missing_pretraining(init, a, without_pretraining),
-        _missing_pretraining(reference, b, without_pretraining),
-    ]
-    return _finish(bare, estimate, [n for n in notes if n and question == METHOD], scale, alpha)
+    sides = ((own[0], a), (other[0], b)) if question == METHOD else ()
+    notes = [note for name, grid in sides if (note := _missing_pretraining(name, grid, without_pretraining))]
+    return _finish(bare, estimate, notes, scale, alpha)
 
 
 def _estimate(question: str, own: np.ndarray, other: np.ndarray) -> Estimate | str:
@@ -255,7 +266,7 @@ def _finish(
     half = float(quantile(df, alpha)) * error
     low, high = bare.mean - half, bare.mean + half
     if low < scale[0] - bare.reference_mean or high > scale[1] - bare.reference_mean:
-        notes.append("wider than the metric can be: the runs do not bound the difference")
+        notes.append(f"{WIDER}: the runs do not bound the difference")
     widest = scale[1] - scale[0]
     return replace(
         bare,

@@ -59,12 +59,12 @@ def example_images(table: Table) -> Examples | None:
 
 
 def _runs_of_one_seed(table: Table) -> list[Run]:
-    """The runs with detections of the seed that most initialisations share."""
-    by_seed: dict[int, list[Run]] = {}
+    """The runs with detections of the seed that most initialisations share; of each its first pretraining run."""
+    by_seed: dict[int, dict[str, Run]] = {}
     for run in table.runs:
         if run.detections is not None:
-            by_seed.setdefault(run.seed, []).append(run)
-    return max(by_seed.values(), key=len) if by_seed else []
+            by_seed.setdefault(run.seed, {}).setdefault(run.init, run)
+    return list(max(by_seed.values(), key=len).values()) if by_seed else []
 
 
 def most_different(records: Mapping[Any, Mapping[str, Any]], by_init: Mapping[str, Detections]) -> list[Any]:

@@ -1,73 +1,63 @@
-"""The differences of one config: runs paired by seed, refused unless they differ only in the initialisation."""
+"""The differences of every config: runs paired by seed, refused unless they differ only in the initialisation."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from runtime.errors import UserError
-from runtime.listing import listed
-from transfer.comparison.intervals import Interval, mean, paired_t, sample_std
+from transfer.comparison.differences import Difference, compare_pair
+from transfer.comparison.intervals import Interval, mean, sample_std
+from transfer.comparison.like_for_like import Allowed, check_equal
+from transfer.comparison.variance import Cells
+from transfer.comparison.verdicts import Verdict
 from transfer.records.run import Run
 
 ImageInterval = Callable[[Run, Run, str, str], Interval]  # (run, reference run, task, metric) -> interval over images
+ROLES = ("supervised", "random")  # of references
+HEADLINE = "AP"  # the metric that verdicts are about, of the first task that has it
 
 
 @dataclass(frozen=True)
-class Difference:
-    """Mean paired difference of one metric to a reference initialisation."""
+class Gap:
+    """One metric of one initialisation against a reference."""
 
     reference: str
-    seeds: tuple[int, ...]
-    mean: float
-    interval: Interval
-    reference_mean: float  # of the reference's runs with these seeds
-
-    @property
-    def verdict(self) -> str:
-        """ahead | behind | within noise | no interval"""
-        return self.interval.verdict
+    difference: Difference  # for the wider question that the runs can answer
+    weights: Difference  # for these weights; the same where the methods cannot be compared
+    over_images: Interval | None = None  # of two single runs
+    verdict: Verdict | None = None  # of headline metrics only, adjusted over the report
 
 
 @dataclass(frozen=True)
 class Row:
-    """One metric of one initialisation: its own mean and spread, and its differences by role of the reference."""
+    """One metric of one initialisation: its own values, and its gaps by role of the reference."""
 
     init: str
     task: str
     metric: str
-    values: Mapping[int, float]  # seed -> value
-    differences: Mapping[str, Difference] = field(default_factory=dict)  # "supervised" | "random" -> Difference
+    cells: Cells  # pretraining run -> seed -> value; pretraining "" where nothing was repeated
+    gaps: Mapping[str, Gap] = field(default_factory=dict)  # "supervised" | "random" -> Gap
+
+    @functools.cached_property
+    def _numbers(self) -> list[float]:
+        return [value for seeds in self.cells.values() for value in seeds.values()]
 
     @property
     def n(self) -> int:
         """Number of runs."""
-        return len(self.values)
+        return len(self._numbers)
 
     @property
     def mean(self) -> float:
-        """Mean over seeds."""
-        return mean(list(self.values.values()))
+        """Mean over pretraining runs of their means over seeds."""
+        return mean([mean(list(seeds.values())) for seeds in self.cells.values()])
 
     @property
     def std(self) -> float | None:
-        """Sample standard deviation over seeds; None for one run."""
-        return sample_std(list(self.values.values()))
-
-
-@dataclass(frozen=True)
-class Allowed:
-    """A key in which the compared runs differ and may, by --allow; the report prints it in red."""
-
-    key: str
-    values: Mapping[str, Any]  # init -> value
-
-    @property
-    def by_init(self) -> str:
-        """The values in words."""
-        return ", ".join(f"{init}: {value}" for init, value in self.values.items())
+        """Sample standard deviation over all runs; None for one run."""
+        return sample_std(self._numbers)
 
 
 @dataclass(frozen=True)
@@ -94,24 +84,49 @@ class Table:
         """(task, metric) in the order in which the evaluator wrote them."""
         return list(dict.fromkeys((row.task, row.metric) for row in self.rows))
 
+    @property
+    def headline_rows(self) -> list[Row]:
+        """The rows that verdicts are about: AP of the first task that has it."""
+        task = next((task for task, metric in self.metrics if metric == HEADLINE), None)
+        return [row for row in self.rows if (row.task, row.metric) == (task, HEADLINE)]
+
+    def failures(self, init: str) -> list[Run]:
+        """The failed runs of one initialisation; runs that have not been started are not among them."""
+        return [run for run in self.runs if run.init == init and run.status == "failed"]
+
+    @property
+    def without_pretraining(self) -> list[str]:
+        """Randomly initialised: their seeds are all there is to repeat."""
+        kinds = {run.init: (run.record.get("init") or {}).get("kind") for run in self.runs if run.finished}
+        return [init for init, kind in kinds.items() if kind == "random"]
+
 
 def compare(
     runs: Sequence[Run],
     references: Mapping[str, str | None],
     *,
     allow: Collection[str] = (),
+    allow_in: Mapping[str, Collection[str]] | None = None,
     image_interval: ImageInterval | None = None,
 ) -> list[Table]:
     """One Table per config.
 
     ``references`` maps a role ("supervised", "random") to an initialisation. ``allow`` names keys that may differ (a
-    prefix such as ``engine`` covers all below it). ``image_interval`` gives the interval of a pair that has one seed.
-    Raises UserError naming the first key in which runs of one table differ besides the initialisation.
+    prefix such as ``engine`` covers all below it), ``allow_in`` such keys for single tables. ``image_interval`` gives
+    the interval of a pair that has one seed. Raises UserError naming the first key in which runs of one table differ
+    besides the initialisation.
     """
     by_table: dict[str, list[Run]] = {}
     for run in runs:
         by_table.setdefault(run.table, []).append(run)
-    return [_table(name, group, references, allow, image_interval) for name, group in by_table.items()]
+    more = allow_in or {}
+    return [
+        _table(name, group, references, [*allow, *more.get(name, ())], image_interval)
+        for name, group in by_table.items()
+    ]
+
+
+RunsOfInit = Mapping[tuple[str, int], Run]  # (pretraining run, seed) -> run
 
 
 def _table(
@@ -121,101 +136,58 @@ def _table(
     allow: Collection[str],
     image_interval: ImageInterval | None,
 ) -> Table:
-    inits = tuple(dict.fromkeys(run.init for run in runs))
-    present = {role: init for role, init in references.items() if init in inits and init is not None}
-    by_init: dict[str, dict[int, Run]] = {init: {} for init in inits}
+    by_init: dict[str, dict[tuple[str, int], Run]] = {}
     for run in runs:
-        other = by_init[run.init].get(run.seed)
+        group = by_init.setdefault(run.init, {})
+        key = run.pretraining, run.seed
+        other = group.get(key)
         if other is not None and other.finished and run.finished:
-            raise UserError(f"{run.folder} and {other.folder} are both {run.init}, seed {run.seed}")
+            raise UserError(f"{run.folder} and {other.folder} are both {run.name}")
         if other is None or run.finished:
-            by_init[run.init][run.seed] = run
-    finished = {init: {s: r for s, r in sorted(by_init[init].items()) if r.finished} for init in inits}
+            group[key] = run
+    inits = tuple(by_init)
+    present = {role: init for role, init in references.items() if init in by_init and init is not None}
+    finished = {init: {key: r for key, r in sorted(by_init[init].items()) if r.finished} for init in inits}
     allowed = check_equal(name, [run for group in finished.values() for run in group.values()], allow)
-    rows = []
-    for init, group in finished.items():
-        names = dict.fromkeys(key for run in group.values() for key in run.metrics)
-        for task, metric in names:
-            values = {seed: run.metrics[task, metric] for seed, run in group.items() if (task, metric) in run.metrics}
-            differences = {
-                role: difference
-                for role, reference in present.items()
-                if reference != init
-                if (difference := _difference(group, finished[reference], reference, task, metric, image_interval))
-            }
-            rows.append(Row(init, task, metric, values, differences))
-    return Table(name, inits, tuple(rows), tuple(runs), tuple(allowed), present)
+    rows = [row for init, group in finished.items() for row in _rows(init, group)]
+    table = Table(name, inits, tuple(rows), tuple(runs), tuple(allowed), present)
+    return replace(table, rows=tuple(_with_gaps(table, finished, image_interval)))
 
 
-def _difference(
-    group: Mapping[int, Run],
-    reference_group: Mapping[int, Run],
-    reference: str,
-    task: str,
-    metric: str,
-    image_interval: ImageInterval | None,
-) -> Difference | None:
-    """The paired difference over the seeds that both have; None when they share none."""
-    key = (task, metric)
-    seeds = [
-        seed
-        for seed, run in group.items()
-        if key in run.metrics and seed in reference_group and key in reference_group[seed].metrics
-    ]
-    if not seeds:
-        return None
-    paired = [group[seed].metrics[key] - reference_group[seed].metrics[key] for seed in seeds]
-    interval = paired_t(paired)
-    if len(seeds) == 1 and image_interval is not None:
-        interval = image_interval(group[seeds[0]], reference_group[seeds[0]], task, metric)
-    reference_mean = mean([reference_group[seed].metrics[key] for seed in seeds])
-    return Difference(reference, tuple(seeds), mean(paired), interval, reference_mean)
+def _rows(init: str, group: RunsOfInit) -> Iterator[Row]:
+    for task, metric in dict.fromkeys(key for run in group.values() for key in run.metrics):
+        cells: dict[str, dict[int, float]] = {}
+        for (pretraining, seed), run in group.items():
+            if (task, metric) in run.metrics:
+                cells.setdefault(pretraining, {})[seed] = run.metrics[task, metric]
+        yield Row(init, task, metric, cells)
 
 
-def check_equal(table: str, runs: Sequence[Run], allow: Collection[str]) -> list[Allowed]:
-    """Keys in which ``runs`` differ and may. Raises UserError naming every key that may not, and the first two runs.
-
-    A run whose own settings changed on a resume is no better than two runs that differ in them: refused by key too.
-    """
-    if not runs:
-        return []
-    changed_on_resume = _check_changes(table, runs, allow)
-    first = runs[0]
-    differing: dict[str, Run] = {}
-    for run in runs[1:]:
-        if run.must_agree == first.must_agree:
-            continue
-        for key in first.must_agree.keys() | run.must_agree.keys():
-            if first.must_agree.get(key) != run.must_agree.get(key):
-                differing.setdefault(key, run)
-    refused = sorted(key for key in differing if not _is_allowed(key, allow))
-    if refused:
-        key, other = refused[0], differing[refused[0]]
-        raise UserError(
-            f"{table}: runs differ in {listed(refused, 8)} besides their "
-            f"initialisation ({key}: {first.must_agree.get(key)!r} in {first.folder}, {other.must_agree.get(key)!r} in "
-            f"{other.folder}); not like for like: make them equal, or --allow {key} and see it in red in the report"
-        )
-    different = [Allowed(key, {run.init: run.must_agree.get(key) for run in runs}) for key in sorted(differing)]
-    return [*different, *changed_on_resume]
-
-
-def _check_changes(table: str, runs: Sequence[Run], allow: Collection[str]) -> list[Allowed]:
-    """Settings that were changed when a run was resumed. Raises UserError naming run and key of one not allowed."""
-    found: dict[str, dict[str, str]] = {}
-    for run in runs:
-        for change in run.record.get("changes") or []:
-            for key, (before, now) in change["changed"].items():
-                text = f"{before} until iteration {change['iteration']}, then {now}"
-                if not _is_allowed(key, allow):
-                    raise UserError(
-                        f"{table}: {run.folder} was not made with one setting throughout: {key} was {text}; run it "
-                        f"again, or --allow {key} and see it in red in the report"
-                    )
-                values = found.setdefault(f"{key} (changed on resume)", {})
-                values[run.init] = f"{values[run.init]}; {text}" if run.init in values else text
-    return [Allowed(key, values) for key, values in sorted(found.items())]
-
-
-def _is_allowed(key: str, allow: Collection[str]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in allow)
+def _with_gaps(table: Table, finished: Mapping[str, RunsOfInit], image_interval: ImageInterval | None) -> Iterator[Row]:
+    """The rows with their gaps; a pair without a common seed has none."""
+    failed = {init: len(table.failures(init)) for init in table.inits}
+    bare = table.without_pretraining
+    for row in table.rows:
+        gaps = {}
+        for role, reference in table.references.items():
+            other = table.row(reference, row.task, row.metric) if reference != row.init else None
+            if other is None:
+                continue
+            lost = failed[row.init] + failed[reference]
+            weights, method = compare_pair(
+                (row.init, row.cells),
+                (reference, other.cells),
+                counts=(lost, lost + row.n + other.n),
+                without_pretraining=bare,
+            )
+            if weights is None:
+                continue
+            over_images = None
+            if method is None and len(weights.seeds) == 1 and image_interval is not None:
+                (key,), (other_key,) = (
+                    [(run, weights.seeds[0]) for run in cells] for cells in (row.cells, other.cells)
+                )
+                pair = finished[row.init][key], finished[reference][other_key]
+                over_images = image_interval(*pair, row.task, row.metric)
+            gaps[role] = Gap(reference, method or weights, weights, over_images)
+        yield replace(row, gaps=gaps)

@@ -1,8 +1,7 @@
-"""Mean, spread and 95 % intervals: paired t over seeds, percentile bootstrap over images."""
+"""Mean and spread of a few values, and percentile bootstrap intervals over images."""
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,16 +19,6 @@ class Interval:
     high: float | None
     method: str
 
-    @property
-    def verdict(self) -> str:
-        """ahead, behind or within noise; "no interval" for a single run, which says nothing about the spread."""
-        if self.low is None or self.high is None:
-            return "no interval"
-        return "ahead" if self.low > 0 else "behind" if self.high < 0 else "within noise"
-
-
-NO_INTERVAL = Interval(None, None, "none (n=1)")
-
 
 def mean(values: Sequence[float]) -> float:
     """Arithmetic mean, correctly rounded sum."""
@@ -42,24 +31,6 @@ def sample_std(values: Sequence[float]) -> float | None:
         return None
     centre = mean(values)
     return math.sqrt(math.fsum((v - centre) ** 2 for v in values) / (len(values) - 1))
-
-
-@functools.cache
-def t_quantile(degrees: int, confidence: float = CONFIDENCE) -> float:
-    """Two-sided quantile of Student's t distribution."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(degrees, 0.5 + confidence / 2))
-
-
-def paired_t(differences: Sequence[float], confidence: float = CONFIDENCE) -> Interval:
-    """Interval of the mean of paired differences, one per seed: mean +- t(n-1) s / sqrt(n)."""
-    spread = sample_std(differences)
-    if spread is None:
-        return NO_INTERVAL
-    half = t_quantile(len(differences) - 1, confidence) * spread / math.sqrt(len(differences))
-    centre = mean(differences)
-    return Interval(centre - half, centre + half, f"paired t, n={len(differences)}")
 
 
 def resamples(images: int, replicates: int, seed: int) -> np.ndarray:

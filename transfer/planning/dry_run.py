@@ -66,10 +66,10 @@ class Measured:
         self._output = output
         self._seconds: dict[str, float] = {}
         self._bytes: dict[str, int] = {}
-        for path in sorted(output.glob("*/*/seed*/result.json")):
+        for path in sorted([*output.glob("*/*/seed*/result.json"), *output.glob("*/*/pretrain*/seed*/result.json")]):
             result = stored_result(path)
             if result.get("status") == "finished":
-                table = path.parent.parent.parent.name
+                table = path.relative_to(output).parts[0]
                 self._seconds[table] = _whole_run(result)
                 self._bytes[table] = sum(f.stat().st_size for f in path.parent.rglob("*") if f.is_file())
 

@@ -53,7 +53,8 @@ def _comparisons(plan: Plan) -> dict[str, list[str]]:
 
 def _pretraining_images(init: PlannedInit) -> str | None:
     """The first argument of ``pretrain/main.py``, if it is not an option."""
-    return init.pretrain[0] if init.pretrain and not init.pretrain[0].startswith("-") else None
+    words = init.pretrainings[0].argv if init.pretrainings else ()
+    return words[0] if words and not words[0].startswith("-") else None
 
 
 def unchecked_inits(plan: Plan) -> list[str]:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from runtime.errors import EXIT_USER, UserError
 from runtime.stop import StopSignal
 from transfer.comparison.comparison import complete
+from transfer.comparison.family import undecided, with_verdicts
 from transfer.comparison.gap import ImageInterval, Table, compare
 from transfer.comparison.image_bootstrap import ImageBootstrap
+from transfer.comparison.intervals import mean
+from transfer.comparison.verdicts import MARGIN
 from transfer.literature.protocols import published_matches
 from transfer.planning.dry_run import dry_run
-from transfer.planning.launchers import make_launcher
+from transfer.planning.launchers import Launcher, make_launcher
 from transfer.planning.leakage_check import check_leakage, recorded_leakage, unchecked_inits
 from transfer.planning.lr_search import SEARCHED, search_folder, search_record
+from transfer.planning.needed_runs import power_text
 from transfer.planning.plan import Plan, load_plan
 from transfer.planning.preflight import refusal_lines, refusals, refuse_hopeless_plan
 from transfer.planning.runner import Runner
-from transfer.planning.stages import Cell, Stage, choose, plan_stages, trained_inits
+from transfer.planning.stages import Cell, Stage, choose, plan_stages, pretrain_stage, trained_inits
 from transfer.planning.state import FINISHED, Outcome, recorded_outcomes
 from transfer.records.run import Run, find_runs, read_run
 from transfer.report.content import RateSearch, Report
@@ -32,32 +38,65 @@ def run_plan(args: argparse.Namespace, command: str) -> int:
     plan = load_plan(args.plan, settings=args.set, output=args.output, seed_offset=args.seed_offset)
     launcher = make_launcher(args.launcher, args.nproc, args.slurm_option, args.slurm_via)
     stages = plan_stages(plan)
+    if args.power is not None:
+        outcomes = recorded_outcomes(plan.output, stages)
+        tables = _plan_tables(plan, stages, outcomes, [*plan.allow, *args.allow], None)
+        print(power_text(plan, tables, pretraining_hours(plan, outcomes), args.power))
+        return 0
     chosen = choose(stages, args.only)
     found = {} if args.report_only else refusals(plan.output, chosen, launcher)
     if args.dry_run:
         print("\n".join([dry_run(plan, chosen, launcher), *refusal_lines(found)]))
+        if plan.stopping is not None:
+            print(f"then one seed at a time until every comparison is decided, at most {plan.stopping.most} seeds")
         return EXIT_USER if found else 0
-    outcomes: dict[str, Outcome] = {}
     stop = StopSignal()
     if not args.report_only:
         refuse_hopeless_plan(found, plan.output, chosen)
         for line in refusal_lines(found):
             print(line)
-        with stop:
-            outcomes = Runner(chosen, plan.output, jobs=args.jobs, launcher=launcher, redo=args.redo).run(stop)
-        if plan.leakage and not stop.requested:
-            check_leakage(plan)
+    with contextlib.nullcontext() if args.report_only else stop:
+        plan, outcomes = _run_stages(plan, args, launcher, stop)
+    if plan.leakage and not args.report_only and not stop.requested:
+        check_leakage(plan)
+    stages = plan_stages(plan)
     known = {**recorded_outcomes(plan.output, stages), **outcomes}
     report = plan_report(plan, stages, known, command, args)
     write_and_print(report, plan.output, figures=args.figures)
     if stop.requested:
         done = sum(outcome.status == FINISHED for outcome in outcomes.values())
-        print(f"stopped: {done} of {len(chosen)} stages are finished; the same command continues")
+        print(f"stopped: {done} of {len(outcomes)} stages are finished; the same command continues")
         return stop.exit_code
     failed = {name: outcome for name, outcome in outcomes.items() if outcome.status != FINISHED}
     for name, outcome in failed.items():
         print(f"{name}: {outcome.status}: {outcome.error}")
     return 1 if failed else 0
+
+
+def _run_stages(
+    plan: Plan, args: argparse.Namespace, launcher: Launcher, stop: StopSignal
+) -> tuple[Plan, dict[str, Outcome]]:
+    """Run the plan's stages. A plan that stops when decided gets one seed more as long as it is not."""
+    outcomes: dict[str, Outcome] = {}
+    while True:
+        stages = plan_stages(plan)
+        if not args.report_only:
+            chosen = choose(stages, args.only)
+            outcomes |= Runner(chosen, plan.output, jobs=args.jobs, launcher=launcher, redo=args.redo).run(stop)
+        if plan.stopping is None or args.only or stop.requested or len(plan.seeds) == plan.stopping.most:
+            return plan, outcomes
+        tables = _plan_tables(plan, stages, outcomes, [*plan.allow, *args.allow], None)
+        longer = replace(plan, seeds=(*plan.seeds, plan.seeds[-1] + 1))
+        if not undecided(with_verdicts(tables, margin=plan.margin, stopping=plan.stopping)):
+            return plan, outcomes
+        if args.report_only and not _has_results(longer, longer.seeds[-1]):
+            return plan, outcomes
+        plan = longer
+
+
+def _has_results(plan: Plan, seed: int) -> bool:
+    """Whether any run with this seed was started."""
+    return any(stage.proof.is_file() for stage in plan_stages(plan) if stage.kind == "train" and stage.seed == seed)
 
 
 def report_folder(args: argparse.Namespace, command: str) -> int:
@@ -74,7 +113,12 @@ def report_folder(args: argparse.Namespace, command: str) -> int:
     report = Report(
         root.name,
         command,
-        complete(tables, detections=not args.no_detections, examples=not args.no_examples),
+        complete(
+            tables,
+            margin=MARGIN if args.margin is None else args.margin,
+            detections=not args.no_detections,
+            examples=not args.no_examples,
+        ),
         published_matches(tables) if args.published else None,
     )
     write_and_print(report, root if args.output is None else Path(args.output), figures=args.figures)
@@ -92,19 +136,20 @@ def plan_report(
     plan: Plan, stages: Sequence[Stage], outcomes: Mapping[str, Outcome], command: str, args: argparse.Namespace
 ) -> Report:
     """The report on a plan's runs. ``outcomes``: by stage name, how it ended now or when it was last run."""
-    cells = {stage.name: stage.cell for stage in stages if stage.cell and not stage.cell.is_search}
-    tables = _plan_tables(plan, list(cells.values()), [*plan.allow, *args.allow], _image_interval(args))
-    errors = {
-        str(cells[name].folder): f"{outcome.status}: {outcome.error}"
-        for name, outcome in outcomes.items()
-        if name in cells and outcome.error
-    }
+    tables = _plan_tables(plan, stages, outcomes, [*plan.allow, *args.allow], _image_interval(args))
     wanted = [init.published for init in plan.inits if init.kind == "published"]
     published = args.published or plan.published or bool(wanted)
     return Report(
         plan.name,
         command,
-        complete(tables, errors=errors, detections=not args.no_detections, examples=not args.no_examples),
+        complete(
+            tables,
+            margin=plan.margin,
+            stopping=plan.stopping,
+            pretraining_hours=pretraining_hours(plan, outcomes),
+            detections=not args.no_detections,
+            examples=not args.no_examples,
+        ),
         published_matches(tables, wanted) if published else None,
         _searches(plan),
         plan.limits,
@@ -121,32 +166,52 @@ def _leakage_note(plan: Plan) -> str:
     return f"The plan does not name the pretraining images of: {', '.join(unchecked)}." if unchecked else ""
 
 
+def pretraining_hours(plan: Plan, outcomes: Mapping[str, Outcome]) -> dict[str, float]:
+    """Measured hours of a pretraining run by initialisation, mean over its runs; those never measured are absent."""
+    hours: dict[str, float] = {}
+    for init in plan.inits:
+        names = (pretrain_stage(init, run) for run in init.pretrainings)
+        seconds = [outcomes[name].seconds for name in names if name in outcomes and outcomes[name].seconds]
+        if seconds:
+            hours[init.name] = mean(seconds) / 3600
+    return hours
+
+
 def _image_interval(args: argparse.Namespace) -> ImageInterval | None:
     return None if args.no_detections else ImageBootstrap()
 
 
 def _plan_tables(
-    plan: Plan, cells: Sequence[Cell], allow: Sequence[str], image_interval: ImageInterval | None
+    plan: Plan,
+    stages: Sequence[Stage],
+    outcomes: Mapping[str, Outcome],
+    allow: Sequence[str],
+    image_interval: ImageInterval | None,
 ) -> list[Table]:
-    runs = _plan_runs(cells)
+    runs = _plan_runs(stages, outcomes)
+    own_rate = {run.table: ["SOLVER.BASE_LR"] for run in runs if run.table.endswith(SEARCHED)}
     references = {"supervised": plan.supervised, "random": plan.random}
-    tables = []
-    for name in dict.fromkeys(run.table for run in runs):
-        group = [run for run in runs if run.table == name]
-        own_rate = ["SOLVER.BASE_LR"] if name.endswith(SEARCHED) else []
-        tables += compare(group, references, allow=[*allow, *own_rate], image_interval=image_interval)
-    return tables
+    return compare(runs, references, allow=allow, allow_in=own_rate, image_interval=image_interval)
 
 
-def _plan_runs(cells: Sequence[Cell]) -> list[Run]:
+def _plan_runs(stages: Sequence[Stage], outcomes: Mapping[str, Outcome]) -> list[Run]:
     """The runs of every table; in an own-rate table an initialisation without an own rate takes part as it is."""
-    runs = [read_run(cell.folder, table=cell.table, init=cell.init, seed=cell.seed) for cell in cells]
+    cells = [(stage.cell, outcomes.get(stage.name)) for stage in stages if stage.cell and not stage.cell.is_search]
+    runs = [_read(cell, outcome, cell.table) for cell, outcome in cells]
     own = {(run.table, run.init) for run in runs if run.table.endswith(SEARCHED)}
-    for table in {table for table, _ in own}:
+    for table in dict.fromkeys(table for table, _ in own):
         base = table.removesuffix(SEARCHED)
-        as_it_is = [cell for cell in cells if cell.table == base and (table, cell.init) not in own]
-        runs += [read_run(cell.folder, table=table, init=cell.init, seed=cell.seed) for cell in as_it_is]
+        runs += [_read(cell, o, table) for cell, o in cells if cell.table == base and (table, cell.init) not in own]
     return runs
+
+
+def _read(cell: Cell, outcome: Outcome | None, table: str) -> Run:
+    """One run. How its stage ended says more than a result.json that a killed process could not write."""
+    run = read_run(cell.folder, table=table, init=cell.init, seed=cell.seed)
+    if run.finished or outcome is None or not outcome.error:
+        return run
+    status = "failed" if outcome.status in ("failed", "blocked") else run.status
+    return replace(run, status=status, error=f"{outcome.status}: {outcome.error}")
 
 
 def _searches(plan: Plan) -> dict[str, RateSearch]:

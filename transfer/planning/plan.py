@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
 from runtime.repository import REPOSITORY, data_folder, find_file
+from transfer.comparison.sequential import SequentialPlan
+from transfer.comparison.verdicts import MARGIN
 from transfer.planning.fields import Fields, apply_settings, check_text, read_plan, suggest
 from transfer.planning.prepare_scripts import check_prepare
+from transfer.planning.repetitions import Pretraining, check_seeds, pretraining_runs, read_repetitions
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")  # names become folder names
-SEED_LIMIT = 2**31  # what every generator takes
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 INIT_KINDS = ("random", "supervised", "weights", "pretrain", "published")
@@ -25,7 +27,7 @@ PUBLISHED_KEYS = ("init", "pretrain_data", "pretrain_epochs", "source")
 LR_KEYS = ("search", "held_out", "schedule_factor")
 PLAN_KEYS = (
     *("name", "output", "seed", "prepare", "inits", "configs", "seeds", "supervised", "random"),
-    *("overrides", "engine", "evaluator", "lr", "allow", "published", "limits", "leakage"),
+    *("overrides", "engine", "evaluator", "lr", "allow", "published", "limits", "leakage", "margin", "pretrain_seeds"),
 )
 
 
@@ -46,8 +48,7 @@ class PlannedInit:
     name: str
     kind: str  # random | supervised | supervised-msra | weights | pretrain | published
     weights: str | None = None  # a backbone .pkl, or a checkpoint that is converted on the fly
-    pretrain: tuple[str, ...] = ()  # arguments of pretrain/main.py
-    checkpoint: str | None = None  # that pretraining ends with
+    pretrainings: tuple[Pretraining, ...] = ()
     published: Mapping[str, Any] = field(default_factory=dict)
     convert: tuple[str, ...] = ()  # extra arguments of convert/to_d2.py
     lr: LearningRate | None = None
@@ -81,7 +82,7 @@ class Plan:
     output: Path
     inits: tuple[PlannedInit, ...]
     configs: tuple[Config, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...]  # with ``stopping`` those to begin with
     supervised: str | None
     random: str | None
     prepare: tuple[Prepare, ...] = ()
@@ -89,6 +90,8 @@ class Plan:
     evaluator: str = "auto"
     allow: tuple[str, ...] = ()
     published: bool = False
+    stopping: SequentialPlan | None = None  # seeds are added until every comparison is decided
+    margin: float = MARGIN  # points of AP within which two initialisations count as equivalent
     limits: str = ""  # what these runs can and cannot show; the report's first paragraph
     leakage: bool = True  # whether test images are looked for among those that are trained and pretrained on
 
@@ -109,11 +112,11 @@ def load_plan(
     name = _name(fields.get("name", str, path.stem), fields.where)
     folder = check_one_line(output or fields.get("output", str, f"runs/{name}"), f"{fields.where}: output")
     data_seed = fields.get("seed", int, 0) + seed_offset
-    if not 0 <= data_seed < SEED_LIMIT:
-        raise UserError(f"{fields.where}: seed must be 0 or more and below 2^31, not {data_seed}")
-    fill = {"output": folder, "seed": str(data_seed)}
+    check_seeds([data_seed], f"{fields.where}: seed")
+    fill = {"output": folder, "seed": str(data_seed), "pretrain_seed": str(data_seed)}
+    repetitions = read_repetitions(fields, seed_offset)
     default_lr = _learning_rate(raw.get("lr"), f"{fields.where}: lr")
-    inits = _inits(fields, fill, default_lr)
+    inits = _inits(fields, fill, default_lr, repetitions.pretrain_seeds)
     configs = _configs(fields, fill)
     return Plan(
         path=path,
@@ -121,7 +124,7 @@ def load_plan(
         output=Path(folder),
         inits=inits,
         configs=configs,
-        seeds=_seeds(fields, seed_offset),
+        seeds=repetitions.seeds,
         supervised=_reference(fields, "supervised", inits, ("supervised", "supervised-msra")),
         random=_reference(fields, "random", inits, ("random",)),
         prepare=_prepare(fields, fill),
@@ -129,6 +132,8 @@ def load_plan(
         evaluator=fields.get("evaluator", str, "auto"),
         allow=tuple(fields.items("allow", str)),
         published=fields.get("published", bool, False),
+        stopping=repetitions.stopping,
+        margin=repetitions.margin,
         limits=" ".join(fields.get("limits", str, "").split()),
         leakage=fields.get("leakage", bool, True),
     )
@@ -184,7 +189,14 @@ def _learning_rate(raw: Any, where: str) -> LearningRate | None:
     return LearningRate(search=grid, held_out=held_out, schedule_factor=factor)
 
 
-def _init(name: str, raw: Any, where: str, fill: Mapping[str, str], default_lr: LearningRate | None) -> PlannedInit:
+def _init(
+    name: str,
+    raw: Any,
+    where: str,
+    fill: Mapping[str, str],
+    default_lr: LearningRate | None,
+    pretrain_seeds: Sequence[int],
+) -> PlannedInit:
     fields = Fields(raw, where, INIT_KEYS)
     kinds = [key for key in INIT_KINDS if key in fields]
     if len(kinds) != 1:
@@ -202,8 +214,11 @@ def _init(name: str, raw: Any, where: str, fill: Mapping[str, str], default_lr: 
         return PlannedInit(**common, weights=_fill(fields.need("weights", str), fill, where))
     if kind == "pretrain":
         stage = Fields(raw["pretrain"], f"{where}: pretrain", ("argv", "checkpoint"))
-        checkpoint = _fill(stage.need("checkpoint", str), fill, stage.where)
-        return PlannedInit(**common, pretrain=_argv(stage, "argv", fill), checkpoint=checkpoint)
+
+        def resolve(values: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
+            return _argv(stage, "argv", values), _fill(stage.need("checkpoint", str), values, stage.where)
+
+        return PlannedInit(**common, pretrainings=pretraining_runs(resolve, fill, pretrain_seeds, stage.where))
     if kind == "published":
         row = Fields(raw["published"], f"{where}: published", PUBLISHED_KEYS)
         return PlannedInit(**common, published={key: str(row.need(key, (str, int))) for key in row.value})
@@ -212,11 +227,14 @@ def _init(name: str, raw: Any, where: str, fill: Mapping[str, str], default_lr: 
     return PlannedInit(**common)
 
 
-def _inits(fields: Fields, fill: Mapping[str, str], lr: LearningRate | None) -> tuple[PlannedInit, ...]:
+def _inits(
+    fields: Fields, fill: Mapping[str, str], lr: LearningRate | None, pretrain_seeds: Sequence[int]
+) -> tuple[PlannedInit, ...]:
     raw = fields.need("inits", dict)
     where = f"{fields.where}: inits"
     return tuple(
-        _init(_name(str(n), where), body, f"{where}.{n}", {**fill, "init": str(n)}, lr) for n, body in raw.items()
+        _init(_name(str(n), where), body, f"{where}.{n}", {**fill, "init": str(n)}, lr, pretrain_seeds)
+        for n, body in raw.items()
     )
 
 
@@ -255,15 +273,6 @@ def check_config_exists(file: str, where: str) -> None:
         return
     known = [str(p.relative_to(folder)) for p in folder.rglob("*.yaml")]
     raise UserError(f"{where} names config {file}, which does not exist (looked in configs/){suggest(file, known)}")
-
-
-def _seeds(fields: Fields, offset: int) -> tuple[int, ...]:
-    seeds = fields.items("seeds", int)
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise UserError(f"{fields.where}: seeds must be a list of different integers, 0 or more, not {seeds}")
-    if min(seeds) + offset < 0 or max(seeds) + offset >= SEED_LIMIT:
-        raise UserError(f"{fields.where}: seeds must be 0 or more and below 2^31, also with --seed-offset {offset}")
-    return tuple(seed + offset for seed in seeds)
 
 
 def _reference(fields: Fields, key: str, inits: tuple[PlannedInit, ...], kinds: tuple[str, ...]) -> str | None:

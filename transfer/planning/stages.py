@@ -13,6 +13,7 @@ from runtime.errors import UserError
 from runtime.listing import listed
 from transfer.planning.lr_search import SEARCHED, chosen_rate, search_folder, split_folder, split_names
 from transfer.planning.plan import Config, Plan, PlannedInit
+from transfer.planning.repetitions import Pretraining
 from transfer.planning.slurm.stage_commands import SHARED_SCRIPTS
 
 
@@ -59,7 +60,7 @@ def plan_stages(plan: Plan) -> list[Stage]:
         for i, step in enumerate(plan.prepare)
     ]
     prepared = tuple(stage.name for stage in stages)
-    backbones: dict[str, tuple[Path | None, tuple[str, ...]]] = {}
+    backbones: dict[str, list[_Backbone]] = {}
     for init in plan.inits:
         backbone_stages, backbones[init.name] = _backbone_stages(plan, init, prepared)
         stages += backbone_stages
@@ -67,10 +68,9 @@ def plan_stages(plan: Plan) -> list[Stage]:
     for config in plan.configs:
         stages += _subset_stages(plan, config, prepared)
         for init in trained_inits(plan):
-            weights, needs = backbones[init.name]
-            training = _Train(plan, config, init, weights, (*prepared, *needs))
-            stages += training.search_stages()
-            trainings.append(training)
+            of_init = [_Train(plan, config, init, one, (*prepared, *one.needs)) for one in backbones[init.name]]
+            stages += of_init[0].search_stages()  # the rate found with the first pretraining run is used for all
+            trainings += of_init
     return stages + [stage for seed in plan.seeds for training in trainings for stage in training.seed_stages(seed)]
 
 
@@ -79,28 +79,48 @@ def trained_inits(plan: Plan) -> list[PlannedInit]:
     return [init for init in plan.inits if init.kind != "published"]
 
 
-def _backbone_stages(
-    plan: Plan, init: PlannedInit, prepared: tuple[str, ...]
-) -> tuple[list[Stage], tuple[Path | None, tuple[str, ...]]]:
-    """Stages that make the backbone of ``init``, its file, and the names a training waits for."""
+@dataclass(frozen=True)
+class _Backbone:
+    """One backbone of an initialisation: its file, and the names of the stages that a training waits for."""
+
+    pretraining: str = ""  # which of several pretraining runs
+    weights: Path | None = None
+    needs: tuple[str, ...] = ()
+
+
+def _backbone_stages(plan: Plan, init: PlannedInit, prepared: tuple[str, ...]) -> tuple[list[Stage], list[_Backbone]]:
+    """The stages that make the backbones of ``init``, and the backbones: one, or one per pretraining seed."""
     stages: list[Stage] = []
-    source = init.weights
-    if init.kind == "pretrain":
-        checkpoint = Path(init.checkpoint or "")
-        argv = (SHARED_SCRIPTS["pretrain"], *init.pretrain)
-        stages.append(Stage(f"pretrain/{init.name}", "pretrain", argv, checkpoint.parent, checkpoint, prepared))
-        source = str(checkpoint)
-    if source is None:
-        return [], (None, ())
-    if init.kind == "weights" and source.endswith(".pkl"):
-        return [], (Path(source), ())
-    backbone = plan.output / "backbones" / f"{init.name}.pkl"
+    backbones = []
+    for run in init.pretrainings:
+        name = _backbone_name(init, run)
+        checkpoint = Path(run.checkpoint)
+        argv = (SHARED_SCRIPTS["pretrain"], *run.argv)
+        stages.append(Stage(pretrain_stage(init, run), "pretrain", argv, checkpoint.parent, checkpoint, prepared))
+        stages.append(_conversion(plan, init, name, run.checkpoint, (stages[-1].name,)))
+        backbones.append(_Backbone(run.name, stages[-1].proof, (stages[-1].name,)))
+    if init.weights is not None and init.kind == "weights" and init.weights.endswith(".pkl"):
+        return [], [_Backbone(weights=Path(init.weights))]
+    if init.weights is not None:
+        stages.append(_conversion(plan, init, init.name, init.weights, prepared))
+        backbones.append(_Backbone(weights=stages[-1].proof, needs=(stages[-1].name,)))
+    return stages, backbones or [_Backbone()]
+
+
+def _backbone_name(init: PlannedInit, run: Pretraining) -> str:
+    return "/".join(filter(None, (init.name, run.name)))
+
+
+def pretrain_stage(init: PlannedInit, run: Pretraining) -> str:
+    """The name of the stage of a pretraining run."""
+    return f"pretrain/{_backbone_name(init, run)}"
+
+
+def _conversion(plan: Plan, init: PlannedInit, name: str, source: str, needs: tuple[str, ...]) -> Stage:
+    """Checkpoint ``source`` -> the backbone ``name``."""
+    backbone = plan.output / "backbones" / f"{name}.pkl"
     argv = ("convert/to_d2.py", source, str(backbone), *init.convert)
-    needs = tuple(stage.name for stage in stages) or prepared
-    stages.append(
-        Stage(f"convert/{init.name}", "convert", argv, backbone.parent, backbone, needs, weights=Path(source))
-    )
-    return stages, (backbone, (stages[-1].name,))
+    return Stage(f"convert/{name}", "convert", argv, backbone.parent, backbone, needs, weights=Path(source))
 
 
 def _search_parts(config: Config, init: PlannedInit) -> tuple[float, float]:
@@ -117,7 +137,10 @@ def _subset_stages(plan: Plan, config: Config, prepared: tuple[str, ...]) -> lis
     for fit, held_out in sorted(wanted):
         folder = split_folder(plan.output, config.name, fit, held_out)
         argv = ["transfer/splits.py", "--config-file", config.file, "--output", str(folder)]
-        argv += ["--fit", f"{fit:g}", "--held-out", f"{held_out:g}", *opts]
+        argv += ["--fit", f"{fit:g}", "--held-out", f"{held_out:g}"]
+        if held_out and config.data_fraction < 1:  # a search must not see labels that the runs do not have
+            argv += ["--within", f"{config.data_fraction:g}"]
+        argv += opts
         stages.append(Stage(_split_name(folder, plan), "split", tuple(argv), folder, folder / "names.json", prepared))
     return stages
 
@@ -128,12 +151,12 @@ def _split_name(folder: Path, plan: Plan) -> str:
 
 @dataclass(frozen=True)
 class _Train:
-    """What the runs of one config and one initialisation share."""
+    """What the runs of one config and one backbone share."""
 
     plan: Plan
     config: Config
     init: PlannedInit
-    weights: Path | None
+    backbone: _Backbone
     needs: tuple[str, ...]
 
     def stage(
@@ -147,7 +170,8 @@ class _Train:
         after: tuple[str, ...] = (),
         is_search: bool = False,
     ) -> Stage:
-        init = self.init.kind if self.weights is None else str(self.weights)
+        weights = self.backbone.weights
+        init = self.init.kind if weights is None else str(weights)
         argv = [
             SHARED_SCRIPTS["train"],
             "--config-file",
@@ -163,12 +187,12 @@ class _Train:
         name = str(folder.relative_to(self.plan.output))
         cell = Cell(table, self.config.name, self.init.name, seed, folder, is_search)
         proof = folder / "result.json"
-        return Stage(name, "train", tuple(argv), folder, proof, needs, after, late, self.weights, seed, cell)
+        return Stage(name, "train", tuple(argv), folder, proof, needs, after, late, weights, seed, cell)
 
     def seed_stages(self, seed: int) -> list[Stage]:
         """The run at the config's own rate, and the one at this initialisation's rate where it has one."""
         late, needs = self._subset()
-        where = Path(self.init.name) / f"seed{seed}"
+        where = Path(self.init.name) / self.backbone.pretraining / f"seed{seed}"
         stages = [self.stage(self.plan.output / self.config.name / where, self.config.name, seed, needs, late, {})]
         rate = self.init.lr
         if rate is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from transfer.config import RUN_KEYS
 from transfer.records.result_file import RESULT, read_result
 
 RENAMED = re.compile(r"\.old\d+$")
+PRETRAINING = re.compile(r"pretrain\d+")  # CONFIG/INIT/pretrainN/seedM: which of several pretraining runs
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,13 @@ class Run:
     metrics: Mapping[tuple[str, str], float] = field(default_factory=dict)
     must_agree: Mapping[str, Any] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)  # the whole result.json, for the report
+    pretraining: str = ""  # "pretrainN" where the initialisation was pretrained several times
+
+    @property
+    def name(self) -> str:
+        """Initialisation, pretraining run and seed."""
+        pretraining = f", {self.pretraining.replace('pretrain', 'pretraining ')}" if self.pretraining else ""
+        return f"{self.init}{pretraining}, seed {self.seed}"
 
     @property
     def finished(self) -> bool:
@@ -50,16 +58,18 @@ def read_run(folder: Path, *, table: str | None = None, init: str | None = None,
     A result.json that is damaged, of another schema or without what a comparison needs is a failed run with that
     reason: the report names it, and the other runs are compared.
     """
+    pretraining = folder.parent.name if PRETRAINING.fullmatch(folder.parent.name) else ""
+    parent = folder.parent.parent if pretraining else folder.parent
     by_folder = re.fullmatch(r"seed(\d{1,15})", folder.name)
-    names = table or folder.parent.parent.name, init or folder.parent.name
+    names = table or parent.parent.name, init or parent.name
     number = seed if seed is not None else int(by_folder[1]) if by_folder else -1
     try:
         record = read_result(folder)
         if record is None:
-            return Run(folder, *names, number, "missing", "not run yet")
-        return _run_of(folder, record, table, init, seed)
+            return Run(folder, *names, number, "missing", "not run yet", pretraining=pretraining)
+        return replace(_run_of(folder, record, table, init, seed), pretraining=pretraining)
     except UserError as error:
-        return Run(folder, *names, number, "failed", str(error))
+        return Run(folder, *names, number, "failed", str(error), pretraining=pretraining)
 
 
 def _run_of(folder: Path, record: Mapping[str, Any], table: str | None, init: str | None, seed: int | None) -> Run:

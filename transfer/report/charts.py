@@ -57,7 +57,7 @@ class Dot:
     value: float
     low: float | None
     high: float | None
-    verdict: str  # ahead | behind | within noise | no interval
+    class_: str  # of the style sheet: ahead | behind | even
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class DotIntervals:
 
 
 def _dot_with_interval(dot: Dot, axis: Axis, y: float) -> list[Markup]:
-    class_ = dot.verdict.replace(" ", "-")
+    class_ = dot.class_
     parts = [_text(LEFT - 6, y + 4, shortened(dot.label), "end")]
     if dot.low is not None and dot.high is not None:
         parts.append(_line(axis(dot.low), y, axis(dot.high), y, f"interval {class_}"))

@@ -5,13 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from transfer.comparison.comparison import ConfigComparison, Failure
+from transfer.comparison.curves import Curves
 from transfer.report.charts import Bars, Dot, DotIntervals, Lines
-from transfer.report.csv_rows import MAIN, NOT_INDEPENDENT, ROLES, SIZES, ConfigRows, CsvRow, interval, title
+from transfer.report.csv_rows import (
+    MAIN,
+    ROLES,
+    SINGLE_INTERVALS,
+    SIZES,
+    ConfigRows,
+    CsvRow,
+    interval,
+    title,
+    unbounded,
+    verdict_class,
+)
 from transfer.report.error_section import error_parts
 from transfer.report.example_images import example_parts
 from transfer.report.figures import Figure
 from transfer.report.markup import NOTHING, Markup, element, join
 from transfer.report.page import Cell, Row, Section, alarm, details, paragraph, table
+from transfer.report.sentences import spread_sentence
 
 Parts = list[Markup | Figure]
 MOST_DOTS = 60
@@ -40,13 +53,10 @@ class CsvCells:
         """A coloured difference in brackets; sign and title say the same without colour."""
         if row is None or not row[f"vs_{role}"]:
             return NOTHING
-        verdict = row[f"vs_{role}_verdict"]
-        return element("span", "(", self.cell(row, f"vs_{role}"), ")", title=verdict, class_=style_class(verdict))
-
-
-def style_class(verdict: str) -> str:
-    """The class of the style sheet for a verdict."""
-    return verdict.replace(" ", "-")
+        over = f" {row[f'vs_{role}_over']}" if row[f"vs_{role}_over"] else ""
+        words = row[f"vs_{role}_verdict_text"] or None
+        cell = self.cell(row, f"vs_{role}")
+        return element("span", "(", cell, over, ")", title=words, class_=verdict_class(row, role))
 
 
 def config_section(config: ConfigComparison, rows: ConfigRows, number: int, cells: CsvCells) -> Section:
@@ -61,8 +71,14 @@ def config_section(config: ConfigComparison, rows: ConfigRows, number: int, cell
         parts += [*dots_figure(rows, role), differences_table(rows, role, MAIN, cells)]
         if sizes := differences_table(rows, role, SIZES, cells):
             parts.append(details("By object size and frequency", sizes))
-    parts += [paragraph(NOT_INDEPENDENT, "soft"), *others, *class_parts(rows, styles)]
+    parts += [paragraph(SINGLE_INTERVALS, "soft"), *_spread_parts(config), *others, *class_parts(rows, styles)]
     return Section(anchor, name, parts)
+
+
+def _spread_parts(config: ConfigComparison) -> Parts:
+    """Where the spread of every initialisation comes from."""
+    items = [element("li", spread_sentence(spread)) for spread in config.spreads]
+    return [element("h3", "Where the spread comes from"), element("ul", *items)] if items else []
 
 
 def _alarms(config: ConfigComparison) -> list[Markup]:
@@ -85,9 +101,21 @@ def _curve_parts(config: ConfigComparison, styles: Mapping[str, int]) -> Parts:
     if not curves.by_init:
         return []
     name = "AP against iterations, mean over seeds"
-    crossings = [f"{c.winner} overtakes {c.loser} at about iteration {c.iteration:.0f}." for c in curves.crossings]
     figure = Figure(name, Lines(curves.by_init, styles, "iteration"), name)
-    return [element("h3", "Learning curves"), figure, paragraph(" ".join(crossings or ["No curve crosses another."]))]
+    return [element("h3", "Learning curves"), figure, paragraph(order_text(curves, "iteration"))]
+
+
+def order_text(curves: Curves, unit: str) -> str:
+    """The changes of order that the seeds show; curves that cross within their intervals do not count."""
+    if not curves.tested:
+        return "No pair of curves has two common seeds, so no change of order can be shown."
+    changes = [
+        f"{one.winner} overtakes {one.loser}: behind at {one.behind_at}, ahead at {one.ahead_at} ({unit})."
+        for one in curves.order_changes
+    ]
+    return " ".join(
+        changes or ["The seeds show no change of order: 95 % intervals for all curves of the report together."]
+    )
 
 
 def _detection_parts(config: ConfigComparison, styles: Mapping[str, int]) -> Parts:
@@ -109,8 +137,9 @@ def values_table(rows: ConfigRows, cells: CsvCells) -> Markup:
         body.append([init, rows.n(init, columns), *numbers])
     reference = next((row[f"vs_{role}_init"] for row in rows.rows if row[f"vs_{role}_init"]), None)
     note = f"in brackets the difference to {reference}" if reference else "no reference to compare with"
+    repeated = any(row["pretraining_runs"] not in ("", "1") for row in rows.rows)
     spread = (
-        " ± sample standard deviation over seeds"
+        f" ± sample standard deviation over {'runs' if repeated else 'seeds'}"
         if any(row["std"] for row in rows.rows)
         else " (one run each: no spread)"
     )
@@ -128,14 +157,16 @@ def differences_table(rows: ConfigRows, role: str, names: Sequence[str], cells: 
                 continue
             reference = row[f"vs_{role}_init"]
             methods.add(row[f"vs_{role}_interval"])
-            verdict = row[f"vs_{role}_verdict"]
             low, high = (cells.cell(row, f"vs_{role}_{end}") for end in ("low", "high"))
             body.append(
                 [
                     f"{init}, {title(*column)}",
                     Cell(cells.cell(row, f"vs_{role}"), "num"),
-                    Cell(verdict, f"left nowrap {style_class(verdict)}"),
-                    Cell(join(["[", low, ", ", high, "]"]) if interval(row, role) else "none", "num"),
+                    Cell(row[f"vs_{role}_verdict_text"], f"left {verdict_class(row, role)}"),
+                    Cell(
+                        join(["[", low, ", ", high, "]", unbounded(row, role)]) if interval(row, role) else "none",
+                        "num",
+                    ),
                     row[f"vs_{role}_n"],
                 ]
             )
@@ -147,19 +178,20 @@ def differences_table(rows: ConfigRows, role: str, names: Sequence[str], cells: 
 
 def dots_figure(rows: ConfigRows, role: str) -> list[Figure]:
     """The differences of the main metrics as dots with intervals; [] when there are none."""
-    dots, reference = [], ""
+    dots, reference, over_images = [], "", False
     for column in rows.columns(MAIN):
         for init in plotted(rows, role):
             row = rows.get(init, *column)
             if row is not None and row[f"vs_{role}"]:
                 reference = row[f"vs_{role}_init"]
+                over_images |= "over images" in row[f"vs_{role}_interval"]
                 low, high = (float(text) if (text := row[f"vs_{role}_{end}"]) else None for end in ("low", "high"))
-                verdict = row[f"vs_{role}_verdict"]
-                dots.append(Dot(title(*column), init, float(row[f"vs_{role}"]), low, high, verdict))
+                dots.append(Dot(title(*column), init, float(row[f"vs_{role}"]), low, high, verdict_class(row, role)))
     if not dots:
         return []
     name = f"Differences to {reference}"
-    kind = " with 95 % intervals" if any(dot.low is not None for dot in dots) else " (one run each: no interval)"
+    kind = " with 95 % intervals" if any(dot.low is not None for dot in dots) else " (no interval)"
+    kind += ", of single runs over the test images" if over_images else ""
     return [Figure(name, DotIntervals(dots[:MOST_DOTS], f"difference to {reference}, AP"), name + kind)]
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from transfer.comparison.comparison import Comparison
 from transfer.comparison.leakage import Leakage
 from transfer.literature.protocols import PublishedMatch
-from transfer.report.csv_rows import ConfigRows, CsvRow, by_config, csv_rows, number, summary
+from transfer.report.csv_rows import ConfigRows, CsvRow, by_config, csv_rows, number
+from transfer.report.sentences import SEQUENTIAL, summary
 
 
 @dataclass(frozen=True)
@@ -61,4 +62,10 @@ class Report:
     @functools.cached_property
     def sentences(self) -> list[str]:
         """The comparisons in words, the most important first."""
-        return summary(self.rows)
+        return summary(self.comparison)
+
+    @property
+    def next_step(self) -> str:
+        """What is undecided and what would decide it, with the rule by which seeds were added if there was one."""
+        parts = [self.comparison.next_step, SEQUENTIAL if self.comparison.stopping else ""]
+        return " ".join(part for part in parts if part)

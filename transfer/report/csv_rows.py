@@ -6,22 +6,30 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
-from transfer.comparison.gap import Difference, Row, Table
+from transfer.comparison.differences import WIDER
+from transfer.comparison.gap import ROLES, Gap, Row, Table
+from transfer.comparison.variance import Component, components
 from transfer.report.escaping import csv_text
 
-ROLES = ("supervised", "random")
+OF_GAP = ("", "_init", "_low", "_high", "_n", "_interval", "_verdict")  # the columns of earlier versions
+MORE_OF_GAP = (
+    *("_verdict_text", "_question", "_own_mean", "_reference_mean", "_over", "_p", "_p_adjusted", "_p_equivalence"),
+    *("_failed", "_planned", "_note"),
+)
 COLUMNS = [
     *("config", "init", "task", "metric", "n", "seeds", "mean", "std"),
-    *(f"vs_{role}{part}" for role in ROLES for part in ("", "_init", "_low", "_high", "_n", "_interval", "_verdict")),
+    *(f"vs_{role}{part}" for role in ROLES for part in OF_GAP),
+    *("failed", "pretraining_runs", "variance_pretraining", "variance_seed", "variance_residual"),
+    *(f"vs_{role}{part}" for role in ROLES for part in MORE_OF_GAP),
 ]
 TASKS = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
 MAIN = ("AP", "AP50", "AP75")  # the columns of the papers' tables
 SIZES = ("APs", "APm", "APl", "APr", "APc", "APf")  # by object size, by category frequency (LVIS)
-FLOOR = 0.1  # AP below which a detector has learned nothing
-RELATION = {"ahead": "ahead of", "behind": "behind"}
-NOT_INDEPENDENT = (
-    "The metrics of one run are computed from the same detections: they are not independent, and several of them "
-    "agreeing is not several pieces of evidence. With many rows, about one interval in twenty misses the truth."
+SINGLE_INTERVALS = (
+    "Intervals are single 95 % intervals: of many, about one in twenty misses the truth. Verdicts are adjusted for all "
+    "comparisons of this report (Holm), so an interval may exclude 0 and its verdict be undecided. Only AP has "
+    "verdicts: the metrics of one run are computed from the same detections, and several of them agreeing is not "
+    "several pieces of evidence. * An interval wider than the metric can be: the runs do not bound the difference."
 )
 
 CsvRow = dict[str, str]  # column -> text
@@ -37,29 +45,84 @@ def number(value: float | None, signed: bool = False) -> str:
 
 def csv_rows(tables: Iterable[Table]) -> list[CsvRow]:
     """The rows of gap.csv, every value already the string that is shown."""
-    return [_csv_row(table.name, row) for table in tables for row in table.rows]
+    rows = []
+    for table in tables:
+        headline = {id(row) for row in table.headline_rows}
+        failed = {init: len(table.failures(init)) for init in table.inits}
+        for row in table.rows:
+            others = {role: table.row(gap.reference, row.task, row.metric) for role, gap in row.gaps.items()}
+            cells = _csv_row(table.name, row, failed[row.init])
+            if id(row) in headline:
+                cells |= _variances(row)
+            for role, gap in row.gaps.items():
+                cells |= {f"vs_{role}{part}": text for part, text in _gap(row, gap, others[role]).items()}
+            rows.append(cells)
+    return rows
 
 
-def _csv_row(config: str, row: Row) -> CsvRow:
+def _csv_row(config: str, row: Row, failed: int) -> CsvRow:
     cells = dict.fromkeys(COLUMNS, "")
-    cells |= {"config": config, "init": row.init, "task": row.task, "metric": row.metric, "n": str(row.n)}
-    cells |= {"seeds": " ".join(map(str, row.values)), "mean": number(row.mean), "std": number(row.std)}
-    for role, difference in row.differences.items():
-        cells |= {f"vs_{role}{part}": text for part, text in _difference(difference).items()}
-    return cells
-
-
-def _difference(difference: Difference) -> CsvRow:
-    interval = difference.interval
-    return {
-        "": number(difference.mean, signed=True),
-        "_init": difference.reference,
-        "_low": number(interval.low, signed=True),
-        "_high": number(interval.high, signed=True),
-        "_n": str(len(difference.seeds)),
-        "_interval": interval.method,
-        "_verdict": difference.verdict,
+    seeds = sorted({seed for run in row.cells.values() for seed in run})
+    return cells | {
+        "config": config,
+        "init": row.init,
+        "task": row.task,
+        "metric": row.metric,
+        "n": str(row.n),
+        "seeds": " ".join(map(str, seeds)),
+        "mean": number(row.mean),
+        "std": number(row.std),
+        "failed": str(failed),
+        "pretraining_runs": str(len(row.cells)),
     }
+
+
+def _variances(row: Row) -> CsvRow:
+    parts = components(row.cells)
+    values = {"pretraining": parts.pretraining, "seed": parts.seed, "residual": parts.residual}
+    return {f"variance_{name}": _variance(one) for name, one in values.items()}
+
+
+def _variance(one: Component | None) -> str:
+    return "" if one is None else f"{one.value:.4f}"
+
+
+def _gap(row: Row, gap: Gap, other: Row | None) -> CsvRow:
+    one, verdict = gap.difference, gap.verdict
+    low, high, kind = one.low, one.high, one.method
+    if one.df is None and gap.over_images is not None:
+        low, high, kind = gap.over_images.low, gap.over_images.high, gap.over_images.method
+    own_mean, reference_mean = number(one.own_mean), number(one.reference_mean)
+    shown = (number(row.mean), number(other.mean if other else None))
+    return {
+        "": number(one.mean, signed=True),
+        "_init": gap.reference,
+        "_low": number(low, signed=True),
+        "_high": number(high, signed=True),
+        "_n": str(len(one.seeds)),
+        "_interval": kind,
+        "_verdict": verdict.word if verdict else "",
+        "_verdict_text": verdict.text if verdict else "",
+        "_question": one.question,
+        "_own_mean": own_mean,
+        "_reference_mean": reference_mean,
+        # the difference of the shown means, or of other means that have to be named
+        "_over": "" if (own_mean, reference_mean) == shown else f"over {_seeds(len(one.seeds))} that both have",
+        "_p": _p(one.p),
+        "_p_adjusted": _p(verdict.p_difference if verdict else None),
+        "_p_equivalence": _p(verdict.p_equivalence if verdict else None),
+        "_failed": str(one.failed),
+        "_planned": str(one.planned),
+        "_note": one.note or one.problem,
+    }
+
+
+def _seeds(count: int) -> str:
+    return "1 seed" if count == 1 else f"{count} seeds"
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
 
 
 def to_csv(rows: Sequence[CsvRow]) -> str:
@@ -76,10 +139,21 @@ def mean_and_spread(row: CsvRow) -> str:
     return f"{row['mean']} ± {row['std']}" if row["std"] else row["mean"]
 
 
+def bracket(row: CsvRow, role: str) -> str:
+    """The difference to a reference as it follows a mean, "" when there is none."""
+    over = f" {row[f'vs_{role}_over']}" if row[f"vs_{role}_over"] else ""
+    return f"({row[f'vs_{role}']}{over})" if row[f"vs_{role}"] else ""
+
+
 def interval(row: CsvRow, role: str) -> str:
     """The interval in brackets, "" when there is none."""
     low, high = row[f"vs_{role}_low"], row[f"vs_{role}_high"]
-    return f"[{low}, {high}]" if low else ""
+    return f"[{low}, {high}]{unbounded(row, role)}" if low else ""
+
+
+def unbounded(row: CsvRow, role: str) -> str:
+    """The mark of an interval that is wider than the metric can be."""
+    return "*" if WIDER in row[f"vs_{role}_note"] else ""
 
 
 def by_config(rows: Iterable[CsvRow]) -> dict[str, ConfigRows]:
@@ -104,8 +178,11 @@ class ConfigRows:
         return self._by_name.get((init, task, metric))
 
     def n(self, init: str, columns: Sequence[tuple[str, str]]) -> str:
-        """Number of runs of ``init``: that of the first of ``columns`` that it has."""
-        return next((row["n"] for column in columns if (row := self.get(init, *column))), "0")
+        """Number of runs of ``init``, "2 of 3" when one failed: that of the first of ``columns`` that it has."""
+        row = next((row for column in columns if (row := self.get(init, *column))), None)
+        if row is None:
+            return "0"
+        return f"{row['n']} of {int(row['n']) + int(row['failed'])}" if row["failed"] != "0" else row["n"]
 
     def columns(self, names: Sequence[str]) -> list[tuple[str, str]]:
         """(task, metric) pairs with one of these metric names, box before mask."""
@@ -120,55 +197,12 @@ class ConfigRows:
         return next((role for role in ROLES if any(row[f"vs_{role}"] for row in self.rows)), ROLES[0])
 
 
+def verdict_class(row: CsvRow, role: str) -> str:
+    """The class of the style sheet for a comparison: coloured when it is ahead or behind without a failed run."""
+    word = row[f"vs_{role}_verdict"]
+    return word if word in ("ahead", "behind") and row[f"vs_{role}_failed"] == "0" else "even"
+
+
 def title(task: str, metric: str) -> str:
     """A column title such as "box AP50"."""
     return f"{TASKS.get(task, task)} {metric}"
-
-
-def sentence(row: CsvRow, role: str) -> str:
-    """One comparison in words, e.g. "moco is +2.40 box AP ahead of supervised on voc (95 % interval ..., n=5)"."""
-    verdict = row[f"vs_{role}_verdict"]
-    what = f"{row[f'vs_{role}']} {title(row['task'], row['metric'])}"
-    reference = f"{row[f'vs_{role}_init']} on {row['config']}"
-    n = row[f"vs_{role}_n"]
-    if verdict == "no interval":
-        return f"{row['init']} measured {what} against {reference} in one run (n=1: no interval, so no verdict)."
-    kind = "95 % interval" if n != "1" else "95 % interval over the test images of one seed"
-    bounds = f"{kind} {row[f'vs_{role}_low']} to {row[f'vs_{role}_high']}, n={n}"
-    if verdict == "within noise":
-        return f"{row['init']} is within noise of {reference}: {what} ({bounds})."
-    return f"{row['init']} is {what} {RELATION[verdict]} {reference} ({bounds})."
-
-
-def summary(rows: Sequence[CsvRow]) -> list[str]:
-    """The sentences a report begins with: AP of every initialisation against each reference, per config.
-
-    Initialisations that are not references come first, against supervised before random: they are what the plan asks
-    about. A config on which nothing was learned gets one sentence at the end: its differences may be significant and
-    still say nothing.
-    """
-    sentences: list[tuple[tuple[bool, int], str]] = []
-    for config, of_config in by_config(rows).items():
-        for task, metric in of_config.columns(("AP",))[:1]:
-            ap_rows = [row for init in of_config.inits if (row := of_config.get(init, task, metric))]
-            if all(float(row["mean"]) < FLOOR for row in ap_rows):
-                what = title(task, metric)
-                text = f"Nothing was learned on {config}: no initialisation reaches {FLOOR} {what}."
-                sentences.append(((True, len(ROLES)), text))
-            else:
-                sentences += _config_sentences(of_config, ap_rows)
-    return [text for _, text in sorted(sentences, key=lambda pair: pair[0])]
-
-
-def _config_sentences(of_config: ConfigRows, ap_rows: Sequence[CsvRow]) -> list[tuple[tuple[bool, int], str]]:
-    """(sort key, sentence) of one config."""
-    references = {row[f"vs_{role}_init"] for row in of_config.rows for role in ROLES}
-    supervised = {row["vs_supervised_init"] for row in of_config.rows}
-    sentences = []
-    for place, role in enumerate(ROLES):
-        for row in ap_rows:
-            # random against supervised is the mirror image of supervised against random, which the summary has anyway
-            mirror = role == "supervised" and row["init"] in references - supervised
-            if row[f"vs_{role}"] and not mirror:
-                sentences.append(((row["init"] in references, place), sentence(row, role)))
-    return sentences

@@ -1,17 +1,19 @@
-"""Error types of a config: a table with differences to the reference, bars, and what AP75 says about box quality."""
+"""Error types of a config: a table with differences to the reference, bars, and box quality where it differs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from transfer.comparison.comparison import ConfigComparison
-from transfer.comparison.detection_errors import ErrorDifference, ErrorTypes
+from transfer.comparison.detection_errors import ErrorTypes
+from transfer.comparison.differences import Difference
 from transfer.evaluate.error_types import TYPES
 from transfer.report.charts import Bars
 from transfer.report.csv_rows import number
 from transfer.report.figures import Figure
 from transfer.report.markup import NOTHING, Markup, element, join
 from transfer.report.page import Cell, Row, paragraph, table
+from transfer.report.sentences import shape_sentences
 
 
 def error_parts(config: ConfigComparison, styles: Mapping[str, int]) -> list[Markup | Figure]:
@@ -35,24 +37,22 @@ def _table(types: ErrorTypes) -> Markup:
         rows.append([kind, *cells])
     note = ""
     if types.reference is not None:
-        note = f"; in brackets the difference to {types.reference}, * where its 95 % interval excludes 0"
+        note = f"; in brackets the difference to {types.reference} with its single 95 % interval"
     caption = f"AP50 that correcting each type of error would gain (TIDE, t_f = 0.5, t_b = 0.1), mean over seeds{note}"
     return table(["error", *types.weights], rows, caption)
 
 
-def _difference(difference: ErrorDifference | None) -> Markup:
+def _difference(difference: Difference | None) -> Markup:
+    """In no colour: a larger weight is not a worse detector, it depends on what else a detector gets wrong."""
     if difference is None:
         return NOTHING
-    significant = difference.verdict in ("ahead", "behind")
-    text = f"({number(difference.mean, signed=True)}{' *' if significant else ''})"
-    return join([" ", element("span", text, class_=difference.verdict if significant else "within-noise")])
+    interval = ""
+    if difference.low is not None:
+        interval = f", {number(difference.low, signed=True)} to {number(difference.high, signed=True)}"
+    return join([" ", element("span", f"({number(difference.mean, signed=True)}{interval})", class_="even")])
 
 
 def _box_quality(config: ConfigComparison) -> Markup:
-    """Is the gap one of box quality? AP75 needs better boxes than AP50, so the two differences are shown together."""
-    sentences = [
-        f"{one.init} against {one.reference}: {number(one.ap50, True)} AP50, {number(one.ap75, True)} AP75; "
-        f"{'AP75' if one.ap75 > one.ap50 else 'AP50'} fares better."
-        for one in config.box_quality
-    ]
-    return paragraph(f"AP75 asks for better boxes than AP50. {' '.join(sentences)}" if sentences else "")
+    """Is the gap one of box quality? Said only where the ratio of AP75 to AP50 differs beyond the noise."""
+    sentences = shape_sentences(config.box_quality)
+    return paragraph(f"AP75 needs better boxes than AP50. {' '.join(sentences)}" if sentences else "")

@@ -26,7 +26,7 @@ def write_report(folder: Path, report: Report, *, figures: bool = False) -> dict
         "gap.csv": to_csv(report.rows),
         "gap.md": markdown(report),
         "gap.tex": latex(report),
-        "gap.html": document(report.title, lead(report.sentences, report.limits), parts),
+        "gap.html": document(report.title, lead(report.sentences, report.next_step, report.limits), parts),
     }
     for name, content in files.items():
         write_text(folder / name, content)

@@ -41,6 +41,7 @@ def _cells(rows: ConfigRows, init: str, columns: Sequence[tuple[str, str]]) -> s
             cells.append("--")
             continue
         spread = f"\\,$\\pm$\\,{row['std']}" if row["std"] else ""
-        gap = f" (${row['vs_supervised']}$)" if row["vs_supervised"] else ""
+        over = f" {row['vs_supervised_over']}" if row["vs_supervised_over"] else ""
+        gap = f" (${row['vs_supervised']}${over})" if row["vs_supervised"] else ""
         cells.append(f"{row['mean']}{spread}{gap}")
     return " & ".join(cells)

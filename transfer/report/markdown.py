@@ -6,14 +6,15 @@ from collections.abc import Sequence
 
 from transfer.comparison.comparison import Failure
 from transfer.report.content import Report
-from transfer.report.csv_rows import MAIN, NOT_INDEPENDENT, ROLES, SIZES, ConfigRows, interval, mean_and_spread, title
+from transfer.report.csv_rows import MAIN, ROLES, SINGLE_INTERVALS, SIZES, ConfigRows, interval, mean_and_spread, title
 from transfer.report.escaping import markdown_code, markdown_text
+from transfer.report.sentences import spread_sentence
 
 
 def markdown(report: Report) -> str:
     """The whole file."""
     parts = [f"# {markdown_text(report.title)}\n"]
-    parts += [f"{markdown_text(text)}\n" for text in (report.limits, *report.sentences) if text]
+    parts += [f"{markdown_text(text)}\n" for text in (report.limits, *report.sentences, report.next_step) if text]
     for table in report.comparison.tables:
         for allowed in table.allowed:
             heading = markdown_text(f"Not like for like on {table.name}: {allowed.key}")
@@ -22,12 +23,13 @@ def markdown(report: Report) -> str:
         rows = report.rows_by_config[config.table.name]
         parts += [f"## {markdown_text(config.table.name)}\n", _values(rows) + _differences(rows)]
         parts += _failures(config.failures)
+        parts += [f"- {markdown_text(spread_sentence(spread))}\n" for spread in config.spreads]
     if report.searches:
         parts.append("## Learning-rate search (held-out part of train)\n")
         parts += [markdown_text(f"- {name}: {search}") for name, search in report.searches.items()]
     for result in report.leakage:
         parts += [f"**{markdown_text(result.line())}**\n"] if result.findings else []
-    parts.append(f"\n{NOT_INDEPENDENT}\n\nMade by {markdown_code(report.command)}.\n")
+    parts.append(f"\n{SINGLE_INTERVALS}\n\nMade by {markdown_code(report.command)}.\n")
     return "\n".join(parts)
 
 
@@ -62,7 +64,7 @@ def _differences(rows: ConfigRows) -> str:
             text += _line(["init", "metric", f"difference to {reference}", "95 % interval", "n", "verdict"])
             text += _line(["---", "---", "---:", "---", "---:", "---"])
             for metric, row in differences:
-                numbers = [row[f"vs_{role}"], interval(row, role), row[f"vs_{role}_n"], row[f"vs_{role}_verdict"]]
+                numbers = [row[f"vs_{role}"], interval(row, role), row[f"vs_{role}_n"], row[f"vs_{role}_verdict_text"]]
                 text += _line([row["init"], metric, *numbers])
             text += "\n"
     return text

@@ -67,8 +67,11 @@ def document(heading: str, lead: Markup, sections: Sequence[Section]) -> str:
     return f"<!doctype html>{element('html', head, body, lang='en').source}\n"
 
 
-def lead(sentences: Sequence[str], limits: str) -> Markup:
-    """What comes first: the main sentence, the limits of the runs, the other comparisons (many are folded away)."""
+def lead(sentences: Sequence[str], next_step: str, limits: str) -> Markup:
+    """What comes first: the main verdict, what to do next, the limits of the runs, the other comparisons.
+
+    Many comparisons are folded away.
+    """
     first, *others = sentences or [
         "No comparison can be made yet: no two initialisations have a finished run with the same seed."
     ]
@@ -77,6 +80,7 @@ def lead(sentences: Sequence[str], limits: str) -> Markup:
     return join(
         [
             element("p", element("strong", first), class_="summary"),
+            element("p", next_step) if next_step else None,
             element("p", limits, class_="note") if limits else None,
             element("ul", *shown) if shown else None,
             details(f"{len(folded)} more comparisons", element("ul", *folded)) if folded else None,

@@ -37,7 +37,7 @@ def _row(run: Run) -> list[str]:
     hardware = record.get("hardware") or origin.get("hardware") or {}
     data = [one["sha256"] or "" for part in record["datasets"].values() for one in part]
     return [
-        f"{run.init}, seed {run.seed}",
+        run.name,
         number(next((value for (_, metric), value in run.metrics.items() if metric == "AP"), None)),
         str(record["iterations"]),
         f"{(record.get('seconds') or {}).get('train') or 0:.0f}",

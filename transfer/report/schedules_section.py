@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from transfer.comparison.curves import METRIC, TASK, ScheduleLengths
 from transfer.report.charts import Lines
-from transfer.report.config_section import CsvCells
+from transfer.report.config_section import CsvCells, order_text
 from transfer.report.csv_rows import ROLES, ConfigRows
 from transfer.report.figures import Figure
 from transfer.report.markup import Markup, join
@@ -35,9 +35,6 @@ def _parts(lengths: ScheduleLengths, rows: Mapping[str, ConfigRows], cells: CsvC
     if lengths.curves.by_init:
         styles = {init: i for i, init in enumerate(lengths.inits)}
         name = f"{METRIC} at the end of schedules of different lengths"
-        crossings = [
-            f"{c.winner} overtakes {c.loser} at about {c.iteration:.0f} iterations." for c in lengths.curves.crossings
-        ]
         parts.append(Figure(name, Lines(lengths.curves.by_init, styles, "iterations of the schedule"), name))
-        parts.append(paragraph(" ".join(crossings or ["No order changes with the length."])))
+        parts.append(paragraph(order_text(lengths.curves, "iterations of the schedule")))
     return parts

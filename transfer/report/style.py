@@ -20,7 +20,7 @@ th,td{padding:.25rem .6rem;border-bottom:1px solid var(--rule);text-align:right;
 th:first-child,td:first-child,.left,.words td,.words th{text-align:left}thead th{border-bottom:2px solid var(--rule)}
 tbody th{position:sticky;left:0;background:var(--bg)}
 .nowrap,td.num{white-space:nowrap}.words td:last-child,td.left:not(.nowrap){min-width:12rem}
-.ahead{color:var(--good)}.behind{color:var(--bad)}.within-noise,.no-interval{color:var(--even)}
+.ahead{color:var(--good)}.behind{color:var(--bad)}.even{color:var(--even)}
 .alarm{border-left:4px solid var(--bad);background:var(--panel);padding:.5rem .8rem;color:var(--bad)}
 .note{border-left:4px solid var(--rule);background:var(--panel);padding:.5rem .8rem}
 pre{background:var(--panel);padding:.6rem;overflow-x:auto;font-size:.85rem}code{font-size:.9em}

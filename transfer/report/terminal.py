@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from runtime.terminal import aligned
 from transfer.report.content import Report
-from transfer.report.csv_rows import MAIN, CsvRow, by_config, mean_and_spread, title
+from transfer.report.csv_rows import MAIN, CsvRow, bracket, by_config, mean_and_spread, title
 from transfer.report.escaping import one_line
+from transfer.report.sentences import spread_sentence
 
 
 def terminal(report: Report) -> str:
@@ -18,9 +19,19 @@ def terminal(report: Report) -> str:
             values = [rows.get(init, *column) for column in columns]
             lines.append([one_line(init), rows.n(init, columns), *(_cell(row) if row else "" for row in values)])
         tables.append(f"{one_line(config)}\n{aligned(lines)}")
-    return "\n".join(["\n\n".join(tables), *map(one_line, report.sentences)])
+    return "\n".join(["\n\n".join(tables), *map(one_line, lines_of(report))])
+
+
+def lines_of(report: Report) -> list[str]:
+    """The comparisons in words, where the spread of repeated pretraining comes from, and what to do next."""
+    spreads = [
+        spread_sentence(spread)
+        for config in report.comparison.configs
+        for spread in config.spreads
+        if spread.with_a_run is not None
+    ]
+    return [text for text in (*report.sentences, *spreads, report.next_step) if text]
 
 
 def _cell(row: CsvRow) -> str:
-    gap = f" ({row['vs_supervised']})" if row["vs_supervised"] else ""
-    return mean_and_spread(row) + gap
+    return f"{mean_and_spread(row)} {bracket(row, 'supervised')}".rstrip()

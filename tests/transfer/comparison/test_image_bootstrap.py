@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from tests.transfer.detection_arrays import make_detections
+from transfer.comparison.comparison import complete
 from transfer.comparison.gap import compare
 from transfer.comparison.image_bootstrap import ImageBootstrap
 from transfer.data.catalog import get_dataset
@@ -20,6 +22,8 @@ from transfer.evaluate import evaluate
 from transfer.evaluate.detections import Detections
 from transfer.evaluate.match_tables import match_table
 from transfer.records.run import find_runs
+from transfer.report.csv_rows import csv_rows, verdict_class
+from transfer.report.sentences import summary
 
 IMAGES, CLASSES = 12, 3
 
@@ -234,15 +238,28 @@ def test_one_seed_gets_an_interval_over_images(coco, store, tmp_path: Path) -> N
     (table,) = compare(list(find_runs(root)), {"supervised": "supervised"}, image_interval=bootstrap)
     row = table.row("moco", "bbox", "AP")
     assert row is not None
-    difference = row.differences["supervised"]
-    assert difference.interval.method == "paired bootstrap over images, 200 replicates"
-    assert difference.interval.low is not None
-    assert difference.interval.high is not None
-    assert 0 < difference.interval.low < difference.mean < difference.interval.high
-    assert difference.verdict == "ahead"
+    gap = row.gaps["supervised"]
+    interval = gap.over_images
+    assert interval is not None
+    assert interval.method == "paired bootstrap over images, 200 replicates"
+    assert interval.low is not None
+    assert interval.high is not None
+    assert 0 < interval.low < gap.difference.mean < interval.high
+    assert gap.difference.low is None  # the interval describes the images and is no test of the initialisations
     per_class = table.row("moco", "bbox", "AP-class0")
     assert per_class is not None
-    assert per_class.differences["supervised"].verdict == "no interval"
+    over_images = per_class.gaps["supervised"].over_images
+    assert over_images is not None
+    assert over_images.low is None
+    comparison = complete([table], detections=False)
+    (sentence,) = summary(comparison)
+    assert "box AP on these images, with this seed; other seeds may differ by as much (n=1: no verdict" in sentence
+    assert "95 % interval over the test images +" in sentence
+    assert not re.search("ahead|behind", sentence)
+    (line,) = [row for row in csv_rows(comparison.tables) if (row["init"], row["metric"]) == ("moco", "AP")]
+    assert line["vs_supervised_interval"] == interval.method
+    assert line["vs_supervised_verdict"] == "no verdict"
+    assert verdict_class(line, "supervised") == "even"
 
 
 def test_no_interval_without_the_detections_or_data_of_the_runs(coco, store) -> None:

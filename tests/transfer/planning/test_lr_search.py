@@ -28,6 +28,11 @@ def test_parts_are_disjoint_and_nested() -> None:
     assert not set(parts["fit"]) & set(parts["held_out"])
     assert set(parts_of(ids, 0.1, 0.0)["fit"]) < set(parts_of(ids, 0.5, 0.0)["fit"]) < set(parts["fit"])
     assert parts_of(ids, 0.1, 0.0)["held_out"] == []
+    inside = parts_of(ids, 0.08, 0.02, within=0.1)
+    assert (len(inside["fit"]), len(inside["held_out"])) == (8, 2)
+    assert sorted(inside["fit"] + inside["held_out"]) == sorted(parts_of(ids, 0.1, 0.0)["fit"])
+    with pytest.raises(UserError, match="too few"):
+        parts_of(ids, 0.008, 0.002, within=0.01)
     with pytest.raises(UserError, match="too few"):
         parts_of([1], 0.8, 0.2)
 
@@ -129,7 +134,7 @@ def test_one_rate_of_its_own_is_allowed_in_its_table_only(plan_file: Path) -> No
     assert [allowed.key for allowed in own.allowed] == ["SOLVER.BASE_LR"]
     row = own.row("moco", "bbox", "AP")
     assert row is not None
-    assert row.differences["supervised"].mean == pytest.approx(2.0)
+    assert row.gaps["supervised"].difference.mean == pytest.approx(2.0)
 
 
 def test_shrunk_steps_stay_before_the_end(plan_file: Path, fake_repo: Path) -> None:
@@ -159,3 +164,12 @@ def test_a_damaged_search_result_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "lr0.01" / "result.json").write_text('{"schema": 1, "sta')
     with pytest.raises(UserError, match=r"lr0\.01/result\.json is not a result"):
         chosen_rate(tmp_path, [0.01])
+
+
+def test_a_search_sees_no_label_outside_the_fraction(plan_file: Path) -> None:
+    fraction = ["configs=[{config: toy.yaml, data_fraction: 0.1}]", "lr={search: [0.01, 0.02], held_out: 0.2}"]
+    for settings, within in ((fraction, ("--within", "0.1")), (fraction[1:], ())):
+        stages = plan_stages(load_plan(plan_file, settings=settings))
+        (split,) = [stage for stage in stages if stage.kind == "split" and "+" in stage.name]
+        given = [(a, b) for a, b in zip(split.argv, split.argv[1:]) if a == "--within"]
+        assert given == ([within] if within else [])

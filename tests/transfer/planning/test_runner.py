@@ -44,7 +44,8 @@ def test_failed_run_is_in_the_table_and_the_next_call_resumes_it(plan_file: Path
     subprocess.run([*measure_gap, "--report-only"], check=True, capture_output=True, timeout=120)
     text = Path("runs/toy/gap.md").read_text()
     assert "moco, seed 1: failed: loss is not finite at step 7 (exit code 2" in text
-    assert "| moco | 1 |" in text
+    assert "| moco | 1 of 2 |" in text
+    assert "1 of 4 runs failed (moco, seed 1: failed: loss is not finite at step 7" in text
     assert {o.status for o in run(plan_file).values()} == {"finished"}
     assert [("--resume" in call) for call in calls(str(broken))] == [False, True]
 
@@ -132,7 +133,7 @@ def test_interrupt_stops_resumably_and_again_continues(plan_file: Path, measure_
     )
     assert second.returncode == 0, second.stdout + second.stderr
     assert all("--resume" in calls(str(folder))[-1] for folder in begun)
-    assert "moco is" in second.stdout
+    assert "moco against supervised on toy" in second.stdout
 
 
 def test_two_runners_share_the_work(plan_file: Path, measure_gap: list[str]) -> None:

@@ -1,0 +1,43 @@
+"""``--power``: the runs that would see a difference, before anything is run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from transfer.comparison.family import FAMILY_ALPHA
+from transfer.comparison.power import seeds_for
+from transfer.planning.needed_runs import power_text
+from transfer.planning.plan import load_plan
+
+
+def test_a_published_spread_plans_without_any_run(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repo)
+    plan = load_plan("plans/moco_voc.yaml")
+    text = power_text(plan, [], {}, 0.5)
+    comparisons = int(re.findall(r"comparisons \((\d+)\)", text)[0])
+    seeds = seeds_for(0.5, 0.2, alpha=FAMILY_ALPHA / comparisons)
+    assert re.search(rf"voc_R50_C4 +0\.20 +{seeds} seeds +unknown", text)
+    assert "MoCo's detection/README.md" in text
+
+
+def test_other_data_have_no_published_spread(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repo)
+    assert "unknown: finish two seeds first" in power_text(load_plan("plans/demo.yaml"), [], {}, 0.5)
+    low_data = power_text(load_plan("plans/coco_low_data.yaml"), [], {}, 0.5)  # trains on parts of COCO
+    assert "0.10" not in low_data
+
+
+def test_measured_spread_and_cost(plan_file: Path, measure_gap: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_SPREAD", "0.3")
+    monkeypatch.setattr("transfer.planning.needed_runs._published", lambda config: None)
+    subprocess.run([*measure_gap, "--no-detections"], check=True, capture_output=True, timeout=240)
+    before = sorted(Path("runs").rglob("*"))
+    done = subprocess.run([*measure_gap, "--power", "1"], check=True, capture_output=True, text=True, timeout=240)
+    assert re.search(r"toy +\d\.\d\d +\d+ seeds +about [\d.]+ min", done.stdout.replace(" h", " min"))
+    assert re.search(r"\d+ pretraining runs x \d+ seeds", done.stdout)
+    assert "measured: the noisiest comparison of finished runs; pretraining runs are taken" in done.stdout
+    assert sorted(Path("runs").rglob("*")) == before  # nothing was run or written

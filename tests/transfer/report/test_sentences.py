@@ -1,0 +1,159 @@
+"""What a report says in words: never more than its runs show."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.transfer.run_store import make_record, write_run
+from transfer.comparison.comparison import Comparison, complete
+from transfer.comparison.gap import compare
+from transfer.records.run import find_runs
+from transfer.report.csv_rows import csv_rows, interval
+from transfer.report.sentences import spread_sentence, summary
+
+REFERENCES = {"supervised": "supervised", "random": "random"}
+
+
+def write(root: Path, init: str, values: Sequence[float], pretraining: str = "", kind: str = "backbone") -> None:
+    """One run per seed with this AP; AP50 is twice and AP75 0.8 of it."""
+    for seed, ap in enumerate(values):
+        metrics = {"bbox": {"AP": ap, "AP50": 2 * ap, "AP75": 0.8 * ap}}
+        record = make_record(init=init, seed=seed, metrics=metrics)
+        record["init"]["kind"] = kind
+        write_run(root, record, pretraining)
+
+
+def compared(root: Path, margin: float = 0.5, hours: Mapping[str, float] | None = None) -> Comparison:
+    tables = compare(list(find_runs(root)), REFERENCES)
+    return complete(tables, margin=margin, pretraining_hours=hours, detections=False)
+
+
+def test_ahead_names_what_it_is_about(tmp_path: Path) -> None:
+    write(tmp_path, "supervised", [30.0, 30.2, 29.9, 30.1])
+    write(tmp_path, "moco", [32.1, 32.2, 31.9, 32.3])
+    comparison = compared(tmp_path)
+    assert summary(comparison) == [
+        "moco is +2.08 box AP ahead of supervised on toy with these weights (95 % interval +1.92 to +2.23, n=4)."
+    ]
+    assert comparison.next_step == "What now: nothing is undecided."
+
+
+def test_one_seed_is_a_description(tmp_path: Path) -> None:
+    write(tmp_path, "supervised", [30.0])
+    write(tmp_path, "moco", [32.0])
+    comparison = compared(tmp_path)
+    assert summary(comparison) == [
+        "moco against supervised on toy: +2.00 box AP on these images, with this seed; other seeds may differ by as "
+        "much (n=1: no verdict)."
+    ]
+    assert comparison.next_step == "What now: 1 of 1 comparisons have one seed, so no verdict: add a second seed."
+
+
+def test_a_failed_run_is_named_in_sentence_and_table(tmp_path: Path) -> None:
+    write(tmp_path, "supervised", [15.0, 15.1, 15.3])
+    write(tmp_path, "moco", [17.1, 17.21])
+    failed = make_record(init="moco", seed=2, status="failed", error="the loss is not finite at iteration 812")
+    write_run(tmp_path, failed)
+    comparison = compared(tmp_path)
+    (sentence,) = summary(comparison)
+    assert sentence.startswith("Among the runs that finished, moco is +2.11 box AP ahead of supervised")
+    assert "1 of 6 runs failed (moco, seed 2: the loss is not finite at iteration 812)" in sentence
+    rows = {row["init"]: row for row in csv_rows(comparison.tables) if row["metric"] == "AP"}
+    assert (rows["moco"]["n"], rows["moco"]["failed"], rows["moco"]["vs_supervised_planned"]) == ("2", "1", "6")
+
+
+def test_unequal_seeds_have_a_difference_of_named_means(tmp_path: Path) -> None:
+    write(tmp_path, "supervised", [15.0, 15.3, 14.9])
+    write(tmp_path, "moco", [15.5, 15.9, 15.2, 2.0, 2.1])
+    comparison = compared(tmp_path)
+    row = next(row for row in csv_rows(comparison.tables) if (row["init"], row["metric"]) == ("moco", "AP"))
+    assert (row["mean"], row["vs_supervised"]) == ("10.14", "+0.47")
+    assert row["vs_supervised_over"] == "over 3 seeds that both have"
+    assert (row["vs_supervised_own_mean"], row["vs_supervised_reference_mean"]) == ("15.53", "15.07")
+    assert "over the seeds that both have" in summary(comparison)[0]
+
+
+@pytest.mark.parametrize(
+    ("own", "words"),
+    [
+        ([30.02, 30.21, 29.9, 30.13], r"moco and supervised on toy are equivalent within ±0.5 AP"),
+        ([30.9, 28.8, 31.5, 30.2], r"moco against supervised on toy is undecided"),
+        ([30.0, 30.2, 29.9, 30.1], r"no verdict: no spread between runs"),
+    ],
+)
+def test_equal_is_not_undecided(tmp_path: Path, own: Sequence[float], words: str) -> None:
+    write(tmp_path, "supervised", [30.0, 30.2, 29.9, 30.1])
+    write(tmp_path, "moco", own)
+    assert re.search(words, summary(compared(tmp_path))[0])
+
+
+def test_undecided_says_how_many_seeds_would_decide(tmp_path: Path) -> None:
+    write(tmp_path, "supervised", [30.0, 30.2, 29.9])
+    write(tmp_path, "moco", [30.9, 30.5, 31.5])
+    step = compared(tmp_path).next_step
+    assert "1 of 1 comparisons are undecided (moco against supervised on toy)" in step
+    assert re.search(r"see differences above \d+\.\d AP; about \d+ more seeds would see 0.5 \(about \d+ min\)", step)
+    assert "see 0.2" in compared(tmp_path, margin=0.2).next_step
+
+
+def test_two_pretraining_runs_speak_of_the_method(tmp_path: Path) -> None:
+    write(tmp_path, "supervised", [30.0, 30.2])
+    for run, centre in enumerate((33.0, 33.5, 33.2)):
+        write(tmp_path, "moco", [centre, centre + 0.1], f"pretrain{run}")
+    comparison = compared(tmp_path, hours={"moco": 2.0})
+    (sentence,) = summary(comparison)
+    assert sentence.startswith("The method moco is +3.18 box AP ahead of supervised on toy (95 % interval")
+    assert "3 against 1 pretraining runs, n=2" in sentence
+    assert "supervised is one pretraining run: the sentence is about these weights of it" in sentence
+    (row,) = [row for row in csv_rows(comparison.tables) if (row["init"], row["metric"]) == ("moco", "AP")]
+    assert (row["n"], row["pretraining_runs"], row["vs_supervised_question"]) == ("6", "3", "the method")
+    assert float(row["variance_pretraining"]) > 0
+    (spread,) = comparison.configs[0].spreads
+    text = spread_sentence(spread)
+    assert "from the pretraining run" in text
+    assert re.search(r"one more pretraining run buys ±\d+\.\d\d, one more fine-tuning seed ±\d+\.\d\d", text)
+
+
+def test_an_undecided_method_is_told_its_pretraining_runs_and_cost(tmp_path: Path) -> None:
+    for run, (own, other) in enumerate(((30.0, 30.4), (31.0, 29.7))):
+        write(tmp_path, "moco", [own, own + 0.2], f"pretrain{run}")
+        write(tmp_path, "supervised", [other, other + 0.1], f"pretrain{run}")
+    step = compared(tmp_path, margin=2.0, hours={"moco": 2.0}).next_step
+    assert re.search(r"about \d+ pretraining runs with \d+ seeds each would see 2 \(about [\d.]+ h in all\)", step)
+    assert "cost unknown" in compared(tmp_path, margin=2.0).next_step
+
+
+def test_box_quality_is_mentioned_only_beyond_the_noise(tmp_path: Path) -> None:
+    write(tmp_path, "supervised", [30.0, 30.2, 29.9])
+    for seed in range(3):
+        metrics = {"bbox": {"AP": 31.0, "AP50": 60.0 + seed / 10, "AP75": 36.0 + seed / 5}}
+        write_run(tmp_path, make_record(init="moco", seed=seed, metrics=metrics))
+        noise = {"bbox": {"AP": 31.0, "AP50": 60.0 + 9 * (seed == 1), "AP75": 30.0}}
+        write_run(tmp_path, make_record(init="noisy", seed=seed, metrics=noise))
+    (one,) = compared(tmp_path).configs[0].box_quality
+    assert one.init == "moco"
+    assert one.percent[1] > 0
+
+
+def test_an_initialisation_without_any_run_does_not_vanish(tmp_path: Path) -> None:
+    write(tmp_path, "supervised", [15.0, 15.1])
+    for seed in (0, 1):
+        error = f"the loss is not finite at iteration {seed}"
+        write_run(tmp_path, make_record(init="moco", seed=seed, status="failed", error=error))
+    assert summary(compared(tmp_path)) == [
+        "moco has no result on toy: all of its 2 runs failed (moco, seed 0: the loss is not finite at iteration 0, and "
+        "1 more)."
+    ]
+
+
+def test_an_interval_that_no_metric_can_have_is_marked(tmp_path: Path) -> None:
+    write(tmp_path, "supervised", [5.0, 1.0])
+    write(tmp_path, "moco", [5.0, 9.0])
+    comparison = compared(tmp_path)
+    (row,) = [row for row in csv_rows(comparison.tables) if (row["init"], row["metric"]) == ("moco", "AP")]
+    assert interval(row, "supervised").endswith("]*")
+    assert "wider than the metric can be: the runs do not bound the difference" in summary(comparison)[0]

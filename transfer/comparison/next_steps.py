@@ -1,0 +1,180 @@
+"""What a finished comparison leaves undecided, how many more runs would decide it, and what they would cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from transfer.comparison.differences import METHOD, Difference
+from transfer.comparison.family import FAMILY_ALPHA, family
+from transfer.comparison.gap import Gap, Row, Table
+from transfer.comparison.intervals import mean
+from transfer.comparison.power import SEEDS_OF_A_METHOD, Method, cheapest_plan, prospect, seeds_for, visible_gap
+from transfer.comparison.sequential import SequentialPlan
+from transfer.comparison.variance import Components, components
+from transfer.comparison.verdicts import NONE, UNDECIDED
+
+MOST_NAMED = 4  # undecided comparisons that the line names
+MOST_TABLES = 3  # configs for which it says what is needed
+RUN_COSTS = 10.0  # a pretraining run in fine-tuning runs, where nothing was measured
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The variance components of one initialisation, and how one more repetition narrows the expected interval."""
+
+    init: str
+    reference: str
+    components: Components
+    half_width: float  # expected, in points, with the runs that there are
+    with_a_run: float | None  # with one more pretraining run; None where none was repeated
+    with_a_seed: float
+
+
+def measured_spreads(table: Table) -> list[Spread]:
+    """Of every initialisation with an interval in the headline metric, against its first reference."""
+    found = []
+    for row in table.headline_rows:
+        gap = next(iter(row.gaps.values()), None)
+        other = table.row(gap.reference, row.task, row.metric) if gap else None
+        if gap is None or other is None or gap.difference.df is None:
+            continue
+        seeds = len(gap.difference.seeds)
+        own, against = _methods(row, other, gap.difference)
+        more = [replace(side, runs=side.runs + (side.runs > 1)) for side in (own, against)]
+        found.append(
+            Spread(
+                row.init,
+                gap.reference,
+                components(row.cells),
+                prospect(own, against, seeds).half_width,
+                prospect(more[0], more[1], seeds).half_width if gap.difference.question == METHOD else None,
+                prospect(own, against, seeds + 1).half_width,
+            )
+        )
+    return found
+
+
+def _methods(row: Row, other: Row, difference: Difference) -> tuple[Method, Method]:
+    """Both sides as they would be planned: spreads from their runs.
+
+    Without repeated pretraining the residual is that of the paired differences, half of it on each side.
+    """
+    if difference.question != METHOD:
+        residual = (difference.standard_error or 0.0) * math.sqrt(len(difference.seeds) / 2)
+        return Method(0.0, residual), Method(0.0, residual)
+    sides = [
+        Method(*_spreads(components(one.cells)), len(one.cells)) if len(one.cells) > 1 else None for one in (row, other)
+    ]
+    repeated = next(side for side in sides if side is not None)
+    own, against = (side or replace(repeated, runs=1) for side in sides)  # a single run: as noisy as the other side
+    return own, against
+
+
+def _spreads(parts: Components) -> tuple[float, float]:
+    """Standard deviations of (pretraining, residual); with one seed the two cannot be told apart: all is the first."""
+    residual = math.sqrt(parts.residual.value) if parts.residual else 0.0
+    if parts.pretraining is None:
+        return residual, 0.0
+    return math.sqrt(parts.pretraining.value), residual
+
+
+def what_now(
+    tables: Sequence[Table],
+    margin: float,
+    pretraining_hours: Mapping[str, float],
+    stopping: SequentialPlan | None = None,
+) -> str:
+    """One line: what is undecided, what would decide it, at which cost; "" when nothing was compared."""
+    pairs = family(tables)
+    words = {key: gap.verdict.word for key, (_, gap) in pairs.items() if gap.verdict is not None}
+    if not words:
+        return ""
+    undecided = [key for key, word in words.items() if word == UNDECIDED]
+    single = [key for key, word in words.items() if word == NONE and len(pairs[key][1].difference.seeds) == 1]
+    parts = []
+    if undecided:
+        names = [
+            f"{init} against {pairs[table, init, role][1].reference} on {table}" for table, init, role in undecided
+        ]
+        more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+        parts.append(
+            f"{len(undecided)} of {len(words)} comparisons are undecided ({', '.join(names[:MOST_NAMED])}{more})."
+        )
+        of_tables = [(table, [pairs[key] for key in undecided if key[0] == table.name]) for table in tables]
+        open_tables = [(table, of_table) for table, of_table in of_tables if of_table]
+        for table, of_table in open_tables[:MOST_TABLES]:
+            parts.append(_need(table, of_table, margin, len(pairs), pretraining_hours))
+        if len(open_tables) > MOST_TABLES:
+            parts.append(f"{len(open_tables) - MOST_TABLES} more configs have undecided comparisons.")
+        if stopping is not None:
+            parts.append(f"The plan adds seeds itself, up to {stopping.most}.")
+    if single:
+        parts.append(f"{len(single)} of {len(words)} comparisons have one seed, so no verdict: add a second seed.")
+    if not parts:
+        nothing = sum(word == NONE for word in words.values())
+        parts.append(
+            f"nothing is undecided{f', but {nothing} of {len(words)} comparisons cannot be tested' if nothing else ''}."
+        )
+    return f"What now: {' '.join(parts)}"
+
+
+def _need(
+    table: Table,
+    undecided: Sequence[tuple[Row, Gap]],
+    margin: float,
+    comparisons: int,
+    pretraining_hours: Mapping[str, float],
+) -> str:
+    """The runs that see ``margin`` with 80 % power in the noisiest undecided comparison of a table."""
+    row, gap = max(undecided, key=lambda pair: pair[1].difference.standard_error or 0.0)
+    one = gap.difference
+    alpha = FAMILY_ALPHA / comparisons  # the first step of Holm
+    visible = visible_gap(one.standard_error or 0.0, one.df or 1.0, alpha=alpha)
+    sees = f"differences above {visible:.1f} {row.metric}" if visible < 100 else "no difference"
+    text = f"On {table.name} these runs see {sees}; "
+    hours = fine_tuning_hours(table)
+    if one.question != METHOD:
+        sd = (one.standard_error or 0.0) * math.sqrt(len(one.seeds) / 2)
+        seeds = seeds_for(margin, sd, alpha=alpha)
+        if seeds is None:
+            return f"{text}more than 1000 seeds would be needed to see {margin:g}."
+        extra = max(seeds - len(one.seeds), 1)
+        cost = None if hours is None else extra * len(table.inits) * hours
+        return f"{text}about {extra} more seeds would see {margin:g} ({shown_hours(cost)})."
+    other = table.row(gap.reference, row.task, row.metric)
+    assert other is not None  # noqa: S101 (the gap was computed from it)
+    own, against = _methods(row, other, one)
+    pretraining = pretraining_hours.get(row.init)
+    known = hours is not None and pretraining is not None
+    costs = (pretraining or 0.0, hours or 0.0) if known else (RUN_COSTS, 1.0)
+    plan = cheapest_plan(
+        margin,
+        own.pretraining_sd,
+        own.residual_sd,
+        pretraining_hours=costs[0],
+        fine_tuning_hours=costs[1],
+        seeds=SEEDS_OF_A_METHOD,
+        other=against if against.runs == 1 else None,
+        alpha=alpha,
+    )
+    if plan is None:
+        return f"{text}20 pretraining runs with 10 seeds would not be enough to see {margin:g}."
+    total = shown_hours(plan.hours if known else None)
+    return (
+        f"{text}about {plan.runs} pretraining runs with {plan.seeds} seeds each would see {margin:g} ({total} in all)."
+    )
+
+
+def fine_tuning_hours(table: Table) -> float | None:
+    """Measured hours of one run, mean over the finished runs; None where none says."""
+    seconds = [sum(filter(None, (run.record.get("seconds") or {}).values())) for run in table.runs if run.finished]
+    return mean(seconds) / 3600 if any(seconds) else None
+
+
+def shown_hours(hours: float | None) -> str:
+    """A cost in words."""
+    if hours is None:
+        return "cost unknown"
+    return f"about {hours:.1f} h" if hours >= 1 else f"about {max(1, round(hours * 60))} min"

@@ -1,0 +1,136 @@
+"""How often a plan repeats everything: fine-tuning seeds, fixed or added until decided, and pretraining seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.errors import UserError
+from runtime.listing import listed
+from transfer.comparison.sequential import SequentialPlan
+from transfer.comparison.verdicts import MARGIN
+from transfer.planning.fields import Fields
+
+UNTIL_KEYS = ("until", "margin", "max", "min")
+DEFAULT_MOST = 10
+SEED_LIMIT = 2**31  # what every generator takes
+
+
+@dataclass(frozen=True)
+class Repetitions:
+    """Seeds as they are used, i.e. with --seed-offset added."""
+
+    seeds: tuple[int, ...]  # with ``stopping`` those to begin with
+    pretrain_seeds: tuple[int, ...]  # empty: every initialisation is pretrained once, with the seed in its argv
+    margin: float  # points of AP within which two initialisations count as equivalent
+    stopping: SequentialPlan | None = None
+
+
+def read_repetitions(fields: Fields, offset: int) -> Repetitions:
+    """``seeds``, ``pretrain_seeds`` and ``margin`` of a plan. Raises UserError."""
+    pretrain_seeds = _shifted(fields, "pretrain_seeds", offset) if "pretrain_seeds" in fields else ()
+    margin = _margin(fields, MARGIN)
+    if not isinstance(fields.value.get("seeds"), dict):
+        return Repetitions(_shifted(fields, "seeds", offset), pretrain_seeds, margin)
+    rule = Fields(fields.value["seeds"], f"{fields.where}: seeds", UNTIL_KEYS)
+    if rule.need("until", str) != "decided":
+        raise UserError(f"{rule.where}: until must be decided, not {rule.value['until']!r}")
+    if len(pretrain_seeds) > 1:
+        raise UserError(
+            f"{rule.where}: until: decided compares weights, so it cannot be combined with several pretrain_seeds; "
+            "give a list of seeds"
+        )
+    if "margin" in rule and "margin" in fields and _margin(rule, margin) != margin:
+        raise UserError(f"{rule.where}: margin is {_margin(rule, margin):g} here and {margin:g} in the plan; give one")
+    margin = _margin(rule, margin)
+    least, most = rule.get("min", int, 2), rule.get("max", int, DEFAULT_MOST)
+    if not 2 <= least <= most:
+        raise UserError(f"{rule.where}: must be 2 <= min <= max, not min: {least}, max: {most}")
+    stopping = SequentialPlan(least, most, margin)
+    seeds = tuple(range(offset, offset + least))
+    check_seeds([offset, offset + most - 1], f"{rule.where}: seeds")
+    return Repetitions(seeds, pretrain_seeds, margin, stopping)
+
+
+def check_seeds(seeds: Sequence[int], where: str) -> None:
+    """Raise UserError for a seed that a generator cannot take."""
+    if min(seeds) < 0 or max(seeds) >= SEED_LIMIT:
+        raise UserError(f"{where} must be 0 or more and below 2^31, also with --seed-offset, not {listed(seeds, 5)}")
+
+
+def _shifted(fields: Fields, key: str, offset: int) -> tuple[int, ...]:
+    """The seeds in ``key``, as they are used."""
+    seeds = fields.items(key, int)
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise UserError(f"{fields.where}: {key} must be a list of different integers, 0 or more, not {seeds}")
+    shifted = tuple(seed + offset for seed in seeds)
+    check_seeds(shifted, f"{fields.where}: {key}")
+    return shifted
+
+
+def _margin(fields: Fields, default: float) -> float:
+    margin = float(fields.get("margin", (int, float), default))
+    if not 0 < margin < 100:
+        raise UserError(f"{fields.where}: margin must be between 0 and 100 points of AP, not {margin:g}")
+    return margin
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """One pretraining run: arguments of pretrain/main.py, and the checkpoint that it ends with."""
+
+    name: str  # "pretrainN" with several pretraining seeds, otherwise ""
+    argv: tuple[str, ...]
+    checkpoint: str
+
+
+Resolve = Callable[[Mapping[str, str]], tuple[tuple[str, ...], str]]  # placeholders -> (argv, checkpoint)
+
+
+def pretraining_runs(
+    resolve: Resolve, fill: Mapping[str, str], seeds: Sequence[int], where: str
+) -> tuple[Pretraining, ...]:
+    """One pretraining run per seed, or the one that ``resolve`` describes when there are no ``seeds``.
+
+    With several, {init} is INIT/pretrainN, so that each has a folder of its own. A command without {pretrain_seed} gets
+    its seed by ``--seed``. Raises UserError when two runs would share a folder.
+    """
+    if not seeds:
+        return (Pretraining("", *resolve(fill)),)
+    runs = []
+    probe = resolve({**fill, "pretrain_seed": "{pretrain_seed}"})[0]
+    names_seed = any("{pretrain_seed}" in word for word in probe)
+    for seed in seeds:
+        name = f"pretrain{seed}" if len(seeds) > 1 else ""
+        folder = {"init": f"{fill['init']}/{name}"} if name else {}
+        argv, checkpoint = resolve({**fill, **folder, "pretrain_seed": str(seed)})
+        runs.append(Pretraining(name, argv if names_seed else with_seed(argv, seed), checkpoint))
+    folders, outputs = {Path(run.checkpoint).parent for run in runs}, {output_of(run.argv) for run in runs}
+    if min(len(folders), len(outputs)) < len(runs):
+        raise UserError(
+            f"{where}: with several pretrain_seeds each run needs a folder of its own; "
+            "write {init} in --output of argv and in checkpoint"
+        )
+    return tuple(runs)
+
+
+def with_seed(argv: Sequence[str], seed: int) -> tuple[str, ...]:
+    """``argv`` with ``--seed`` set to ``seed``: replaced where it is, or appended."""
+    words = list(argv)
+    for i, word in enumerate(words):
+        if word == "--seed" and i + 1 < len(words):
+            return (*words[: i + 1], str(seed), *words[i + 2 :])
+        if word.startswith("--seed="):
+            return (*words[:i], f"--seed={seed}", *words[i + 1 :])
+    return (*words, "--seed", str(seed))
+
+
+def output_of(argv: Sequence[str]) -> str:
+    """The value of ``--output`` in a command; "" without one."""
+    for word, following in zip(argv, [*argv[1:], ""]):
+        if word == "--output":
+            return following
+        if word.startswith("--output="):
+            return word.partition("=")[2]
+    return ""
