@@ -1,4 +1,4 @@
-"""Which packages there are; everything else about the project stands in pyproject.toml."""
+"""Lists the packages; everything else about the project is in pyproject.toml."""
 
 from setuptools import find_packages, setup
 

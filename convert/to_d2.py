@@ -22,6 +22,7 @@ from pathlib import Path
 
 from convert.families import TABLE, list_families
 from convert.preprocessing import PREPROCESSING
+from runtime.command_line import CommandParser
 from runtime.errors import run_entry
 from runtime.fast_exit import exit_immediately
 
@@ -30,7 +31,7 @@ FORMATS = ("pkl", "pth", "safetensors")
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("checkpoint", type=Path, nargs="?", help="the file to convert")
     parser.add_argument("out", nargs="?", help="file, or folder with a slash (default: beside the checkpoint, as .pkl)")
     source = parser.add_argument_group("source")

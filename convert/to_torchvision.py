@@ -20,6 +20,7 @@ if not __package__:  # run as a script: import from the repository, not from thi
 from pathlib import Path
 
 from convert.families import TABLE
+from runtime.command_line import CommandParser
 from runtime.errors import run_entry
 from runtime.fast_exit import exit_immediately
 
@@ -28,7 +29,7 @@ FORMATS = {"torchvision": ("pth", "safetensors", "pkl"), "caffe2": ("pkl",)}
 
 def parse_args() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument(
         "backbone", type=Path, help="a Detectron2 backbone or detector, or any checkpoint to_d2.py reads"
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.atomic import read_json, write_json, write_text
+from runtime.command_line import CommandParser
 from runtime.errors import UserError, run_entry
 
 DRAWING = 1  # increase it when the drawing changes, so that old folders are drawn again
@@ -26,7 +27,7 @@ UNFINISHED = ".drawing"
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/demo/data"), help="where to write")
     parser.add_argument("--seed", type=int, default=0, help="another seed draws another data set")
     parser.add_argument("--per-class", type=int, default=200, help="training images per class")

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.arguments import whole
+from runtime.command_line import CommandParser
 from runtime.errors import UserError, run_entry
 from runtime.provenance import usable_cores
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("images", help="folder of images, .txt list or .tar shards, as for pretrain/main.py")
     parser.add_argument("cache", type=Path, help="folder to write")
     parser.add_argument(

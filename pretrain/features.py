@@ -15,13 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from runtime.arguments import positive, whole
+from runtime.command_line import CommandParser
 from runtime.errors import UserError, run_entry
 from runtime.provenance import usable_cores
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="pretrain/features.py", description=__doc__.split("\n")[0])
+    parser = CommandParser(description=__doc__.split("\n")[0])
     parser.add_argument("checkpoint", help="of pretrain/main.py, of official MoCo, or any file to_d2.py converts")
     parser.add_argument("data", metavar="DIR", help="folder with train/CLASS/ and val/CLASS/")
     parser.add_argument("--layer", choices=["backbone", "head"], default="backbone", help="whose output (backbone)")

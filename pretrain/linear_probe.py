@@ -16,12 +16,13 @@ import math
 from pathlib import Path
 
 from runtime.arguments import Bounds, positive, whole
+from runtime.command_line import CommandParser
 from runtime.errors import UserError, run_entry
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="pretrain/linear_probe.py", description=__doc__.split("\n")[0])
+    parser = CommandParser(description=__doc__.split("\n")[0])
     parser.add_argument("data", metavar="DIR", help="folder with train/CLASS/ and val/CLASS/")
     parser.add_argument(
         "--pretrained",

@@ -23,6 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtime.command_line import CommandParser
 from runtime.errors import UserError, run_entry
 from runtime.listing import listed
 from runtime.repository import REPOSITORY, find_file
@@ -35,7 +36,7 @@ KEYS = {"output", "base", "seeds", "groups"}
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("plan", help="YAML file")
     parser.add_argument("--only", nargs="+", default=[], metavar="GROUP", help="these groups of the plan only")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (set OMP_NUM_THREADS)")

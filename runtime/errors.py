@@ -21,8 +21,8 @@ class UserError(Exception):
 
 
 def disk_full_error(error: OSError, path: object) -> UserError:
-    """The error for a write that failed: a full disk is named as such, anything else by the system's reason."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    """The error for a write that failed: a full disk is named as such, anything else with the system's message."""
+    if error.errno in DISK_FULL:
         return UserError(f"disk full: cannot write {path}; free some space and run the same command again")
     return UserError(f"cannot write {path}: {error.strerror or error}")
 
@@ -42,7 +42,12 @@ SYSTEM_FAILURES = {
 }
 
 
-UNUSABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS)  # what a path can be, for anyone or this user
+# what is wrong with a path that was asked for; ENOENT is /proc and the like, where nothing can be made
+UNUSABLE = tuple(
+    getattr(errno, name)
+    for name in ("ENAMETOOLONG", "EACCES", "EPERM", "EROFS", "ENOTDIR", "EISDIR", "EEXIST", "ENOENT")
+)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _line(message: str) -> str:
@@ -77,7 +82,7 @@ def run_entry(main: Callable[[], int | None]) -> NoReturn:
 
 def _system_failure(error: Exception) -> str | None:
     """One line for what the machine lacks; None for an error of the program, whose traceback is needed."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         return str(disk_full_error(error, error.filename or "the output folder"))
     if isinstance(error, OSError) and error.errno in UNUSABLE and error.filename is not None:
         name = str(error.filename)

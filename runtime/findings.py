@@ -1,4 +1,4 @@
-"""What a number must not be read without: a fact about its data that its owner may not know."""
+"""A problem of a data set that affects the numbers measured on it."""
 
 from __future__ import annotations
 

@@ -17,12 +17,13 @@ if not __package__:  # run as a script: import from the repository, not from thi
 import argparse
 from collections.abc import Sequence
 
+from runtime.command_line import CommandParser
 from runtime.errors import run_entry
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("first", metavar="FIRST", help="folder of finished runs")
     parser.add_argument("second", metavar="SECOND", help="folder of finished runs with the same names")
     parser.add_argument("--output", metavar="NAME", help="write NAME.md and NAME.csv too")

@@ -15,12 +15,13 @@ if not __package__:  # run as a script: import from the repository, not from thi
 import argparse
 from pathlib import Path
 
+from runtime.command_line import CommandParser
 from runtime.errors import UserError, run_entry
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--test", required=True, nargs="+", metavar="DATASET", help="test sets")
     parser.add_argument("--against", required=True, nargs="+", metavar="DATASET_OR_IMAGES", help="what was trained on")
     parser.add_argument(

@@ -20,12 +20,13 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from runtime.command_line import CommandParser
 from runtime.errors import UserError, run_entry
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("plan", metavar="PLAN", help="plan YAML, or a folder of finished runs")
     what = parser.add_argument_group("what to run")
     what.add_argument(

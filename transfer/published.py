@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.atomic import write_text
+from runtime.command_line import CommandParser
 from runtime.errors import UserError, run_entry
 from runtime.terminal import aligned
 from transfer.literature.exports import add_rows, write_csv
@@ -38,7 +39,7 @@ MOCO_TABLES = {  # table -> (words of the detector, initialisations in the paper
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--task", choices=sorted(TASKS), help="data the detector was fine-tuned on")
     parser.add_argument("--detector", metavar="TEXT", help="e.g. R50-C4, R50-FPN")
     parser.add_argument("--schedule", metavar="TEXT", help="e.g. 24k, 1x")

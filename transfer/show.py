@@ -16,6 +16,7 @@ import html
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtime.command_line import CommandParser
 from runtime.errors import UserError, run_entry
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ STYLE = "body{font-family:sans-serif;margin:1rem}img{max-width:100%}figure{margi
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("run", type=Path, help="a run folder with result.json")
     parser.add_argument("--images", type=int, default=16, metavar="N", help="how many images (default 16)")
     parser.add_argument("--score", type=float, default=0.5, help="draw detections above this score (default 0.5)")

@@ -17,6 +17,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtime.command_line import CommandParser
 from runtime.errors import UserError, run_entry
 
 if TYPE_CHECKING:
@@ -27,10 +28,16 @@ Parts = dict[str, list[Any]]  # "fit" and "held_out" -> image ids
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="whose DATASETS.TRAIN is split")
+    parser = CommandParser(description=__doc__)
+    parser.add_argument("--config-file", required=True, metavar="FILE", help="the config whose training sets are split")
     parser.add_argument("--fit", type=float, required=True, metavar="SHARE", help="of the images, to train on")
-    parser.add_argument("--held-out", type=float, default=0.0, metavar="SHARE", help="of the images, to choose by (0)")
+    parser.add_argument(
+        "--held-out",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="of the images, held out (0)",
+    )
     parser.add_argument(
         "--within", type=float, default=1.0, metavar="SHARE", help="both parts inside this share of the images (1)"
     )

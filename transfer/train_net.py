@@ -12,12 +12,13 @@ if not __package__:  # run as a script: import from the repository, not from thi
 import argparse
 from pathlib import Path
 
+from runtime.command_line import CommandParser
 from runtime.errors import run_entry
 
 
 def parse() -> argparse.Namespace:
     """The command line: Detectron2's flags and this project's --engine, --init, --evaluator, --scale-to-batch."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--config-file", required=True, metavar="FILE", help="a path, or a name in configs/")
     parser.add_argument("--init", help="random, supervised, supervised-msra, or a backbone or checkpoint file")
     parser.add_argument("--init-name", help="name of the initialisation in results (default: from --init)")

@@ -41,7 +41,7 @@ class BankOptions:
     """Flags of every memory bank."""
 
     bank_momentum: float = option(
-        0.5, "memory_bank, instdisc: of the representations (0.5)", type=float, bounds=Bounds()
+        0.5, "memory_bank, instdisc: momentum of the stored representations (0.5)", type=float, bounds=Bounds()
     )
 
 

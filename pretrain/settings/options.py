@@ -19,6 +19,7 @@ from pretrain.settings.values import (
     group_of,
 )
 from runtime.arguments import flag, positive, whole
+from runtime.command_line import CommandParser
 from runtime.errors import UserError
 
 # Defaults of the settings that are ours, belong to no method, and decide the result or may be set by a recipe.
@@ -48,8 +49,7 @@ def defaults() -> dict[str, Any]:
 
 def build_parser() -> argparse.ArgumentParser:
     """All options. Those that a recipe may set have no default here: the result then holds what the user wrote."""
-    parser = argparse.ArgumentParser(
-        prog="pretrain/main.py",
+    parser = CommandParser(
         description="Pretrain an encoder. Without a folder of images: a small MoCo v2 run on the demo images.",
         argument_default=argparse.SUPPRESS,
         epilog="--batch-size is for one machine, as in the official code; scale --lr by global batch / 256 x 0.03.",
@@ -115,7 +115,7 @@ def _add_method_options(parser: argparse.ArgumentParser) -> None:
 def _add_data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     group.add_argument("-j", "--workers", type=whole, help="loader processes (32, at most the cores there are)")
-    group.add_argument("--cache", metavar="FILE", default=None, help="pre-decoded images (pretrain/cache_images.py)")
+    group.add_argument("--cache", metavar="DIR", default=None, help="pre-decoded images (pretrain/cache_images.py)")
     group.add_argument("--views", choices=["v1", "v2", "cifar"], help="augmentation by name (v1; v2 with --aug-plus; "
                        "cifar: of the official CIFAR-10 demo)")  # fmt: skip
     group.add_argument("--aug-on", choices=["auto", "device", "cpu"], help="where colour and blur are computed (auto)")
@@ -129,15 +129,28 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--name", default=None, help="name of the run folder in runs/ (METHOD_ARCH)")
     group.add_argument("--resume", nargs="?", const="auto", default=None, metavar="PATH", help="checkpoint, ours or "
                        "official; without PATH the newest readable one of the run folder")  # fmt: skip
-    group.add_argument("--allow-change", action="append", default=[], metavar="KEY", help="accept this on resume")
+    group.add_argument(
+        "--allow-change",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="may differ on resume",
+    )
     group.add_argument("--save-every", type=positive, default=1, metavar="EPOCHS", help="checkpoint interval (1)")
     group.add_argument("--save-steps", type=whole, default=0, metavar="N", help="also save every N steps (0: no)")
     group.add_argument("--keep", type=whole, default=2, metavar="N", help="newest checkpoints to keep, 0 for all (2)")
     group.add_argument("--seed", type=int, help="everything random derives from it (0)")
     group.add_argument("-p", "--print-freq", type=positive, help="steps between log lines (10)")
     group.add_argument("--knn-every", type=whole, default=1, metavar="EPOCHS", help="between kNN probes (1; 0: never)")
-    group.add_argument("--knn-images", type=whole, default=10000, metavar="N", help="of each set (10000; 0: all)")
-    group.add_argument("--knn-layer", choices=["backbone", "head"], default="backbone", help="features it compares")
+    group.add_argument(
+        "--knn-images", type=whole, default=10000, metavar="N", help="images of each set (10000; 0: all)"
+    )
+    group.add_argument(
+        "--knn-layer",
+        choices=["backbone", "head"],
+        default="backbone",
+        help="layer it compares",
+    )
     group.add_argument("--skip-nonfinite", type=whole, default=0, metavar="N", help="skip up to N bad steps in a row")
     group.add_argument("--dry-run", action="store_true", default=False, help="check everything, estimate the memory, "
                        "print both and stop")  # fmt: skip

@@ -72,7 +72,7 @@ class SavingSettings:
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """The kNN monitor. knn_every: epochs between probes, 0 for none. knn_images: of each set at most, 0 for all.
+    """The kNN probe. knn_every: epochs between probes, 0 for none. knn_images: of each set at most, 0 for all.
     knn_layer: "backbone" or "head"."""
 
     knn_every: int

@@ -1,4 +1,4 @@
-"""The kNN monitor of a run: whether there is one, and its numbers on the main process."""
+"""The kNN probe of a run: whether there is one, and its numbers on the main process."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def build_knn_monitor(settings: Settings, encoder: nn.Module, world: World, work
     try:
         train, val = _labelled_images(settings)
     except NoLabelledImages as reason:
-        log.info("no kNN monitor: %s", reason)
+        log.info("no kNN probe: %s", reason)
         return None
     except UserError as error:
-        log.warning("no kNN monitor: %s", error)
+        log.warning("no kNN probe: %s", error)
         return None
     data, probe = settings.data, settings.probe
     images = ProbeImages(

@@ -62,3 +62,11 @@ def test_importing_an_entry_leaves_the_interpreter_as_it_was(script, repo):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=repo)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("script", ENTRIES)
+def test_a_mistake_on_the_command_line_is_one_line(script, repo):
+    done = subprocess.run([sys.executable, str(repo / script), "--no-such-flag"], capture_output=True, text=True)
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert f"{script.rpartition('/')[2]} --help" in done.stderr

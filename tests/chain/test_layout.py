@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-SOURCE = ("runtime", "convert", "pretrain", "transfer", "demo", "benchmarks")
+SOURCE = ("runtime", "convert", "pretrain", "transfer", "demo", "studies", "benchmarks")
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60
 MOST_FILES = 14  # in one folder of commands
 EMPTY_NAMES = {"utils", "util", "common", "shared", "helpers", "helper", "misc", "manager", "managers"}

@@ -32,7 +32,7 @@ def log_ratio(part: Cells, whole: Cells) -> Cells | str:
         return "no run has both metrics"
     means = np.mean(pairs, axis=0)
     if means.min() < LEAST_MEAN:
-        return f"a mean below {LEAST_MEAN:g} point has no ratio to speak of"
+        return f"a mean below {LEAST_MEAN:g} point: its ratio is noise"
     centre = math.log(means[0] / means[1])
     return {
         run: {

@@ -54,7 +54,7 @@ def test_a_class_that_only_val_has_ends_the_probe(images: Path, tmp_path: Path) 
     """The last in order: it would keep the other numbers and be counted as wrong."""
     shutil.copytree(images / "val" / "class0", images / "val" / "zebra")
     assert run(images, tmp_path / "run") == 0
-    assert "no kNN monitor: the classes" in (tmp_path / "run" / "log.txt").read_text()
+    assert "no kNN probe: the classes" in (tmp_path / "run" / "log.txt").read_text()
     assert "only in val: zebra" in (tmp_path / "run" / "log.txt").read_text()
     assert '"knn"' not in (tmp_path / "run" / "metrics.json").read_text()
 

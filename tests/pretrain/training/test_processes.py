@@ -199,7 +199,7 @@ def test_a_signal_to_one_rank_stops_both_at_one_step(tiny_images: Path, tmp_path
     folder, log = tmp_path / "run", tmp_path / "run" / "log.txt"
     endless = ["--epochs", "4000", "--save-every", "4000", "--save-steps", "0", "-p", "100000"]
     process = subprocess.Popen([*torchrun(tiny_images, folder), *endless], env=ENVIRONMENT)
-    wait_until(lambda: log.exists() and "no kNN monitor" in log.read_text(), "the first step")
+    wait_until(lambda: log.exists() and "no kNN probe" in log.read_text(), "the first step")
     os.kill(leader(process, 1), signal.SIGUSR1)
     assert process.wait(timeout=240) != 0
     (file,) = folder.glob("checkpoint_*")

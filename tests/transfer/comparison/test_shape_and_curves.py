@@ -27,7 +27,7 @@ def test_the_mean_of_the_cells_is_the_log_ratio_of_the_means() -> None:
 @pytest.mark.parametrize(
     ("part", "whole", "reason"),
     [
-        (seeds([0.2, 0.4]), seeds([5.0, 6.0]), "a mean below 1 point has no ratio to speak of"),
+        (seeds([0.2, 0.4]), seeds([5.0, 6.0]), "a mean below 1 point: its ratio is noise"),
         ({"weights": {0: 9.0}}, {"weights": {1: 9.0}}, "no run has both metrics"),
     ],
 )

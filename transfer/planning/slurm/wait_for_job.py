@@ -13,13 +13,13 @@ import sys
 if not __package__:  # run as a script: import from the repository, not from this folder
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-import argparse
 import signal
 import subprocess
 import time
 from pathlib import Path
 
 from runtime.atomic import read_json, write_json
+from runtime.command_line import CommandParser
 from runtime.errors import UserError, run_entry
 from runtime.stop import StopSignal
 from transfer.planning.slurm.scripts import SlurmStage
@@ -106,7 +106,7 @@ def _last_line(folder: Path, job: str) -> str:
 
 def main() -> int:
     """Submit or find the job, wait, and exit with the code of its command."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("folder", metavar="FOLDER", help="a stage's folder with its job.json")
     folder = Path(parser.parse_args().folder)
     stage = SlurmStage.read(folder)
