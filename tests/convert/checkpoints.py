@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torchvision
 from safetensors.torch import save_file
@@ -19,6 +20,9 @@ from torch import nn
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from convert.backbone import Backbone
+from convert.backbone_file import read_backbone
+from convert.conversion import convert
+from runtime.errors import UserError
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures" / "families"
 NAMES = sorted(p.stem for p in FIXTURES.glob("*.json"))
@@ -194,3 +198,14 @@ def assert_equal(backbone: Backbone, state: dict[str, torch.Tensor]) -> None:
     assert set(backbone.tensors) == set(expected)
     for name, array in expected.items():
         assert np.array_equal(array, backbone.tensors[name]), name
+
+
+def refused(path: Path, match: str | None = None) -> str:
+    """The one-line message that both readers give."""
+    with pytest.raises(UserError, match=match) as caught:
+        convert(path)
+    with pytest.raises(UserError):
+        read_backbone(path)
+    assert "\n" not in str(caught.value)
+    assert str(path) in str(caught.value)
+    return str(caught.value)

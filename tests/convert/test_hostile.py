@@ -22,7 +22,7 @@ from convert.backbone_file import read_backbone, write_backbone
 from convert.checkpoint import read_checkpoint
 from convert.conversion import convert
 from runtime.errors import UserError
-from tests.convert.checkpoints import Reduce, build, fixture, random_net, save
+from tests.convert.checkpoints import Reduce, build, fixture, random_net, refused, save
 
 
 class BuildsWith:
@@ -67,17 +67,6 @@ def calls(mark: Path) -> dict[str, object]:
 
 
 CALLS = sorted(calls(Path("x")))
-
-
-def refused(path: Path, match: str | None = None) -> str:
-    """The one-line message that both readers give."""
-    with pytest.raises(UserError, match=match) as caught:
-        convert(path)
-    with pytest.raises(UserError):
-        read_backbone(path)
-    assert "\n" not in str(caught.value)
-    assert str(path) in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize("form", ["torch", "legacy", "pickle"])
