@@ -44,10 +44,7 @@ def grid_scores(folder: Path, rates: Sequence[float]) -> dict[float, float]:
     for rate in rates:
         path = folder / f"lr{rate:g}" / "result.json"
         if path.is_file():
-            try:
-                result = read_result(path.parent) or {}
-            except UserError:
-                result = {}  # a damaged result has no score, as a failed run has none
+            result = read_result(path.parent) or {}
             value = result.get("metrics", {}).get("bbox", {}).get("AP") if result.get("status") == "finished" else None
             scores[rate] = math.nan if value is None else float(value)
     return scores

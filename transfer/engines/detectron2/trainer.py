@@ -77,6 +77,7 @@ class Trainer(DefaultTrainer):
 
     def _writers(self, folder: Path) -> list[EventWriter]:
         """Detectron2's writers. What an interrupted run logged after the checkpoint is dropped: it is logged again."""
+        folder.mkdir(parents=True, exist_ok=True)
         metrics = folder / "metrics.json"
         cut_metrics(metrics, self.start_iter)
         board = TensorboardXWriter(str(folder), purge_step=self.start_iter)
