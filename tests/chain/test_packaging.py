@@ -71,6 +71,7 @@ def test_the_archives_hold_what_they_should(archives):
     with zipfile.ZipFile(archives["wheel"]) as wheel:
         names = set(wheel.namelist())
     assert {"transfer/configs/Base_FPN.yaml", "transfer/plans/demo.yaml", "transfer/literature/numbers.json"} <= names
+    assert {"transfer/literature/protocols.json", "transfer/report/atlas.js", "transfer/report/atlas.css"} <= names
     assert {f"{package}/py.typed" for package in ("runtime", "convert", "pretrain", "transfer", "demo")} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     assert not any(name.startswith(("tests/", "benchmarks/", "configs/", "plans/")) for name in names)

@@ -275,3 +275,20 @@ def test_published_initialisations_of_a_plan_choose_the_rows(store) -> None:
     assert "38.9 (0.0)" in body
     assert "MoCo v1 IN-1M" not in body
     assert "DetCo" in published_section(published_matches(tables)).html.source
+
+
+def test_report_names_the_paper_of_a_gap_to_another_source(store) -> None:
+    flat = {
+        "DATASETS.TRAIN": ["voc_2007_trainval", "voc_2012_trainval"],
+        "DATASETS.TEST": ["voc_2007_test"],
+        "MODEL.BACKBONE.NAME": "build_resnet_backbone",
+        "MODEL.BACKBONE.FREEZE_AT": 0,
+        "MODEL.RESNETS.DEPTH": 50,
+        "MODEL.RESNETS.NORM": "SyncBN",
+        "MODEL.MASK_ON": False,
+        "SOLVER.IMS_PER_BATCH": 16,
+        "TEST.PRECISE_BN.ENABLED": True,
+    }
+    tables = compare(list(find_runs(store(init="moco", flat=flat, iterations=24000))), {})
+    body = published_section(published_matches(tables, [{"init": "SynCo"}])).html.source
+    assert "57.2 (+3.7 vs MoCo v1)" in body

@@ -8,7 +8,7 @@
   const column = (name) => (row) => text(row, name);
   const keys = {
     data: column(1), family: (row) => row.dataset.family, backbone: (row) => row.dataset.backbone,
-    protocol: column(4), year: column(5),
+    protocol: column(8), year: column(9),
   };
 
   // filters: one list per field, filled with the values of the table
@@ -94,7 +94,7 @@
     panel.replaceChildren();
     add(panel, "h2", "Two rows compared");
     chosen.forEach((row, index) => add(panel, "p", "AB"[index] + ": " + row.cells[0].firstChild.textContent + ", " +
-      [1, 2, 3, 6, 11].map((cell) => text(row, cell)).filter(Boolean).join(", ")));
+      [1, 2, 7, 3, 11].map((cell) => text(row, cell)).filter(Boolean).join(", ")));
     if (!lines.length) add(panel, "p", "Every stated field of their protocols is the same.");
     const list = add(panel, "ul", "");
     for (const { field, name, known } of lines) {
