@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,15 @@ def test_an_interval_that_no_metric_can_have_is_marked(tmp_path: Path) -> None:
     (row,) = [row for row in csv_rows(comparison.tables) if (row["init"], row["metric"]) == ("moco", "AP")]
     assert interval(row, "supervised").endswith("]*")
     assert "wider than the metric can be: the runs do not bound the difference" in summary(comparison)[0]
+
+
+def test_the_margin_of_a_folder_is_an_option(
+    tmp_path: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    write(tmp_path, "supervised", [30.0, 30.2, 29.9, 30.1])
+    write(tmp_path, "moco", [31.0, 31.1, 30.95, 31.2])
+    command = ["transfer/measure_gap.py", str(tmp_path), "--no-detections"]
+    assert "moco is +1.01 box AP ahead of supervised on toy with these weights (" in run_cli(command, check=0).stdout
+    wide = run_cli([*command, "--margin", "2"], check=0).stdout
+    assert "moco is +1.01 box AP ahead of supervised on toy with these weights, by less than 2 (" in wide
+    assert "--margin must be between 0 and 100" in run_cli([*command, "--margin", "0"], check=2).stderr
