@@ -31,7 +31,7 @@ def test_the_list_is_complete(repo):
         str(f.relative_to(repo))
         for package in ("convert", "demo", "pretrain", "transfer")
         for f in (repo / package).rglob("*.py")
-        if "run_entry(main)" in f.read_text()
+        if "run_entry(main)" in f.read_text() and f.name != "stage_job.py"  # has no options: a batch script calls it
     ]
     assert sorted(found) == sorted(ENTRIES)
 
