@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from runtime.errors import UserError
+from runtime.errors import UserError, suggestion
 from runtime.listing import listed
 from runtime.strict_yaml import parse_yaml, read_yaml
 
@@ -34,10 +33,7 @@ def check_text(value: Any, where: str) -> None:
 
 def suggest(word: str, known: Collection[str]) -> str:
     """The end of an error message: the nearest known word, or the first of the known words, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; available: {listed(sorted(known))}" if known else ""
+    return suggestion(word, known) or (f"; available: {listed(sorted(known), len(known))}" if known else "")
 
 
 class Fields:
