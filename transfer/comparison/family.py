@@ -40,6 +40,17 @@ def family(tables: Sequence[Table]) -> dict[Key, tuple[Row, Gap]]:
     }
 
 
+def unpaired(table: Table) -> list[tuple[Row, str]]:
+    """(headline row, reference) of every comparison that is missing because no seed finished in all runs of both."""
+    return [
+        (row, reference)
+        for row in table.headline_rows
+        for role, reference in table.references.items()
+        if reference != row.init and role not in row.gaps and not is_mirror(table, row.init, role)
+        if table.row(reference, row.task, row.metric) is not None
+    ]
+
+
 def undecided(tables: Sequence[Table]) -> list[Key]:
     """The comparisons of the family whose verdict is "undecided"."""
     return [

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from transfer.comparison.differences import METHOD, Difference
-from transfer.comparison.family import FAMILY_ALPHA, family
+from transfer.comparison.family import FAMILY_ALPHA, family, learned_nothing, unpaired
 from transfer.comparison.gap import Gap, Row, Table
 from transfer.comparison.intervals import mean
 from transfer.comparison.power import SEEDS_OF_A_METHOD, Method, cheapest_plan, prospect, seeds_for, visible_gap
@@ -89,7 +89,8 @@ def what_now(
     """One line: what is undecided, what would decide it, at which cost; "" when nothing was compared."""
     pairs = family(tables)
     words = {key: gap.verdict.word for key, (_, gap) in pairs.items() if gap.verdict is not None}
-    if not words:
+    apart = sum(len(unpaired(table)) for table in tables if not learned_nothing(table))
+    if not words and not apart:
         return ""
     undecided = [key for key, word in words.items() if word == UNDECIDED]
     single = [key for key, word in words.items() if word == NONE and len(pairs[key][1].difference.seeds) == 1]
@@ -112,6 +113,10 @@ def what_now(
             parts.append(f"The plan adds seeds itself, up to {stopping.most}.")
     if single:
         parts.append(f"{len(single)} of {len(words)} comparisons have one seed, so no verdict: add a second seed.")
+    if apart:
+        parts.append(
+            f"{apart} {'pair has' if apart == 1 else 'pairs have'} no common seed: run the same seeds for both."
+        )
     if not parts:
         nothing = sum(word == NONE for word in words.values())
         parts.append(

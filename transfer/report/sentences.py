@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from transfer.comparison.box_quality import BoxQuality
 from transfer.comparison.comparison import Comparison
 from transfer.comparison.differences import METHOD
-from transfer.comparison.family import FAMILY_ALPHA, FLOOR, is_mirror, learned_nothing
+from transfer.comparison.family import FAMILY_ALPHA, FLOOR, is_mirror, learned_nothing, unpaired
 from transfer.comparison.gap import ROLES, Gap, Row, Table
 from transfer.comparison.next_steps import Spread
 from transfer.comparison.student import ALPHA
@@ -32,12 +32,13 @@ def summary(comparison: Comparison) -> list[str]:
     sentences: list[tuple[tuple[bool, int], str]] = []
     for table in comparison.tables:
         rows = table.headline_rows
+        sentences += [((False, -1), text) for text in _without_runs(table, {row.init for row in rows})]
         if rows and learned_nothing(table):
             what = title(rows[0].task, rows[0].metric)
             text = f"Nothing was learned on {table.name}: no initialisation reaches {FLOOR} {what}."
             sentences.append(((True, len(ROLES)), text))
             continue
-        sentences += [((False, -1), text) for text in _without_runs(table, {row.init for row in rows})]
+        sentences += [((False, -1), _unpaired(table, row.init, reference)) for row, reference in unpaired(table)]
         for place, role in enumerate(ROLES):
             for row in rows:
                 if role in row.gaps and not is_mirror(table, row.init, role):
@@ -53,6 +54,13 @@ def _without_runs(table: Table, finished: Collection[str]) -> list[str]:
         for init in table.inits
         if init not in finished and (lost := table.failures(init))
     ]
+
+
+def _unpaired(table: Table, init: str, reference: str) -> str:
+    """A sentence for two initialisations that cannot be compared: they would vanish from the summary."""
+    lost = [run for one in (init, reference) for run in table.failures(one)]
+    failed = f" ({len(lost)} failed: {_first(lost)})" if lost else ""
+    return f"{init} against {reference} on {table.name}: no comparison, because no seed finished in every run{failed}."
 
 
 def _first(lost: Sequence[Run]) -> str:

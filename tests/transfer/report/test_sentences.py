@@ -170,3 +170,51 @@ def test_the_margin_of_a_folder_is_an_option(
     wide = run_cli([*command, "--margin", "2"], check=0).stdout
     assert "moco is +1.01 box AP ahead of supervised on toy with these weights, by less than 2 (" in wide
     assert "--margin must be between 0 and 100" in run_cli([*command, "--margin", "0"], check=2).stderr
+
+
+def fail(root: Path, init: str, seed: int) -> None:
+    """A run that diverged."""
+    write_run(root, make_record(init=init, seed=seed, status="failed", error="the loss is not finite"))
+
+
+def test_a_pair_without_a_common_seed_does_not_vanish(tmp_path: Path) -> None:
+    write(tmp_path, "supervised", [15.0])
+    fail(tmp_path, "supervised", 1)
+    write_run(tmp_path, make_record(init="moco", seed=1))
+    fail(tmp_path, "moco", 0)
+    comparison = compared(tmp_path)
+    assert summary(comparison) == [
+        "moco against supervised on toy: no comparison, because no seed finished in every run (2 failed: moco, seed 0: "
+        "the loss is not finite, and 1 more)."
+    ]
+    assert comparison.next_step == "What now: 1 pair has no common seed: run the same seeds for both."
+
+
+def test_pretraining_runs_without_a_common_seed_do_not_vanish(tmp_path: Path) -> None:
+    write(tmp_path, "supervised", [15.0, 15.1])
+    for seed in (0, 1):
+        write_run(tmp_path, make_record(init="moco", seed=seed), f"pretrain{seed}")
+    assert summary(compared(tmp_path)) == [
+        "moco against supervised on toy: no comparison, because no seed finished in every run."
+    ]
+
+
+def test_failures_are_named_where_nothing_was_learned(tmp_path: Path) -> None:
+    for init in ("supervised", "random"):
+        write(tmp_path, init, [0.0, -0.0])
+    fail(tmp_path, "moco", 0)
+    assert [sentence.split(" on ")[0] for sentence in summary(compared(tmp_path))] == [
+        "moco has no result",
+        "Nothing was learned",
+    ]
+
+
+def test_a_finished_run_without_ap_counts_as_failed(tmp_path: Path) -> None:
+    write(tmp_path, "supervised", [15.0, 15.1, 15.3])
+    write(tmp_path, "moco", [17.1, float("nan"), 17.21])
+    comparison = compared(tmp_path)
+    (sentence,) = summary(comparison)
+    assert sentence.startswith("Among the runs that finished, moco")
+    assert sentence.endswith("1 of 6 runs failed (moco, seed 1: its bbox AP is not a number).")
+    rows = [row for row in csv_rows(comparison.tables) if (row["init"], row["metric"]) == ("moco", "AP")]
+    assert [(row["n"], row["failed"]) for row in rows] == [("2", "1")]
