@@ -109,4 +109,8 @@ def _sequential(
         return verdict
     own, reference = (next(iter(one.cells.values())) for one in (row, other))
     paired = [own[seed] - reference[seed] for seed in gap.difference.seeds][: plan.most]
-    return replace(verdict, word=plan.decide(paired), p_difference=None, p_equivalence=None, within_margin=False)
+    word, seeds = plan.reached(paired)
+    decided_with = seeds if seeds < len(paired) else None
+    return replace(
+        verdict, word=word, p_difference=None, p_equivalence=None, within_margin=False, decided_with=decided_with
+    )

@@ -79,7 +79,9 @@ def sentence(table: Table, row: Row, gap: Gap) -> str:
     about = "" if one.question == METHOD else " with these weights"
     subject = f"the method {row.init}" if one.question == METHOD else row.init
     bounds = _bounds(table, row, gap)
-    if verdict.word == NONE:
+    if verdict.decided_with:
+        text = _decided_early(subject, what, reference, gap, verdict, bounds)
+    elif verdict.word == NONE:
         text = _without_verdict(subject, what, reference, gap, bounds)
     elif verdict.word == UNDECIDED:
         text = f"{subject} against {reference} is undecided{about}: {what} ({bounds}{_single(gap, verdict)})"
@@ -95,6 +97,17 @@ def sentence(table: Table, row: Row, gap: Gap) -> str:
         failed = f"{one.failed} of {one.planned} runs failed ({_first(lost)})"
         return f"Among the runs that finished, {text}; {failed}."
     return f"{text[0].upper()}{text[1:]}." if one.question == METHOD else f"{text}."
+
+
+def _decided_early(subject: str, what: str, reference: str, gap: Gap, verdict: Verdict, bounds: str) -> str:
+    """The numbers are those of all seeds, and need not agree with a verdict that fewer seeds reached."""
+    word = f"{RELATION.get(verdict.word, '')} {reference}"
+    if verdict.word == EQUIVALENT:
+        word = f"equivalent to {reference} within ±{verdict.margin:g} AP"
+    return (
+        f"{subject} is {word} with these weights, decided with {verdict.decided_with} seeds; with all "
+        f"{len(gap.difference.seeds)} the difference is {what} ({bounds})"
+    )
 
 
 def _without_verdict(subject: str, what: str, reference: str, gap: Gap, bounds: str) -> str:

@@ -12,6 +12,7 @@ import pytest
 from tests.transfer.run_store import make_record, write_run
 from transfer.comparison.comparison import Comparison, complete
 from transfer.comparison.gap import compare
+from transfer.comparison.sequential import SequentialPlan
 from transfer.records.run import find_runs
 from transfer.report.csv_rows import csv_rows, interval
 from transfer.report.sentences import spread_sentence, summary
@@ -218,3 +219,19 @@ def test_a_finished_run_without_ap_counts_as_failed(tmp_path: Path) -> None:
     assert sentence.endswith("1 of 6 runs failed (moco, seed 1: its bbox AP is not a number).")
     rows = [row for row in csv_rows(comparison.tables) if (row["init"], row["metric"]) == ("moco", "AP")]
     assert [(row["n"], row["failed"]) for row in rows] == [("2", "1")]
+
+
+def test_a_verdict_of_fewer_seeds_is_not_mixed_with_the_numbers_of_all(tmp_path: Path) -> None:
+    write(tmp_path, "supervised", [30.0, 30.1, 29.9, 30.2, 80.0])
+    write(tmp_path, "moco", [40.0, 40.2, 39.8, 40.3, 1.0])
+    comparison = complete(
+        compare(list(find_runs(tmp_path)), REFERENCES), stopping=SequentialPlan(2, 6), detections=False
+    )
+    (sentence,) = summary(comparison)
+    assert re.match(
+        r"moco is ahead of supervised on toy with these weights, decided with \d seeds; with all 5 the difference is "
+        r"-7.78 box AP \(95 % interval -",
+        sentence,
+    )
+    (row,) = [row for row in csv_rows(comparison.tables) if (row["init"], row["metric"]) == ("moco", "AP")]
+    assert re.fullmatch(r"ahead, decided with \d seeds", row["vs_supervised_verdict_text"])
