@@ -59,11 +59,15 @@ def power_text(plan: Plan, tables: Sequence[Table], pretraining_hours: Mapping[s
 
 
 def _comparisons(plan: Plan) -> int:
-    """The size of the family of the report: every initialisation against each reference, each pair once."""
+    """The size of the family of the report: every initialisation against each reference, each pair once.
+
+    Each config has a second table where any initialisation has a learning rate of its own.
+    """
     inits = [init.name for init in trained_inits(plan)]
     references = {reference for reference in (plan.supervised, plan.random) if reference in inits}
     others = len(inits) - len(references)
-    return max(1, len(plan.configs) * (others * len(references) + (len(references) == 2)))
+    tables = len(plan.configs) * (2 if any(init.lr for init in trained_inits(plan)) else 1)
+    return max(1, tables * (others * len(references) + (len(references) == 2)))
 
 
 def _measured(table: Table) -> RunSpread | None:

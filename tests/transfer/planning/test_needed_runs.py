@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from transfer.comparison.family import FAMILY_ALPHA
 from transfer.comparison.power import seeds_for
 from transfer.planning.needed_runs import power_text
-from transfer.planning.plan import load_plan
+from transfer.planning.plan import LearningRate, load_plan
 
 
 def test_a_published_spread_plans_without_any_run(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,6 +23,17 @@ def test_a_published_spread_plans_without_any_run(repo: Path, monkeypatch: pytes
     seeds = seeds_for(0.5, 0.2, alpha=FAMILY_ALPHA / comparisons)
     assert re.search(rf"voc_R50_C4 +0\.20 +{seeds} seeds +unknown", text)
     assert "MoCo's detection/README.md" in text
+
+
+def test_tables_at_own_rates_count(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repo)
+    plan = load_plan("plans/moco_voc.yaml")
+    assert not any(init.lr for init in plan.inits)
+    rate = replace(plan, inits=(*plan.inits[:-1], replace(plan.inits[-1], lr=LearningRate(value=0.01))))
+    plain, doubled = (
+        int(re.findall(r"comparisons \((\d+)\)", power_text(one, [], {}, 0.5))[0]) for one in (plan, rate)
+    )
+    assert doubled == 2 * plain
 
 
 def test_other_data_have_no_published_spread(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
