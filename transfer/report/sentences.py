@@ -77,7 +77,9 @@ def sentence(table: Table, row: Row, gap: Gap) -> str:
     what = f"{number(one.mean, signed=True)} {title(row.task, row.metric)}"
     reference = f"{gap.reference} on {table.name}"
     about = "" if one.question == METHOD else " with these weights"
-    subject = f"the method {row.init}" if one.question == METHOD else row.init
+    repeated = [one.question == METHOD and runs > 1 for runs in one.runs]
+    subject = f"the method {row.init}" if repeated[0] else row.init
+    reference = f"the method {reference}" if repeated[1] and not repeated[0] else reference
     bounds = _bounds(table, row, gap)
     if verdict.decided_with:
         text = _decided_early(subject, what, reference, gap, verdict, bounds)
@@ -96,7 +98,7 @@ def sentence(table: Table, row: Row, gap: Gap) -> str:
     if lost:
         failed = f"{one.failed} of {one.planned} runs failed ({_first(lost)})"
         return f"Among the runs that finished, {text}; {failed}."
-    return f"{text[0].upper()}{text[1:]}." if one.question == METHOD else f"{text}."
+    return f"{text[0].upper()}{text[1:]}." if repeated[0] else f"{text}."
 
 
 def _decided_early(subject: str, what: str, reference: str, gap: Gap, verdict: Verdict, bounds: str) -> str:
@@ -133,7 +135,7 @@ def _bounds(table: Table, row: Row, gap: Gap) -> str:
     if one.low is not None:
         parts.append(f"95 % interval {number(one.low, signed=True)} to {number(one.high, signed=True)}")
     if one.question == METHOD:
-        parts.append(f"{one.runs[0]} against {one.runs[1]} pretraining runs")
+        parts.append(_pretraining_runs(table, row.init, gap))
     seeds = len(one.seeds)
     parts.append(f"n={seeds}")
     other = table.row(gap.reference, row.task, row.metric)
@@ -141,6 +143,14 @@ def _bounds(table: Table, row: Row, gap: Gap) -> str:
     if other is not None and used != (row.n, other.n):
         parts.append("over the seeds that both have")
     return ", ".join(parts)
+
+
+def _pretraining_runs(table: Table, init: str, gap: Gap) -> str:
+    own, other = gap.difference.runs
+    bare = table.without_pretraining
+    if gap.reference in bare or init in bare:
+        return f"{other if init in bare else own} pretraining runs"
+    return f"{own} against {other} pretraining runs"
 
 
 def _single(gap: Gap, verdict: Verdict) -> str:
@@ -171,12 +181,12 @@ def spread_sentence(one: Spread) -> str:
             f"{_deviation(parts.seed)} from the fine-tuning seed, {_deviation(parts.residual)} left"
         )
         text += f"; {share:.0%} of a run's variance is its pretraining's" if share is not None else ""
-    buys = f"one more fine-tuning seed ±{one.with_a_seed:.2f}"
-    if one.with_a_run is not None:
-        buys = f"one more pretraining run buys ±{one.with_a_run:.2f}, {buys}"
-    else:
-        buys = buys.replace("seed ", "seed buys ")
-    return f"{text}. Expected interval against {one.reference} ±{one.half_width:.2f}; {buys}."
+    more = {"pretraining run": one.with_a_run, "fine-tuning seed": one.with_a_seed}
+    buys = [f"{name} ±{half:.2f}" for name, half in more.items() if half is not None]
+    buys[0] = buys[0].replace(" ±", " buys ±")
+    shown = ", ".join(f"one more {part}" for part in buys)
+    unknown = "" if one.with_a_seed is not None else "; what one more fine-tuning seed buys is unknown with one seed"
+    return f"{text}. Expected interval against {one.reference} ±{one.half_width:.2f}; {shown}{unknown}."
 
 
 def _deviation(part: Component | None) -> str:
@@ -192,7 +202,7 @@ def shape_sentences(qualities: Sequence[BoxQuality]) -> list[str]:
         percent, low, high = one.percent
         relation = "more" if percent > 0 else "less"
         sentences.append(
-            f"{one.init} keeps {abs(percent):.0f} % {relation} of its AP50 at AP75 than {one.reference} "
-            f"(95 % interval {low:+.0f} to {high:+.0f} %, {one.difference.question})."
+            f"{one.init} keeps {abs(percent):.1f} % {relation} of its AP50 at AP75 than {one.reference} "
+            f"(95 % interval {low:+.1f} to {high:+.1f} %, {one.difference.question})."
         )
     return sentences

@@ -235,3 +235,47 @@ def test_a_verdict_of_fewer_seeds_is_not_mixed_with_the_numbers_of_all(tmp_path:
     )
     (row,) = [row for row in csv_rows(comparison.tables) if (row["init"], row["metric"]) == ("moco", "AP")]
     assert re.fullmatch(r"ahead, decided with \d seeds", row["vs_supervised_verdict_text"])
+
+
+def test_a_side_that_exists_once_is_not_called_a_method(tmp_path: Path) -> None:
+    write(tmp_path, "released", [33.0, 33.2])
+    write(tmp_path, "random", [10.0, 10.9], kind="random")
+    for run, centre in enumerate((30.0, 30.5, 30.2)):
+        write(tmp_path, "supervised", [centre, centre + 0.1], f"pretrain{run}")
+    sentences = summary(compared(tmp_path))
+    assert sentences[0].startswith("released is +2.82 box AP ahead of the method supervised on toy")
+    assert "1 against 3 pretraining runs" in sentences[0]
+    (of_random,) = [text for text in sentences if text.startswith("The method supervised")]
+    assert "3 pretraining runs, n=2" in of_random
+    assert "against 1" not in of_random
+
+
+def test_the_expected_interval_counts_the_noise_of_a_side_that_exists_once(tmp_path: Path) -> None:
+    write(tmp_path, "random", [9.0, 11.0, 10.0], kind="random")
+    for run, centre in enumerate((30.0, 30.1, 30.05)):
+        write(tmp_path, "supervised", [centre, centre + 0.1, centre + 0.05], f"pretrain{run}")
+    comparison = compared(tmp_path)
+    row = next(row for row in comparison.tables[0].headline_rows if row.init == "supervised")
+    one = row.gaps["random"].difference
+    assert one.low is not None
+    spreads = {spread.init: spread for spread in comparison.configs[0].spreads}
+    for spread in spreads.values():  # the runs show 1.2 to 2.3; as noisy as supervised would be 0.1
+        assert 1.0 < spread.half_width < 2 * (one.mean - one.low)
+
+
+def test_one_seed_does_not_say_what_another_buys(tmp_path: Path) -> None:
+    for run in range(3):
+        write(tmp_path, "supervised", [15 + 0.3 * run**2], f"pretrain{run}")
+        write(tmp_path, "moco", [16 + 0.4 * run], f"pretrain{run}")
+    text = spread_sentence(compared(tmp_path).configs[0].spreads[0])
+    assert "one more pretraining run buys ±" in text
+    assert text.endswith("; what one more fine-tuning seed buys is unknown with one seed.")
+
+
+def test_runs_that_see_the_margin_are_not_told_to_repeat_themselves(tmp_path: Path) -> None:
+    own, other = (0.1, -0.1, 0.2, -0.2, 0.3, -0.3), (0.3, -0.25, -0.2, 0.15, 0.1, -0.1)
+    for run in range(6):
+        write(tmp_path, "moco", [16.0 + own[run] + 0.05 * seed for seed in range(3)], f"pretrain{run}")
+        write(tmp_path, "supervised", [15.75 + other[run] + 0.05 * seed for seed in range(3)], f"pretrain{run}")
+    step = compared(tmp_path).next_step
+    assert step.endswith("0.5 is among them, so only more runs can show equivalence or a smaller difference.")
