@@ -41,9 +41,9 @@ def family(tables: Sequence[Table]) -> dict[Key, tuple[Row, Gap]]:
 
 
 def unpaired(table: Table) -> list[tuple[Row, str]]:
-    """(headline row, reference) of every comparison that is missing because no seed finished in all runs of both."""
+    """(headline row, role) of every comparison that is missing because no seed finished in all runs of both."""
     return [
-        (row, reference)
+        (row, role)
         for row in table.headline_rows
         for role, reference in table.references.items()
         if reference != row.init and role not in row.gaps and not is_mirror(table, row.init, role)
@@ -51,11 +51,16 @@ def unpaired(table: Table) -> list[tuple[Row, str]]:
     ]
 
 
-def undecided(tables: Sequence[Table]) -> list[Key]:
-    """The comparisons of the family whose verdict is "undecided"."""
-    return [
-        key for key, (_, gap) in family(tables).items() if gap.verdict is not None and gap.verdict.word == UNDECIDED
+def undecided(tables: Sequence[Table], least: int = 2) -> list[Key]:
+    """The comparisons that another seed may decide: undecided, or with fewer than ``least`` common seeds."""
+    keys = [
+        key
+        for key, (_, gap) in family(tables).items()
+        if gap.verdict is not None
+        if gap.verdict.word == UNDECIDED or (gap.verdict.word == NONE and len(gap.difference.seeds) < least)
     ]
+    apart = [(table.name, row.init, role) for table in tables for row, role in unpaired(table)]
+    return keys + apart
 
 
 def with_verdicts(
@@ -110,6 +115,9 @@ def _sequential(
     own, reference = (next(iter(one.cells.values())) for one in (row, other))
     paired = [own[seed] - reference[seed] for seed in gap.difference.seeds][: plan.most]
     word, seeds = plan.reached(paired)
+    if word == NONE:
+        reason = f"{len(paired)} common seeds, and the plan first looks at {plan.least}"
+        return replace(verdict, word=NONE, reason=reason, p_difference=None, p_equivalence=None, within_margin=False)
     decided_with = seeds if seeds < len(paired) else None
     return replace(
         verdict, word=word, p_difference=None, p_equivalence=None, within_margin=False, decided_with=decided_with

@@ -38,7 +38,9 @@ def summary(comparison: Comparison) -> list[str]:
             text = f"Nothing was learned on {table.name}: no initialisation reaches {FLOOR} {what}."
             sentences.append(((True, len(ROLES)), text))
             continue
-        sentences += [((False, -1), _unpaired(table, row.init, reference)) for row, reference in unpaired(table)]
+        sentences += [
+            ((False, -1), _unpaired(table, row.init, table.references[role])) for row, role in unpaired(table)
+        ]
         for place, role in enumerate(ROLES):
             for row in rows:
                 if role in row.gaps and not is_mirror(table, row.init, role):
