@@ -136,7 +136,7 @@ def values_table(rows: ConfigRows, cells: CsvCells) -> Markup:
         numbers = [Cell(join([cells.value(row), " ", cells.gap(row, role)]), "num") for row in values]
         body.append([init, rows.n(init, columns), *numbers])
     reference = next((row[f"vs_{role}_init"] for row in rows.rows if row[f"vs_{role}_init"]), None)
-    note = f"in brackets the difference to {reference}" if reference else "no reference to compare with"
+    note = f"in brackets the difference to {reference}" if reference else "no difference to a reference"
     repeated = any(row["pretraining_runs"] not in ("", "1") for row in rows.rows)
     spread = (
         f" ± sample standard deviation over {'runs' if repeated else 'seeds'}"

@@ -14,7 +14,7 @@ from transfer.comparison.comparison import Comparison, complete
 from transfer.comparison.gap import compare
 from transfer.comparison.sequential import SequentialPlan
 from transfer.records.run import find_runs
-from transfer.report.csv_rows import csv_rows, interval
+from transfer.report.csv_rows import csv_rows, interval, verdict_class
 from transfer.report.sentences import spread_sentence, summary
 
 REFERENCES = {"supervised": "supervised", "random": "random"}
@@ -235,6 +235,7 @@ def test_a_verdict_of_fewer_seeds_is_not_mixed_with_the_numbers_of_all(tmp_path:
     )
     (row,) = [row for row in csv_rows(comparison.tables) if (row["init"], row["metric"]) == ("moco", "AP")]
     assert re.fullmatch(r"ahead, decided with \d seeds", row["vs_supervised_verdict_text"])
+    assert verdict_class(row, "supervised") == "even"
 
 
 def test_a_side_that_exists_once_is_not_called_a_method(tmp_path: Path) -> None:
