@@ -49,9 +49,10 @@ def power_text(plan: Plan, tables: Sequence[Table], pretraining_hours: Mapping[s
         weights = _weights(plan, spread, gap, comparisons, hours)
         method = _method(plan, spread, gap, comparisons, hours, pretraining_hours)
         lines.append([config.name, f"{spread.seeds:.2f}", *weights, *method])
+    most = f" to {plan.stopping.most}" if plan.stopping else ""
     head = (
         f"{plan.name}: to see a difference of {gap:g} AP with {POWER:.0%} power, adjusted for the number of "
-        f"comparisons ({comparisons}). Seeds in the plan: {len(plan.seeds)}"
+        f"comparisons ({comparisons}). Seeds in the plan: {len(plan.seeds)}{most}"
     )
     if not any(init.pretrainings for init in plan.inits):  # no column about them, and no guess
         sources = {source.removesuffix(GUESSED): None for source in sources}

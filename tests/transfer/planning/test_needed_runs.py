@@ -11,6 +11,7 @@ import pytest
 
 from transfer.comparison.family import FAMILY_ALPHA
 from transfer.comparison.power import seeds_for
+from transfer.comparison.sequential import SequentialPlan
 from transfer.planning.needed_runs import power_text
 from transfer.planning.plan import LearningRate, load_plan
 
@@ -25,7 +26,7 @@ def test_a_published_spread_plans_without_any_run(repo: Path, monkeypatch: pytes
     assert "MoCo's detection/README.md" in text
 
 
-def test_tables_at_own_rates_count(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tables_at_own_rates_and_seeds_to_come_count(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(repo)
     plan = load_plan("plans/moco_voc.yaml")
     assert not any(init.lr for init in plan.inits)
@@ -34,6 +35,9 @@ def test_tables_at_own_rates_count(repo: Path, monkeypatch: pytest.MonkeyPatch) 
         int(re.findall(r"comparisons \((\d+)\)", power_text(one, [], {}, 0.5))[0]) for one in (plan, rate)
     )
     assert doubled == 2 * plain
+    assert f"Seeds in the plan: {len(plan.seeds)}\n" in power_text(plan, [], {}, 0.5)
+    open_ended = replace(plan, seeds=(0, 1), stopping=SequentialPlan(2, 7))
+    assert "Seeds in the plan: 2 to 7\n" in power_text(open_ended, [], {}, 0.5)
 
 
 def test_other_data_have_no_published_spread(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
