@@ -110,7 +110,8 @@ def order_text(curves: Curves, unit: str) -> str:
     if not curves.tested:
         return "No pair of curves has two common seeds, so no change of order can be shown."
     changes = [
-        f"{one.winner} overtakes {one.loser}: behind at {one.behind_at}, ahead at {one.ahead_at} ({unit})."
+        f"{one.winner} overtakes {one.loser} with these weights: behind at {one.behind_at}, ahead at {one.ahead_at} "
+        f"({unit})."
         for one in curves.order_changes
     ]
     return " ".join(
