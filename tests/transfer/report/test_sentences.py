@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from runtime.errors import UserError
 from tests.transfer.run_store import make_record, write_run
 from transfer.comparison.comparison import Comparison, complete
 from transfer.comparison.gap import compare
@@ -280,3 +282,16 @@ def test_runs_that_see_the_margin_are_not_told_to_repeat_themselves(tmp_path: Pa
         write(tmp_path, "supervised", [15.75 + other[run] + 0.05 * seed for seed in range(3)], f"pretrain{run}")
     step = compared(tmp_path).next_step
     assert step.endswith("0.5 is among them, so only more runs can show equivalence or a smaller difference.")
+
+
+def test_the_same_weights_are_not_two_pretraining_runs(tmp_path: Path) -> None:
+    write(tmp_path, "supervised", [15.0, 15.1])
+    write(tmp_path, "moco", [16.0, 16.1])
+    for run, sha256 in enumerate(("b" * 64, "a" * 64)):  # that of the run without a pretraining seed, and another
+        record = make_record(init="moco", seed=0)
+        record["init"]["sha256"] = sha256
+        write_run(tmp_path, record, f"pretrain{run}")
+    with pytest.raises(UserError, match="same weights, which would count as two pretraining runs"):
+        compared(tmp_path)
+    shutil.rmtree(tmp_path / "toy" / "moco" / "pretrain0")
+    assert summary(compared(tmp_path))  # two different runs, wherever they are
