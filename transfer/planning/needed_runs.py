@@ -74,7 +74,12 @@ def _comparisons(plan: Plan) -> int:
 def _measured(table: Table) -> RunSpread | None:
     """From finished runs: the largest spread of any comparison, and the mean variance between pretraining runs."""
     gaps = [gap.weights for row in table.headline_rows for gap in row.gaps.values()]
-    of_seeds = [gap.standard_error * math.sqrt(len(gap.seeds) / 2) for gap in gaps if gap.standard_error is not None]
+    # each side is a mean over its pretraining runs, so that its residual is smaller than that of one run
+    of_seeds = [
+        gap.standard_error * math.sqrt(len(gap.seeds) / (1 / gap.runs[0] + 1 / gap.runs[1]))
+        for gap in gaps
+        if gap.standard_error is not None
+    ]
     if not of_seeds:
         return None
     parts = [components(row.cells).pretraining for row in table.headline_rows]
