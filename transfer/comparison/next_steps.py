@@ -121,7 +121,9 @@ def what_now(
         if len(open_tables) > MOST_TABLES:
             parts.append(f"{len(open_tables) - MOST_TABLES} more configs have undecided comparisons.")
         if stopping is not None:
-            parts.append(f"The plan adds seeds itself, up to {stopping.most}.")
+            used = max(len(pairs[key][1].difference.seeds) for key in undecided)
+            left = f"adds seeds itself, up to {stopping.most}" if used < stopping.most else f"ends with {used} seeds"
+            parts.append(f"The plan {left}.")
     if single:
         parts.append(f"{len(single)} of {len(words)} comparisons have one seed, so no verdict: add a second seed.")
     if apart:

@@ -295,3 +295,11 @@ def test_the_same_weights_are_not_two_pretraining_runs(tmp_path: Path) -> None:
         compared(tmp_path)
     shutil.rmtree(tmp_path / "toy" / "moco" / "pretrain0")
     assert summary(compared(tmp_path))  # two different runs, wherever they are
+
+
+@pytest.mark.parametrize(("most", "words"), [(4, "The plan adds seeds itself, up to 4."), (3, "ends with 3 seeds.")])
+def test_a_plan_that_stops_says_whether_seeds_are_left(tmp_path: Path, most: int, words: str) -> None:
+    write(tmp_path, "supervised", [30.0, 31.2, 29.1])
+    write(tmp_path, "moco", [30.9, 29.5, 31.5])
+    tables = compare(list(find_runs(tmp_path)), REFERENCES)
+    assert complete(tables, stopping=SequentialPlan(2, most), detections=False).next_step.endswith(words)
