@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -74,8 +75,9 @@ def learning_curves(tables: Sequence[Table]) -> list[Curves]:
 
 
 def _by_seed(runs: Sequence[Run]) -> BySeed:
-    """The curve of every seed, as a mean over pretraining runs."""
-    seeds = dict.fromkeys(run.seed for run in runs)
+    """The curve of every seed that all pretraining runs have, as a mean over them: otherwise they would not cancel."""
+    repeats = len({run.pretraining for run in runs})
+    seeds = [seed for seed, n in Counter(run.seed for run in runs).items() if n == repeats]
     curves = {seed: mean_curve([run for run in runs if run.seed == seed], TASK, METRIC) for seed in seeds}
     return {seed: {int(iteration): value for iteration, value in curve} for seed, curve in curves.items()}
 
@@ -93,7 +95,8 @@ def schedule_lengths(tables: Sequence[Table]) -> list[ScheduleLengths]:
             for length, row in rows.items():
                 for seed in dict.fromkeys(seed for run in row.cells.values() for seed in run):
                     values = [run[seed] for run in row.cells.values() if seed in run]
-                    seeds.setdefault(init, {}).setdefault(seed, {})[length] = mean(values)
+                    if len(values) == len(row.cells):  # as in _by_seed
+                        seeds.setdefault(init, {}).setdefault(seed, {})[length] = mean(values)
         means.append(curves)
         by_seed.append(seeds)
     return [ScheduleLengths(group, curves) for group, curves in zip(groups, _curves(means, by_seed))]

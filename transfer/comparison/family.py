@@ -40,11 +40,27 @@ def family(tables: Sequence[Table]) -> dict[Key, tuple[Row, Gap]]:
     }
 
 
-def undecided(tables: Sequence[Table]) -> list[Key]:
-    """The comparisons of the family whose verdict is "undecided"."""
+def unpaired(table: Table) -> list[tuple[Row, str]]:
+    """(headline row, role) of every comparison that is missing because no seed finished in all runs of both."""
     return [
-        key for key, (_, gap) in family(tables).items() if gap.verdict is not None and gap.verdict.word == UNDECIDED
+        (row, role)
+        for row in table.headline_rows
+        for role, reference in table.references.items()
+        if reference != row.init and role not in row.gaps and not is_mirror(table, row.init, role)
+        if table.row(reference, row.task, row.metric) is not None
     ]
+
+
+def undecided(tables: Sequence[Table], least: int = 2) -> list[Key]:
+    """The comparisons that another seed may decide: undecided, or with fewer than ``least`` common seeds."""
+    keys = [
+        key
+        for key, (_, gap) in family(tables).items()
+        if gap.verdict is not None
+        if gap.verdict.word == UNDECIDED or (gap.verdict.word == NONE and len(gap.difference.seeds) < least)
+    ]
+    apart = [(table.name, row.init, role) for table in tables for row, role in unpaired(table)]
+    return keys + apart
 
 
 def with_verdicts(
@@ -98,4 +114,11 @@ def _sequential(
         return verdict
     own, reference = (next(iter(one.cells.values())) for one in (row, other))
     paired = [own[seed] - reference[seed] for seed in gap.difference.seeds][: plan.most]
-    return replace(verdict, word=plan.decide(paired), p_difference=None, p_equivalence=None, within_margin=False)
+    word, seeds = plan.reached(paired)
+    if word == NONE:
+        reason = f"{len(paired)} common seeds, and the plan first looks at {plan.least}"
+        return replace(verdict, word=NONE, reason=reason, p_difference=None, p_equivalence=None, within_margin=False)
+    decided_with = seeds if seeds < len(paired) else None
+    return replace(
+        verdict, word=word, p_difference=None, p_equivalence=None, within_margin=False, decided_with=decided_with
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from runtime.errors import UserError
@@ -145,13 +145,50 @@ def _table(
             raise UserError(f"{run.folder} and {other.folder} are both {run.name}")
         if other is None or run.finished:
             group[key] = run
+    _fail_without_headline(by_init.values())
+    judged = {run.folder: run for group in by_init.values() for run in group.values()}
+    runs = [judged.get(run.folder, run) for run in runs]
     inits = tuple(by_init)
     present = {role: init for role, init in references.items() if init in by_init and init is not None}
     finished = {init: {key: r for key, r in sorted(by_init[init].items()) if r.finished} for init in inits}
+    for group in finished.values():
+        _refuse_repeated_weights(name, group)
     allowed = check_equal(name, [run for group in finished.values() for run in group.values()], allow)
     rows = [row for init, group in finished.items() for row in _rows(init, group)]
     table = Table(name, inits, tuple(rows), tuple(runs), tuple(allowed), present)
     return replace(table, rows=tuple(_with_gaps(table, finished, image_interval)))
+
+
+def _fail_without_headline(groups: Iterable[dict[tuple[str, int], Run]]) -> None:
+    """Replace a finished run without the metric of the verdicts by a failed one, so that it is counted and named.
+
+    All runs of a table are scored on the same data: where one has an AP and another has none, the other's is NaN.
+    """
+    of_groups = list(groups)
+    finished = [run for group in of_groups for run in group.values() if run.finished]
+    fullest = max((run.metrics for run in finished), key=len, default={})
+    headline = next((key for key in fullest if key[1] == HEADLINE), None)
+    for group in of_groups:
+        for key, run in group.items():
+            if run.finished and headline is not None and headline not in run.metrics:
+                group[key] = replace(run, status="failed", error=f"its {headline[0]} {HEADLINE} is not a number")
+
+
+def _refuse_repeated_weights(name: str, group: RunsOfInit) -> None:
+    """Raise UserError where runs outside pretrainN folders have the weights of one of these.
+
+    A plan that is given ``pretrain_seeds`` later leaves the runs of its single pretraining in place. In a report on the
+    whole folder the same weights would count as two pretraining runs, and pretraining would seem to vary less.
+    """
+    weights = {key: (run.record.get("init") or {}).get("sha256") for key, run in group.items()}
+    outside = {weights[key]: run for key, run in group.items() if not key[0] and weights[key]}
+    for key, run in group.items():
+        twin = outside.get(weights[key])
+        if key[0] and twin is not None:
+            raise UserError(
+                f"{name}: {twin.folder} and {run.folder} have the same weights, which would count as two pretraining "
+                "runs; move the runs outside the pretrainN folders away, or report on the plan"
+            )
 
 
 def _rows(init: str, group: RunsOfInit) -> Iterator[Row]:

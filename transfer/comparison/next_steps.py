@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from transfer.comparison.differences import METHOD, Difference
-from transfer.comparison.family import FAMILY_ALPHA, family
+from transfer.comparison.family import FAMILY_ALPHA, family, learned_nothing, unpaired
 from transfer.comparison.gap import Gap, Row, Table
-from transfer.comparison.intervals import mean
+from transfer.comparison.intervals import mean, sample_std
 from transfer.comparison.power import SEEDS_OF_A_METHOD, Method, cheapest_plan, prospect, seeds_for, visible_gap
 from transfer.comparison.sequential import SequentialPlan
-from transfer.comparison.variance import Components, components
+from transfer.comparison.variance import Cells, Components, components
 from transfer.comparison.verdicts import NONE, UNDECIDED
 
 MOST_NAMED = 4  # undecided comparisons that the line names
@@ -29,7 +29,7 @@ class Spread:
     components: Components
     half_width: float  # expected, in points, with the runs that there are
     with_a_run: float | None  # with one more pretraining run; None where none was repeated
-    with_a_seed: float
+    with_a_seed: float | None  # with one more seed; None with one seed, which does not show what seeds vary
 
 
 def measured_spreads(table: Table) -> list[Spread]:
@@ -50,7 +50,7 @@ def measured_spreads(table: Table) -> list[Spread]:
                 components(row.cells),
                 prospect(own, against, seeds).half_width,
                 prospect(more[0], more[1], seeds).half_width if gap.difference.question == METHOD else None,
-                prospect(own, against, seeds + 1).half_width,
+                prospect(own, against, seeds + 1).half_width if seeds > 1 else None,
             )
         )
     return found
@@ -67,9 +67,20 @@ def _methods(row: Row, other: Row, difference: Difference) -> tuple[Method, Meth
     sides = [
         Method(*_spreads(components(one.cells)), len(one.cells)) if len(one.cells) > 1 else None for one in (row, other)
     ]
-    repeated = next(side for side in sides if side is not None)
-    own, against = (side or replace(repeated, runs=1) for side in sides)  # a single run: as noisy as the other side
-    return own, against
+    if sides[0] is not None and sides[1] is not None:
+        return sides[0], sides[1]
+    if sides[0] is None:
+        against, own = _methods(other, row, difference)
+        return own, against
+    return sides[0], _single_run(row.cells, other.cells, difference.seeds, sides[0])
+
+
+def _single_run(repeated: Cells, single: Cells, seeds: Sequence[int], spreads: Method) -> Method:
+    """A side that exists once, planned with the spread that the differences per seed have beyond the other side's."""
+    (values,) = single.values()
+    shifts = [values[seed] - mean([run[seed] for run in repeated.values()]) for seed in seeds]
+    residual = (sample_std(shifts) or 0.0) ** 2 - spreads.residual_sd**2 / spreads.runs
+    return Method(spreads.pretraining_sd, math.sqrt(max(residual, 0.0)))
 
 
 def _spreads(parts: Components) -> tuple[float, float]:
@@ -89,7 +100,8 @@ def what_now(
     """One line: what is undecided, what would decide it, at which cost; "" when nothing was compared."""
     pairs = family(tables)
     words = {key: gap.verdict.word for key, (_, gap) in pairs.items() if gap.verdict is not None}
-    if not words:
+    apart = sum(len(unpaired(table)) for table in tables if not learned_nothing(table))
+    if not words and not apart:
         return ""
     undecided = [key for key, word in words.items() if word == UNDECIDED]
     single = [key for key, word in words.items() if word == NONE and len(pairs[key][1].difference.seeds) == 1]
@@ -109,9 +121,15 @@ def what_now(
         if len(open_tables) > MOST_TABLES:
             parts.append(f"{len(open_tables) - MOST_TABLES} more configs have undecided comparisons.")
         if stopping is not None:
-            parts.append(f"The plan adds seeds itself, up to {stopping.most}.")
+            used = max(len(pairs[key][1].difference.seeds) for key in undecided)
+            left = f"adds seeds itself, up to {stopping.most}" if used < stopping.most else f"ends with {used} seeds"
+            parts.append(f"The plan {left}.")
     if single:
         parts.append(f"{len(single)} of {len(words)} comparisons have one seed, so no verdict: add a second seed.")
+    if apart:
+        parts.append(
+            f"{apart} {'pair has' if apart == 1 else 'pairs have'} no common seed: run the same seeds for both."
+        )
     if not parts:
         nothing = sum(word == NONE for word in words.values())
         parts.append(
@@ -140,13 +158,21 @@ def _need(
         seeds = seeds_for(margin, sd, alpha=alpha)
         if seeds is None:
             return f"{text}more than 1000 seeds would be needed to see {margin:g}."
-        extra = max(seeds - len(one.seeds), 1)
+        extra = seeds - len(one.seeds)
+        if extra <= 0:
+            return f"{text}{_enough(margin)}"
         cost = None if hours is None else extra * len(table.inits) * hours
-        return f"{text}about {extra} more seeds would see {margin:g} ({shown_hours(cost)})."
+        more = "1 more seed" if extra == 1 else f"{extra} more seeds"
+        return f"{text}about {more} would see {margin:g} ({shown_hours(cost)})."
+    if visible <= margin:
+        return f"{text}{_enough(margin)}"
     other = table.row(gap.reference, row.task, row.metric)
     assert other is not None  # noqa: S101 (the gap was computed from it)
     own, against = _methods(row, other, one)
-    pretraining = pretraining_hours.get(row.init)
+    to_pretrain = row.init
+    if own.runs == 1:  # only the reference can be pretrained more often
+        own, against, to_pretrain = against, own, gap.reference
+    pretraining = pretraining_hours.get(to_pretrain)
     known = hours is not None and pretraining is not None
     costs = (pretraining or 0.0, hours or 0.0) if known else (RUN_COSTS, 1.0)
     plan = cheapest_plan(
@@ -161,10 +187,12 @@ def _need(
     )
     if plan is None:
         return f"{text}20 pretraining runs with 10 seeds would not be enough to see {margin:g}."
-    total = shown_hours(plan.hours if known else None)
-    return (
-        f"{text}about {plan.runs} pretraining runs with {plan.seeds} seeds each would see {margin:g} ({total} in all)."
-    )
+    total = f"{shown_hours(plan.hours)} in all" if known else shown_hours(None)
+    return f"{text}about {plan.runs} pretraining runs with {plan.seeds} seeds each would see {margin:g} ({total})."
+
+
+def _enough(margin: float) -> str:
+    return f"{margin:g} is among them, so only more runs can show equivalence or a smaller difference."
 
 
 def fine_tuning_hours(table: Table) -> float | None:

@@ -135,7 +135,14 @@ class SequentialPlan:
     def decide(self, differences: Sequence[float]) -> str:
         """The word after these paired differences (points, one a seed): a verdict is final once it was reached.
 
-        Replays every look, so the answer does not depend on when it is asked. At the last look "undecided" is final.
+        At the last look "undecided" is final.
+        """
+        return self.reached(differences)[0]
+
+    def reached(self, differences: Sequence[float]) -> tuple[str, int]:
+        """The word of ``decide`` and the number of seeds at the look that gave it.
+
+        Replays every look, so the answer does not depend on when it is asked.
         """
         values = np.asarray(differences, dtype=float)
         if len(values) > self.most:
@@ -143,8 +150,8 @@ class SequentialPlan:
         for n in range(self.least, len(values) + 1):
             word = self._look(values[:n])
             if word != UNDECIDED:
-                return word
-        return UNDECIDED if len(values) >= self.least else NONE
+                return word, n
+        return (UNDECIDED if len(values) >= self.least else NONE), len(values)
 
     def _look(self, values: np.ndarray) -> str:
         n, centre = len(values), float(values.mean())

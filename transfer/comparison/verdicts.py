@@ -35,6 +35,7 @@ class Verdict:
     within_margin: bool = False  # the difference is smaller than the margin; may hold for "ahead" too
     failed: int = 0
     planned: int = 0
+    decided_with: int | None = None  # seeds at which a sequential plan reached the word, where more have been added
 
     @property
     def text(self) -> str:
@@ -47,6 +48,7 @@ class Verdict:
             text = f"{self.word} by less than {self.margin:g}"
         else:
             text = self.word
+        text += f", decided with {self.decided_with} seeds" if self.decided_with else ""
         return f"{text}, among the runs that finished ({self.failed} of {self.planned} failed)" if self.failed else text
 
 

@@ -87,7 +87,8 @@ def _run_stages(
             return plan, outcomes
         tables = _plan_tables(plan, stages, outcomes, [*plan.allow, *args.allow], None)
         longer = replace(plan, seeds=(*plan.seeds, plan.seeds[-1] + 1))
-        if not undecided(with_verdicts(tables, margin=plan.margin, stopping=plan.stopping)):
+        judged = with_verdicts(tables, margin=plan.margin, stopping=plan.stopping)
+        if not undecided(judged, plan.stopping.least):
             return plan, outcomes
         if args.report_only and not _has_results(longer, longer.seeds[-1]):
             return plan, outcomes

@@ -49,9 +49,10 @@ def power_text(plan: Plan, tables: Sequence[Table], pretraining_hours: Mapping[s
         weights = _weights(plan, spread, gap, comparisons, hours)
         method = _method(plan, spread, gap, comparisons, hours, pretraining_hours)
         lines.append([config.name, f"{spread.seeds:.2f}", *weights, *method])
+    most = f" to {plan.stopping.most}" if plan.stopping else ""
     head = (
         f"{plan.name}: to see a difference of {gap:g} AP with {POWER:.0%} power, adjusted for the number of "
-        f"comparisons ({comparisons}). Seeds in the plan: {len(plan.seeds)}"
+        f"comparisons ({comparisons}). Seeds in the plan: {len(plan.seeds)}{most}"
     )
     if not any(init.pretrainings for init in plan.inits):  # no column about them, and no guess
         sources = {source.removesuffix(GUESSED): None for source in sources}
@@ -59,17 +60,26 @@ def power_text(plan: Plan, tables: Sequence[Table], pretraining_hours: Mapping[s
 
 
 def _comparisons(plan: Plan) -> int:
-    """The size of the family of the report: every initialisation against each reference, each pair once."""
+    """The size of the family of the report: every initialisation against each reference, each pair once.
+
+    Each config has a second table where any initialisation has a learning rate of its own.
+    """
     inits = [init.name for init in trained_inits(plan)]
     references = {reference for reference in (plan.supervised, plan.random) if reference in inits}
     others = len(inits) - len(references)
-    return max(1, len(plan.configs) * (others * len(references) + (len(references) == 2)))
+    tables = len(plan.configs) * (2 if any(init.lr for init in trained_inits(plan)) else 1)
+    return max(1, tables * (others * len(references) + (len(references) == 2)))
 
 
 def _measured(table: Table) -> RunSpread | None:
     """From finished runs: the largest spread of any comparison, and the mean variance between pretraining runs."""
     gaps = [gap.weights for row in table.headline_rows for gap in row.gaps.values()]
-    of_seeds = [gap.standard_error * math.sqrt(len(gap.seeds) / 2) for gap in gaps if gap.standard_error is not None]
+    # each side is a mean over its pretraining runs, so that its residual is smaller than that of one run
+    of_seeds = [
+        gap.standard_error * math.sqrt(len(gap.seeds) / (1 / gap.runs[0] + 1 / gap.runs[1]))
+        for gap in gaps
+        if gap.standard_error is not None
+    ]
     if not of_seeds:
         return None
     parts = [components(row.cells).pretraining for row in table.headline_rows]

@@ -110,7 +110,8 @@ def order_text(curves: Curves, unit: str) -> str:
     if not curves.tested:
         return "No pair of curves has two common seeds, so no change of order can be shown."
     changes = [
-        f"{one.winner} overtakes {one.loser}: behind at {one.behind_at}, ahead at {one.ahead_at} ({unit})."
+        f"{one.winner} overtakes {one.loser} with these weights: behind at {one.behind_at}, ahead at {one.ahead_at} "
+        f"({unit})."
         for one in curves.order_changes
     ]
     return " ".join(
@@ -136,7 +137,7 @@ def values_table(rows: ConfigRows, cells: CsvCells) -> Markup:
         numbers = [Cell(join([cells.value(row), " ", cells.gap(row, role)]), "num") for row in values]
         body.append([init, rows.n(init, columns), *numbers])
     reference = next((row[f"vs_{role}_init"] for row in rows.rows if row[f"vs_{role}_init"]), None)
-    note = f"in brackets the difference to {reference}" if reference else "no reference to compare with"
+    note = f"in brackets the difference to {reference}" if reference else "no difference to a reference"
     repeated = any(row["pretraining_runs"] not in ("", "1") for row in rows.rows)
     spread = (
         f" ± sample standard deviation over {'runs' if repeated else 'seeds'}"

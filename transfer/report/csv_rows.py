@@ -198,9 +198,13 @@ class ConfigRows:
 
 
 def verdict_class(row: CsvRow, role: str) -> str:
-    """The class of the style sheet for a comparison: coloured when it is ahead or behind without a failed run."""
+    """The class of the style sheet for a comparison: coloured when it is ahead or behind without a failed run.
+
+    Not coloured where more seeds were added after the verdict and turned the sign of the difference.
+    """
     word = row[f"vs_{role}_verdict"]
-    return word if word in ("ahead", "behind") and row[f"vs_{role}_failed"] == "0" else "even"
+    agrees = row[f"vs_{role}"][:1] == {"ahead": "+", "behind": "-"}.get(word)
+    return word if agrees and row[f"vs_{role}_failed"] == "0" else "even"
 
 
 def title(task: str, metric: str) -> str:

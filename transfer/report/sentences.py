@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from transfer.comparison.box_quality import BoxQuality
 from transfer.comparison.comparison import Comparison
 from transfer.comparison.differences import METHOD
-from transfer.comparison.family import FAMILY_ALPHA, FLOOR, is_mirror, learned_nothing
+from transfer.comparison.family import FAMILY_ALPHA, FLOOR, is_mirror, learned_nothing, unpaired
 from transfer.comparison.gap import ROLES, Gap, Row, Table
 from transfer.comparison.next_steps import Spread
 from transfer.comparison.student import ALPHA
@@ -32,12 +32,15 @@ def summary(comparison: Comparison) -> list[str]:
     sentences: list[tuple[tuple[bool, int], str]] = []
     for table in comparison.tables:
         rows = table.headline_rows
+        sentences += [((False, -1), text) for text in _without_runs(table, {row.init for row in rows})]
         if rows and learned_nothing(table):
             what = title(rows[0].task, rows[0].metric)
             text = f"Nothing was learned on {table.name}: no initialisation reaches {FLOOR} {what}."
             sentences.append(((True, len(ROLES)), text))
             continue
-        sentences += [((False, -1), text) for text in _without_runs(table, {row.init for row in rows})]
+        sentences += [
+            ((False, -1), _unpaired(table, row.init, table.references[role])) for row, role in unpaired(table)
+        ]
         for place, role in enumerate(ROLES):
             for row in rows:
                 if role in row.gaps and not is_mirror(table, row.init, role):
@@ -55,6 +58,13 @@ def _without_runs(table: Table, finished: Collection[str]) -> list[str]:
     ]
 
 
+def _unpaired(table: Table, init: str, reference: str) -> str:
+    """A sentence for two initialisations that cannot be compared: they would vanish from the summary."""
+    lost = [run for one in (init, reference) for run in table.failures(one)]
+    failed = f" ({len(lost)} failed: {_first(lost)})" if lost else ""
+    return f"{init} against {reference} on {table.name}: no comparison, because no seed finished in every run{failed}."
+
+
 def _first(lost: Sequence[Run]) -> str:
     """The first of several failures, and how many more there are."""
     more = f", and {len(lost) - 1} more" if len(lost) > 1 else ""
@@ -69,9 +79,13 @@ def sentence(table: Table, row: Row, gap: Gap) -> str:
     what = f"{number(one.mean, signed=True)} {title(row.task, row.metric)}"
     reference = f"{gap.reference} on {table.name}"
     about = "" if one.question == METHOD else " with these weights"
-    subject = f"the method {row.init}" if one.question == METHOD else row.init
+    repeated = [one.question == METHOD and runs > 1 for runs in one.runs]
+    subject = f"the method {row.init}" if repeated[0] else row.init
+    reference = f"the method {reference}" if repeated[1] and not repeated[0] else reference
     bounds = _bounds(table, row, gap)
-    if verdict.word == NONE:
+    if verdict.decided_with:
+        text = _decided_early(subject, what, reference, gap, verdict, bounds)
+    elif verdict.word == NONE:
         text = _without_verdict(subject, what, reference, gap, bounds)
     elif verdict.word == UNDECIDED:
         text = f"{subject} against {reference} is undecided{about}: {what} ({bounds}{_single(gap, verdict)})"
@@ -86,7 +100,18 @@ def sentence(table: Table, row: Row, gap: Gap) -> str:
     if lost:
         failed = f"{one.failed} of {one.planned} runs failed ({_first(lost)})"
         return f"Among the runs that finished, {text}; {failed}."
-    return f"{text[0].upper()}{text[1:]}." if one.question == METHOD else f"{text}."
+    return f"{text[0].upper()}{text[1:]}." if repeated[0] else f"{text}."
+
+
+def _decided_early(subject: str, what: str, reference: str, gap: Gap, verdict: Verdict, bounds: str) -> str:
+    """The numbers are those of all seeds, and need not agree with a verdict that fewer seeds reached."""
+    word = f"{RELATION.get(verdict.word, '')} {reference}"
+    if verdict.word == EQUIVALENT:
+        word = f"equivalent to {reference} within ±{verdict.margin:g} AP"
+    return (
+        f"{subject} is {word} with these weights, decided with {verdict.decided_with} seeds; with all "
+        f"{len(gap.difference.seeds)} the difference is {what} ({bounds})"
+    )
 
 
 def _without_verdict(subject: str, what: str, reference: str, gap: Gap, bounds: str) -> str:
@@ -112,7 +137,7 @@ def _bounds(table: Table, row: Row, gap: Gap) -> str:
     if one.low is not None:
         parts.append(f"95 % interval {number(one.low, signed=True)} to {number(one.high, signed=True)}")
     if one.question == METHOD:
-        parts.append(f"{one.runs[0]} against {one.runs[1]} pretraining runs")
+        parts.append(_pretraining_runs(table, row.init, gap))
     seeds = len(one.seeds)
     parts.append(f"n={seeds}")
     other = table.row(gap.reference, row.task, row.metric)
@@ -120,6 +145,14 @@ def _bounds(table: Table, row: Row, gap: Gap) -> str:
     if other is not None and used != (row.n, other.n):
         parts.append("over the seeds that both have")
     return ", ".join(parts)
+
+
+def _pretraining_runs(table: Table, init: str, gap: Gap) -> str:
+    own, other = gap.difference.runs
+    bare = table.without_pretraining
+    if gap.reference in bare or init in bare:
+        return f"{other if init in bare else own} pretraining runs"
+    return f"{own} against {other} pretraining runs"
 
 
 def _single(gap: Gap, verdict: Verdict) -> str:
@@ -150,12 +183,12 @@ def spread_sentence(one: Spread) -> str:
             f"{_deviation(parts.seed)} from the fine-tuning seed, {_deviation(parts.residual)} left"
         )
         text += f"; {share:.0%} of a run's variance is its pretraining's" if share is not None else ""
-    buys = f"one more fine-tuning seed ±{one.with_a_seed:.2f}"
-    if one.with_a_run is not None:
-        buys = f"one more pretraining run buys ±{one.with_a_run:.2f}, {buys}"
-    else:
-        buys = buys.replace("seed ", "seed buys ")
-    return f"{text}. Expected interval against {one.reference} ±{one.half_width:.2f}; {buys}."
+    more = {"pretraining run": one.with_a_run, "fine-tuning seed": one.with_a_seed}
+    buys = [f"{name} ±{half:.2f}" for name, half in more.items() if half is not None]
+    buys[0] = buys[0].replace(" ±", " buys ±")
+    shown = ", ".join(f"one more {part}" for part in buys)
+    unknown = "" if one.with_a_seed is not None else "; what one more fine-tuning seed buys is unknown with one seed"
+    return f"{text}. Expected interval against {one.reference} ±{one.half_width:.2f}; {shown}{unknown}."
 
 
 def _deviation(part: Component | None) -> str:
@@ -171,7 +204,7 @@ def shape_sentences(qualities: Sequence[BoxQuality]) -> list[str]:
         percent, low, high = one.percent
         relation = "more" if percent > 0 else "less"
         sentences.append(
-            f"{one.init} keeps {abs(percent):.0f} % {relation} of its AP50 at AP75 than {one.reference} "
-            f"(95 % interval {low:+.0f} to {high:+.0f} %, {one.difference.question})."
+            f"{one.init} keeps {abs(percent):.1f} % {relation} of its AP50 at AP75 than {one.reference} "
+            f"(95 % interval {low:+.1f} to {high:+.1f} %, {one.difference.question})."
         )
     return sentences

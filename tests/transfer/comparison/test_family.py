@@ -81,6 +81,22 @@ def test_the_sequential_rule_replaces_the_verdict_and_stays() -> None:
     assert undecided(with_verdicts(noisy, stopping=rule)) == [("toy", "a", "supervised")]
 
 
+def test_a_pair_with_too_few_common_seeds_is_not_decided() -> None:
+    rule = SequentialPlan(3, 6)
+    few = with_verdicts(tables_of({"supervised": [30.0, 30.1, 29.9], "a": [31.1, 31.5]}), stopping=rule)
+    assert undecided(few, rule.least) == [("toy", "a", "supervised")]
+    verdict = gap_of(few, "a", "supervised").verdict
+    assert verdict is not None
+    assert verdict.text == "no verdict (2 common seeds, and the plan first looks at 3)"
+    one = with_verdicts(tables_of({"supervised": [30.0, 30.1], "a": [31.1]}), stopping=SequentialPlan(2, 6))
+    assert undecided(one) == [("toy", "a", "supervised")]
+    runs = [run for table in tables_of({"supervised": [30.0, 30.1], "a": [31.1, 31.0]}) for run in table.runs]
+    apart = compare([run for run in runs if (run.init == "a") == (run.seed == 1)], REFERENCES)
+    assert undecided(with_verdicts(apart, stopping=rule)) == [("toy", "a", "supervised")]
+    repeats = with_verdicts(tables_of({"supervised": [30.0, 30.1], "a": [31.0, 31.1]}), stopping=SequentialPlan(2, 6))
+    assert undecided(repeats) == []  # more repeats of one run would be added up to the most
+
+
 def test_comparisons_of_the_report_share_the_rule_and_the_adjustment() -> None:
     values = {"supervised": [30.0, 30.1, 29.9], "a": [31.1, 31.5, 30.9]}
     one = tables_of(values)

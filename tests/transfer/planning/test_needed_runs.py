@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from transfer.comparison.family import FAMILY_ALPHA
+from transfer.comparison.gap import compare
 from transfer.comparison.power import seeds_for
-from transfer.planning.needed_runs import power_text
-from transfer.planning.plan import load_plan
+from transfer.comparison.sequential import SequentialPlan
+from transfer.planning.needed_runs import _measured, power_text
+from transfer.planning.plan import LearningRate, load_plan
+from transfer.records.run import Run
 
 
 def test_a_published_spread_plans_without_any_run(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -24,11 +29,42 @@ def test_a_published_spread_plans_without_any_run(repo: Path, monkeypatch: pytes
     assert "MoCo's detection/README.md" in text
 
 
+def test_tables_at_own_rates_and_seeds_to_come_count(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repo)
+    plan = load_plan("plans/moco_voc.yaml")
+    assert not any(init.lr for init in plan.inits)
+    rate = replace(plan, inits=(*plan.inits[:-1], replace(plan.inits[-1], lr=LearningRate(value=0.01))))
+    plain, doubled = (
+        int(re.findall(r"comparisons \((\d+)\)", power_text(one, [], {}, 0.5))[0]) for one in (plan, rate)
+    )
+    assert doubled == 2 * plain
+    assert f"Seeds in the plan: {len(plan.seeds)}\n" in power_text(plan, [], {}, 0.5)
+    open_ended = replace(plan, seeds=(0, 1), stopping=SequentialPlan(2, 7))
+    assert "Seeds in the plan: 2 to 7\n" in power_text(open_ended, [], {}, 0.5)
+
+
 def test_other_data_have_no_published_spread(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(repo)
     assert "unknown: finish two seeds first" in power_text(load_plan("plans/demo.yaml"), [], {}, 0.5)
     low_data = power_text(load_plan("plans/coco_low_data.yaml"), [], {}, 0.5)  # trains on parts of COCO
     assert "0.10" not in low_data
+
+
+@pytest.mark.parametrize("runs", [1, 4])
+def test_the_measured_spread_is_that_of_one_run(runs: int) -> None:
+    rng, spreads = np.random.default_rng(0), []
+    for _ in range(20):
+        rows = [
+            Run(Path(f"{init}/{r}/{seed}"), "toy", init, seed, "finished", None, {("bbox", "AP"): ap}, pretraining=name)
+            for init in ("supervised", "moco")
+            for r in range(runs)
+            for seed, ap in enumerate(rng.normal(30 + r, 0.5, 8))
+            for name in [f"pretrain{r}" if runs > 1 else ""]
+        ]
+        spread = _measured(compare(rows, {"supervised": "supervised"})[0])
+        assert spread is not None
+        spreads.append(spread.seeds)
+    assert np.mean(spreads) == pytest.approx(0.5, rel=0.1)
 
 
 def test_measured_spread_and_cost(plan_file: Path, measure_gap: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

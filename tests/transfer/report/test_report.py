@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.transfer.report.browser import Browser
-from tests.transfer.run_store import INITS, write_store
+from tests.transfer.run_store import INITS, make_record, write_run, write_store
 from transfer.comparison.comparison import complete
 from transfer.comparison.curves import by_schedule, learning_curves, mean_curve
 from transfer.comparison.gap import compare
@@ -254,6 +254,22 @@ def test_curves_and_changes_of_order(store: Callable[..., Path]) -> None:
     (change,) = eight_seeds.order_changes
     assert (change.winner, change.loser) == ("random", "moco")
     assert (change.behind_at, change.ahead_at) == (50, 75)
+
+
+def test_a_seed_that_one_pretraining_run_lacks_takes_no_part_in_orders(tmp_path: Path) -> None:
+    """Its mean is over other pretraining runs, whose effects would pass for one of the seed."""
+    for pretraining, offset in (("pretrain0", 0.0), ("pretrain1", 10.0)):
+        for seed in range(3):
+            history = [{"iteration": 50, "metrics": {"bbox": {"AP": 10.0 + offset}}}]
+            record = make_record(init="moco", seed=seed, history=history)
+            if (pretraining, seed) == ("pretrain1", 2):
+                record |= {"status": "failed", "metrics": {}}
+            write_run(tmp_path, record, pretraining)
+    for seed in (1, 2):
+        history = [{"iteration": 50, "metrics": {"bbox": {"AP": 10.0}}}]
+        write_run(tmp_path, make_record(init="supervised", seed=seed, history=history))
+    (curves,) = learning_curves(compare(list(find_runs(tmp_path)), REFERENCES))
+    assert curves.tested == 0  # one seed is left that all runs have
 
 
 def test_schedules_of_different_lengths_are_set_side_by_side(store: Callable[..., Path], tmp_path: Path) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
+from runtime.errors import UserError
 from tests.transfer.run_store import make_record, write_run
 from transfer.comparison.comparison import Comparison, complete
 from transfer.comparison.gap import compare
+from transfer.comparison.sequential import SequentialPlan
 from transfer.records.run import find_runs
-from transfer.report.csv_rows import csv_rows, interval
+from transfer.report.csv_rows import csv_rows, interval, verdict_class
 from transfer.report.sentences import spread_sentence, summary
 
 REFERENCES = {"supervised": "supervised", "random": "random"}
@@ -170,3 +173,133 @@ def test_the_margin_of_a_folder_is_an_option(
     wide = run_cli([*command, "--margin", "2"], check=0).stdout
     assert "moco is +1.01 box AP ahead of supervised on toy with these weights, by less than 2 (" in wide
     assert "--margin must be between 0 and 100" in run_cli([*command, "--margin", "0"], check=2).stderr
+
+
+def fail(root: Path, init: str, seed: int) -> None:
+    """A run that diverged."""
+    write_run(root, make_record(init=init, seed=seed, status="failed", error="the loss is not finite"))
+
+
+def test_a_pair_without_a_common_seed_does_not_vanish(tmp_path: Path) -> None:
+    write(tmp_path, "supervised", [15.0])
+    fail(tmp_path, "supervised", 1)
+    write_run(tmp_path, make_record(init="moco", seed=1))
+    fail(tmp_path, "moco", 0)
+    comparison = compared(tmp_path)
+    assert summary(comparison) == [
+        "moco against supervised on toy: no comparison, because no seed finished in every run (2 failed: moco, seed 0: "
+        "the loss is not finite, and 1 more)."
+    ]
+    assert comparison.next_step == "What now: 1 pair has no common seed: run the same seeds for both."
+
+
+def test_pretraining_runs_without_a_common_seed_do_not_vanish(tmp_path: Path) -> None:
+    write(tmp_path, "supervised", [15.0, 15.1])
+    for seed in (0, 1):
+        write_run(tmp_path, make_record(init="moco", seed=seed), f"pretrain{seed}")
+    assert summary(compared(tmp_path)) == [
+        "moco against supervised on toy: no comparison, because no seed finished in every run."
+    ]
+
+
+def test_failures_are_named_where_nothing_was_learned(tmp_path: Path) -> None:
+    for init in ("supervised", "random"):
+        write(tmp_path, init, [0.0, -0.0])
+    fail(tmp_path, "moco", 0)
+    assert [sentence.split(" on ")[0] for sentence in summary(compared(tmp_path))] == [
+        "moco has no result",
+        "Nothing was learned",
+    ]
+
+
+def test_a_finished_run_without_ap_counts_as_failed(tmp_path: Path) -> None:
+    write(tmp_path, "supervised", [15.0, 15.1, 15.3])
+    write(tmp_path, "moco", [17.1, float("nan"), 17.21])
+    comparison = compared(tmp_path)
+    (sentence,) = summary(comparison)
+    assert sentence.startswith("Among the runs that finished, moco")
+    assert sentence.endswith("1 of 6 runs failed (moco, seed 1: its bbox AP is not a number).")
+    rows = [row for row in csv_rows(comparison.tables) if (row["init"], row["metric"]) == ("moco", "AP")]
+    assert [(row["n"], row["failed"]) for row in rows] == [("2", "1")]
+
+
+def test_a_verdict_of_fewer_seeds_is_not_mixed_with_the_numbers_of_all(tmp_path: Path) -> None:
+    write(tmp_path, "supervised", [30.0, 30.1, 29.9, 30.2, 80.0])
+    write(tmp_path, "moco", [40.0, 40.2, 39.8, 40.3, 1.0])
+    comparison = complete(
+        compare(list(find_runs(tmp_path)), REFERENCES), stopping=SequentialPlan(2, 6), detections=False
+    )
+    (sentence,) = summary(comparison)
+    assert re.match(
+        r"moco is ahead of supervised on toy with these weights, decided with \d seeds; with all 5 the difference is "
+        r"-7.78 box AP \(95 % interval -",
+        sentence,
+    )
+    (row,) = [row for row in csv_rows(comparison.tables) if (row["init"], row["metric"]) == ("moco", "AP")]
+    assert re.fullmatch(r"ahead, decided with \d seeds", row["vs_supervised_verdict_text"])
+    assert verdict_class(row, "supervised") == "even"
+
+
+def test_a_side_that_exists_once_is_not_called_a_method(tmp_path: Path) -> None:
+    write(tmp_path, "released", [33.0, 33.2])
+    write(tmp_path, "random", [10.0, 10.9], kind="random")
+    for run, centre in enumerate((30.0, 30.5, 30.2)):
+        write(tmp_path, "supervised", [centre, centre + 0.1], f"pretrain{run}")
+    sentences = summary(compared(tmp_path))
+    assert sentences[0].startswith("released is +2.82 box AP ahead of the method supervised on toy")
+    assert "1 against 3 pretraining runs" in sentences[0]
+    (of_random,) = [text for text in sentences if text.startswith("The method supervised")]
+    assert "3 pretraining runs, n=2" in of_random
+    assert "against 1" not in of_random
+
+
+def test_the_expected_interval_counts_the_noise_of_a_side_that_exists_once(tmp_path: Path) -> None:
+    write(tmp_path, "random", [9.0, 11.0, 10.0], kind="random")
+    for run, centre in enumerate((30.0, 30.1, 30.05)):
+        write(tmp_path, "supervised", [centre, centre + 0.1, centre + 0.05], f"pretrain{run}")
+    comparison = compared(tmp_path)
+    row = next(row for row in comparison.tables[0].headline_rows if row.init == "supervised")
+    one = row.gaps["random"].difference
+    assert one.low is not None
+    spreads = {spread.init: spread for spread in comparison.configs[0].spreads}
+    for spread in spreads.values():  # the runs show 1.2 to 2.3; as noisy as supervised would be 0.1
+        assert 1.0 < spread.half_width < 2 * (one.mean - one.low)
+
+
+def test_one_seed_does_not_say_what_another_buys(tmp_path: Path) -> None:
+    for run in range(3):
+        write(tmp_path, "supervised", [15 + 0.3 * run**2], f"pretrain{run}")
+        write(tmp_path, "moco", [16 + 0.4 * run], f"pretrain{run}")
+    text = spread_sentence(compared(tmp_path).configs[0].spreads[0])
+    assert "one more pretraining run buys ±" in text
+    assert text.endswith("; what one more fine-tuning seed buys is unknown with one seed.")
+
+
+def test_runs_that_see_the_margin_are_not_told_to_repeat_themselves(tmp_path: Path) -> None:
+    own, other = (0.1, -0.1, 0.2, -0.2, 0.3, -0.3), (0.3, -0.25, -0.2, 0.15, 0.1, -0.1)
+    for run in range(6):
+        write(tmp_path, "moco", [16.0 + own[run] + 0.05 * seed for seed in range(3)], f"pretrain{run}")
+        write(tmp_path, "supervised", [15.75 + other[run] + 0.05 * seed for seed in range(3)], f"pretrain{run}")
+    step = compared(tmp_path).next_step
+    assert step.endswith("0.5 is among them, so only more runs can show equivalence or a smaller difference.")
+
+
+def test_the_same_weights_are_not_two_pretraining_runs(tmp_path: Path) -> None:
+    write(tmp_path, "supervised", [15.0, 15.1])
+    write(tmp_path, "moco", [16.0, 16.1])
+    for run, sha256 in enumerate(("b" * 64, "a" * 64)):  # that of the run without a pretraining seed, and another
+        record = make_record(init="moco", seed=0)
+        record["init"]["sha256"] = sha256
+        write_run(tmp_path, record, f"pretrain{run}")
+    with pytest.raises(UserError, match="same weights, which would count as two pretraining runs"):
+        compared(tmp_path)
+    shutil.rmtree(tmp_path / "toy" / "moco" / "pretrain0")
+    assert summary(compared(tmp_path))  # two different runs, wherever they are
+
+
+@pytest.mark.parametrize(("most", "words"), [(4, "The plan adds seeds itself, up to 4."), (3, "ends with 3 seeds.")])
+def test_a_plan_that_stops_says_whether_seeds_are_left(tmp_path: Path, most: int, words: str) -> None:
+    write(tmp_path, "supervised", [30.0, 31.2, 29.1])
+    write(tmp_path, "moco", [30.9, 29.5, 31.5])
+    tables = compare(list(find_runs(tmp_path)), REFERENCES)
+    assert complete(tables, stopping=SequentialPlan(2, most), detections=False).next_step.endswith(words)
