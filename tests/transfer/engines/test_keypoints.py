@@ -85,7 +85,8 @@ def test_keypoints_train_and_score_behind_detectron2(people: str, tmp_path: Path
         for key, value in values.items():
             assert result["metrics"][task][key] == (None if np.isnan(value) else pytest.approx(value))
     resumed = arguments(people, tmp_path, "detectron2", **{"SOLVER.MAX_ITER": "3"})
-    done = run_cli([*resumed[:5], "--resume", *resumed[5:]], check=0)
+    changed = ["--allow-change", "SOLVER.MAX_ITER", "--allow-change", "TEST.EVAL_PERIOD"]
+    done = run_cli([*resumed[:5], "--resume", *changed, *resumed[5:]], check=0)
     assert "the order of images restarts" in done.stdout
     assert json.loads((tmp_path / "result.json").read_text())["iterations"] == 3
 

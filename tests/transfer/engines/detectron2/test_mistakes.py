@@ -66,7 +66,10 @@ def test_both_engines_end_with_the_same_message(
         ),
         ({"MODEL.RESNETS.DEPTH": 18}, "RES2_OUT_CHANNELS must be 64 for DEPTH 18 and 34 .engine detectron2"),
         ({"MODEL.ROI_BOX_HEAD.NAME": ""}, "MODEL.ROI_BOX_HEAD.NAME must be FastRCNNConvFCHead"),
-        ({"SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "full"}, "CLIP_TYPE 'full' is not supported by engine detectron2"),
+        (
+            {"SOLVER.CLIP_GRADIENTS.ENABLED": True, "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": "full"},
+            "CLIP_TYPE 'full' is not supported by engine detectron2",
+        ),
         ({"DATALOADER.SAMPLER_TRAIN": "RandomSubsetTrainingSampler"}, "SAMPLER_TRAIN 'RandomSubsetTrainingSampler'"),
         ({"MODEL.LOAD_PROPOSALS": True}, "PROPOSAL_FILES_TRAIN has 0, DATASETS.TRAIN 1"),
         ({"MODEL.ROI_BOX_HEAD.USE_FED_LOSS": True}, "USE_FED_LOSS needs .* LVIS v1 only, not for data set coco:"),
