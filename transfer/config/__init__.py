@@ -18,7 +18,7 @@ from fvcore.common.config import CfgNode
 from runtime.errors import UserError, suggestion
 from runtime.repository import data_folder
 from runtime.strict_yaml import read_yaml
-from transfer.config.schema import KEYS, OWN_PREFIX, PART_OF
+from transfer.config.schema import KEYS, OWN_PREFIX, PART_OF, Support
 
 CONFIG_FOLDER = data_folder("configs")
 BASE_KEY = "_BASE_"
@@ -125,13 +125,13 @@ def changed_keys(cfg: CfgNode) -> dict[str, Any]:
     return {key: value for key, value in _leaves(cfg) if _plain(value) != _plain(KEYS[key].default)}
 
 
-def unsupported_keys(cfg: CfgNode, classes: str = "D") -> dict[str, Any]:
-    """Keys of the given classes (see ``transfer.config.schema``) that differ from their default, with their values.
+def unsupported_keys(cfg: CfgNode, support: Support = "default only") -> dict[str, Any]:
+    """Keys with that ``support`` by the embedded engine that differ from their default, with their values.
 
     Without those that describe a feature which is switched off (``schema.PART_OF``): nothing reads them.
     """
     values = flatten(cfg)
-    changed = {key: value for key, value in changed_keys(cfg).items() if KEYS[key].embedded in classes}
+    changed = {key: value for key, value in changed_keys(cfg).items() if KEYS[key].embedded == support}
     return {key: value for key, value in changed.items() if key not in PART_OF or values[PART_OF[key]]}
 
 

@@ -46,7 +46,7 @@ NORMS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MOD
 
 def check_support(cfg: Any) -> None:
     """Raise UserError naming the key for the first setting with which a Detectron2 run cannot work."""
-    for key, value in unsupported_keys(cfg, "E").items():
+    for key, value in unsupported_keys(cfg, "own").items():
         raise UserError(f"{key} {value!r} is not supported by engine {ENGINE}; use --engine torchvision for it")
     values = flatten(cfg)
     if values["MODEL.META_ARCHITECTURE"] in OTHER_TASKS:

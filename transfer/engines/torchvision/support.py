@@ -43,7 +43,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 
 def check_support(cfg: Any) -> None:
     """Raise UserError naming the key for the first setting that this engine would not honour."""
-    for key, value in unsupported_keys(cfg, "D").items():
+    for key, value in unsupported_keys(cfg, "default only").items():
         raise UserError(f"{key} {value!r} is not supported by engine {ENGINE}; use --engine detectron2 for it")
     choices.check_choices(flatten(cfg), CHOICES, ENGINE)
     choices.check_conflicts(cfg, ENGINE)
