@@ -20,13 +20,14 @@ from transfer.report.csv_rows import (
     verdict_class,
 )
 from transfer.report.error_section import error_parts
+from transfer.report.escaping import minus_signs
 from transfer.report.example_images import example_parts
 from transfer.report.figures import Figure
 from transfer.report.markup import NOTHING, Markup, element, join
-from transfer.report.page import Cell, Row, Section, alarm, details, paragraph, table
+from transfer.report.page import Cell, FigureWithTable, Part, Row, Section, alarm, details, paragraph, table
 from transfer.report.sentences import spread_sentence
 
-Parts = list[Markup | Figure]
+Parts = list[Part]
 MOST_DOTS = 60
 MOST_CLASSES = 24  # in the plot; of more, the ends with the largest and smallest differences
 
@@ -41,7 +42,7 @@ class CsvCells:
         """One number of gap.csv."""
         if row is None or not row[column]:
             return NOTHING
-        return element("span", row[column], data_csv=f"{self._line[id(row)]}.{column}")
+        return element("span", minus_signs(row[column]), data_csv=f"{self._line[id(row)]}.{column}")
 
     def value(self, row: CsvRow | None) -> Markup:
         """Mean and spread."""
@@ -63,21 +64,37 @@ def config_section(config: ConfigComparison, rows: ConfigRows, number: int, cell
     """Tables and plots of one config: what is not like for like before any number, the classes last."""
     name, anchor = config.table.name, f"config{number}"
     styles = {init: i for i, init in enumerate(config.table.inits)}  # the same colours in all pictures of a config
-    others = [_failed_runs(config.failures), *_curve_parts(config, styles), *_detection_parts(config, styles)]
+    others: Parts = [
+        _failed_runs(config.failures, name),
+        *_curve_parts(config, styles),
+        *_detection_parts(config, styles),
+    ]
     if not rows.rows:
         return Section(anchor, name, [paragraph("No finished run."), *others])
-    parts: Parts = [*_alarms(config), values_table(rows, cells)]
+    parts: Parts = [*_alarms(config), values_table(rows, cells, name)]
     for role in ROLES:
-        parts += [*dots_figure(rows, role), differences_table(rows, role, MAIN, cells)]
-        if sizes := differences_table(rows, role, SIZES, cells):
-            parts.append(details("By object size and frequency", sizes))
+        parts += difference_parts(rows, role, cells, name)
     parts += [paragraph(SINGLE_INTERVALS, "soft"), *_spread_parts(config), *others, *class_parts(rows, styles)]
     return Section(anchor, name, parts)
 
 
+def difference_parts(rows: ConfigRows, role: str, cells: CsvCells, config: str) -> Parts:
+    """The differences to one reference: a panel per metric with its table, and folded those by object size."""
+    numbers = differences_table(rows, role, MAIN, cells, config)
+    parts: Parts = []
+    if figure := dots_figure(rows, role):
+        parts = [FigureWithTable(figure, f"Numbers: {figure.name}", numbers)]
+    elif numbers:
+        parts = [numbers]
+    if sizes := differences_table(rows, role, SIZES, cells, f"{config}, by object size and frequency"):
+        reference = next(row[f"vs_{role}_init"] for row in rows.rows if row[f"vs_{role}_init"])
+        parts.append(details(f"By object size and frequency, difference to {reference}, {config}", sizes))
+    return parts
+
+
 def _spread_parts(config: ConfigComparison) -> Parts:
     """Where the spread of every initialisation comes from."""
-    items = [element("li", spread_sentence(spread)) for spread in config.spreads]
+    items = [element("li", minus_signs(spread_sentence(spread))) for spread in config.spreads]
     return [element("h3", "Where the spread comes from"), element("ul", *items)] if items else []
 
 
@@ -88,11 +105,11 @@ def _alarms(config: ConfigComparison) -> list[Markup]:
     ]
 
 
-def _failed_runs(failures: Sequence[Failure]) -> Markup:
+def _failed_runs(failures: Sequence[Failure], config: str) -> Markup:
     if not failures:
         return NOTHING
     body = [[failure.run, failure.error] for failure in failures]
-    return table(["run", "why there is no number"], body, "Runs without a number", words=True)
+    return table(["run", "why there is no number"], body, "Runs without a number", words=True, within=config)
 
 
 def _curve_parts(config: ConfigComparison, styles: Mapping[str, int]) -> Parts:
@@ -127,7 +144,7 @@ def _detection_parts(config: ConfigComparison, styles: Mapping[str, int]) -> Par
     return parts
 
 
-def values_table(rows: ConfigRows, cells: CsvCells) -> Markup:
+def values_table(rows: ConfigRows, cells: CsvCells, config: str) -> Markup:
     """Mean, spread and difference to supervised (or to random without it), as in the papers."""
     columns, role = rows.columns(MAIN), rows.role()
     body: list[Row] = []
@@ -143,10 +160,11 @@ def values_table(rows: ConfigRows, cells: CsvCells) -> Markup:
         if any(row["std"] for row in rows.rows)
         else " (one run each: no spread)"
     )
-    return table(["init", "n", *(title(*column) for column in columns)], body, f"Mean{spread}; {note}")
+    head = ["init", "n", *(title(*column) for column in columns)]
+    return table(head, body, f"Mean{spread}; {note}", within=config)
 
 
-def differences_table(rows: ConfigRows, role: str, names: Sequence[str], cells: CsvCells) -> Markup:
+def differences_table(rows: ConfigRows, role: str, names: Sequence[str], cells: CsvCells, within: str) -> Markup:
     """The differences to one reference in the metrics ``names``, with verdict and interval."""
     body: list[Row] = []
     reference, methods = "", set()
@@ -173,11 +191,11 @@ def differences_table(rows: ConfigRows, role: str, names: Sequence[str], cells: 
     if not body:
         return NOTHING
     head: list[str | Cell] = ["comparison", "difference", Cell("verdict", "left"), "95 % interval", "n"]
-    return table(head, body, f"Difference to {reference} ({'; '.join(sorted(methods))})")
+    return table(head, body, f"Difference to {reference} ({'; '.join(sorted(methods))})", within=within)
 
 
-def dots_figure(rows: ConfigRows, role: str) -> list[Figure]:
-    """The differences of the main metrics as dots with intervals; [] when there are none."""
+def dots_figure(rows: ConfigRows, role: str) -> Figure | None:
+    """The differences of the main metrics as dots with intervals; None when there are none."""
     dots, reference, over_images = [], "", False
     for column in rows.columns(MAIN):
         for init in plotted(rows, role):
@@ -188,11 +206,11 @@ def dots_figure(rows: ConfigRows, role: str) -> list[Figure]:
                 low, high = (float(text) if (text := row[f"vs_{role}_{end}"]) else None for end in ("low", "high"))
                 dots.append(Dot(title(*column), init, float(row[f"vs_{role}"]), low, high, verdict_class(row, role)))
     if not dots:
-        return []
+        return None
     name = f"Differences to {reference}"
     kind = " with 95 % intervals" if any(dot.low is not None for dot in dots) else " (no interval)"
     kind += ", of single runs over the test images" if over_images else ""
-    return [Figure(name, DotIntervals(dots[:MOST_DOTS], f"difference to {reference}, AP"), name + kind)]
+    return Figure(name, DotIntervals(dots[:MOST_DOTS], f"difference to {reference}, points"), name + kind)
 
 
 def plotted(rows: ConfigRows, role: str) -> list[str]:

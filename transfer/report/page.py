@@ -7,10 +7,27 @@ from dataclasses import dataclass
 
 from transfer.report.figures import Figure
 from transfer.report.markup import NOTHING, Child, Markup, element, join
-from transfer.report.style import STYLE
+from transfer.report.style import GAP_STYLE, STYLE
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # the page itself forbids every request
 MOST_SENTENCES = 6  # comparisons in words before the first table; the others are folded away
+
+
+@dataclass(frozen=True)
+class FigureWithTable:
+    """A figure with its numbers: the table is folded under the chart, and beside it on a wide screen."""
+
+    figure: Figure
+    summary: str  # what the table is called while it is folded
+    table: Markup
+
+    def html(self, section: str) -> Markup:
+        """Chart and table."""
+        numbers = element("details", element("summary", f"{self.summary}, {section}"), self.table, class_="numbers")
+        return element("div", self.figure.html(section), numbers, class_="charted")
+
+
+Part = Markup | Figure | FigureWithTable
 
 
 @dataclass(frozen=True)
@@ -19,17 +36,18 @@ class Section:
 
     anchor: str
     heading: str
-    parts: Sequence[Markup | Figure]
+    parts: Sequence[Part]
 
     @property
     def figures(self) -> list[Figure]:
         """Its figures."""
-        return [part for part in self.parts if isinstance(part, Figure)]
+        charts = (part.figure if isinstance(part, FigureWithTable) else part for part in self.parts)
+        return [chart for chart in charts if isinstance(chart, Figure)]
 
     @property
     def html(self) -> Markup:
-        """The section."""
-        body = [part.html if isinstance(part, Figure) else part for part in self.parts]
+        """The section; its pictures are named after it, since other sections have pictures of the same name."""
+        body = [part if isinstance(part, Markup) else part.html(self.heading) for part in self.parts]
         return element("section", element("h2", self.heading, id=self.anchor), *body, aria_labelledby=self.anchor)
 
 
@@ -55,7 +73,7 @@ def document(heading: str, lead: Markup, sections: Sequence[Section]) -> str:
         element("meta", name="viewport", content="width=device-width,initial-scale=1"),
         element("link", rel="icon", href="data:,"),
         element("title", heading),
-        element("style", Markup(STYLE)),
+        element("style", Markup(STYLE + GAP_STYLE)),
     )
     body = element(
         "body",
@@ -104,11 +122,17 @@ def alarm(*content: Child) -> Markup:
 
 
 def table(
-    head: Sequence[str | Cell], rows: Iterable[Sequence[Child | Cell]], caption: str, *, words: bool = False
+    head: Sequence[str | Cell],
+    rows: Iterable[Sequence[Child | Cell]],
+    caption: str,
+    *,
+    words: bool = False,
+    within: str = "",
 ) -> Markup:
     """A table with a caption and scoped headers; the first cell of a row is its header.
 
-    ``words``: the cells are text, aligned to the left.
+    ``words``: the cells are text, aligned to the left. ``within``: what the table is part of, where the page has other
+    tables with this caption; a screen reader lists them by name.
     """
     top = [_cell("th", cell, scope="col") for cell in head]
     lines = [
@@ -121,7 +145,17 @@ def table(
         element("tbody", *lines),
         class_="words" if words else None,
     )
-    return element("div", body, class_="scroll", tabindex=0, role="region", aria_label=caption)
+    return scrollable("div", body, f"{within}: {caption}" if within else caption, class_="scroll")
+
+
+def preformatted(text: str, name: str) -> Markup:
+    """Text with its line breaks, e.g. a command."""
+    return scrollable("pre", text, name)
+
+
+def scrollable(tag: str, content: Child, name: str, class_: str | None = None) -> Markup:
+    """An element that may be wider than the page: the keyboard reaches it, and then scrolls it."""
+    return element(tag, content, class_=class_, tabindex=0, role="region", aria_label=name)
 
 
 def _cell(tag: str, cell: Child | Cell, **attributes: str) -> Markup:

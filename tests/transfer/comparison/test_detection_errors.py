@@ -69,7 +69,7 @@ def page_of(tables: list, examples: bool = True) -> str:
 def test_error_types_and_examples_are_shown(tables: list) -> None:
     text = page_of(tables)
     assert "Error types" in text
-    assert re.search(r"missed.*<span class=\"even\">\(-\d", text)  # in no colour, whoever is better
+    assert re.search(r"missed.*<span class=\"even\">\(−\d", text)  # in no colour, whoever is better
     assert 'class="ahead">(' not in text
     pictures = re.findall(r'alt="([^"]*)" src="data:image/jpeg;base64,([^"]*)"', text)
     assert len(pictures) == 2 * 3  # two images differ; truth and two initialisations each
