@@ -15,6 +15,7 @@ from transfer.report.csv_rows import (
     ConfigRows,
     CsvRow,
     interval,
+    mean_caption,
     title,
     unbounded,
     verdict_class,
@@ -154,14 +155,8 @@ def values_table(rows: ConfigRows, cells: CsvCells, config: str) -> Markup:
         body.append([init, rows.n(init, columns), *numbers])
     reference = next((row[f"vs_{role}_init"] for row in rows.rows if row[f"vs_{role}_init"]), None)
     note = f"in brackets the difference to {reference}" if reference else "no reference to compare with"
-    repeated = any(row["pretraining_runs"] not in ("", "1") for row in rows.rows)
-    spread = (
-        f" ± sample standard deviation over {'runs' if repeated else 'seeds'}"
-        if any(row["std"] for row in rows.rows)
-        else " (one run each: no spread)"
-    )
     head = ["init", "n", *(title(*column) for column in columns)]
-    return table(head, body, f"Mean{spread}; {note}", within=config)
+    return table(head, body, f"{mean_caption(rows)}; {note}", within=config)
 
 
 def differences_table(rows: ConfigRows, role: str, names: Sequence[str], cells: CsvCells, within: str) -> Markup:

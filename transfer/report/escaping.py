@@ -18,6 +18,8 @@ TEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "[": "{[}",  # after the end of a row it would begin an argument
+    "*": "{*}",
     **{char: f"\\{char}" for char in "&%$#_{}"},
 }
 

@@ -217,7 +217,8 @@ def test_hostile_names_are_text(store: Callable[..., Path], tmp_path: Path) -> N
     tex = "\n".join(line for line in files["gap.tex"].read_text().splitlines() if not line.startswith("%"))
     assert "\\input" not in tex
     assert "\\textbackslash{}input\\{x\\}" in tex
-    assert len([line for line in tex.splitlines() if "cmd" in line]) == 1  # the row of that initialisation
+    assert len([line for line in tex.splitlines() if "cmd" in line and "&" in line.replace("\\&", "")]) == 1  # its row
+    assert re.search(r"^\\label\{tab:[A-Za-z0-9-]+\}$", tex, re.MULTILINE)
     markdown = files["gap.md"].read_text()
     assert "<script" not in markdown
     assert "=cmd\\|' /C calc'!A0 &lt;script>alert(1)&lt;/script>\\\\input{x}\\`\\*" in markdown
