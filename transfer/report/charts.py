@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from transfer.report.escaping import minus_signs
 from transfer.report.markup import Markup, element, join
@@ -109,24 +109,33 @@ def _dot_with_interval(dot: Dot, axis: Axis, y: float) -> list[Markup]:
 
 @dataclass(frozen=True)
 class Lines:
-    """Lines of (x, y) points, one per initialisation, with a legend below. ``styles``: number of its colour, marker."""
+    """Lines of (x, y) points, one per initialisation, with a legend below. ``styles``: number of its colour, marker.
+
+    ``bands``: (x, low, high) around a line, drawn as an area under all lines.
+    """
 
     series: Mapping[str, Sequence[tuple[float, float]]]
     styles: Mapping[str, int]
     unit: str
+    bands: Mapping[str, Sequence[tuple[float, float, float]]] = field(default_factory=dict)
 
     def draw(self) -> Picture:
         """Shapes, height and description."""
         points = [point for line in self.series.values() for point in line]
         left, height = 48, 250
         x = Axis(min(0.0, *(p[0] for p in points)), max(p[0] for p in points), left, WIDTH - RIGHT, 4)
-        y = Axis(min(p[1] for p in points), max(p[1] for p in points), height - 44, 10)
+        values = [p[1] for p in points] + [v for band in self.bands.values() for _, *ends in band for v in ends]
+        y = Axis(min(values), max(values), height - 44, 10)
         parts = []
         for tick in y.ticks:
             parts.append(_line(left, y(tick), WIDTH - RIGHT, y(tick), "grid"))
             parts.append(_text(left - 6, y(tick) + 4, minus_signs(f"{tick:g}"), "end"))
         parts += [_text(x(tick), height - 26, _thousands(tick), "middle") for tick in x.ticks]
         parts.append(_text((left + WIDTH) / 2, height - 8, self.unit, "middle", "axis"))
+        for name, band in self.bands.items():
+            edge = [(px, low) for px, low, _ in band] + [(px, high) for px, _, high in reversed(band)]
+            outline = " ".join(f"{x(px):.1f},{y(py):.1f}" for px, py in edge)
+            parts.append(element("polygon", points=outline, class_=f"band {_colour(self.styles[name])}"))
         for name, line in self.series.items():
             style = self.styles[name]
             path = " ".join(f"{x(px):.1f},{y(py):.1f}" for px, py in line)

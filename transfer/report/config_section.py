@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from transfer.comparison.comparison import ConfigComparison, Failure
-from transfer.comparison.curves import Curves
+from transfer.comparison.curves import METRIC, TASK, Curves, history
 from transfer.report.charts import Bars, Dot, DotIntervals, Lines
 from transfer.report.csv_rows import (
     MAIN,
@@ -30,6 +30,7 @@ from transfer.report.sentences import spread_sentence
 
 Parts = list[Part]
 MOST_DOTS = 60
+SOURCES = ("pretraining run", "fine-tuning seed", "rest")  # of variance, as variance.Components has them
 MOST_CLASSES = 24  # in the plot; of more, the ends with the largest and smallest differences
 
 
@@ -96,7 +97,24 @@ def difference_parts(rows: ConfigRows, role: str, cells: CsvCells, config: str) 
 def _spread_parts(config: ConfigComparison) -> Parts:
     """Where the spread of every initialisation comes from."""
     items = [element("li", minus_signs(spread_sentence(spread))) for spread in config.spreads]
-    return [element("h3", "Where the spread comes from"), element("ul", *items)] if items else []
+    if not items:
+        return []
+    return [element("h3", "Where the spread comes from"), *_variance_figure(config), element("ul", *items)]
+
+
+def _variance_figure(config: ConfigComparison) -> list[Figure]:
+    """The variance components of every initialisation whose pretraining was repeated; [] without any."""
+    groups = {}
+    for spread in config.spreads:
+        one = spread.components
+        if one.pretraining and one.seed and one.residual:
+            values = (one.pretraining.value, one.seed.value, one.residual.value)
+            groups[spread.init] = dict(zip(SOURCES, values))
+    if not groups:
+        return []
+    name = "Variance of a run by its source"
+    chart = Bars(groups, {source: i for i, source in enumerate(SOURCES)}, "variance of AP, squared points")
+    return [Figure(name, chart, f"{name}; an estimate below 0 is drawn as 0")]
 
 
 def _alarms(config: ConfigComparison) -> list[Markup]:
@@ -119,8 +137,22 @@ def _curve_parts(config: ConfigComparison, styles: Mapping[str, int]) -> Parts:
     if not curves.by_init:
         return []
     name = "AP against iterations, mean over seeds"
-    figure = Figure(name, Lines(curves.by_init, styles, "iteration"), name)
+    bands = curve_bands(config)
+    caption = f"{name}; the band goes from the lowest to the highest run" if bands else name
+    figure = Figure(name, Lines(curves.by_init, styles, "iteration", bands), caption)
     return [element("h3", "Learning curves"), figure, paragraph(order_text(curves, "iteration"))]
+
+
+def curve_bands(config: ConfigComparison) -> dict[str, list[tuple[float, float, float]]]:
+    """(iteration, lowest, highest AP of a run) along every curve; none for an initialisation with one run."""
+    bands = {}
+    for init, curve in config.curves.by_init.items():
+        histories = [history(run, TASK, METRIC) for run in config.table.runs if run.init == init and run.finished]
+        histories = [values for values in histories if values]  # the runs that the mean is over
+        if len(histories) > 1:
+            values = [(x, [one[int(x)] for one in histories]) for x, _ in curve]
+            bands[init] = [(x, min(ends), max(ends)) for x, ends in values]
+    return bands
 
 
 def order_text(curves: Curves, unit: str) -> str:

@@ -6,17 +6,18 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.transfer.report.browser import Browser
 from tests.transfer.report.test_report import Page, read_csv, report_on
-from tests.transfer.run_store import INITS, write_store
-from transfer.report.charts import Dot, DotIntervals
+from tests.transfer.run_store import INITS, make_record, write_run, write_store
+from transfer.report.charts import Bars, Dot, DotIntervals, Lines
+from transfer.report.config_section import curve_bands
 from transfer.report.escaping import minus_signs
-from transfer.report.files import write_report
+from transfer.report.files import sections, write_report
 
 # axe-core is not a dependency: unpack its npm package anywhere and name the script
 AXE = Path(os.environ.get("AXE_CORE", "node_modules/axe-core/axe.min.js"))
@@ -110,3 +111,37 @@ def test_axe_finds_nothing(browser: Browser, files: dict[str, Path], width: int)
         script = "axe.run().then(r => JSON.stringify(r.violations.map(v => [v.id, v.nodes.length])))"
         answer = browser.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
         assert answer["result"]["value"] == "[]"
+
+
+def test_curves_have_a_band_from_the_lowest_to_the_highest_run(store: Callable[..., Path]) -> None:
+    for seed, early in ((0, 10.0), (1, 14.0), (2, 11.0)):
+        history = [{"iteration": 50, "metrics": {"bbox": {"AP": early}}}]
+        store(init="supervised", seed=seed, history=history, metrics={"bbox": {"AP": 30.0 - seed}})
+    root = store(init="moco", history=[{"iteration": 50, "metrics": {"bbox": {"AP": 9.0}}}])
+    (config,) = report_on(root).comparison.configs
+    assert curve_bands(config) == {"supervised": [(50.0, 10.0, 14.0), (100.0, 28.0, 30.0)]}  # one run has no band
+    curves = config.curves.by_init
+    chart = Lines(curves, dict.fromkeys(curves, 0), "iteration", {"supervised": [(50.0, -100.0, 100.0)]})
+    shapes = "".join(shape.source for shape in chart.draw().shapes)
+    assert 'class="band c0"' in shapes
+    assert ">−100<" in shapes  # the scale holds the band
+
+
+def test_repeated_pretraining_shows_where_the_variance_comes_from(tmp_path: Path) -> None:
+    for run, centre in enumerate((33.0, 33.5, 33.2)):
+        for seed in (0, 1):
+            record = make_record(init="moco", seed=seed, metrics={"bbox": {"AP": centre + 0.1 * seed * run}})
+            write_run(tmp_path / "runs", record, f"pretrain{run}")
+    for seed in (0, 1):
+        write_run(tmp_path / "runs", make_record(init="supervised", seed=seed, metrics={"bbox": {"AP": 30.0 + seed}}))
+    report = report_on(tmp_path / "runs")
+    figures = [figure for section in sections(report) for figure in section.figures]
+    (chart,) = [figure.data for figure in figures if figure.name == "Variance of a run by its source"]
+    assert isinstance(chart, Bars)
+    parts = next(one.components for one in report.comparison.configs[0].spreads if one.init == "moco")
+    expected = [one.value for one in (parts.pretraining, parts.seed, parts.residual) if one]
+    assert chart.groups == {"moco": dict(zip(("pretraining run", "fine-tuning seed", "rest"), expected))}
+
+
+def test_without_repeated_pretraining_there_is_no_picture_of_its_variance(files: dict[str, Path]) -> None:
+    assert "Variance of a run by its source" not in files["gap.html"].read_text()
