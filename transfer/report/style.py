@@ -60,6 +60,7 @@ background-attachment:local,local,scroll,scroll}
 .scroll{--under:var(--bg)}pre{--under:var(--panel)}
 .band{stroke:none;opacity:.18}.band.c0{fill:var(--c0)}.band.c1{fill:var(--c1)}.band.c2{fill:var(--c2)}
 .band.c3{fill:var(--c3)}.band.c4{fill:var(--c4)}.band.c5{fill:var(--c5)}
+.examples{grid-template-columns:repeat(auto-fill,minmax(min(18rem,100%),1fr))}
 @media (min-width:1100px){body{max-width:86rem}p,header ul,.note{max-width:64rem}
 .charted{display:grid;grid-template-columns:minmax(0,32rem) minmax(0,1fr);gap:1rem 2rem;align-items:start}
 @supports selector(::details-content){.numbers::details-content{content-visibility:visible;block-size:auto}
