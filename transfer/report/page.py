@@ -6,11 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from transfer.report.figures import Figure
-from transfer.report.markup import NOTHING, Child, Markup, element, join
+from transfer.report.markup import NOTHING, Child, Markup, element
 from transfer.report.style import GAP_STYLE, STYLE
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # the page itself forbids every request
-MOST_SENTENCES = 6  # comparisons in words before the first table; the others are folded away
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Cell:
 Row = list[Child | Cell]
 
 
-def document(heading: str, lead: Markup, sections: Sequence[Section]) -> str:
+def document(heading: str, first_screen: Markup, sections: Sequence[Section]) -> str:
     """The whole page as text."""
     links = [element("li", element("a", section.heading, href=f"#{section.anchor}")) for section in sections]
     contents = element("details", element("summary", "Contents"), element("ul", *links))
@@ -78,32 +77,11 @@ def document(heading: str, lead: Markup, sections: Sequence[Section]) -> str:
     body = element(
         "body",
         element("a", "Skip to the results", class_="skip", href="#main"),
-        element("header", element("h1", heading), lead),
+        element("header", element("h1", heading), first_screen),
         element("nav", contents, aria_label="Contents"),
         element("main", *(section.html for section in sections), id="main"),
     )
     return f"<!doctype html>{element('html', head, body, lang='en').source}\n"
-
-
-def lead(sentences: Sequence[str], next_step: str, limits: str) -> Markup:
-    """What comes first: the main verdict, what to do next, the limits of the runs, the other comparisons.
-
-    Many comparisons are folded away.
-    """
-    first, *others = sentences or [
-        "No comparison can be made yet: no two initialisations have a finished run with the same seed."
-    ]
-    items = [element("li", text) for text in others]
-    shown, folded = items[:MOST_SENTENCES], items[MOST_SENTENCES:]
-    return join(
-        [
-            element("p", element("strong", first), class_="summary"),
-            element("p", next_step) if next_step else None,
-            element("p", limits, class_="note") if limits else None,
-            element("ul", *shown) if shown else None,
-            details(f"{len(folded)} more comparisons", element("ul", *folded)) if folded else None,
-        ]
-    )
 
 
 def details(heading: str, *content: Child) -> Markup:

@@ -60,6 +60,10 @@ background-attachment:local,local,scroll,scroll}
 .scroll{--under:var(--bg)}pre{--under:var(--panel)}
 .band{stroke:none;opacity:.18}.band.c0{fill:var(--c0)}.band.c1{fill:var(--c1)}.band.c2{fill:var(--c2)}
 .band.c3{fill:var(--c3)}.band.c4{fill:var(--c4)}.band.c5{fill:var(--c5)}
+.answers{display:grid;grid-template-columns:6.5rem minmax(0,1fr);gap:.7rem 1rem;max-width:64rem;margin:1rem 0}
+.answers dt{color:var(--soft);font-weight:600}.answers dd{margin:0}.answers p{margin:0 0 .4rem}
+.answers ul{margin:0}
+@media (max-width:480px){.answers{grid-template-columns:minmax(0,1fr);gap:0}.answers dd{margin-bottom:.7rem}}
 .examples{grid-template-columns:repeat(auto-fill,minmax(min(18rem,100%),1fr))}
 @media (min-width:1100px){body{max-width:86rem}p,header ul,.note{max-width:64rem}
 .charted{display:grid;grid-template-columns:minmax(0,32rem) minmax(0,1fr);gap:1rem 2rem;align-items:start}
