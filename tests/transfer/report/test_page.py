@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from tests.transfer.report.browser import Browser
 from tests.transfer.report.test_report import Page, read_csv, report_on
 from tests.transfer.run_store import INITS, make_record, write_run, write_store
+from transfer import show
 from transfer.report.charts import Bars, Dot, DotIntervals, Lines
 from transfer.report.config_section import curve_bands
 from transfer.report.escaping import minus_signs
@@ -100,17 +102,29 @@ def test_numbers_are_folded_under_their_chart_or_beside_it(browser: Browser, fil
     assert browser.evaluate(f"(([chart, table]) => chart.right <= table.left && table.height > 50)({PLACES})")
 
 
+@pytest.fixture(scope="module")
+def pages(files: dict[str, Path]) -> list[Path]:
+    """The page of a comparison, and that of a run's pictures."""
+    index = files["gap.html"].with_name("index.html")
+    index.write_text(show.page("toy, moco", ["00000.png", "00001.png"]))
+    for name in ("00000.png", "00001.png"):
+        Image.new("RGB", (900, 60)).save(index.with_name(name))
+    return [files["gap.html"], index]
+
+
 @needs_chromium
 @pytest.mark.skipif(not AXE.is_file(), reason="needs axe-core: AXE_CORE=.../axe.min.js, or node_modules/axe-core")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 820, 1400])
-def test_axe_finds_nothing(browser: Browser, files: dict[str, Path], width: int) -> None:
-    for scheme in ("light", "dark"):
-        browser.open(files["gap.html"], width, scheme)
+def test_axe_finds_nothing(browser: Browser, pages: list[Path], width: int, scheme: str) -> None:
+    for page in pages:
+        browser.open(page, width, scheme)
         browser.evaluate(OPEN_ALL)
         browser.evaluate(AXE.read_text() + ";0")
         script = "axe.run().then(r => JSON.stringify(r.violations.map(v => [v.id, v.nodes.length])))"
         answer = browser.call("Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True)
-        assert answer["result"]["value"] == "[]"
+        assert answer["result"]["value"] == "[]", page.name
+        assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_curves_have_a_band_from_the_lowest_to_the_highest_run(store: Callable[..., Path]) -> None:
