@@ -51,7 +51,7 @@ details::details-content{content-visibility:visible}nav,.skip{display:none}pre{w
 # content and cover the shadow once that end is reached. From 1100 px up a folded table of numbers is shown beside its
 # chart; a browser that cannot open it by style keeps its summary.
 GAP_STYLE = """
-:root{--edge:#0008}@media screen and (prefers-color-scheme:dark){:root{--edge:#fffa}}
+:root{--edge:#0006}@media screen and (prefers-color-scheme:dark){:root{--edge:#fff9}}
 .scroll,pre{background-color:var(--under);background-image:linear-gradient(to right,var(--under) 50%,transparent),
 linear-gradient(to left,var(--under) 50%,transparent),radial-gradient(farthest-side at 0 50%,var(--edge),transparent),
 radial-gradient(farthest-side at 100% 50%,var(--edge),transparent);background-position:0 0,100% 0,0 0,100% 0;
@@ -66,6 +66,7 @@ background-attachment:local,local,scroll,scroll}
 @media (max-width:480px){.answers{grid-template-columns:minmax(0,1fr);gap:0}.answers dd{margin-bottom:.7rem}}
 .examples{grid-template-columns:repeat(auto-fill,minmax(min(18rem,100%),1fr))}
 @media (min-width:1100px){body{max-width:86rem}p,header ul,.note{max-width:64rem}
+.charted td.left:not(.nowrap){min-width:7rem}
 .charted{display:grid;grid-template-columns:minmax(0,32rem) minmax(0,1fr);gap:1rem 2rem;align-items:start}
 @supports selector(::details-content){.numbers::details-content{content-visibility:visible;block-size:auto}
 .numbers>summary{display:none}}}
