@@ -151,9 +151,12 @@ def detections_of(detections: "Detections", index: int, score: float, class_name
 
 def page(title: str, names: list[str]) -> str:
     """An HTML page of the pictures."""
-    figures = "\n".join(f'<figure><img src="{name}" alt="ground truth and detections"></figure>' for name in names)
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{STYLE}</style>'
-    body = f"<h1>{html.escape(title)}</h1>\n{figures}"
+    figures = "\n".join(
+        f'<figure><img src="{name}" alt="{Path(name).stem}: ground truth and detections"></figure>' for name in names
+    )
+    view = '<meta name="viewport" content="width=device-width,initial-scale=1">'
+    head = f'<meta charset="utf-8">{view}<title>{html.escape(title)}</title><style>{STYLE}</style>'
+    body = f"<main><h1>{html.escape(title)}</h1>\n{figures}</main>"
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n'
 
 

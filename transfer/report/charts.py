@@ -5,10 +5,12 @@ A chart is a value that holds the numbers it draws.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from transfer.report.escaping import minus_signs
 from transfer.report.markup import Markup, element, join
 
 WIDTH = 400  # user units; text of 13 units stays readable when a phone scales this to its width
@@ -49,7 +51,7 @@ class Picture:
 class Dot:
     """One line of a dot-and-interval plot; ``low`` and ``high`` are None where there is no interval.
 
-    Consecutive dots with the same ``group`` share a heading.
+    Consecutive dots with the same ``group`` share a panel.
     """
 
     group: str
@@ -62,28 +64,37 @@ class Dot:
 
 @dataclass(frozen=True)
 class DotIntervals:
-    """Differences with their intervals around a line at zero, one line of the picture per comparison."""
+    """Differences with their intervals around a line at zero: a panel per group, each with a scale of its own.
+
+    AP50 differs by more than AP, so on one scale the intervals of AP would be too short to read.
+    """
 
     dots: Sequence[Dot]
     unit: str
 
     def draw(self) -> Picture:
         """Shapes, height and description."""
-        numbers = [v for d in self.dots for v in (d.value, d.low, d.high) if v is not None]
-        axis = Axis(min([*numbers, 0.0]), max([*numbers, 0.0]), LEFT, WIDTH - RIGHT)
-        row, top = 22, 8
-        bottom, places, headings = float(top), [], []
-        for i, dot in enumerate(self.dots):
-            if dot.group != (self.dots[i - 1].group if i else ""):
-                headings.append(_text(0, bottom + row * 0.5 + 4, dot.group, class_="heading"))
-                bottom += row
-            places.append(bottom + row * 0.5)
-            bottom += row
-        parts = [*_vertical_grid(axis, top, bottom), _line(axis(0), top, axis(0), bottom, "zero"), *headings]
-        for y, dot in zip(places, self.dots):
-            parts += _dot_with_interval(dot, axis, y)
-        parts.append(_text((LEFT + WIDTH - RIGHT) / 2, bottom + 34, self.unit, "middle", "axis"))
-        return Picture(bottom + 42, parts, f"{len(self.dots)} differences; the table has the numbers")
+        parts: list[Markup] = []
+        bottom = 0.0
+        for group, dots in itertools.groupby(self.dots, key=lambda dot: dot.group):
+            shapes, bottom = _panel(group, list(dots), bottom)
+            parts += shapes
+        parts.append(_text((LEFT + WIDTH - RIGHT) / 2, bottom + 10, self.unit, "middle", "axis"))
+        return Picture(bottom + 18, parts, f"{len(self.dots)} differences; the table has the numbers")
+
+
+def _panel(heading: str, dots: Sequence[Dot], top: float) -> tuple[list[Markup], float]:
+    """Heading, rows and axis of one group; returns the shapes and where the next panel begins."""
+    row = 22
+    numbers = [v for d in dots for v in (d.value, d.low, d.high) if v is not None]
+    axis = Axis(min([*numbers, 0.0]), max([*numbers, 0.0]), LEFT, WIDTH - RIGHT)
+    first = top + row
+    bottom = first + row * len(dots)
+    parts = [_text(0, top + 15, heading, class_="heading")]
+    parts += [*_vertical_grid(axis, first, bottom), _line(axis(0), first, axis(0), bottom, "zero")]
+    for i, dot in enumerate(dots):
+        parts += _dot_with_interval(dot, axis, first + row * (i + 0.5))
+    return parts, bottom + 26
 
 
 def _dot_with_interval(dot: Dot, axis: Axis, y: float) -> list[Markup]:
@@ -98,24 +109,33 @@ def _dot_with_interval(dot: Dot, axis: Axis, y: float) -> list[Markup]:
 
 @dataclass(frozen=True)
 class Lines:
-    """Lines of (x, y) points, one per initialisation, with a legend below. ``styles``: number of its colour, marker."""
+    """Lines of (x, y) points, one per initialisation, with a legend below. ``styles``: number of its colour, marker.
+
+    ``bands``: (x, low, high) around a line, drawn as an area under all lines.
+    """
 
     series: Mapping[str, Sequence[tuple[float, float]]]
     styles: Mapping[str, int]
     unit: str
+    bands: Mapping[str, Sequence[tuple[float, float, float]]] = field(default_factory=dict)
 
     def draw(self) -> Picture:
         """Shapes, height and description."""
         points = [point for line in self.series.values() for point in line]
         left, height = 48, 250
         x = Axis(min(0.0, *(p[0] for p in points)), max(p[0] for p in points), left, WIDTH - RIGHT, 4)
-        y = Axis(min(p[1] for p in points), max(p[1] for p in points), height - 44, 10)
+        values = [p[1] for p in points] + [v for band in self.bands.values() for _, *ends in band for v in ends]
+        y = Axis(min(values), max(values), height - 44, 10)
         parts = []
         for tick in y.ticks:
             parts.append(_line(left, y(tick), WIDTH - RIGHT, y(tick), "grid"))
-            parts.append(_text(left - 6, y(tick) + 4, f"{tick:g}", "end"))
+            parts.append(_text(left - 6, y(tick) + 4, minus_signs(f"{tick:g}"), "end"))
         parts += [_text(x(tick), height - 26, _thousands(tick), "middle") for tick in x.ticks]
         parts.append(_text((left + WIDTH) / 2, height - 8, self.unit, "middle", "axis"))
+        for name, band in self.bands.items():
+            edge = [(px, low) for px, low, _ in band] + [(px, high) for px, _, high in reversed(band)]
+            outline = " ".join(f"{x(px):.1f},{y(py):.1f}" for px, py in edge)
+            parts.append(element("polygon", points=outline, class_=f"band {_colour(self.styles[name])}"))
         for name, line in self.series.items():
             style = self.styles[name]
             path = " ".join(f"{x(px):.1f},{y(py):.1f}" for px, py in line)
@@ -211,7 +231,7 @@ def _vertical_grid(axis: Axis, top: float, bottom: float) -> list[Markup]:
     parts = []
     for tick in axis.ticks:
         parts.append(_line(axis(tick), top, axis(tick), bottom, "grid"))
-        parts.append(_text(axis(tick), bottom + 16, f"{tick:g}", "middle"))
+        parts.append(_text(axis(tick), bottom + 16, minus_signs(f"{tick:g}"), "middle"))
     return parts
 
 

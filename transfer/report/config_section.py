@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from transfer.comparison.comparison import ConfigComparison, Failure
-from transfer.comparison.curves import Curves
+from transfer.comparison.curves import METRIC, TASK, Curves, history
 from transfer.report.charts import Bars, Dot, DotIntervals, Lines
 from transfer.report.csv_rows import (
     MAIN,
@@ -15,19 +15,22 @@ from transfer.report.csv_rows import (
     ConfigRows,
     CsvRow,
     interval,
+    mean_caption,
     title,
     unbounded,
     verdict_class,
 )
 from transfer.report.error_section import error_parts
+from transfer.report.escaping import minus_signs
 from transfer.report.example_images import example_parts
 from transfer.report.figures import Figure
 from transfer.report.markup import NOTHING, Markup, element, join
-from transfer.report.page import Cell, Row, Section, alarm, details, paragraph, table
+from transfer.report.page import Cell, FigureWithTable, Part, Row, Section, alarm, details, paragraph, table
 from transfer.report.sentences import spread_sentence
 
-Parts = list[Markup | Figure]
+Parts = list[Part]
 MOST_DOTS = 60
+SOURCES = ("pretraining run", "fine-tuning seed", "rest")  # of variance, as variance.Components has them
 MOST_CLASSES = 24  # in the plot; of more, the ends with the largest and smallest differences
 
 
@@ -41,7 +44,7 @@ class CsvCells:
         """One number of gap.csv."""
         if row is None or not row[column]:
             return NOTHING
-        return element("span", row[column], data_csv=f"{self._line[id(row)]}.{column}")
+        return element("span", minus_signs(row[column]), data_csv=f"{self._line[id(row)]}.{column}")
 
     def value(self, row: CsvRow | None) -> Markup:
         """Mean and spread."""
@@ -63,22 +66,55 @@ def config_section(config: ConfigComparison, rows: ConfigRows, number: int, cell
     """Tables and plots of one config: what is not like for like before any number, the classes last."""
     name, anchor = config.table.name, f"config{number}"
     styles = {init: i for i, init in enumerate(config.table.inits)}  # the same colours in all pictures of a config
-    others = [_failed_runs(config.failures), *_curve_parts(config, styles), *_detection_parts(config, styles)]
+    others: Parts = [
+        _failed_runs(config.failures, name),
+        *_curve_parts(config, styles),
+        *_detection_parts(config, styles),
+    ]
     if not rows.rows:
         return Section(anchor, name, [paragraph("No finished run."), *others])
-    parts: Parts = [*_alarms(config), values_table(rows, cells)]
+    parts: Parts = [*_alarms(config), values_table(rows, cells, name)]
     for role in ROLES:
-        parts += [*dots_figure(rows, role), differences_table(rows, role, MAIN, cells)]
-        if sizes := differences_table(rows, role, SIZES, cells):
-            parts.append(details("By object size and frequency", sizes))
+        parts += difference_parts(rows, role, cells, name)
     parts += [paragraph(SINGLE_INTERVALS, "soft"), *_spread_parts(config), *others, *class_parts(rows, styles)]
     return Section(anchor, name, parts)
 
 
+def difference_parts(rows: ConfigRows, role: str, cells: CsvCells, config: str) -> Parts:
+    """The differences to one reference: a panel per metric with its table, and folded those by object size."""
+    numbers = differences_table(rows, role, MAIN, cells, config)
+    parts: Parts = []
+    if figure := dots_figure(rows, role):
+        parts = [FigureWithTable(figure, f"Numbers: {figure.name}", numbers)]
+    elif numbers:
+        parts = [numbers]
+    if sizes := differences_table(rows, role, SIZES, cells, f"{config}, by object size and frequency"):
+        reference = next(row[f"vs_{role}_init"] for row in rows.rows if row[f"vs_{role}_init"])
+        parts.append(details(f"By object size and frequency, difference to {reference}, {config}", sizes))
+    return parts
+
+
 def _spread_parts(config: ConfigComparison) -> Parts:
     """Where the spread of every initialisation comes from."""
-    items = [element("li", spread_sentence(spread)) for spread in config.spreads]
-    return [element("h3", "Where the spread comes from"), element("ul", *items)] if items else []
+    items = [element("li", minus_signs(spread_sentence(spread))) for spread in config.spreads]
+    if not items:
+        return []
+    return [element("h3", "Where the spread comes from"), *_variance_figure(config), element("ul", *items)]
+
+
+def _variance_figure(config: ConfigComparison) -> list[Figure]:
+    """The variance components of every initialisation whose pretraining was repeated; [] without any."""
+    groups = {}
+    for spread in config.spreads:
+        one = spread.components
+        if one.pretraining and one.seed and one.residual:
+            values = (one.pretraining.value, one.seed.value, one.residual.value)
+            groups[spread.init] = dict(zip(SOURCES, values))
+    if not groups:
+        return []
+    name = "Variance of a run by its source"
+    chart = Bars(groups, {source: i for i, source in enumerate(SOURCES)}, "variance of AP, squared points")
+    return [Figure(name, chart, f"{name}; an estimate below 0 is drawn as 0")]
 
 
 def _alarms(config: ConfigComparison) -> list[Markup]:
@@ -88,11 +124,11 @@ def _alarms(config: ConfigComparison) -> list[Markup]:
     ]
 
 
-def _failed_runs(failures: Sequence[Failure]) -> Markup:
+def _failed_runs(failures: Sequence[Failure], config: str) -> Markup:
     if not failures:
         return NOTHING
     body = [[failure.run, failure.error] for failure in failures]
-    return table(["run", "why there is no number"], body, "Runs without a number", words=True)
+    return table(["run", "why there is no number"], body, "Runs without a number", words=True, within=config)
 
 
 def _curve_parts(config: ConfigComparison, styles: Mapping[str, int]) -> Parts:
@@ -101,8 +137,22 @@ def _curve_parts(config: ConfigComparison, styles: Mapping[str, int]) -> Parts:
     if not curves.by_init:
         return []
     name = "AP against iterations, mean over seeds"
-    figure = Figure(name, Lines(curves.by_init, styles, "iteration"), name)
+    bands = curve_bands(config)
+    caption = f"{name}; the band goes from the lowest to the highest run" if bands else name
+    figure = Figure(name, Lines(curves.by_init, styles, "iteration", bands), caption)
     return [element("h3", "Learning curves"), figure, paragraph(order_text(curves, "iteration"))]
+
+
+def curve_bands(config: ConfigComparison) -> dict[str, list[tuple[float, float, float]]]:
+    """(iteration, lowest, highest AP of a run) along every curve; none for an initialisation with one run."""
+    bands = {}
+    for init, curve in config.curves.by_init.items():
+        histories = [history(run, TASK, METRIC) for run in config.table.runs if run.init == init and run.finished]
+        histories = [values for values in histories if values]  # the runs that the mean is over
+        if len(histories) > 1:
+            values = [(x, [one[int(x)] for one in histories]) for x, _ in curve]
+            bands[init] = [(x, min(ends), max(ends)) for x, ends in values]
+    return bands
 
 
 def order_text(curves: Curves, unit: str) -> str:
@@ -128,7 +178,7 @@ def _detection_parts(config: ConfigComparison, styles: Mapping[str, int]) -> Par
     return parts
 
 
-def values_table(rows: ConfigRows, cells: CsvCells) -> Markup:
+def values_table(rows: ConfigRows, cells: CsvCells, config: str) -> Markup:
     """Mean, spread and difference to supervised (or to random without it), as in the papers."""
     columns, role = rows.columns(MAIN), rows.role()
     body: list[Row] = []
@@ -138,16 +188,11 @@ def values_table(rows: ConfigRows, cells: CsvCells) -> Markup:
         body.append([init, rows.n(init, columns), *numbers])
     reference = next((row[f"vs_{role}_init"] for row in rows.rows if row[f"vs_{role}_init"]), None)
     note = f"in brackets the difference to {reference}" if reference else "no difference to a reference"
-    repeated = any(row["pretraining_runs"] not in ("", "1") for row in rows.rows)
-    spread = (
-        f" ± sample standard deviation over {'runs' if repeated else 'seeds'}"
-        if any(row["std"] for row in rows.rows)
-        else " (one run each: no spread)"
-    )
-    return table(["init", "n", *(title(*column) for column in columns)], body, f"Mean{spread}; {note}")
+    head = ["init", "n", *(title(*column) for column in columns)]
+    return table(head, body, f"{mean_caption(rows)}; {note}", within=config)
 
 
-def differences_table(rows: ConfigRows, role: str, names: Sequence[str], cells: CsvCells) -> Markup:
+def differences_table(rows: ConfigRows, role: str, names: Sequence[str], cells: CsvCells, within: str) -> Markup:
     """The differences to one reference in the metrics ``names``, with verdict and interval."""
     body: list[Row] = []
     reference, methods = "", set()
@@ -174,11 +219,11 @@ def differences_table(rows: ConfigRows, role: str, names: Sequence[str], cells: 
     if not body:
         return NOTHING
     head: list[str | Cell] = ["comparison", "difference", Cell("verdict", "left"), "95 % interval", "n"]
-    return table(head, body, f"Difference to {reference} ({'; '.join(sorted(methods))})")
+    return table(head, body, f"Difference to {reference} ({'; '.join(sorted(methods))})", within=within)
 
 
-def dots_figure(rows: ConfigRows, role: str) -> list[Figure]:
-    """The differences of the main metrics as dots with intervals; [] when there are none."""
+def dots_figure(rows: ConfigRows, role: str) -> Figure | None:
+    """The differences of the main metrics as dots with intervals; None when there are none."""
     dots, reference, over_images = [], "", False
     for column in rows.columns(MAIN):
         for init in plotted(rows, role):
@@ -189,11 +234,11 @@ def dots_figure(rows: ConfigRows, role: str) -> list[Figure]:
                 low, high = (float(text) if (text := row[f"vs_{role}_{end}"]) else None for end in ("low", "high"))
                 dots.append(Dot(title(*column), init, float(row[f"vs_{role}"]), low, high, verdict_class(row, role)))
     if not dots:
-        return []
+        return None
     name = f"Differences to {reference}"
     kind = " with 95 % intervals" if any(dot.low is not None for dot in dots) else " (no interval)"
     kind += ", of single runs over the test images" if over_images else ""
-    return [Figure(name, DotIntervals(dots[:MOST_DOTS], f"difference to {reference}, AP"), name + kind)]
+    return Figure(name, DotIntervals(dots[:MOST_DOTS], f"difference to {reference}, points"), name + kind)
 
 
 def plotted(rows: ConfigRows, role: str) -> list[str]:

@@ -139,6 +139,14 @@ def mean_and_spread(row: CsvRow) -> str:
     return f"{row['mean']} ± {row['std']}" if row["std"] else row["mean"]
 
 
+def mean_caption(rows: ConfigRows) -> str:
+    """What the means of a config are, and their spread if any has one."""
+    if not any(row["std"] for row in rows.rows):
+        return "Mean (one run each: no spread)"
+    repeated = any(row["pretraining_runs"] not in ("", "1") for row in rows.rows)
+    return f"Mean ± sample standard deviation over {'runs' if repeated else 'seeds'}"
+
+
 def bracket(row: CsvRow, role: str) -> str:
     """The difference to a reference as it follows a mean, "" when there is none."""
     over = f" {row[f'vs_{role}_over']}" if row[f"vs_{role}_over"] else ""

@@ -63,16 +63,39 @@ def draw_small(image: Image.Image, boxes: np.ndarray, labels: Sequence[str], col
     scale = side / max(image.size)
     small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     pen, font = ImageDraw.Draw(small), ImageFont.load_default(LETTERS)
-    for box, label in zip(boxes * scale, labels):
-        corners = [float(v) for v in box]
+    scaled = [[float(v) for v in box] for box in boxes * scale]
+    for corners in scaled:
         pen.rectangle(corners, outline="#ffffff", width=4)  # a white rim keeps the line visible on any background
         pen.rectangle(corners, outline=colour, width=2)
-        width = pen.textlength(label, font=font)
-        # inside the picture, also for a box at its edge
-        place = (max(1.0, min(corners[0] + 3, small.width - width - 2)), max(1.0, corners[1] + 1))
-        pen.rectangle(pen.textbbox(place, label, font=font), fill="#ffffff")
-        pen.text(place, label, fill=colour, font=font)
+    sizes = [(pen.textlength(label, font=font) + 4, LETTERS + 4.0) for label in labels]
+    for (x, y), label, (width, height) in zip(label_places(scaled, sizes, small.size), labels, sizes):
+        pen.rectangle((x, y, x + width, y + height), fill="#ffffff")
+        pen.text((x + 2, y + 1), label, fill=colour, font=font)
     return small
+
+
+def label_places(
+    boxes: Sequence[Sequence[float]], sizes: Sequence[tuple[float, float]], picture: tuple[int, int]
+) -> list[tuple[float, float]]:
+    """Upper left corners of the labels: at the top of their boxes, inside the picture, and not over each other.
+
+    A label that would cover another one moves down; where the picture is full it stays over the others.
+    """
+    places: list[tuple[float, float]] = []
+    for box, (width, height) in zip(boxes, sizes):
+        x = max(0.0, min(box[0] + 2, picture[0] - width))
+        top = max(0.0, min(box[1] + 2, picture[1] - height))
+        y = top
+        while any(
+            x < left + other[0] and left < x + width and y < above + other[1] and above < y + height
+            for (left, above), other in zip(places, sizes)
+        ):
+            y += 1
+            if y > picture[1] - height:
+                y = top
+                break
+        places.append((x, y))
+    return places
 
 
 def side_by_side(left: Image.Image, right: Image.Image, gap: int = 8) -> Image.Image:

@@ -10,13 +10,14 @@ from transfer.comparison.differences import Difference
 from transfer.evaluate.error_types import TYPES
 from transfer.report.charts import Bars
 from transfer.report.csv_rows import number
+from transfer.report.escaping import minus_signs
 from transfer.report.figures import Figure
 from transfer.report.markup import NOTHING, Markup, element, join
-from transfer.report.page import Cell, Row, paragraph, table
+from transfer.report.page import Cell, FigureWithTable, Part, Row, paragraph, table
 from transfer.report.sentences import shape_sentences
 
 
-def error_parts(config: ConfigComparison, styles: Mapping[str, int]) -> list[Markup | Figure]:
+def error_parts(config: ConfigComparison, styles: Mapping[str, int]) -> list[Part]:
     """Heading, table, bars and a sentence; [] without detections."""
     types = config.errors.types if config.errors else None
     if types is None:
@@ -24,22 +25,23 @@ def error_parts(config: ConfigComparison, styles: Mapping[str, int]) -> list[Mar
     name = "AP50 gained by correcting each type of error, mean over seeds"
     groups = {kind: {init: weights[kind] for init, weights in types.weights.items()} for kind in TYPES}
     figure = Figure(name, Bars(groups, styles, "AP50 gained by correcting it"), name)
-    return [element("h3", "Error types"), _table(types), figure, _box_quality(config)]
+    numbers = FigureWithTable(figure, "Numbers of the error types", _table(types, config.table.name))
+    return [element("h3", "Error types"), numbers, _box_quality(config)]
 
 
-def _table(types: ErrorTypes) -> Markup:
+def _table(types: ErrorTypes, config: str) -> Markup:
     rows: list[Row] = []
     for kind in TYPES:
         cells = []
         for init, weights in types.weights.items():
             difference = types.differences.get(init, {}).get(kind)
-            cells.append(Cell(join([number(weights[kind]), _difference(difference)]), "num"))
+            cells.append(Cell(join([minus_signs(number(weights[kind])), _difference(difference)]), "num"))
         rows.append([kind, *cells])
     note = ""
     if types.reference is not None:
         note = f"; in brackets the difference to {types.reference} with its single 95 % interval"
     caption = f"AP50 that correcting each type of error would gain (TIDE, t_f = 0.5, t_b = 0.1), mean over seeds{note}"
-    return table(["error", *types.weights], rows, caption)
+    return table(["error", *types.weights], rows, caption, within=config)
 
 
 def _difference(difference: Difference | None) -> Markup:
@@ -49,10 +51,11 @@ def _difference(difference: Difference | None) -> Markup:
     interval = ""
     if difference.low is not None:
         interval = f", {number(difference.low, signed=True)} to {number(difference.high, signed=True)}"
-    return join([" ", element("span", f"({number(difference.mean, signed=True)}{interval})", class_="even")])
+    text = minus_signs(f"({number(difference.mean, signed=True)}{interval})")
+    return join([" ", element("span", text, class_="even")])
 
 
 def _box_quality(config: ConfigComparison) -> Markup:
     """Is the gap one of box quality? Said only where the ratio of AP75 to AP50 differs beyond the noise."""
     sentences = shape_sentences(config.box_quality)
-    return paragraph(f"AP75 needs better boxes than AP50. {' '.join(sentences)}" if sentences else "")
+    return paragraph(minus_signs(f"AP75 needs better boxes than AP50. {' '.join(sentences)}") if sentences else "")

@@ -10,6 +10,7 @@ import re
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a spreadsheet evaluates a cell that begins with one of these
 MARKDOWN = {"\\": r"\\", "|": r"\|", "*": r"\*", "`": r"\`", "<": "&lt;", "](": r"]\("}  # the last makes a link
+MINUS = re.compile(r"(?<![\w.)-])-(?=\d)")  # the hyphen of "moco-2" and of "2026-01-02" stays
 TEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -17,6 +18,8 @@ TEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
+    "[": "{[}",  # after the end of a row it would begin an argument
+    "*": "{*}",
     **{char: f"\\{char}" for char in "&%$#_{}"},
 }
 
@@ -24,6 +27,14 @@ TEX = {
 def one_line(text: object) -> str:
     """``text`` without line breaks and control characters; a terminal would obey the latter."""
     return "".join(char if char.isprintable() else " " for char in " ".join(str(text).split()))
+
+
+def minus_signs(text: str) -> str:
+    """``text`` with a minus sign (U+2212) before its negative numbers, as wide as a plus and read aloud as a minus.
+
+    For pages and pictures; files that programs read keep the hyphen.
+    """
+    return MINUS.sub("\N{MINUS SIGN}", text)
 
 
 def csv_text(text: str) -> str:

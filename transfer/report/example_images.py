@@ -5,10 +5,14 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from transfer.comparison.comparison import ConfigComparison
 from transfer.comparison.example_images import MIN_SCORE, MOST, ExampleImage, LabelledBoxes
+from transfer.evaluate.error_types import FOREGROUND, overlaps
 from transfer.report.markup import Markup, element
 from transfer.report.page import paragraph
 
@@ -27,12 +31,16 @@ def example_parts(config: ConfigComparison, styles: Mapping[str, int]) -> list[M
     images = []
     for example in config.examples.images:
         if figures := _figures(example, styles):
-            images += [element("h4", f"Image {example.image_id}"), element("div", *figures, class_="examples")]
+            images += [
+                element("h4", f"{Path(example.file).name} (image {example.image_id})"),
+                element("div", *figures, class_="examples"),
+            ]
     if not images:
         return []
     note = (
         "Where the initialisations find the most different numbers of objects, not a random choice. "
-        f"Detections with a score of at least {MIN_SCORE}, {MOST} at the most."
+        f"Detections with a score of at least {MIN_SCORE}, {MOST} at the most. Found: a detection of that class "
+        f"overlaps the object by an IoU of {FOREGROUND} or more. False: all other detections."
     )
     return [element("h3", f"Example images (seed {config.examples.seed})"), paragraph(note, "soft"), *images]
 
@@ -45,13 +53,32 @@ def _figures(example: ExampleImage, styles: Mapping[str, int]) -> list[Markup]:
             image = to_mode(opened, upright=True)  # as the detector saw it
     except UNREADABLE:
         return []  # the images may be on another machine than the results
-    figures = [_figure(image, "ground truth", example.ground_truth, TRUTH)]
+    file, truth = Path(example.file).name, example.ground_truth
+    objects = "1 object" if len(truth.labels) == 1 else f"{len(truth.labels)} objects"
+    figures = [_figure(image, file, "ground truth", objects, truth, TRUTH)]
     for init, boxes in example.detections.items():
-        figures.append(_figure(image, init, boxes, PALETTE[styles[init] % len(PALETTE)]))
+        found = found_objects(truth, boxes)
+        result = f"found {found} of {len(truth.labels)}, {len(boxes.labels) - found} false"
+        figures.append(_figure(image, file, init, result, boxes, PALETTE[styles[init] % len(PALETTE)]))
     return figures
 
 
-def _figure(image: Image.Image, name: str, boxes: LabelledBoxes, colour: str) -> Markup:
+def found_objects(truth: LabelledBoxes, detected: LabelledBoxes) -> int:
+    """How many objects are found: each takes one detection, the best first, as in the evaluation at IoU 0.5.
+
+    ``detected`` is sorted by score, and its labels are "CLASS SCORE". Crowd regions count as objects.
+    """
+    iou = overlaps(detected.boxes.astype(float), truth.boxes, np.zeros(len(truth.labels), dtype=bool))
+    taken: set[int] = set()
+    for label, row in zip(detected.labels, iou):
+        name = label.rpartition(" ")[0]
+        hits = [i for i, one in enumerate(truth.labels) if one == name and i not in taken and row[i] >= FOREGROUND]
+        if hits:
+            taken.add(max(hits, key=lambda i: row[i]))
+    return len(taken)
+
+
+def _figure(image: Image.Image, file: str, name: str, result: str, boxes: LabelledBoxes, colour: str) -> Markup:
     from transfer.report.drawing import draw_small
 
     picture = draw_small(image, boxes.boxes, boxes.labels, colour, SIDE)
@@ -65,8 +92,8 @@ def _figure(image: Image.Image, name: str, boxes: LabelledBoxes, colour: str) ->
             "img",
             width=picture.width,
             height=picture.height,
-            alt=f"{name}: {labels}",
+            alt=f"{name} on {file}: {labels}",
             src=f"data:image/jpeg;base64,{data}",
         ),
-        element("figcaption", f"{name}: {len(boxes.labels)}"),
+        element("figcaption", f"{name}: {result}"),
     )

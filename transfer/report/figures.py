@@ -10,7 +10,7 @@ from pathlib import Path
 from runtime.atomic import write_text
 from transfer.report.charts import Chart
 from transfer.report.markup import Markup, element
-from transfer.report.style import STYLE
+from transfer.report.style import GAP_STYLE, STYLE
 
 NAMESPACE = "http://www.w3.org/2000/svg"
 BACKGROUND = "svg{background:var(--bg)}"  # the picture may be shown on a light page to a reader with a dark setting
@@ -24,16 +24,15 @@ class Figure:
     data: Chart
     caption: str
 
-    @property
-    def html(self) -> Markup:
+    def html(self, section: str) -> Markup:
         """The picture and its caption, coloured by the style sheet of the page around it."""
-        return element("figure", self.data.draw().svg(self.name), element("figcaption", self.caption))
+        return element("figure", self.data.draw().svg(f"{self.name}, {section}"), element("figcaption", self.caption))
 
     @property
     def file(self) -> str:
         """The picture as an SVG file, which brings the page's style sheet along."""
         picture = self.data.draw()
-        style = element("style", Markup(STYLE + BACKGROUND))
+        style = element("style", Markup(STYLE + GAP_STYLE + BACKGROUND))
         return replace(picture, shapes=[style, *picture.shapes]).svg(self.name, xmlns=NAMESPACE).source + "\n"
 
 

@@ -10,10 +10,11 @@ from transfer.report.content import Report
 from transfer.report.csv_rows import to_csv
 from transfer.report.figures import write_figures
 from transfer.report.findings_section import findings_section
+from transfer.report.first_screen import first_screen
 from transfer.report.latex import latex
 from transfer.report.leakage_section import leakage_section
 from transfer.report.markdown import markdown
-from transfer.report.page import Cell, Section, document, lead, table
+from transfer.report.page import Cell, Section, document, table
 from transfer.report.provenance_sections import again_section, runs_section
 from transfer.report.published_section import published_section
 from transfer.report.schedules_section import schedules_section
@@ -26,7 +27,7 @@ def write_report(folder: Path, report: Report, *, figures: bool = False) -> dict
         "gap.csv": to_csv(report.rows),
         "gap.md": markdown(report),
         "gap.tex": latex(report),
-        "gap.html": document(report.title, lead(report.sentences, report.next_step, report.limits), parts),
+        "gap.html": document(report.title, first_screen(report), parts),
     }
     for name, content in files.items():
         write_text(folder / name, content)

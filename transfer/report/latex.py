@@ -1,47 +1,95 @@
-"""gap.tex: a booktabs table per config in the papers' layout, differences to supervised in brackets."""
+"""gap.tex: a booktabs table per config in the papers' layout, with caption and label.
+
+Under every mean is its difference to the reference with the 95 % interval.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from transfer.report.content import Report
-from transfer.report.csv_rows import MAIN, ConfigRows, by_config, title
+from transfer.report.csv_rows import MAIN, ConfigRows, CsvRow, by_config, mean_caption, title, unbounded
 from transfer.report.escaping import one_line, tex_text
+
+NEEDS = r"% needs \usepackage{booktabs}"
+WIDER = "* The interval is wider than the metric can be: the runs do not bound the difference."
 
 
 def latex(report: Report) -> str:
     """The whole file."""
-    tables = [_table(config, rows) for config, rows in by_config(report.rows).items()]
-    return "\n\n".join(["% needs \\usepackage{booktabs}", *tables]) + "\n"
+    labels: set[str] = set()
+    tables = [_table(config, rows, _label(config, labels)) for config, rows in by_config(report.rows).items()]
+    return "\n\n".join([NEEDS, *tables]) + "\n"
 
 
-def _table(config: str, rows: ConfigRows) -> str:
-    columns = rows.columns(MAIN)
+def _table(config: str, rows: ConfigRows, label: str) -> str:
+    columns, role = rows.columns(MAIN), rows.role()
     head = " & ".join(["init", "$n$", *(tex_text(title(*column)) for column in columns)])
-    lines = [f"{tex_text(init)} & {_cells(rows, init, columns)} \\\\" for init in rows.inits]
+    lines = []
+    for init in rows.inits:
+        found = [rows.get(init, *column) for column in columns]
+        lines.append(_line([tex_text(init), rows.n(init, columns), *map(_mean, found)]))
+        if any(row and row[f"vs_{role}"] for row in found):
+            lines.append(_line(["", "", *(_difference(row, role) for row in found)]))
     return "\n".join(
         [
             f"% {one_line(config)}",
+            r"\begin{table}",
+            r"\centering",
+            f"\\caption{{{_caption(config, rows, columns, role)}}}",
+            f"\\label{{{label}}}",
             f"\\begin{{tabular}}{{l{'r' * (len(columns) + 1)}}}",
-            "\\toprule",
-            f"{head} \\\\",
-            "\\midrule",
+            r"\toprule",
+            _line([head]),
+            r"\midrule",
             *lines,
-            "\\bottomrule",
-            "\\end{tabular}",
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
         ]
     )
 
 
-def _cells(rows: ConfigRows, init: str, columns: Sequence[tuple[str, str]]) -> str:
-    cells = [rows.n(init, columns)]
-    for column in columns:
-        row = rows.get(init, *column)
-        if row is None:
-            cells.append("--")
-            continue
-        spread = f"\\,$\\pm$\\,{row['std']}" if row["std"] else ""
-        over = f" {row['vs_supervised_over']}" if row["vs_supervised_over"] else ""
-        gap = f" (${row['vs_supervised']}${over})" if row["vs_supervised"] else ""
-        cells.append(f"{row['mean']}{spread}{gap}")
-    return " & ".join(cells)
+def _line(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"
+
+
+def _mean(row: CsvRow | None) -> str:
+    if row is None:
+        return "--"
+    return f"{row['mean']}\\,$\\pm$\\,{row['std']}" if row["std"] else row["mean"]
+
+
+def _difference(row: CsvRow | None, role: str) -> str:
+    if row is None or not row[f"vs_{role}"]:
+        return ""
+    low, high = row[f"vs_{role}_low"], row[f"vs_{role}_high"]
+    interval = f" [${low}$, ${high}$]{unbounded(row, role)}" if low else ""
+    over = f" {row[f'vs_{role}_over']}" if row[f"vs_{role}_over"] else ""
+    return f"{{\\footnotesize ${row[f'vs_{role}']}${interval}{over}}}"
+
+
+def _caption(config: str, rows: ConfigRows, columns: Sequence[tuple[str, str]], role: str) -> str:
+    """What the numbers are, of which runs, and what kind of interval they have."""
+    shown = [row for init in rows.inits for column in columns if (row := rows.get(init, *column)) is not None]
+    compared = [row for row in shown if row[f"vs_{role}"]]
+    parts = [f"{tex_text(config)}: {tex_text(mean_caption(rows))}."]
+    if compared:
+        kinds = {row[f"vs_{role}_interval"] for row in compared if row[f"vs_{role}_low"]}
+        interval = f"with its single 95 % interval ({'; '.join(sorted(kinds))})" if kinds else "(no interval)"
+        parts.append(f"Below it the difference to {tex_text(compared[0][f'vs_{role}_init'])} {tex_text(interval)}.")
+    if any(unbounded(row, role) for row in compared):
+        parts.append(WIDER)
+    return " ".join(parts).replace("±", r"$\pm$")
+
+
+def _label(config: str, taken: set[str]) -> str:
+    """``tab:CONFIG`` of letters, digits and hyphens, numbered where two configs would share it."""
+    name = "tab:" + (re.sub(r"[^A-Za-z0-9]+", "-", config).strip("-") or "config")
+    label, number = name, 1
+    while label in taken:
+        number += 1
+        label = f"{name}-{number}"
+    taken.add(label)
+    return label

@@ -6,11 +6,27 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from transfer.report.figures import Figure
-from transfer.report.markup import NOTHING, Child, Markup, element, join
-from transfer.report.style import STYLE
+from transfer.report.markup import NOTHING, Child, Markup, element
+from transfer.report.style import GAP_STYLE, STYLE
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"  # the page itself forbids every request
-MOST_SENTENCES = 6  # comparisons in words before the first table; the others are folded away
+
+
+@dataclass(frozen=True)
+class FigureWithTable:
+    """A figure with its numbers: the table is folded under the chart, and beside it on a wide screen."""
+
+    figure: Figure
+    summary: str  # what the table is called while it is folded
+    table: Markup
+
+    def html(self, section: str) -> Markup:
+        """Chart and table."""
+        numbers = element("details", element("summary", f"{self.summary}, {section}"), self.table, class_="numbers")
+        return element("div", self.figure.html(section), numbers, class_="charted")
+
+
+Part = Markup | Figure | FigureWithTable
 
 
 @dataclass(frozen=True)
@@ -19,17 +35,18 @@ class Section:
 
     anchor: str
     heading: str
-    parts: Sequence[Markup | Figure]
+    parts: Sequence[Part]
 
     @property
     def figures(self) -> list[Figure]:
         """Its figures."""
-        return [part for part in self.parts if isinstance(part, Figure)]
+        charts = (part.figure if isinstance(part, FigureWithTable) else part for part in self.parts)
+        return [chart for chart in charts if isinstance(chart, Figure)]
 
     @property
     def html(self) -> Markup:
-        """The section."""
-        body = [part.html if isinstance(part, Figure) else part for part in self.parts]
+        """The section; its pictures are named after it, since other sections have pictures of the same name."""
+        body = [part if isinstance(part, Markup) else part.html(self.heading) for part in self.parts]
         return element("section", element("h2", self.heading, id=self.anchor), *body, aria_labelledby=self.anchor)
 
 
@@ -44,7 +61,7 @@ class Cell:
 Row = list[Child | Cell]
 
 
-def document(heading: str, lead: Markup, sections: Sequence[Section]) -> str:
+def document(heading: str, first_screen: Markup, sections: Sequence[Section]) -> str:
     """The whole page as text."""
     links = [element("li", element("a", section.heading, href=f"#{section.anchor}")) for section in sections]
     contents = element("details", element("summary", "Contents"), element("ul", *links))
@@ -55,37 +72,16 @@ def document(heading: str, lead: Markup, sections: Sequence[Section]) -> str:
         element("meta", name="viewport", content="width=device-width,initial-scale=1"),
         element("link", rel="icon", href="data:,"),
         element("title", heading),
-        element("style", Markup(STYLE)),
+        element("style", Markup(STYLE + GAP_STYLE)),
     )
     body = element(
         "body",
         element("a", "Skip to the results", class_="skip", href="#main"),
-        element("header", element("h1", heading), lead),
+        element("header", element("h1", heading), first_screen),
         element("nav", contents, aria_label="Contents"),
         element("main", *(section.html for section in sections), id="main"),
     )
     return f"<!doctype html>{element('html', head, body, lang='en').source}\n"
-
-
-def lead(sentences: Sequence[str], next_step: str, limits: str) -> Markup:
-    """What comes first: the main verdict, what to do next, the limits of the runs, the other comparisons.
-
-    Many comparisons are folded away.
-    """
-    first, *others = sentences or [
-        "No comparison can be made yet: no two initialisations have a finished run with the same seed."
-    ]
-    items = [element("li", text) for text in others]
-    shown, folded = items[:MOST_SENTENCES], items[MOST_SENTENCES:]
-    return join(
-        [
-            element("p", element("strong", first), class_="summary"),
-            element("p", next_step) if next_step else None,
-            element("p", limits, class_="note") if limits else None,
-            element("ul", *shown) if shown else None,
-            details(f"{len(folded)} more comparisons", element("ul", *folded)) if folded else None,
-        ]
-    )
 
 
 def details(heading: str, *content: Child) -> Markup:
@@ -104,11 +100,17 @@ def alarm(*content: Child) -> Markup:
 
 
 def table(
-    head: Sequence[str | Cell], rows: Iterable[Sequence[Child | Cell]], caption: str, *, words: bool = False
+    head: Sequence[str | Cell],
+    rows: Iterable[Sequence[Child | Cell]],
+    caption: str,
+    *,
+    words: bool = False,
+    within: str = "",
 ) -> Markup:
     """A table with a caption and scoped headers; the first cell of a row is its header.
 
-    ``words``: the cells are text, aligned to the left.
+    ``words``: the cells are text, aligned to the left. ``within``: what the table is part of, where the page has other
+    tables with this caption; a screen reader lists them by name.
     """
     top = [_cell("th", cell, scope="col") for cell in head]
     lines = [
@@ -121,7 +123,17 @@ def table(
         element("tbody", *lines),
         class_="words" if words else None,
     )
-    return element("div", body, class_="scroll", tabindex=0, role="region", aria_label=caption)
+    return scrollable("div", body, f"{within}: {caption}" if within else caption, class_="scroll")
+
+
+def preformatted(text: str, name: str) -> Markup:
+    """Text with its line breaks, e.g. a command."""
+    return scrollable("pre", text, name)
+
+
+def scrollable(tag: str, content: Child, name: str, class_: str | None = None) -> Markup:
+    """An element that may be wider than the page: the keyboard reaches it, and then scrolls it."""
+    return element(tag, content, class_=class_, tabindex=0, role="region", aria_label=name)
 
 
 def _cell(tag: str, cell: Child | Cell, **attributes: str) -> Markup:

@@ -10,8 +10,8 @@ from transfer.comparison.gap import Table
 from transfer.records.run import Run
 from transfer.report.content import Report
 from transfer.report.csv_rows import number
-from transfer.report.markup import Markup, element
-from transfer.report.page import Section, details, paragraph, table
+from transfer.report.markup import Markup
+from transfer.report.page import Section, details, paragraph, preformatted, table
 
 COLUMNS = [
     *("run", "AP", "iterations", "train s", "backbone sha256", "data sha256"),
@@ -59,7 +59,7 @@ def again_section(report: Report) -> Section:
     now = provenance([])
     code = _code(now["git"]["commit"], now["git"]["dirty"])
     by = f"Written {now['time']} by version {now['version']} (code {code}, Python {now['python']})."
-    parts = [element("pre", report.command), paragraph(by, "soft")]
+    parts = [preformatted(report.command, "Command"), paragraph(by, "soft")]
     if report.plan:
-        parts.insert(1, details("The plan", element("pre", report.plan)))
+        parts.insert(1, details("The plan", preformatted(report.plan, "The plan")))
     return Section("command", "Make it again", parts)

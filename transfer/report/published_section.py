@@ -31,7 +31,9 @@ def _parts(match: PublishedMatch) -> list[Markup]:
     for group, differs in match.nearest:
         name = f"{group.detector}, {group.schedule}"
         note = alarm(f"Not comparable; differs in {'; '.join(differs)}.")
-        parts.append(details(name, note, _group_table(group, f"Published under another protocol: {name}")))
+        parts.append(
+            details(name, note, _group_table(group, f"Published under another protocol: {name}", match.table.name))
+        )
     return parts
 
 
@@ -47,18 +49,19 @@ def _beside(own: Table, group: Group) -> Markup:
     for row in group.rows:
         names = [_published_name(SAME[name], row["metrics"]) for name in columns]
         rows.append([row_name(row), *(_value(group, row, name) for name in names), _sources(row)])
-    return table(["init", *columns, "source"], rows, "These runs and published rows of the same protocol")
+    caption = f"These runs and published rows of the same protocol ({group.detector}, {group.schedule})"
+    return table(["init", *columns, "source"], rows, caption, within=own.name)
 
 
 def _published_name(names: Sequence[str], metrics: Sequence[str] | Mapping[str, object]) -> str | None:
     return next((name for name in names if name in metrics), None)
 
 
-def _group_table(group: Group, caption: str) -> Markup:
+def _group_table(group: Group, caption: str, config: str) -> Markup:
     rows: list[Row] = [
         [row_name(row), *(_value(group, row, metric) for metric in group.metrics), _sources(row)] for row in group.rows
     ]
-    return table(["init", *group.metrics, "source"], rows, caption)
+    return table(["init", *group.metrics, "source"], rows, caption, within=config)
 
 
 def _value(group: Group, row: PublishedRow, metric: str | None) -> str:

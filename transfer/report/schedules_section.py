@@ -9,8 +9,8 @@ from transfer.report.charts import Lines
 from transfer.report.config_section import CsvCells, order_text
 from transfer.report.csv_rows import ROLES, ConfigRows
 from transfer.report.figures import Figure
-from transfer.report.markup import Markup, join
-from transfer.report.page import Cell, Row, Section, paragraph, table
+from transfer.report.markup import join
+from transfer.report.page import Cell, FigureWithTable, Part, Row, Section, paragraph, table
 
 
 def schedules_section(
@@ -21,7 +21,7 @@ def schedules_section(
     return Section("schedules", "Longer schedules", parts) if parts else None
 
 
-def _parts(lengths: ScheduleLengths, rows: Mapping[str, ConfigRows], cells: CsvCells) -> list[Markup | Figure]:
+def _parts(lengths: ScheduleLengths, rows: Mapping[str, ConfigRows], cells: CsvCells) -> list[Part]:
     tables = lengths.tables
     role = next((r for r in ROLES if any(r in one.references for one in tables.values())), ROLES[0])
     body: list[Row] = []
@@ -31,10 +31,13 @@ def _parts(lengths: ScheduleLengths, rows: Mapping[str, ConfigRows], cells: CsvC
         body.append([init, *(Cell(number, "num") for number in numbers)])
     names = ", ".join(one.name for one in tables.values())
     caption = f"{METRIC} at the end of each schedule ({names}); in brackets the difference to {role}"
-    parts: list[Markup | Figure] = [table(["init", *(f"{i} iterations" for i in tables)], body, caption)]
-    if lengths.curves.by_init:
-        styles = {init: i for i, init in enumerate(lengths.inits)}
-        name = f"{METRIC} at the end of schedules of different lengths"
-        parts.append(Figure(name, Lines(lengths.curves.by_init, styles, "iterations of the schedule"), name))
-        parts.append(paragraph(order_text(lengths.curves, "iterations of the schedule")))
-    return parts
+    by_length = table(["init", *(f"{i} iterations" for i in tables)], body, caption)
+    if not lengths.curves.by_init:
+        return [by_length]
+    styles = {init: i for i, init in enumerate(lengths.inits)}
+    name = f"{METRIC} at the end of the schedules of {names}"
+    figure = Figure(name, Lines(lengths.curves.by_init, styles, "iterations of the schedule"), name)
+    return [
+        FigureWithTable(figure, f"Numbers of {names}", by_length),
+        paragraph(order_text(lengths.curves, "iterations of the schedule")),
+    ]

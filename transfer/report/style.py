@@ -1,4 +1,7 @@
-"""The report's style sheet: one column, light and dark, phone and paper; colour-blind-safe colours."""
+"""The style sheets: light and dark, phone and paper; colour-blind-safe colours.
+
+``STYLE`` serves every page, ``GAP_STYLE`` is what the page of a comparison adds to it.
+"""
 
 STYLE = """
 :root{--bg:#fff;--fg:#1b1f24;--soft:#57606a;--rule:#d0d7de;--panel:#f6f8fa;--good:#116329;--bad:#b42318;--even:#57606a;
@@ -42,4 +45,30 @@ tbody th{max-width:8rem}}
 @media print{:root{--fg:#000;--panel:#fff;color-scheme:light}body{max-width:none;font-size:11pt}
 .scroll{overflow:visible}tbody th{position:static}h2,h3,h4{break-after:avoid}figure,tr{break-inside:avoid}
 details::details-content{content-visibility:visible}nav,.skip{display:none}pre{white-space:pre-wrap}}
+"""
+
+# A table that is wider than the page has a shadow at the end where it goes on: the two linear gradients move with the
+# content and cover the shadow once that end is reached. From 1100 px up a folded table of numbers is shown beside its
+# chart; a browser that cannot open it by style keeps its summary.
+GAP_STYLE = """
+:root{--edge:#0006}@media screen and (prefers-color-scheme:dark){:root{--edge:#fff9}}
+.scroll,pre{background-color:var(--under);background-image:linear-gradient(to right,var(--under) 50%,transparent),
+linear-gradient(to left,var(--under) 50%,transparent),radial-gradient(farthest-side at 0 50%,var(--edge),transparent),
+radial-gradient(farthest-side at 100% 50%,var(--edge),transparent);background-position:0 0,100% 0,0 0,100% 0;
+background-repeat:no-repeat;background-size:2.5rem 100%,2.5rem 100%,.8rem 100%,.8rem 100%;
+background-attachment:local,local,scroll,scroll}
+.scroll{--under:var(--bg)}pre{--under:var(--panel)}
+.band{stroke:none;opacity:.18}.band.c0{fill:var(--c0)}.band.c1{fill:var(--c1)}.band.c2{fill:var(--c2)}
+.band.c3{fill:var(--c3)}.band.c4{fill:var(--c4)}.band.c5{fill:var(--c5)}
+.answers{display:grid;grid-template-columns:6.5rem minmax(0,1fr);gap:.7rem 1rem;max-width:64rem;margin:1rem 0}
+.answers dt{color:var(--soft);font-weight:600}.answers dd{margin:0}.answers p{margin:0 0 .4rem}
+.answers ul{margin:0}
+@media (max-width:480px){.answers{grid-template-columns:minmax(0,1fr);gap:0}.answers dd{margin-bottom:.7rem}}
+.examples{grid-template-columns:repeat(auto-fill,minmax(min(18rem,100%),1fr))}
+@media (min-width:1100px){body{max-width:86rem}p,header ul,.note{max-width:64rem}
+.charted td.left:not(.nowrap){min-width:7rem}
+.charted{display:grid;grid-template-columns:minmax(0,32rem) minmax(0,1fr);gap:1rem 2rem;align-items:start}
+@supports selector(::details-content){.numbers::details-content{content-visibility:visible;block-size:auto}
+.numbers>summary{display:none}}}
+@media print{.scroll,pre{background-image:none}}
 """

@@ -69,13 +69,16 @@ def page_of(tables: list, examples: bool = True) -> str:
 def test_error_types_and_examples_are_shown(tables: list) -> None:
     text = page_of(tables)
     assert "Error types" in text
-    assert re.search(r"missed.*<span class=\"even\">\(-\d", text)  # in no colour, whoever is better
+    assert re.search(r"missed.*<span class=\"even\">\(−\d", text)  # in no colour, whoever is better
     assert 'class="ahead">(' not in text
     pictures = re.findall(r'alt="([^"]*)" src="data:image/jpeg;base64,([^"]*)"', text)
     assert len(pictures) == 2 * 3  # two images differ; truth and two initialisations each
-    assert {alt.split(":")[0] for alt, _ in pictures} == {"ground truth", "supervised", "moco"}
-    assert any(alt == "moco: &lt;dog&gt; 0.80" for alt, _ in pictures)
-    assert "supervised: nothing" in {alt for alt, _ in pictures}
+    assert {alt.split(" on ")[0] for alt, _ in pictures} == {"ground truth", "supervised", "moco"}
+    assert any(alt == "moco on 1.png: &lt;dog&gt; 0.80" for alt, _ in pictures)
+    assert "supervised on 1.png: nothing" in {alt for alt, _ in pictures}
+    assert "<h4>1.png (image 2)</h4>" in text
+    for caption in ("ground truth: 1 object", "moco: found 1 of 1, 0 false", "supervised: found 0 of 1, 0 false"):
+        assert f"<figcaption>{caption}</figcaption>" in text
     assert Image.open(io.BytesIO(base64.b64decode(pictures[0][1]))).size == (320, 240)
     assert "+" in text
     assert "AP75 needs better boxes" not in text  # the ratio of the two does not differ

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -21,7 +22,7 @@ from transfer.config import (
     recipe,
     unsupported_keys,
 )
-from transfer.config.schema import KEYS, OWN_PREFIX
+from transfer.config.schema import KEYS, OWN_PREFIX, Support
 
 CONFIGS = sorted(p.name for p in CONFIG_FOLDER.glob("*.yaml"))
 
@@ -186,7 +187,7 @@ def test_detectron2s_own_configs_load_to_the_same_values():
 
 
 def test_every_key_has_a_class():
-    assert {key.embedded for key in KEYS.values()} == set("HDIXE")
+    assert {key.embedded for key in KEYS.values()} == set(get_args(Support))
     assert all((key.embedded == "own") == name.startswith(OWN_PREFIX) for name, key in KEYS.items())
 
 
