@@ -15,7 +15,13 @@ from transfer.comparison.sequential import SequentialPlan
 from transfer.comparison.verdicts import MARGIN
 from transfer.planning.fields import Fields, apply_settings, check_text, read_plan, suggest
 from transfer.planning.prepare_scripts import check_prepare
-from transfer.planning.repetitions import Pretraining, check_seeds, pretraining_runs, read_repetitions
+from transfer.planning.repetitions import (
+    Pretraining,
+    check_seeds,
+    check_shared_checkpoints,
+    pretraining_runs,
+    read_repetitions,
+)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")  # names become folder names
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -232,10 +238,12 @@ def _inits(
 ) -> tuple[PlannedInit, ...]:
     raw = fields.need("inits", dict)
     where = f"{fields.where}: inits"
-    return tuple(
+    inits = tuple(
         _init(_name(str(n), where), body, f"{where}.{n}", {**fill, "init": str(n)}, lr, pretrain_seeds)
         for n, body in raw.items()
     )
+    check_shared_checkpoints((f"{where}.{init.name}", run) for init in inits for run in init.pretrainings)
+    return inits
 
 
 def _configs(fields: Fields, fill: Mapping[str, str]) -> tuple[Config, ...]:
