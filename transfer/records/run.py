@@ -15,6 +15,7 @@ from transfer.config import RUN_KEYS
 from transfer.records.result_file import RESULT, read_result
 
 RENAMED = re.compile(r"\.old\d+$")
+LATER_KEYS = ("world_size",)  # must agree too, but runs of earlier versions did not record them
 PRETRAINING = re.compile(r"pretrain\d+")  # CONFIG/INIT/pretrainN/seedM: which of several pretraining runs
 
 
@@ -115,6 +116,7 @@ def must_agree(record: Mapping[str, Any]) -> dict[str, Any]:
     agree: dict[str, Any] = {k: v for k, v in record["config"]["flat"].items() if k not in RUN_KEYS}
     agree["evaluator"] = record["evaluator"]
     agree["iterations"] = record["iterations"]
+    agree.update({key: record[key] for key in LATER_KEYS if key in record})
     agree["engine.name"] = record["engine"]["name"]
     agree.update({f"engine.versions.{k}": v for k, v in record["engine"]["versions"].items()})
     for part, sets in record["datasets"].items():
