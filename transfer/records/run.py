@@ -126,8 +126,12 @@ def must_agree(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_runs(root: Path) -> Iterator[Run]:
-    """The run of every result.json under ``root``, in order of path; folders that --redo renamed are left out."""
+    """The run of every result.json under ``root``, in order of path.
+
+    Runs that --redo renamed (seed0.old1) and those of a learning-rate search are left out. The name of an initialisation
+    may end in .old1.
+    """
     for path in sorted(root.rglob(RESULT)):
         parts = path.relative_to(root).parts
-        if not any(RENAMED.search(part) for part in parts) and "lr_search" not in parts:
+        if not RENAMED.search(path.parent.name) and "lr_search" not in parts:
             yield read_run(path.parent)
