@@ -128,8 +128,8 @@ def must_agree(record: Mapping[str, Any]) -> dict[str, Any]:
 def find_runs(root: Path) -> Iterator[Run]:
     """The run of every result.json under ``root``, in order of path.
 
-    Runs that --redo renamed (seed0.old1) and those of a learning-rate search are left out. The name of an initialisation
-    may end in .old1.
+    Runs that --redo renamed (seed0.old1) and those of a learning-rate search are left out. An initialisation may be
+    called X.old1.
     """
     for path in sorted(root.rglob(RESULT)):
         parts = path.relative_to(root).parts
