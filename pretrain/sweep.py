@@ -17,6 +17,7 @@ if not __package__:  # run as a script: import from the repository, not from thi
 
 import argparse
 import itertools
+import re
 import statistics
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from pretrain.settings.values import Settings
 
 KEYS = {"output", "base", "seeds", "groups"}
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")  # names become folder names
+OWN_FLAGS = ("--seed", "--output", "--resume")
+NO_RUN = ("--dry-run", "--help", "-h")  # leave with exit code 0 and would pass for a finished run
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -61,17 +65,43 @@ def read_plan(path: Path) -> dict[str, Any]:
             raise UserError(
                 f"{name} of {path} refers to {flags!r}, which is not a run with its own list of flags (GROUP/RUN)"
             )
-    if not all(
-        isinstance(part, list) for part in (plan["base"], plan["seeds"], *filter(_is_own, runs_by_name.values()))
-    ):
+    own = {name: flags for name, flags in runs_by_name.items() if not isinstance(flags, str)}
+    if not all(isinstance(part, list) for part in (plan["base"], plan["seeds"], *own.values())):
         raise UserError(
             f"base, seeds and every run of {path} must be lists (a run may also be the name of another, GROUP/RUN)"
         )
+    _check_names(path, plan)
+    for name, flags in {"base": plan["base"], **own}.items():
+        _check_flags(f"{name} of {path}", flags)
     return plan
 
 
-def _is_own(flags: object) -> bool:
-    return not isinstance(flags, str)
+def _check_names(path: Path, plan: dict[str, Any]) -> None:
+    """Raise UserError where two runs would share a folder, or one would lie outside of the output folder."""
+    if not isinstance(plan["output"], str) or not plan["output"]:
+        raise UserError(f"output of {path} must be the name of a folder, not {plan['output']!r}")
+    for name in (*plan["groups"], *itertools.chain(*plan["groups"].values())):
+        if not isinstance(name, str) or not NAME.fullmatch(name):
+            raise UserError(
+                f"{path}: {name!r} is not a valid name of a group or run: a folder is named so, use letters, digits "
+                "and ._+-"
+            )
+    seeds = plan["seeds"]
+    if not seeds or not all(type(seed) is int and seed >= 0 for seed in seeds) or len(set(seeds)) < len(seeds):
+        raise UserError(f"seeds of {path} must be different integers, 0 or more, not {seeds}")
+
+
+def _check_flags(where: str, flags: list[Any]) -> None:
+    """Raise UserError for a flag that the sweep sets itself, abbreviated or not, and for one that starts no run.
+
+    The table would show a flag that the run did not have.
+    """
+    for flag in flags:
+        if isinstance(flag, bool) or not isinstance(flag, str | int | float):
+            raise UserError(f"{where}: {flag!r} is not a flag or its value; write it as text")
+        word = str(flag).partition("=")[0]
+        if any(own == word or (len(word) > 3 and own.startswith(word)) for own in (*OWN_FLAGS, *NO_RUN)):
+            raise UserError(f"{where}: {flag} cannot be given here; the sweep sets {', '.join(OWN_FLAGS)} itself")
 
 
 def place(plan: dict[str, Any], group: str, name: str, seed: int) -> tuple[Path, list[Any]]:

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import math
 import os
 import re
 from collections import Counter, OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from runtime.image_formats import EXTENSIONS, MAX_BYTES, suffix_of
 from runtime.listing import listed
 
 _OPEN_SHARDS = 32  # shards whose index and file descriptor a process keeps
+MOST_SHARDS = 1_000_000  # of one pattern; a slip in its numbers must not fill the memory with names
 
 
 class ShardedImages(ImageSource):
@@ -147,19 +150,27 @@ def expand(spec: str) -> list[Path]:
         if other := next((path for path in paths if path.exists() and not path.is_file()), None):
             raise UserError(f"{other} is not a complete tar file: not a regular file; move it away")
         return paths
-    parts = [_alternatives(part) for part in re.split(r"(\{[^{}]*\})", spec)]
+    parts = [_alternatives(part, spec) for part in re.split(r"(\{[^{}]*\})", spec)]
+    if math.prod(map(len, parts)) > MOST_SHARDS:
+        raise UserError(f"{spec} names more than {MOST_SHARDS:,} shards; correct the numbers in braces")
     paths = [Path("".join(choice)) for choice in itertools.product(*parts)]
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise UserError(f"shard {missing[0]} does not exist ({len(missing)} of {len(paths)} named by {spec})")
+    if len(set(paths)) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise UserError(f"{spec} names {twice} more than once: its images would be shown more often than the others")
     return paths
 
 
-def _alternatives(part: str) -> list[str]:
+def _alternatives(part: str, spec: str) -> Sequence[str]:
+    """What stands for one part of ``spec``: itself, or the names of its braces."""
     if not part.startswith("{"):
         return [part]
     bounds = re.fullmatch(r"\{(\d+)\.\.(\d+)\}", part)
     if not bounds:
         return part[1:-1].split(",")
     first, last = bounds.groups()
+    if len(last) > 18 or not int(first) <= int(last) < int(first) + MOST_SHARDS:
+        raise UserError(f"{spec}: {part} must rise, and name at most {MOST_SHARDS:,} shards; correct the numbers")
     return [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]

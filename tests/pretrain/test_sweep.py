@@ -98,6 +98,31 @@ def test_bad_plans_are_refused(tmp_path: Path, content: str) -> None:
         sweep.read_plan(tmp_path / "plan.yaml")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seeds": [0, 0]}, "seeds of .* must be different integers"),  # would be two runs with a spread of 0
+        ({"seeds": [0, False]}, "seeds of .* must be different integers"),
+        ({"seeds": ["../../x"]}, "seeds of .* must be different integers"),
+        ({"groups": {"a/b": {"c": ["--cos"]}, "a": {"b/c": ["--mlp"]}}}, "'a/b' is not a valid name"),  # one folder
+        ({"groups": {"a": {"..": []}}}, "'..' is not a valid name"),
+        ({"groups": {"a": {3: []}}}, "3 is not a valid name"),
+        ({"groups": {"a": {"b|c": []}}}, "is not a valid name"),
+        ({"groups": {"a": {"b": ["--seed", 7]}}}, "a/b of .*: --seed cannot be given here"),
+        ({"base": ["DIR", "--output=x"]}, "base of .*: --output=x cannot be given here"),
+        ({"base": ["DIR", "--help"]}, "--help cannot be given here"),
+        ({"base": ["DIR", "--dry"]}, "--dry cannot be given here"),
+        ({"groups": {"a": {"b": [["--cos"]]}}}, "is not a flag or its value"),
+        ({"output": 5}, "output of .* must be the name of a folder, not 5"),
+    ],
+)
+def test_runs_that_the_table_could_not_tell_apart_are_refused(tmp_path: Path, change: dict, message: str) -> None:
+    plan = {"output": "x", "base": ["DIR"], "seeds": [0], "groups": {"a": {"b": []}}}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({**plan, **change}))
+    with pytest.raises(UserError, match=message):
+        sweep.read_plan(tmp_path / "plan.yaml")
+
+
 SMALL = ["-a", "resnet18", "--image-size", "32", "--batch-size", "8", "--epochs", "1", "--moco-k", "32", "--moco-dim",
          "16", "-j", "0", "--device", "cpu", "--save-every", "1"]  # fmt: skip
 

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 
 import pytest
 
+from runtime.atomic import sha256_file
 from runtime.errors import UserError
 from runtime.run_folder import RunLock
 from tests.transfer.toy_data import coco_content, write_coco, write_voc
@@ -75,6 +77,17 @@ def test_a_used_folder_is_not_overwritten(finished, data, monkeypatch):
     assert (folder / "result.json").read_bytes() == before
 
 
+@pytest.mark.parametrize("flags", [(), ("--resume",)])
+def test_a_finished_run_without_checkpoints_is_not_overwritten(finished, data, monkeypatch, tmp_path, flags):
+    for name in ("result.json", "config.yaml"):
+        shutil.copy(finished[0] / name, tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    monkeypatch.setattr(sys, "argv", arguments(data, tmp_path, *flags, SOLVER__BASE_LR="0.5"))
+    with pytest.raises(UserError, match="already holds a finished run, and no checkpoint"):
+        train_net.main()
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
 def test_eval_only_repeats_the_numbers_and_leaves_the_result(finished, data, run_cli):
     folder, _, result = finished
     before = (folder / "result.json").read_bytes()
@@ -84,6 +97,10 @@ def test_eval_only_repeats_the_numbers_and_leaves_the_result(finished, data, run
     assert "expected bbox/AP 150.0" in done.stdout
     record = json.loads((folder / "evaluation.json").read_text())
     assert [finding["kind"] for finding in record["findings"]] == ["category ids that are not 1..3"]
+    assert record["weights_sha256"] == sha256_file(folder / "model_final.pth")
+    assert record["datasets"] == result["datasets"]["test"]
+    assert record["engine"] == result["engine"]
+    assert record["config"]["flat"]["SOLVER.MAX_ITER"] == result["config"]["flat"]["SOLVER.MAX_ITER"]
     again = record["metrics_by_dataset"][data]["bbox"]
     for key, value in result["metrics"]["bbox"].items():
         assert again[key] == (None if value is None else pytest.approx(value, abs=1e-9))

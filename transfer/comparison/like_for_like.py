@@ -8,7 +8,7 @@ from typing import Any
 
 from runtime.errors import UserError
 from runtime.listing import listed
-from transfer.records.run import Run
+from transfer.records.run import LATER_KEYS, Run
 
 
 @dataclass(frozen=True)
@@ -32,17 +32,11 @@ def check_equal(table: str, runs: Sequence[Run], allow: Collection[str]) -> list
     if not runs:
         return []
     changed_on_resume = _check_changes(table, runs, allow)
-    first = runs[0]
-    differing: dict[str, Run] = {}
-    for run in runs[1:]:
-        if run.must_agree == first.must_agree:
-            continue
-        for key in first.must_agree.keys() | run.must_agree.keys():
-            if first.must_agree.get(key) != run.must_agree.get(key):
-                differing.setdefault(key, run)
+    differing = _differing(runs)
     refused = sorted(key for key in differing if not _is_allowed(key, allow))
     if refused:
-        key, other = refused[0], differing[refused[0]]
+        key = refused[0]
+        first, other = differing[key]
         raise UserError(
             f"{table}: runs differ in {listed(refused, 8)} besides their "
             f"initialisation ({key}: {first.must_agree.get(key)!r} in {first.folder}, {other.must_agree.get(key)!r} in "
@@ -50,6 +44,23 @@ def check_equal(table: str, runs: Sequence[Run], allow: Collection[str]) -> list
         )
     different = [Allowed(key, {run.init: run.must_agree.get(key) for run in runs}) for key in sorted(differing)]
     return [*different, *changed_on_resume]
+
+
+def _differing(runs: Sequence[Run]) -> dict[str, tuple[Run, Run]]:
+    """Key -> the first two runs that differ in it. A key that a run could not record yet is not compared for it."""
+    differing: dict[str, tuple[Run, Run]] = {}
+    for run in runs[1:]:
+        if run.must_agree == runs[0].must_agree:
+            continue
+        for key in runs[0].must_agree.keys() | run.must_agree.keys():
+            if key not in LATER_KEYS and runs[0].must_agree.get(key) != run.must_agree.get(key):
+                differing.setdefault(key, (runs[0], run))
+    for key in LATER_KEYS:
+        recorded = [run for run in runs if key in run.must_agree]
+        for run in recorded[1:]:
+            if run.must_agree[key] != recorded[0].must_agree[key]:
+                differing.setdefault(key, (recorded[0], run))
+    return differing
 
 
 def _check_changes(table: str, runs: Sequence[Run], allow: Collection[str]) -> list[Allowed]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.atomic import write_json, write_text
+from runtime.atomic import read_json, sha256_file, write_json, write_text
 from runtime.errors import UserError
 from runtime.logs import get_logger, setup_logging
 from runtime.provenance import provenance
@@ -131,8 +131,15 @@ def settings_to_continue(job: Job) -> tuple[RunSettings, int]:
 
 def refuse_used_folder(job: Job) -> None:
     """Raise UserError when the folder already holds a run that this one would overwrite."""
-    if not job.resume and (job.folder / "last_checkpoint").exists():
-        raise UserError(f"{job.folder} already holds a run: pass --resume to continue it, or another OUTPUT_DIR")
+    if (job.folder / "last_checkpoint").exists():
+        if not job.resume:
+            raise UserError(f"{job.folder} already holds a run: pass --resume to continue it, or another OUTPUT_DIR")
+    elif read_json(job.folder / results.RESULT).get("status") == "finished":
+        # until the new run ends, its config, log and detections would stand beside the old result
+        raise UserError(
+            f"{job.folder} already holds a finished run, and no checkpoint that could be continued: choose another "
+            f"OUTPUT_DIR, or remove {results.RESULT}"
+        )
 
 
 def _lock(job: Job) -> contextlib.AbstractContextManager[Any]:
@@ -196,7 +203,15 @@ def evaluate_only(job: Job, weights: Path) -> int:
         by_dataset, _ = detect_and_evaluate(job, weights, prefix="evaluation")
         if not job.is_main:
             return 0
-        record: dict[str, Any] = {"weights": str(weights), "metrics_by_dataset": by_dataset, "provenance": provenance()}
+        record: dict[str, Any] = {
+            "weights": str(weights),
+            "weights_sha256": sha256_file(weights),
+            "config": results.describe_config(job.cfg, job.config_name),
+            "engine": results.describe_engine(job.engine),
+            "datasets": [results.describe_dataset(get_dataset(name)) for name in by_dataset],
+            "metrics_by_dataset": by_dataset,
+            "provenance": provenance(),
+        }
         record["evaluators"] = [evaluator_id(get_dataset(name), job.evaluator) for name in by_dataset]
         record["findings"] = finding_records((), [get_dataset(name) for name in by_dataset])
         write_json(job.folder / "evaluation.json", record)

@@ -18,6 +18,12 @@ from transfer.report.content import RateSearch
 SEARCHED = "-own_lr"  # suffix of the table whose runs use each initialisation's own rate
 
 
+def check_rates(rates: Sequence[float], where: str) -> None:
+    """Raise UserError for two rates whose runs would have the same folder: the second would never be run."""
+    if len({f"{rate:g}" for rate in rates}) < len(rates):
+        raise UserError(f"{where}: search must list rates that differ in their first six digits, not {list(rates)}")
+
+
 def search_folder(output: Path, config: str, init: str) -> Path:
     """Where the search runs of one config and initialisation are."""
     return output / "lr_search" / config / init

@@ -26,7 +26,7 @@ from transfer.planning.plan import Plan, load_plan
 from transfer.planning.preflight import refusal_lines, refusals, refuse_hopeless_plan
 from transfer.planning.runner import Runner
 from transfer.planning.stages import Cell, Stage, choose, plan_stages, pretrain_stage, trained_inits
-from transfer.planning.state import FINISHED, Outcome, recorded_outcomes
+from transfer.planning.state import FINISHED, STALE, Outcome, recorded_outcomes, stage_state
 from transfer.records.run import Run, find_runs, read_run
 from transfer.report.content import RateSearch, Report
 from transfer.report.files import write_report
@@ -189,27 +189,42 @@ def _plan_tables(
     allow: Sequence[str],
     image_interval: ImageInterval | None,
 ) -> list[Table]:
-    runs = _plan_runs(stages, outcomes)
+    runs = _plan_runs(plan.output, stages, outcomes)
     own_rate = {run.table: ["SOLVER.BASE_LR"] for run in runs if run.table.endswith(SEARCHED)}
     references = {"supervised": plan.supervised, "random": plan.random}
     return compare(runs, references, allow=allow, allow_in=own_rate, image_interval=image_interval)
 
 
-def _plan_runs(stages: Sequence[Stage], outcomes: Mapping[str, Outcome]) -> list[Run]:
+def _plan_runs(output: Path, stages: Sequence[Stage], outcomes: Mapping[str, Outcome]) -> list[Run]:
     """The runs of every table; in an own-rate table an initialisation without an own rate takes part as it is."""
-    cells = [(stage.cell, outcomes.get(stage.name)) for stage in stages if stage.cell and not stage.cell.is_search]
-    runs = [_read(cell, outcome, cell.table) for cell, outcome in cells]
-    own = {(run.table, run.init) for run in runs if run.table.endswith(SEARCHED)}
+    runs = {}
+    for stage in stages:
+        if stage.cell and not stage.cell.is_search:
+            runs[stage.cell] = _read(output, stage, stage.cell, outcomes.get(stage.name))
+    own = {(run.table, run.init) for run in runs.values() if run.table.endswith(SEARCHED)}
+    shown = list(runs.values())
     for table in dict.fromkeys(table for table, _ in own):
         base = table.removesuffix(SEARCHED)
-        runs += [_read(cell, o, table) for cell, o in cells if cell.table == base and (table, cell.init) not in own]
-    return runs
+        shown += [
+            replace(run, table=table)
+            for cell, run in runs.items()
+            if cell.table == base and (table, cell.init) not in own
+        ]
+    return shown
 
 
-def _read(cell: Cell, outcome: Outcome | None, table: str) -> Run:
-    """One run. How its stage ended says more than a result.json that a killed process could not write."""
-    run = read_run(cell.folder, table=table, init=cell.init, seed=cell.seed)
-    if run.finished or outcome is None or not outcome.error:
+def _read(output: Path, stage: Stage, cell: Cell, outcome: Outcome | None) -> Run:
+    """One run. How its stage ended says more than a result.json that a killed process could not write.
+
+    A finished run that the plan no longer describes has no number in its tables.
+    """
+    run = read_run(cell.folder, table=cell.table, init=cell.init, seed=cell.seed)
+    if run.finished:
+        state = stage_state(output, stage)
+        if state.kind != STALE:
+            return run
+        return replace(run, status="failed", error=f"stale: {state.why}", metrics={}, must_agree={})
+    if outcome is None or not outcome.error:
         return run
     status = "failed" if outcome.status in ("failed", "blocked") else run.status
     return replace(run, status=status, error=f"{outcome.status}: {outcome.error}")

@@ -13,9 +13,17 @@ from runtime.errors import UserError
 from runtime.repository import REPOSITORY, data_folder, find_file
 from transfer.comparison.sequential import SequentialPlan
 from transfer.comparison.verdicts import MARGIN
+from transfer.config import RUN_KEYS
 from transfer.planning.fields import Fields, apply_settings, check_text, read_plan, suggest
+from transfer.planning.lr_search import SEARCHED, check_rates
 from transfer.planning.prepare_scripts import check_prepare
-from transfer.planning.repetitions import Pretraining, check_seeds, pretraining_runs, read_repetitions
+from transfer.planning.repetitions import (
+    Pretraining,
+    check_seeds,
+    check_shared_checkpoints,
+    pretraining_runs,
+    read_repetitions,
+)
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")  # names become folder names
 PLACEHOLDER = re.compile(r"\{(\w+)\}")
@@ -186,6 +194,7 @@ def _learning_rate(raw: Any, where: str) -> LearningRate | None:
     factor = float(fields.get("schedule_factor", (int, float), 1.0))
     if not grid or not all(0 < v < math.inf for v in grid) or not 0 < held_out < 1 or not 0 < factor < math.inf:
         raise UserError(f"{where}: search must be a list of positive rates, held_out in (0, 1), schedule_factor > 0")
+    check_rates(grid, where)
     return LearningRate(search=grid, held_out=held_out, schedule_factor=factor)
 
 
@@ -232,10 +241,12 @@ def _inits(
 ) -> tuple[PlannedInit, ...]:
     raw = fields.need("inits", dict)
     where = f"{fields.where}: inits"
-    return tuple(
+    inits = tuple(
         _init(_name(str(n), where), body, f"{where}.{n}", {**fill, "init": str(n)}, lr, pretrain_seeds)
         for n, body in raw.items()
     )
+    check_shared_checkpoints((f"{where}.{init.name}", run) for init in inits for run in init.pretrainings)
+    return inits
 
 
 def _configs(fields: Fields, fill: Mapping[str, str]) -> tuple[Config, ...]:
@@ -253,14 +264,19 @@ def _configs(fields: Fields, fill: Mapping[str, str]) -> tuple[Config, ...]:
         overrides = {**shared, **one.get("overrides", dict, {})}
         if no_key := [key for key in overrides if not isinstance(key, str)]:
             raise UserError(f"{one.where}: {file}: overrides has {no_key[0]!r}, expected a config key")
+        if ignored := [key for key in overrides if key in RUN_KEYS]:
+            raise UserError(
+                f"{one.where}: {file}: overrides has {ignored[0]}, which the plan sets itself for every run"
+            )
         overrides = {k: _fill(v, fill, one.where) if isinstance(v, str) else v for k, v in overrides.items()}
         configs.append(
             Config(_name(one.get("name", str, "".join(parts)), one.where), file, overrides, fraction, factor)
         )
-    names = [c.name for c in configs]
-    for name in names:
+    for name in (names := [c.name for c in configs]):
         if names.count(name) > 1:
             raise UserError(f"{fields.where}: two configs have the name {name}; give one of them another name:")
+        if name.endswith(SEARCHED):
+            raise UserError(f"{fields.where}: config {name} ends in {SEARCHED}, which the plan adds to other tables")
     if not configs:
         raise UserError(f"{fields.where}: configs is empty")
     return tuple(configs)

@@ -9,11 +9,11 @@ from pathlib import Path
 from runtime.errors import UserError
 from runtime.listing import listed
 from transfer.planning.launchers import Launcher
+from transfer.planning.recorded_run import OF_THE_RUN, split_command
 from transfer.planning.stages import Stage
 from transfer.planning.state import FINISHED, stage_state
 
 ARCHITECTURE = re.compile(r"(?:^|\s)(?:-a|--arch)[ =]resnet(\d+)(?=\s|$)")
-OWN_KEYS = ("SEED", "OUTPUT_DIR")  # in which equal runs differ
 
 
 def refusals(output: Path, stages: Sequence[Stage], launcher: Launcher) -> dict[str, list[str]]:
@@ -28,7 +28,7 @@ def refusals(output: Path, stages: Sequence[Stage], launcher: Launcher) -> dict[
         reason = _missing_weights(stage, by_name)
         if reason is None:
             flags, opts = _parts(stage)
-            shared = tuple(word for pair in zip(opts[::2], opts[1::2]) if pair[0] not in OWN_KEYS for word in pair)
+            shared = tuple(word for pair in zip(opts[::2], opts[1::2]) if pair[0] not in OF_THE_RUN for word in pair)
             key = (flags["--config-file"], flags["--init"], flags.get("--engine", "auto"), *shared)
             if key not in known:
                 known[key] = _refusal(key, _depth(stage, by_name), launcher, has_data)
@@ -66,14 +66,10 @@ def _refusal(key: tuple[str, ...], depth: int | None, launcher: Launcher, has_da
 def _parts(stage: Stage) -> tuple[dict[str, str], list[str]]:
     """Flags and KEY VALUE overrides of a training. Without its late arguments, where their sources are missing."""
     try:
-        words = list(stage.command()[1:])
+        words = stage.command()
     except UserError:
-        words = list(stage.argv[1:])
-    flags: dict[str, str] = {}
-    while words and words[0].startswith("--"):
-        flags[words[0]] = words[1]
-        words = words[2:]
-    return flags, words
+        words = stage.argv
+    return split_command(words)
 
 
 def _missing_weights(stage: Stage, by_name: dict[str, Stage]) -> str | None:

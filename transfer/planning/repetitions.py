@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,7 +98,9 @@ def pretraining_runs(
     its seed by ``--seed``. Raises UserError when two runs would share a folder.
     """
     if not seeds:
-        return (Pretraining("", *resolve(fill)),)
+        run = Pretraining("", *resolve(fill))
+        _check_checkpoint(run, where)
+        return (run,)
     runs = []
     probe = resolve({**fill, "pretrain_seed": "{pretrain_seed}"})[0]
     names_seed = any("{pretrain_seed}" in word for word in probe)
@@ -112,7 +115,32 @@ def pretraining_runs(
             f"{where}: with several pretrain_seeds each run needs a folder of its own; "
             "write {init} in --output of argv and in checkpoint"
         )
+    for run in runs:
+        _check_checkpoint(run, where)
     return tuple(runs)
+
+
+def _check_checkpoint(run: Pretraining, where: str) -> None:
+    """Raise UserError for a checkpoint outside of the run's folder: the file of another run would pass for its own."""
+    output = output_of(run.argv)
+    if output and Path(os.path.normpath(output)) != Path(os.path.normpath(run.checkpoint)).parent:
+        raise UserError(f"{where}: checkpoint {run.checkpoint} is not in {output}, the --output of argv; correct one")
+
+
+def check_shared_checkpoints(runs: Iterable[tuple[str, Pretraining]]) -> None:
+    """Raise UserError for two different pretraining commands that share a folder, given as (where in the plan, run).
+
+    The second would be taken for finished as soon as the first is, and both initialisations would be one backbone. The
+    same command twice is one pretraining that two initialisations convert or fine-tune differently.
+    """
+    known: dict[Path, tuple[str, Pretraining]] = {}
+    for where, run in runs:
+        other, first = known.setdefault(Path(os.path.normpath(run.checkpoint)).parent, (where, run))
+        if first.argv != run.argv:
+            raise UserError(
+                f"{where} and {other} have different commands but write to the same folder, that of {run.checkpoint}; "
+                "give each its own, for example with {init}"
+            )
 
 
 def with_seed(argv: Sequence[str], seed: int) -> tuple[str, ...]:
@@ -127,10 +155,11 @@ def with_seed(argv: Sequence[str], seed: int) -> tuple[str, ...]:
 
 
 def output_of(argv: Sequence[str]) -> str:
-    """The value of ``--output`` in a command; "" without one."""
+    """The value of ``--output`` in a command, the last one as in the command itself; "" without one."""
+    output = ""
     for word, following in zip(argv, [*argv[1:], ""]):
         if word == "--output":
-            return following
-        if word.startswith("--output="):
-            return word.partition("=")[2]
-    return ""
+            output = following
+        elif word.startswith("--output="):
+            output = word.partition("=")[2]
+    return output

@@ -11,6 +11,7 @@ from typing import Any
 from runtime.atomic import read_json, sha256_file, write_json
 from runtime.errors import UserError
 from transfer.planning.command_settings import differences
+from transfer.planning.recorded_run import contradictions
 from transfer.planning.stages import Stage
 from transfer.records.fields import result_problem
 
@@ -92,6 +93,8 @@ def stage_state(output: Path, stage: Stage) -> State:
         return state  # the command cannot be built without its inputs; the result is kept
     if made_by and (changed := differences(stage.kind, made_by, command)):
         return State(STALE, f"it was made with other settings: {changed}")
+    if state.kind == FINISHED and (changed := _differing_result(stage)):
+        return State(STALE, f"it was made with other settings: {changed}")
     return state
 
 
@@ -146,6 +149,11 @@ def _train_state(stage: Stage) -> State:
     if weights is not None and result.get("init", {}).get("sha256") != digest(weights):
         return State(STALE, f"its run started from other weights than {weights} contains now")
     return State(FINISHED)
+
+
+def _differing_result(stage: Stage) -> str:
+    """What the result of a finished training says that its stage does not; "" for other stages."""
+    return contradictions(stage, stored_result(stage.proof)) if stage.kind == "train" else ""
 
 
 CHECKS = {"pretrain": _pretrain_state, "convert": _convert_state, "train": _train_state}

@@ -89,19 +89,30 @@ def run_header(
         "schema": SCHEMA,
         "status": "failed",
         "error": None,
-        "config": {"name": config_name, "sha256": config_sha256(cfg), "flat": recipe(cfg)},
+        "config": describe_config(cfg, config_name),
         "init": dict(init),
         "seed": cfg.SEED,
-        "engine": {"name": engine.name, "versions": engine.versions()},
+        "engine": describe_engine(engine),
         "world_size": world_size,
         "changes": changes,
-        "datasets": {part.lower(): [_describe(spec) for spec in specs] for part, specs in sets.items()},
+        "datasets": {part.lower(): [describe_dataset(spec) for spec in specs] for part, specs in sets.items()},
         "findings": finding_records(sets["TRAIN"], sets["TEST"]),
         "provenance": provenance(),
     }
 
 
-def _describe(spec: DatasetSpec) -> dict[str, Any]:
+def describe_config(cfg: CfgNode, name: str) -> dict[str, Any]:
+    """The entry of a config: its name, and the digest and values of what two runs must share."""
+    return {"name": name, "sha256": config_sha256(cfg), "flat": recipe(cfg)}
+
+
+def describe_engine(engine: Engine) -> dict[str, Any]:
+    """The entry of an engine: its name and the versions of what it runs on."""
+    return {"name": engine.name, "versions": engine.versions()}
+
+
+def describe_dataset(spec: DatasetSpec) -> dict[str, Any]:
+    """The entry of a data set: its name, the digest of its annotations and its number of images."""
     return {"name": spec.name, "sha256": spec.sha256(), "images": len(spec.summary.image_ids)}
 
 

@@ -15,6 +15,7 @@ from transfer.config import RUN_KEYS
 from transfer.records.result_file import RESULT, read_result
 
 RENAMED = re.compile(r"\.old\d+$")
+LATER_KEYS = ("world_size",)  # must agree too, but runs of earlier versions did not record them
 PRETRAINING = re.compile(r"pretrain\d+")  # CONFIG/INIT/pretrainN/seedM: which of several pretraining runs
 
 
@@ -115,6 +116,7 @@ def must_agree(record: Mapping[str, Any]) -> dict[str, Any]:
     agree: dict[str, Any] = {k: v for k, v in record["config"]["flat"].items() if k not in RUN_KEYS}
     agree["evaluator"] = record["evaluator"]
     agree["iterations"] = record["iterations"]
+    agree.update({key: record[key] for key in LATER_KEYS if key in record})
     agree["engine.name"] = record["engine"]["name"]
     agree.update({f"engine.versions.{k}": v for k, v in record["engine"]["versions"].items()})
     for part, sets in record["datasets"].items():
@@ -124,8 +126,12 @@ def must_agree(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_runs(root: Path) -> Iterator[Run]:
-    """The run of every result.json under ``root``, in order of path; folders that --redo renamed are left out."""
+    """The run of every result.json under ``root``, in order of path.
+
+    Runs that --redo renamed (seed0.old1) and those of a learning-rate search are left out. An initialisation may be
+    called X.old1.
+    """
     for path in sorted(root.rglob(RESULT)):
         parts = path.relative_to(root).parts
-        if not any(RENAMED.search(part) for part in parts) and "lr_search" not in parts:
+        if not RENAMED.search(path.parent.name) and "lr_search" not in parts:
             yield read_run(path.parent)

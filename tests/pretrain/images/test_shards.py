@@ -174,6 +174,21 @@ def test_missing_shards_are_counted(folder):
         open_images(folder / "s-{000..006}.tar", labels=False)
 
 
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("s-{000,000}.tar", "names .*s-000.tar more than once"),  # every image of it would be shown twice
+        ("s-{000..99999999999}.tar", "must rise, and name at most 1,000,000 shards"),
+        ("s-{0..99999}{0..99999}.tar", "names more than 1,000,000 shards"),
+        (f"s-{{0..{'9' * 200}}}.tar", "must rise, and name at most"),
+        ("s-{004..000}.tar", "must rise"),
+    ],
+)
+def test_a_pattern_that_cannot_be_meant_is_refused(folder, pattern, message):
+    with pytest.raises(UserError, match=message):
+        open_images(str(folder / pattern), labels=False)
+
+
 def test_a_shard_that_is_no_whole_tar_is_named(folder):
     path = folder / "s-001.tar"
     whole = path.read_bytes()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -53,6 +54,49 @@ def test_a_changed_backbone_or_command_is_noticed(finished: Path) -> None:
     stale = {name for name, kind in found.items() if kind == "stale"}
     assert stale == {"demo_R18_C4/random/seed1", "demo_R18_C4/moco/seed0", "demo_R18_C4/moco/seed1"}
     assert found["convert/moco"] == "to do"
+
+
+def test_a_config_file_that_was_edited_in_place_is_noticed(finished: Path, repo: Path) -> None:
+    text = (repo / "configs" / "demo_R18_C4.yaml").read_text().replace("_BASE_: ", f"_BASE_: {repo}/configs/")
+    (finished / "demo_R18_C4.yaml").write_text(text)
+    assert set(states(finished / "plan.yaml").values()) == {"finished"}
+    (finished / "demo_R18_C4.yaml").write_text(text.replace("MAX_ITER: 240", "MAX_ITER: 239"))
+    plan = load_plan(finished / "plan.yaml")
+    found = {stage.name: stage_state(plan.output, stage) for stage in plan_stages(plan) if stage.kind == "train"}
+    assert {state.kind for state in found.values()} == {"stale"}
+    assert all(re.search("SOLVER.MAX_ITER was 240, is 239$", state.why) for state in found.values())
+
+
+def test_annotations_that_were_replaced_are_noticed(finished: Path) -> None:
+    file = finished / "runs/demo/data/coco/annotations/instances_val.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("{}")
+    (finished / "runs/demo/data/coco/val").mkdir()
+    plan = load_plan(finished / "plan.yaml")
+    (state,) = {stage_state(plan.output, stage).why for stage in plan_stages(plan) if stage.kind == "train"}
+    assert re.search(r"the annotations of coco:\S+/instances_val.json:\S+ have changed$", state)
+
+
+def test_a_copied_run_folder_is_not_taken(finished: Path) -> None:
+    runs = finished / "runs/demo/demo_R18_C4"
+    shutil.rmtree(runs / "random")
+    shutil.copytree(runs / "supervised", runs / "random")
+    for record in (finished / "runs/demo/stages").glob("*random*"):
+        shutil.rmtree(record)
+    plan = load_plan(finished / "plan.yaml")
+    found = {stage.name: stage_state(plan.output, stage) for stage in plan_stages(plan)}
+    assert "initialisation was supervised, is random" in found["demo_R18_C4/random/seed0"].why
+    assert found["demo_R18_C4/supervised/seed0"].kind == "finished"
+
+
+def test_a_stale_run_has_no_number_in_the_report(
+    finished: Path, run_cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    command = ["transfer/measure_gap.py", "plan.yaml", "--report-only", "--no-detections"]
+    run_cli([*command, "--set", "SOLVER.MAX_ITER=7"], cwd=finished, check=0)
+    text = (finished / "runs/demo/gap.md").read_text()
+    assert "stale: it was made with other settings: SOLVER.MAX_ITER was " in text
+    assert read_csv(finished / "runs/demo/gap.csv") == []
 
 
 def test_the_report_has_the_numbers_of_the_earlier_version(

@@ -74,7 +74,7 @@ def test_a_line_break_in_a_plan_is_refused(where: str, plan_file: Path) -> None:
 
 def test_a_nul_in_an_argument_is_refused(plan_file: Path) -> None:
     plan_file.write_text(plan_file.read_text().replace("--seed, ", '"a\\0b", --seed, ', 1))
-    with pytest.raises(UserError, match="holds a NUL character"):
+    with pytest.raises(UserError, match="holds a NUL character; remove it"):
         load_plan(plan_file)
 
 

@@ -118,6 +118,11 @@ def test_only_includes_dependencies(plan_file: Path) -> None:
         ("seeds: [0, 1]", "seeds: [0, 1]\nlr: .inf", "lr must be a mapping"),
         ("seeds: [0, 1]", "seeds: [0, 1]\nlr: {search: [0.1, .nan]}", "positive rates"),
         ("seeds: [0, 1]", "seeds: [0, 1]\noverrides: {1: 2}", "overrides has 1, expected a config key"),
+        ("seeds: [0, 1]", "seeds: [0, 1]\noverrides: {SEED: 2}", "overrides has SEED, which the plan sets"),
+        ("seeds: [0, 1]", "seeds: [0, 1]\noverrides: {MODEL.WEIGHTS: x.pkl}", "overrides has MODEL.WEIGHTS"),
+        ("[toy.yaml]", "[{config: toy.yaml, name: toy-own_lr}]", "toy-own_lr ends in -own_lr"),  # of other runs
+        ("seeds: [0, 1]", "seeds: [0, 1]\nlr: {search: [0.1, 0.1]}", "rates that differ in their first six digits"),
+        ("seeds: [0, 1]", "seeds: [0, 1]\nlr: {search: [0.1, 0.1000001]}", "rates that differ in their first six"),
         ("seeds: [0, 1]", "seeds: [0, 99999999999999999999]", "below 2.31"),
         ("seeds: [0, 1]", "seeds: [0, 1]\nseed: 99999999999999999999", "seed must be 0 or more and below 2.31"),
         ("demo/draw.py,", 'demo/draw.py, "a\\0b",', "NUL character"),

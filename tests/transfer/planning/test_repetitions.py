@@ -65,6 +65,26 @@ def test_the_placeholder_stands_where_the_plan_wants_it(plan_file: Path) -> None
     assert with_seed(("--seed=1", "-a"), 2) == ("--seed=2", "-a")
 
 
+def test_two_commands_that_leave_the_same_checkpoint_are_refused(plan_file: Path) -> None:
+    folder = "runs/toy/moco"
+    settings = [
+        f"inits.supervised.pretrain.argv=[--method, supervised, --output, {folder}]",
+        f"inits.supervised.pretrain.checkpoint={folder}/checkpoint_0001.pth.tar",
+    ]
+    with pytest.raises(UserError, match=r"inits.moco and .*inits.supervised have different commands but write to the"):
+        load_plan(plan_file, settings=settings)
+    same = [f"inits.supervised.pretrain.argv=[--output, {folder}, --seed, 0]", settings[1]]
+    assert len(load_plan(plan_file, settings=[*same, "seed=0"]).inits) == 3  # one pretraining, used twice
+
+
+@pytest.mark.parametrize("seeds", ["[3]", "[3, 4]"])
+@pytest.mark.parametrize("output", ["{output}/other", "{output}/{init}/deeper"])
+def test_a_checkpoint_outside_of_its_runs_folder_is_refused(plan_file: Path, output: str, seeds: str) -> None:
+    for settings in ([], [f"pretrain_seeds={seeds}"]):
+        with pytest.raises(UserError, match=r"^[^\n]*inits.moco: pretrain: "):
+            load_plan(plan_file, settings=[*settings, f"inits.moco.pretrain.argv=[--output, '{output}']"])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -151,3 +151,11 @@ def test_promises_of_another_form_are_refused(entry):
 def test_settings_of_another_form_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         apply_settings(default_config(), Init("x", settings=settings), {})
+
+
+def test_only_the_renamed_run_itself_is_left_out(tmp_path):
+    write_run(tmp_path, make_record(init="moco.old1"))
+    kept = write_run(tmp_path, make_record(init="moco"))
+    kept.with_name("seed0.old1").mkdir()
+    (kept.with_name("seed0.old1") / "result.json").write_bytes((kept / "result.json").read_bytes())
+    assert [(run.init, run.folder.name) for run in find_runs(tmp_path)] == [("moco", "seed0"), ("moco.old1", "seed0")]
