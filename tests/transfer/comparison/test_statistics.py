@@ -26,7 +26,8 @@ def random_store(rng: random.Random) -> list[Run]:
     for init in INITS:
         for seed in rng.sample(range(8), rng.randint(0, 6)):
             status = rng.choices(["finished", "failed", "missing"], [8, 1, 1])[0]
-            scores = {m: round(rng.uniform(0, 60), 4) for m in METRICS if rng.random() < 0.9}
+            # AP is always there: a run without it counts as failed (see test_sentences.py)
+            scores = {m: round(rng.uniform(0, 60), 4) for m in METRICS if rng.random() < 0.9 or m == METRICS[0]}
             metrics = scores if status == "finished" else {}
             runs.append(Run(Path(f"{init}/{seed}"), "toy", init, seed, status, None, metrics, {"k": 1}))
     rng.shuffle(runs)

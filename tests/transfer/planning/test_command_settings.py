@@ -60,6 +60,8 @@ def finished_run(plan_file: Path, name: str, **load: object) -> Stage:
     (stage,) = (s for s in stages(plan_file, **load) if s.name == name)
     stage.folder.mkdir(parents=True)
     record = json.loads(Path("transfer/record.json").read_text())
+    record["init"]["name"] = stage.cell.init if stage.cell else None
+    record["config"]["flat"] |= {"SOLVER.BASE_LR": 0.01, "SOLVER.MAX_ITER": 90}
     stage.proof.write_text(json.dumps({**record, "seed": stage.seed}))
     record_stage(Path("runs/toy"), stage, stage.command(), status="finished")
     return stage
@@ -85,4 +87,4 @@ def test_an_override_may_move_from_the_command_line_into_the_plan(plan_file: Pat
             assert state.kind == STALE
             assert state.why == "it was made with other settings: SOLVER.BASE_LR was 0.01, is 0.02"
         else:
-            assert state.kind == FINISHED
+            assert state.kind == FINISHED, state.why

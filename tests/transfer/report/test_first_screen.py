@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.transfer.report.test_report import report_on
+from tests.transfer.report.report_files import report_on
 from tests.transfer.run_store import INITS, make_record, write_run, write_store
 from transfer.comparison.comparison import complete
 from transfer.report.content import Report

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.transfer.report.test_report import read_csv, report_on
+from tests.transfer.report.report_files import read_csv, report_on
 from tests.transfer.run_store import INITS, write_store
 from transfer.report.files import write_report
 

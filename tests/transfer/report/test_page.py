@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.transfer.report.browser import Browser
-from tests.transfer.report.test_report import Page, read_csv, report_on
+from tests.transfer.report.report_files import Page, read_csv, report_on
 from tests.transfer.run_store import INITS, make_record, write_run, write_store
 from transfer import show
 from transfer.report.charts import Bars, Dot, DotIntervals, Lines
