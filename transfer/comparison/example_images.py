@@ -10,12 +10,12 @@ import numpy as np
 
 from transfer.comparison.gap import Table
 from transfer.comparison.image_bootstrap import load_detections
+from transfer.data.box_modes import corners
 from transfer.evaluate.detections import Detections
 from transfer.evaluate.error_types import FOREGROUND, overlaps
 from transfer.records.run import Run
 
 IMAGES = 6
-XYWH = 1  # Detectron2's BoxMode for x0 y0 width height
 MIN_SCORE, MOST = 0.3, 10  # detections of an image that are shown: at least this score, at most so many
 
 
@@ -93,10 +93,7 @@ def _detected_share(records: Mapping[Any, Mapping[str, Any]], detections: Detect
 
 def truth_boxes(record: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Boxes float[G x 4] (x0 y0 x1 y1) and classes int[G] of one image."""
-    boxes = np.array([a["bbox"] for a in record["annotations"]], dtype=np.float64).reshape(-1, 4)
-    if record["annotations"] and record["annotations"][0].get("bbox_mode", 0) == XYWH:
-        boxes[:, 2:] += boxes[:, :2]
-    return boxes, np.array([a["category_id"] for a in record["annotations"]], dtype=np.int64)
+    return corners(record["annotations"]), np.array([a["category_id"] for a in record["annotations"]], dtype=np.int64)
 
 
 def shown_rows(detections: Detections, index: int) -> np.ndarray:

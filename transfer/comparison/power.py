@@ -81,28 +81,6 @@ def visible_gap(standard_error: float, df: float, *, power: float = POWER, alpha
     return float(unit * standard_error)
 
 
-def equivalence_power(
-    margin: float, standard_error: float, df: float, *, gap: float = 0.0, alpha: float = ALPHA
-) -> float:
-    """Probability that two one-sided t tests call a true difference of ``gap`` equivalent within ``margin``.
-
-    The joint probability of both tests given the estimated spread, averaged over the spread's distribution (as Owen's
-    Q function; Phillips 1990, Journal of Pharmacokinetics and Biopharmaceutics 18). No normal approximation.
-    """
-    from scipy.integrate import quad
-    from scipy.stats import chi2, norm
-
-    critical = float(quantile(df, 2 * alpha))
-
-    def given(level: float) -> float:
-        half = margin / standard_error - critical * np.sqrt(chi2.ppf(level, df) / df)
-        shift = gap / standard_error
-        return max(float(norm.cdf(half - shift) - norm.cdf(-half - shift)), 0.0)
-
-    largest = float(chi2.cdf(df * (margin / standard_error / critical) ** 2, df))  # more spread: never equivalent
-    return float(quad(given, 0.0, largest, limit=200)[0])
-
-
 @dataclass(frozen=True)
 class Method:
     """A method in a plan: its spreads in points and its number of pretraining runs.

@@ -11,12 +11,6 @@ from numpy.typing import DTypeLike
 XYXY, XYWH = 0, 1  # values of Detectron2's BoxMode: x0 y0 x1 y1, and x0 y0 width height
 
 
-def box_corners(annotation: dict[str, Any]) -> tuple[float, float, float, float]:
-    """x0, y0, x1, y1 of one annotation; for loops over millions of them, where an array per image would be slower."""
-    x0, y0, x1, y1 = annotation["bbox"]
-    return (x0, y0, x0 + x1, y0 + y1) if annotation["bbox_mode"] == XYWH else (x0, y0, x1, y1)
-
-
 def corners(annotations: Sequence[dict[str, Any]], sums_in: DTypeLike = np.float64) -> np.ndarray:
     """Boxes of annotations as N x 4 float64, x0 y0 x1 y1.
 
