@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-CONFIDENCE = 0.95
+from transfer.comparison.student import ALPHA
+
+CONFIDENCE = 1 - ALPHA
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from transfer.planning.slurm.stage_job import REQUEST, StageJob
 SAVE_SECONDS = 120  # between Slurm's signal and the time limit
 REQUEUES = 20  # times that submitit lets one job run into its time limit
 TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<parts>\d+(?::\d+){0,2})")
+NO_SBATCH = "sbatch is not on PATH: --launcher slurm runs on a machine that submits to Slurm"
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _sbatch(stage: SlurmStage) -> str:
     try:
         done = subprocess.run(["sbatch", "--parsable", str(script)], capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise UserError("sbatch is not on PATH: --launcher slurm runs on a machine that submits to Slurm") from None
+        raise UserError(NO_SBATCH) from None
     job = done.stdout.split(";")[0].strip()
     if done.returncode or not job.isdigit():
         raise UserError(f"sbatch refused the job: {_last_line(done.stderr) or _last_line(done.stdout)}")
@@ -182,7 +183,7 @@ def _submit_with_submitit(stage: SlurmStage) -> str:
     try:
         job = _executor(stage).submit(StageJob(stage.folder, stage.argv, stage.resumed, os.getcwd()))
     except FileNotFoundError:
-        raise UserError("sbatch is not on PATH: --launcher slurm runs on a machine that submits to Slurm") from None
+        raise UserError(NO_SBATCH) from None
     except submitit.core.utils.UncompletedJobError as error:  # its subclasses quote sbatch's message
         raise UserError(f"sbatch refused the job: {_last_line(str(error))}") from error
     return str(job.job_id)
