@@ -35,7 +35,7 @@ def parts_of(architecture: Architecture) -> dict[Part, tuple[int, ...]]:
     return parts | {p._replace(field=COUNTER): () for p in parts if p.field == "bias"}
 
 
-@settings(max_examples=25, deadline=None, database=None)
+@settings(max_examples=25, database=None)
 @given(architectures, st.sampled_from(sorted(LAYOUTS)))
 def test_every_renaming_is_a_bijection(architecture: Architecture, name: str) -> None:
     layout, parts = LAYOUTS[name], parts_of(architecture)
@@ -44,7 +44,7 @@ def test_every_renaming_is_a_bijection(architecture: Architecture, name: str) ->
     assert all(layout.parse(text) == part for part, text in names.items())
 
 
-@settings(max_examples=25, deadline=None, database=None)
+@settings(max_examples=25, database=None)
 @given(architectures)
 def test_shapes_say_the_architecture(architecture: Architecture) -> None:
     assert infer(parts_of(architecture)) == architecture
@@ -67,7 +67,7 @@ def as_checkpoint(names: dict[str, tuple[int, ...]]) -> Checkpoint:
     return checkpoint
 
 
-@settings(max_examples=40, deadline=None, database=None)
+@settings(max_examples=40, database=None)
 @given(st.sets(st.sampled_from(sorted(n for n in moco_tensors() if COUNTER not in n)), min_size=1))
 def test_any_subset_of_keys_removed_is_refused(removed: set[str]) -> None:
     names = {f"state_dict.encoder_q.{n}": shape for n, shape in moco_tensors().items() if n not in removed}
@@ -80,7 +80,7 @@ def test_any_subset_of_keys_removed_is_refused(removed: set[str]) -> None:
 WRAPPERS = st.lists(st.sampled_from(["module", "_orig_mod"]), max_size=4)
 
 
-@settings(max_examples=60, deadline=None, database=None)
+@settings(max_examples=60, database=None)
 @given(st.sampled_from(NAMES), WRAPPERS, WRAPPERS, WRAPPERS)
 def test_any_order_of_prefixes_is_recognised(name: str, before: list, between: list, inside: list) -> None:
     """DistributedDataParallel and torch.compile wrap whole models, encoders, and single blocks, in any order."""

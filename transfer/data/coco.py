@@ -14,7 +14,7 @@ from typing import Any
 from runtime.errors import UserError
 from runtime.findings import Finding
 from runtime.listing import listed
-from transfer.data.coco_annotations import Seen, check_run_lengths, convert
+from transfer.data.coco_annotations import FARTHEST, NUMBERS, Seen, check_run_lengths, convert
 from transfer.data.coco_ids import category_names, check_ids, normalise_ids
 from transfer.data.findings import record_findings
 from transfer.data.labels import EXAMPLES, Labels, Record, check_images_exist
@@ -134,7 +134,7 @@ def _records(
 
 
 def _pixels(value: Any, what: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value) or value < 1:
+    if type(value) not in NUMBERS or not 1 <= value <= FARTHEST or value != int(value):
         raise UserError(f"{what} {value!r}; a whole number of pixels is expected")
     return int(value)
 

@@ -41,7 +41,7 @@ def convert(
     if source.get("iscrowd", 0) not in (0, 1):
         raise UserError(f"{where} has iscrowd {source['iscrowd']!r}; 0 or 1 is expected")
     area = source.get("area")
-    if area is not None and not (isinstance(area, NUMBERS) and area >= 0):
+    if area is not None and not (isinstance(area, NUMBERS) and 0 <= area <= FARTHEST**2):
         raise UserError(f"{where} has area {area!r}; a number of pixels is expected")
     box = source.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(_is_coordinate(v) for v in box):

@@ -57,7 +57,8 @@ def read_voc(folder: Path, split: str, class_names: list[str] | None = None, *, 
     if len(set(ids)) != len(ids):
         repeated = sorted(image_id for image_id, count in Counter(ids).items() if count > 1)
         raise UserError(f"data set {name}: duplicate image ids in split {split}: {listed(repeated, EXAMPLES)}")
-    missing = [i for i in ids if not (folder / "Annotations" / f"{i}.xml").is_file()]
+    # os.path: a damaged list may hold names that no system can look up, which pathlib answers with an OSError
+    missing = [i for i in ids if not os.path.isfile(folder / "Annotations" / f"{i}.xml")]
     if missing:
         raise UserError(
             f"data set {name}: {len(missing)} of {len(ids)} annotation files are missing in {folder / 'Annotations'}: "

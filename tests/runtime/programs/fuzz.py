@@ -27,6 +27,7 @@ from convert.conversion import convert
 from runtime.errors import UserError
 from runtime.repository import REPOSITORY
 from runtime.torch_files import load_torch, save_torch
+from tests.runtime.programs.fuzz_data import DATA_KINDS, DataKind
 from transfer.config import load_config
 from transfer.planning.plan import load_plan
 from transfer.planning.stages import plan_stages
@@ -124,12 +125,19 @@ def read_checkpoints(path: Path) -> None:
     load_torch(path)
 
 
+def with_mutations(data: DataKind) -> tuple[Callable[[Path], st.SearchStrategy[bytes]], str, Callable[[Path], object]]:
+    """A kind of ``fuzz_data`` as those here."""
+    cases, name, read = data
+    return lambda folder: cases(folder, mutated), name, read
+
+
 KINDS: dict[str, tuple[Callable[[Path], st.SearchStrategy[bytes]], str, Callable[[Path], object]]] = {
     "pickles": (pickles, "c.pkl", read_checkpoints),
     "zips": (zips, "c.pth", read_checkpoints),
     "safetensors": (safetensors, "c.safetensors", lambda path: convert(path, verify=False)),
     "configs": (yaml_of("configs/Base_C4.yaml", "configs/Base_FPN.yaml"), "c.yaml", load_config),
     "plans": (yaml_of("plans/demo.yaml", "plans/lr_search.yaml"), "p.yaml", lambda path: plan_stages(load_plan(path))),
+    **{kind: with_mutations(data) for kind, data in DATA_KINDS.items()},
 }
 
 
@@ -145,6 +153,7 @@ def main(kind: str, count: int, folder: Path) -> None:
     @settings(max_examples=count, deadline=None, database=None, derandomize=True, suppress_health_check=checks)
     @given(cases)
     def case(content: bytes) -> None:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
         signal.setitimer(signal.ITIMER_PROF, SECONDS)  # the default action of SIGPROF ends the process
         with contextlib.suppress(UserError):
