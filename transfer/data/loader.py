@@ -18,6 +18,7 @@ from transfer.data.labels import Record
 from transfer.data.mapper import DetectionMapper
 
 Item = dict[str, Any]
+Plan = Iterator[list[samplers.Key]]  # the keys of one batch after another
 
 
 class PackedRecords:
@@ -76,13 +77,25 @@ class TrainLoader:
         self,
         records: PackedRecords,
         mapper: DetectionMapper,
-        plan: Callable[[], Iterator[list[samplers.Key]]],
+        plan: Callable[[], Plan],
         *,
         num_workers: int,
         pin_memory: bool,
     ) -> None:
-        self._items, self._plan = _MappedRecords(records, mapper), plan
+        self._records, self._mapper, self._plan = records, mapper, plan
         self._num_workers, self._pin_memory = num_workers, pin_memory
+
+    def plan(self) -> Plan:
+        """The keys of the batches, without reading an image."""
+        return self._plan()
+
+    def load(self, plan: Plan) -> Iterator[list[Item]]:
+        """The batches of ``plan``, which may have been begun."""
+        return iter(
+            TrainLoader(
+                self._records, self._mapper, lambda: plan, num_workers=self._num_workers, pin_memory=self._pin_memory
+            )
+        )
 
     def __iter__(self) -> Iterator[list[Item]]:
         sizes: list[int] = []  # of batches that were planned ahead and not delivered yet
@@ -94,7 +107,7 @@ class TrainLoader:
 
         stream = iter(
             DataLoader(
-                self._items,
+                _MappedRecords(self._records, self._mapper),
                 sampler=keys(),  # type: ignore[arg-type]
                 batch_size=None,
                 num_workers=self._num_workers,
@@ -139,6 +152,7 @@ def build_train_loader(
     num_workers: int = 0,
     start: int = 0,
     pin_memory: bool = False,
+    generator: np.random.RandomState | None = None,
 ) -> TrainLoader:
     """An endless loader of lists of ``batch_size`` items for one rank; every ``iter()`` begins at step ``start``.
 
@@ -146,12 +160,13 @@ def build_train_loader(
     workers it is the number that ``draw_base_seed`` returned at the start of training (save it to resume with it),
     without workers SEED + rank. As in Detectron2 the stream depends on ``num_workers``: with equal seeds and workers,
     batches equal Detectron2's. ``repeat_factors`` (one per record) replaces plain epochs by repeat-factor sampling.
-    Nothing is drawn from the global generators.
+    Nothing is drawn from the global generators. ``generator``, for loaders without workers, is taken instead of one
+    with ``draw_seed``: loaders that share it draw in the order in which their batches are asked for.
     """
     packed = records if isinstance(records, PackedRecords) else PackedRecords(records)
     landscape = packed.landscape if aspect_grouping else None
 
-    def plan() -> Iterator[list[samplers.Key]]:
+    def plan() -> Plan:
         if repeat_factors is None:
             indices = samplers.shuffled_indices(len(packed), seed)
         else:
@@ -160,7 +175,9 @@ def build_train_loader(
             samplers.rank_slice(indices, rank, world),
             mapper.draw,
             batch_size=batch_size,
-            seeds=samplers.draw_seeds(num_workers, draw_seed),
+            generators=[generator]
+            if generator is not None
+            else [np.random.RandomState(one) for one in samplers.draw_seeds(num_workers, draw_seed)],
             landscape=landscape,
         )
         return itertools.islice(batches, start, None)

@@ -85,16 +85,15 @@ def plan_batches(
     draw: Callable[[np.random.RandomState], Any],
     *,
     batch_size: int,
-    seeds: Sequence[int],
+    generators: Sequence[np.random.RandomState],
     landscape: np.ndarray | None,
 ) -> Iterator[list[Key]]:
     """An endless stream of batches of keys (index, draw).
 
-    ``seeds``: one augmentation generator per virtual worker (see ``draw_seeds``); ``draw(generator)`` makes the random
-    choices for one image. ``landscape`` (bool per record, width > height) groups batches by orientation; None takes
-    images as they come.
+    ``generators``: those of the augmentations, one per virtual worker (see ``draw_seeds``); ``draw(generator)`` makes
+    the random choices for one image, when its batch is asked for. ``landscape`` (bool per record, width > height)
+    groups batches by orientation; None takes images as they come.
     """
-    generators = [np.random.RandomState(s) for s in seeds]
     if landscape is None:  # each worker loads whole batches, in turn
         for generator in itertools.cycle(generators):
             yield [(index, draw(generator)) for index in itertools.islice(indices, batch_size)]

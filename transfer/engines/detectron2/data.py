@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -54,11 +54,18 @@ class ResumableBatches:
     """
 
     def __init__(self, feed: TrainingFeed) -> None:
-        self.feed, self.start, self.worker_seed = feed, 0, -1
+        self.feed, self.start, self.worker_seed, self.precise_bn_start = feed, 0, -1, 0
         self.last: Items = []
+        self._measuring: Callable[[], Iterator[Items]] | None = None
+
+    def measuring(self) -> Iterator[Items]:
+        """The batches of precise batch norm; training has begun."""
+        assert self._measuring is not None
+        return (as_detectron2_items(batch) for batch in self._measuring())
 
     def __iter__(self) -> Iterator[Items]:
-        for batch in self.feed.batches(self.worker_seed, self.start):
+        batches, self._measuring = self.feed.streams(self.worker_seed, self.start, self.precise_bn_start)
+        for batch in batches:
             self.last = as_detectron2_items(batch)
             yield self.last
 

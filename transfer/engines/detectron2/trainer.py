@@ -20,7 +20,6 @@ from transfer.data.loader import draw_base_seed
 from transfer.engines.detectron2.data import (
     Items,
     ResumableBatches,
-    as_detectron2_items,
     needs_own_loader,
     own_train_loader,
 )
@@ -105,7 +104,7 @@ class Trainer(DefaultTrainer):
         self.random_state = own["state"]
         self.batches.start, self.batches.worker_seed = self.start_iter, own["worker_seed"]
         if self.precise_bn is not None:
-            self.precise_bn.position = exact["precise_bn_position"]
+            self.precise_bn.position = self.batches.precise_bn_start = exact["precise_bn_position"]
         assert self.feed is not None
         self.feed.process_seed = own["process_seed"]
         return True
@@ -166,10 +165,10 @@ class Trainer(DefaultTrainer):
         built: list[HookBase] = [hooks.IterationTimer(), hooks.LRScheduler(), AfterStep(self)]
         return built  # ``begin`` adds the writers, which need to know the first iteration, and the stop
 
-    def _precise_bn_batches(self, start: int) -> Iterator[Items]:
-        """Batches for precise batch norm, from number ``start`` on where the shared loader makes them."""
-        if self.feed is not None:
-            return (as_detectron2_items(batch) for batch in self.feed.precise_bn_batches(start))
+    def _precise_bn_batches(self) -> Iterator[Items]:
+        """Batches for precise batch norm, continued after a resume where the shared loader makes them."""
+        if self.batches is not None:
+            return self.batches.measuring()
         cfg = self.cfg.clone()
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = 0  # as in Detectron2's own hook

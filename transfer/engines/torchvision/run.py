@@ -6,7 +6,7 @@ import inspect
 import random
 import resource
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +96,8 @@ class Run:
         feed = TrainingFeed(cfg, rank(), rank_count(), self.process_seed)
         if self.worker_seed < 0:  # a new DataLoader iterator makes this draw
             self.worker_seed = draw_base_seed()
-        self.precise_bn = self._precise_bn(feed)
-        batches = feed.batches(self.worker_seed, self.start)
+        batches, measuring = feed.streams(self.worker_seed, self.start, self.precise_bn_position)
+        self.precise_bn = self._precise_bn(measuring)
         progress = Progress(self.folder if rank() == 0 else None, cfg.SOLVER.MAX_ITER, self.start)
         clip = cfg.SOLVER.CLIP_GRADIENTS
         training = loop.Training(
@@ -151,13 +151,11 @@ class Run:
         devices = [self.device] if self.device.type == "cuda" else None
         return parallel(self.model, device_ids=devices, **{keep: False})  # type: ignore[arg-type]
 
-    def _precise_bn(self, feed: TrainingFeed) -> PreciseBatchNorm | None:
+    def _precise_bn(self, batches: Callable[[], Iterator[Any]]) -> PreciseBatchNorm | None:
         settings = self.cfg.TEST.PRECISE_BN
         if not settings.ENABLED:
             return None
-        return PreciseBatchNorm(
-            self.model, feed.precise_bn_batches, iterations=settings.NUM_ITER, position=self.precise_bn_position
-        )
+        return PreciseBatchNorm(self.model, batches, iterations=settings.NUM_ITER, position=self.precise_bn_position)
 
     def _resume(self) -> dict[str, Any] | None:
         """Restore the newest checkpoint; returns this rank's random state if the run continues exactly."""

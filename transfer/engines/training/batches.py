@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
 from runtime.errors import UserError
 from runtime.logs import get_logger
 from transfer.data.catalog import get_dataset
 from transfer.data.labels import Record
-from transfer.data.loader import PackedRecords, TestLoader, build_test_loader, build_train_loader
+from transfer.data.loader import PackedRecords, TestLoader, TrainLoader, build_test_loader, build_train_loader
 from transfer.data.mapper import DetectionMapper
-from transfer.data.samplers import repeat_factors
+from transfer.data.samplers import draw_seeds, repeat_factors
+from transfer.engines.training.shared_draws import Batch, SharedDraws
 from transfer.engines.training.world_size import images_per_process
-
-Batch = list[dict[str, Any]]
 
 
 class TrainingFeed:
@@ -42,16 +42,27 @@ class TrainingFeed:
             "pin_memory": cfg.MODEL.DEVICE.startswith("cuda") and torch.cuda.is_available(),
         }
         self.num_workers = cfg.DATALOADER.NUM_WORKERS
+        self.precise_bn, self.eval_period = cfg.TEST.PRECISE_BN, cfg.TEST.EVAL_PERIOD
 
-    def batches(self, worker_seed: int, start: int) -> Iterator[Batch]:
-        """Batches from number ``start`` on; ``worker_seed`` is what ``draw_base_seed`` returned before step 0."""
-        seed = worker_seed if self.num_workers else self.process_seed
-        return iter(build_train_loader(**self.options, draw_seed=seed, num_workers=self.num_workers, start=start))
+    def streams(
+        self, worker_seed: int, start: int, precise_bn_start: int
+    ) -> tuple[Iterator[Batch], Callable[[], Iterator[Batch]]]:
+        """Training batches from number ``start`` on, and how to open those of precise batch norm.
 
-    def precise_bn_batches(self, start: int) -> Iterator[Batch]:
-        """The batches for batch-norm statistics, from number ``start`` on: the same images, loaded in this process."""
-        loader = build_train_loader(**self.options, draw_seed=self.process_seed, num_workers=0, start=start)
-        return iter(loader)
+        ``worker_seed`` is what ``draw_base_seed`` returned before step 0. The batches of precise batch norm begin with
+        number ``precise_bn_start``: the same images, loaded in this process.
+        """
+        if self.num_workers or not self.precise_bn.ENABLED:
+            seed = worker_seed if self.num_workers else self.process_seed
+            loader = build_train_loader(**self.options, draw_seed=seed, num_workers=self.num_workers, start=start)
+            return iter(loader), lambda: iter(self._in_this_process(start=precise_bn_start))
+        generator = np.random.RandomState(draw_seeds(0, self.process_seed)[0])
+        draws = SharedDraws(self._in_this_process(generator=generator))
+        draws.skip(start, precise_bn_start, self.precise_bn.NUM_ITER, self.eval_period)
+        return draws.training(), draws.measuring
+
+    def _in_this_process(self, **options: Any) -> TrainLoader:
+        return build_train_loader(**self.options, draw_seed=self.process_seed, num_workers=0, **options)
 
 
 def training_records(cfg: Any) -> list[Record]:

@@ -57,11 +57,11 @@ class PopulationStatistics:
 class PreciseBatchNorm:
     """Replaces running statistics by those of ``iterations`` fresh batches of its own stream.
 
-    ``position`` counts the batches taken from the stream so far and is part of the checkpoint.
+    ``stream()`` opens the stream at ``position``, the number of batches taken from it so far, part of the checkpoint.
     """
 
     def __init__(
-        self, model: nn.Module, stream: Callable[[int], Iterator[Any]], *, iterations: int, position: int = 0
+        self, model: nn.Module, stream: Callable[[], Iterator[Any]], *, iterations: int, position: int = 0
     ) -> None:
         self.model, self.iterations, self.position = model, iterations, position
         self._open = stream
@@ -77,7 +77,7 @@ class PreciseBatchNorm:
             if self.position == 0:
                 # Detectron2 builds a DataLoader iterator here, which draws once before the heads sample regions
                 draw_base_seed()
-            self._batches = self._open(self.position)
+            self._batches = self._open()
         measured = [PopulationStatistics(layer) for layer in layers]
         for _ in range(self.iterations):
             self.model(next(self._batches))

@@ -38,7 +38,7 @@ net: Any = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
 for p in net.parameters():
     dist.broadcast(p.data, 0)
 batches = [torch.randn(2 + rank, 3, 4, 4) + rank for _ in range(3)]
-PreciseBatchNorm(net, lambda start: iter(batches), iterations=3).update()
+PreciseBatchNorm(net, lambda: iter(batches), iterations=3).update()
 results["precise"] = {"mean": net[1].running_mean, "var": net[1].running_var}
 results["inputs"] = {"batches": batches, "weight": net[0].weight.data, "bias": net[0].bias.data}
 torch.save(results, f"{sys.argv[1]}/{rank}.pt")

@@ -29,4 +29,4 @@ def test_the_list_of_records_is_let_go_once_packed(
     monkeypatch.setattr(feeding, "training_records", records)
     feed = feeding.TrainingFeed(tiny_config(), 0, 1, 7)
     assert watched[0]() is None
-    assert len(next(feed.batches(7, 0))) == 2
+    assert len(next(feed.streams(7, 0, 0)[0])) == 2
