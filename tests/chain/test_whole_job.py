@@ -29,7 +29,7 @@ def tiny_plan(folder: Path) -> Path:
         "prepare": [{"argv": draw, "done": f"{data}/demo.json"}],
         "inits": {"random": {"random": True}, "supervised": init("--method", "supervised"), "moco": init(*moco)},
         "configs": ["demo_R18_FPN.yaml"],
-        "seeds": [0, 1],
+        "seeds": [1],
         "supervised": "supervised",
         "random": "random",
         "engine": "torchvision",
@@ -64,7 +64,7 @@ def measured(tmp_path_factory, run_cli):
 def test_every_run_leaves_its_record(measured):
     runs, _, _ = measured
     results = sorted((runs / "demo_R18_FPN").glob("*/seed*/result.json"))
-    assert len(results) == 6
+    assert len(results) == 3
     for path in results:
         record = json.loads(path.read_text())
         assert record["status"] == "finished"
@@ -121,7 +121,7 @@ def test_the_backbone_reached_the_detector(measured):
     sidecar = json.loads((runs / "backbones" / "moco.json").read_text())
     assert sidecar["coverage"]["set"] == sidecar["coverage"]["backbone_tensors"]
     assert max(sidecar["max_abs_diff"].values()) == 0
-    trained = torch.load(runs / "demo_R18_FPN" / "moco" / "seed0" / "model_final.pth", weights_only=True)["model"]
+    trained = torch.load(runs / "demo_R18_FPN" / "moco" / "seed1" / "model_final.pth", weights_only=True)["model"]
     stem = trained["backbone.bottom_up.stem.conv1.weight"]
     # six short iterations leave the stem near where it started; a random one is nowhere near
     assert torch.nn.functional.cosine_similarity(stem.flatten(), first.flatten(), 0) > 0.95

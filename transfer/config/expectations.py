@@ -7,18 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runtime.errors import UserError
+from transfer.config.values import is_number
 
 
 def check_expectations(expected: Sequence[Any]) -> None:
     """Raise UserError for an entry that is not [task, metric, value, tolerance], with an optional number of sigmas."""
     for entry in expected:
         fits = isinstance(entry, list | tuple) and len(entry) in (4, 5)
-        if not fits or not all(isinstance(v, str) for v in entry[:2]) or not all(map(_is_number, entry[2:])):
+        if not fits or not all(isinstance(v, str) for v in entry[:2]) or not all(map(is_number, entry[2:])):
             raise UserError(f"TEST.EXPECTED_RESULTS {entry}: write [task, metric, value, tolerance]")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def failed_expectations(expected: Sequence[Sequence[Any]], metrics: Mapping[str, Mapping[str, float]]) -> list[str]:

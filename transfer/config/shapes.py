@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtime.errors import UserError
-from transfer.config.values import ONE, Values, check_bound
+from transfer.config.values import ONE, Values, check_bound, is_number
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
 GROUPS = 32  # of GN
@@ -44,7 +44,7 @@ def check_shapes(values: Values) -> None:
     ):
         raise UserError(f"MODEL.RPN.CONV_DIMS {values['MODEL.RPN.CONV_DIMS']} must hold widths, or -1 for the input's")
     for key in BOX_WEIGHTS:
-        if len(values[key]) != 4 or not all(_is_number(v) and v > 0 for v in values[key]):
+        if len(values[key]) != 4 or not all(is_number(v) and v > 0 for v in values[key]):
             raise UserError(f"{key} {tuple(values[key])} must be four numbers above 0")
     for section in IOU_CUTS:
         _check_cuts(section, values[f"{section}.IOU_THRESHOLDS"], values[f"{section}.IOU_LABELS"])
@@ -56,12 +56,8 @@ def check_shapes(values: Values) -> None:
     _check_anchors(values)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _check_cuts(section: str, cuts: Sequence[Any], labels: Sequence[Any]) -> None:
-    rising = all(map(_is_number, cuts)) and all(0 < a <= b for a, b in itertools.pairwise([*cuts, 1.0]))
+    rising = all(map(is_number, cuts)) and all(0 < a <= b for a, b in itertools.pairwise([*cuts, 1.0]))
     if not cuts or not rising:
         raise UserError(f"{section}.IOU_THRESHOLDS {list(cuts)} must rise between 0 and 1")
     if len(labels) != len(cuts) + 1 or not all(label in (-1, 0, 1) for label in labels):
@@ -130,7 +126,7 @@ def _check_anchors(values: Values) -> None:
         if lists and not isinstance(lists[0], list):
             lists = [lists]
         flat: list[Any] = [number for part in lists for number in (part if isinstance(part, list) else [None])]
-        if not flat or not all(_is_number(v) and v > 0 for v in flat) or len(lists) not in (1, maps):
+        if not flat or not all(is_number(v) and v > 0 for v in flat) or len(lists) not in (1, maps):
             raise UserError(f"{key} {values[key]} must be numbers above 0, in one list or in {maps}, one per map")
         counts[key] = [len(part) for part in lists] * (maps if len(lists) == 1 else 1)
     if len({sizes * ratios for sizes, ratios in zip(*counts.values())}) > 1:

@@ -74,6 +74,11 @@ TO_TRAIN = {
 }
 
 
+def is_number(value: Any) -> bool:
+    """Whether ``value`` is a finite number, and not True or False."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def check_bounds(values: Values, *, train: bool) -> None:
     """Raise UserError naming the first key whose value no run could use; ``train`` adds the keys of training."""
     _check_finite(values)

@@ -22,6 +22,7 @@ from transfer.engines.training.checks import check_values
         ("coco_R50_FPN", "MODEL.ANCHOR_GENERATOR.SIZES", "[[32], [64]]", "in one list or in 5"),
         ("coco_R50_FPN", "MODEL.ANCHOR_GENERATOR.SIZES", "[]", "must be numbers above 0"),
         ("coco_R50_FPN", "MODEL.ANCHOR_GENERATOR.SIZES", "[[0]]", "must be numbers above 0"),
+        ("coco_R50_FPN", "MODEL.ANCHOR_GENERATOR.SIZES", "[[1e999]]", "must be numbers above 0"),
         ("coco_R50_FPN", "MODEL.ANCHOR_GENERATOR.SIZES", "[[1], [1, 2], [1], [1], [1]]", "as many anchors"),
         ("voc_R50_C4", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS", "[[0.0]]", "must be numbers above 0"),
         ("voc_R50_C4", "MODEL.ANCHOR_GENERATOR.OFFSET", "2.0", r"must be in \[0, 1\)"),
