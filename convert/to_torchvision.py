@@ -67,6 +67,11 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command ``gap-convert-torchvision``."""
     with exit_immediately():
         run_entry(main)
+
+
+if __name__ == "__main__":
+    console()

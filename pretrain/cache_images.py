@@ -190,5 +190,10 @@ def _check_same(cache: Path, existing: dict | None, plan: dict) -> None:
             raise UserError(f"{cache} holds a cache {origin}; choose another folder or remove that one")
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command ``gap-cache-images``."""
     run_entry(main)
+
+
+if __name__ == "__main__":
+    console()

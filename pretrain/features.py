@@ -88,5 +88,10 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command ``gap-knn``."""
     run_entry(main)
+
+
+if __name__ == "__main__":
+    console()

@@ -61,5 +61,10 @@ def main() -> int:
     return probe(LinearSettings(**values, schedule=schedule, folder=Path(output)), init_world(device))
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command ``gap-linear-probe``."""
     run_entry(main)
+
+
+if __name__ == "__main__":
+    console()

@@ -46,5 +46,10 @@ def main() -> int:
     return 1 if any(metric.verdict == "no" for metric in metric_pairs(pairs)) else 0
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command ``gap-compare-runs``."""
     run_entry(main)
+
+
+if __name__ == "__main__":
+    console()

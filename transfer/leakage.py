@@ -54,5 +54,10 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command ``gap-leakage``."""
     run_entry(main)
+
+
+if __name__ == "__main__":
+    console()

@@ -160,5 +160,10 @@ def page(title: str, names: list[str]) -> str:
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{body}</body></html>\n'
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command ``gap-show``."""
     run_entry(main)
+
+
+if __name__ == "__main__":
+    console()

@@ -128,5 +128,10 @@ def main() -> int:
     return 0
 
 
-if __name__ == "__main__":
+def console() -> None:
+    """The command ``gap-split``."""
     run_entry(main)
+
+
+if __name__ == "__main__":
+    console()

@@ -15,7 +15,22 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-SCRIPTS = ("gap-convert", "gap-measure", "gap-pretrain", "gap-published", "gap-train")
+SCRIPTS = (
+    "gap-cache-images",
+    "gap-compare-runs",
+    "gap-convert",
+    "gap-convert-torchvision",
+    "gap-knn",
+    "gap-leakage",
+    "gap-linear-probe",
+    "gap-measure",
+    "gap-pretrain",
+    "gap-published",
+    "gap-show",
+    "gap-split",
+    "gap-sweep",
+    "gap-train",
+)
 NOT_SOURCE = (".git", ".venv", "runs", "datasets", "build", "*.egg-info", "__pycache__", ".*_cache")
 BUILD = "import setuptools.build_meta as build; build.build_{}({!r})"
 # what the snippets of the docs find in their folder and in their names
@@ -83,8 +98,8 @@ def test_the_archives_hold_what_they_should(archives):
 
 def test_every_console_script_answers(installed, tmp_path):
     assert sorted(path.name for path in installed.glob("gap-*")) == list(SCRIPTS)
-    for script in SCRIPTS:
-        assert "usage:" in run(installed / script, "--help", cwd=tmp_path)
+    for name in SCRIPTS:
+        assert f"usage: {name}" in run(installed / name, "--help", cwd=tmp_path)
     assert "81.5" in run(installed / "gap-published", "--table", "2", cwd=tmp_path)
 
 
