@@ -69,8 +69,13 @@ def category_names(categories: Sequence[dict[str, Any]], name: str) -> list[str]
     names = []
     for category in categories:
         text = category.get("name")
-        if isinstance(text, bool) or not isinstance(text, str | int | float) or not str(text).strip():
+        if isinstance(text, bool) or not isinstance(text, str | int | float) or not _is_text(str(text)):
             raise UserError(f"data set {name}: category {category['id']} has name {text!r}; a text is expected")
         names.append(str(text))
     counts = Counter(names)
     return [f"{n} (id {c['id']})" if counts[n] > 1 else n for n, c in zip(names, categories)]
+
+
+def _is_text(text: str) -> bool:
+    """Whether ``text`` says something and can be written: JSON can hold half of a surrogate pair, UTF-8 cannot."""
+    return bool(text.strip()) and not any("\ud800" <= letter <= "\udfff" for letter in text)

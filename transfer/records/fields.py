@@ -16,6 +16,10 @@ def _mapping(value: Any) -> bool:
     return isinstance(value, dict)
 
 
+def _list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
 # Far above anything that a run records, and far below where sums and squares overflow or an int has no float.
 LARGEST = 10**15
 
@@ -37,8 +41,18 @@ def _names(value: Any) -> bool:
     return isinstance(value, list) and all(map(_text, value))
 
 
+def _or_null(check: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or check(value)
+
+
+def _seconds(value: Any) -> bool:
+    return _mapping(value) and all(map(_or_null(_number), value.values()))
+
+
 def _data_sets(value: Any) -> bool:
-    return isinstance(value, list) and all(_mapping(one) and _text(one.get("name")) for one in value)
+    return isinstance(value, list) and all(
+        _mapping(one) and _text(one.get("name")) and _or_null(_text)(one.get("sha256")) for one in value
+    )
 
 
 def _findings(value: Any) -> bool:
@@ -81,6 +95,8 @@ FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "config.flat": (_mapping, "a mapping"),
     "init": (_mapping, "a mapping"),
     "init.name": (_text, "a string"),
+    "init.kind": (_text, "a string"),
+    "init.sha256": (_or_null(_text), "a string"),
     "seed": (_integer, "an integer"),
     "engine": (_mapping, "a mapping"),
     "engine.name": (_text, "a string"),
@@ -96,6 +112,16 @@ FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "metrics": (_metrics, "numbers by task and metric"),
     "history": (is_history, "a list of evaluations"),
     "detections": (_names, "a list of file names"),
+    "evaluator": (_text, "a string"),
+    "seconds": (_or_null(_seconds), "numbers by part"),
+    "provenance": (_or_null(_mapping), "a mapping"),
+    "provenance.argv": (_or_null(_list), "a list of words"),
+    "provenance.git": (_or_null(_mapping), "a mapping"),
+    "provenance.git.commit": (_or_null(_text), "a string"),
+    "provenance.hardware": (_or_null(_mapping), "a mapping"),
+    "provenance.hardware.gpus": (_or_null(_list), "a list"),
+    "hardware": (_or_null(_mapping), "a mapping"),
+    "hardware.gpus": (_or_null(_list), "a list"),
 }
 
 

@@ -158,6 +158,9 @@ def read_result(folder: Path, needs: Iterable[str] = ()) -> dict[str, Any] | Non
         return None
     try:
         content: dict[str, Any] = json.loads(path.read_text())
+        json.dumps(
+            content, ensure_ascii=False
+        ).encode()  # ValueError for half a surrogate pair, which no report can hold
         if content["schema"] != SCHEMA:
             raise UserError(f"{path} has schema {content['schema']}, this version reads {SCHEMA}")
         if problem := result_problem(content, needs):

@@ -89,6 +89,7 @@ def test_coco_records_are_sorted_contiguous_and_float(toy):
             "category 7 has name None; a text is expected",
         ),
         (lambda c: c.update(categories=[{**CATEGORIES[0], "name": " "}, *CATEGORIES[1:]]), "category 7 has name ' '"),
+        (lambda c: c.update(categories=[{**CATEGORIES[0], "name": "\ud800"}, *CATEGORIES[1:]]), "category 7 has name"),
         (lambda c: c["annotations"][0].update(iscrowd="no"), "annotation 1 has iscrowd 'no'"),
         (
             lambda c: c["annotations"][0].update(segmentation=[["a"] * 6]),

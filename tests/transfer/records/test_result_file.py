@@ -40,6 +40,18 @@ WRONG = {
     "metrics": {"bbox": {"AP": "high"}},
     "history": [5],
     "detections": {"0": "detections_0.npz"},
+    "init.kind": 4,
+    "init.sha256": True,
+    "evaluator": ["coco"],
+    "seconds": {"train": "long"},
+    "provenance": "here",
+    "provenance.argv": "train_net.py",
+    "provenance.git": True,
+    "provenance.git.commit": 7,
+    "provenance.hardware": "a CPU",
+    "provenance.hardware.gpus": "none",
+    "hardware": 2,
+    "hardware.gpus": {"0": "H100"},
 }
 
 
@@ -48,14 +60,17 @@ def with_field(path, value):
     *parents, leaf = path.split(".")
     node = record
     for parent in parents:
-        node = node[parent]
+        node = node.setdefault(parent, {})
     node[leaf] = value
     return record
 
 
 def test_a_result_of_the_schema_has_no_problem():
     assert result_problem(make_record(history=[{"iteration": 5, "metrics": {"bbox": {"AP": None}}}])) is None
-    assert result_problem(make_record(), FORMS) is None
+    machine = {"cpu": "a CPU", "gpus": []}
+    record = {**make_record(), "hardware": machine}
+    record["provenance"] = {"argv": [], "git": {"commit": None}, **record["provenance"], "hardware": machine}
+    assert result_problem(record, FORMS) is None
     assert set(WRONG) == set(FORMS)
 
 
