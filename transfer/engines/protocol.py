@@ -21,7 +21,8 @@ class TrainSummary:
 
     ``iterations`` is the number of finished iterations in total (resumed ones included); ``seconds`` and
     ``seconds_per_iteration`` cover this process only; ``stopped`` says that a signal ended it early, resumable.
-    ``peak_memory_mb`` is the device's on a GPU, the process's on a CPU.
+    ``peak_memory_mb`` is the device's on a GPU, the process's on a CPU. ``backbone_sha256`` is that of a frozen
+    backbone, equal at the start and at the end; None where the backbone is trained.
     """
 
     iterations: int
@@ -29,6 +30,7 @@ class TrainSummary:
     seconds_per_iteration: float
     stopped: bool = False
     peak_memory_mb: float = 0.0
+    backbone_sha256: str | None = None
 
 
 class Engine(Protocol):

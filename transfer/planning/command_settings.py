@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from runtime.listing import listed
@@ -40,6 +40,13 @@ def differences(kind: str, before: Sequence[str], now: Sequence[str]) -> str:
     old, new = command_settings(kind, before), command_settings(kind, now)
     keys = [key for key in dict.fromkeys([*old, *new]) if old.get(key) != new.get(key)]
     return listed([f"{key} was {_shown(old.get(key))}, is {_shown(new.get(key))}" for key in keys], 6)
+
+
+def override_words(overrides: Mapping[str, Any]) -> list[str]:
+    """The KEY VALUE words of a command line."""
+    return [
+        word for key, value in overrides.items() for word in (key, value if isinstance(value, str) else repr(value))
+    ]
 
 
 def _is_flag(word: str) -> bool:

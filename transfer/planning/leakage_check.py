@@ -6,8 +6,9 @@ from runtime.atomic import read_json, write_json
 from runtime.errors import UserError
 from transfer.comparison.leakage import DISTANCE, Leakage, compare_sets
 from transfer.config import load_config
+from transfer.planning.command_settings import override_words
 from transfer.planning.plan import Plan, PlannedInit
-from transfer.planning.stages import override_words, trained_inits
+from transfer.planning.stages import trained_inits
 
 RESULT = "leakage.json"
 

@@ -9,13 +9,43 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from runtime.errors import UserError
+from transfer.planning.fields import Fields
 from transfer.records.result_file import read_result
 from transfer.report.content import RateSearch
 
+LR_KEYS = ("search", "held_out", "schedule_factor")
 SEARCHED = "-own_lr"  # suffix of the table whose runs use each initialisation's own rate
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """Base learning rate of an initialisation: one value, or a grid searched on a held-out part of train."""
+
+    value: float | None = None
+    search: tuple[float, ...] = ()
+    held_out: float = 0.2  # share of train on which the rates are scored
+    schedule_factor: float = 1.0  # length of a search run relative to the real one
+
+
+def read_rate(raw: Any, where: str) -> LearningRate | None:
+    """``lr`` of a plan or of an initialisation: a rate, or a grid to search. Raises UserError."""
+    if raw is None:
+        return None
+    if isinstance(raw, int | float) and not isinstance(raw, bool) and 0 < raw < math.inf:
+        return LearningRate(value=float(raw))
+    fields = Fields(raw, where, LR_KEYS)
+    grid = tuple(float(v) for v in fields.items("search", (int, float)))
+    held_out = float(fields.get("held_out", (int, float), 0.2))
+    factor = float(fields.get("schedule_factor", (int, float), 1.0))
+    if not grid or not all(0 < v < math.inf for v in grid) or not 0 < held_out < 1 or not 0 < factor < math.inf:
+        raise UserError(f"{where}: search must be a list of positive rates, held_out in (0, 1), schedule_factor > 0")
+    check_rates(grid, where)
+    return LearningRate(search=grid, held_out=held_out, schedule_factor=factor)
 
 
 def check_rates(rates: Sequence[float], where: str) -> None:

@@ -15,8 +15,9 @@ from transfer.comparison.sequential import SequentialPlan
 from transfer.comparison.verdicts import MARGIN
 from transfer.config import RUN_KEYS
 from transfer.planning.fields import Fields, apply_settings, check_text, read_plan, suggest
-from transfer.planning.lr_search import SEARCHED, check_rates
+from transfer.planning.lr_search import SEARCHED, LearningRate, read_rate
 from transfer.planning.prepare_scripts import check_prepare
+from transfer.planning.protocols import check_protocol, read_protocols, table_name, with_protocol
 from transfer.planning.repetitions import (
     Pretraining,
     check_seeds,
@@ -30,23 +31,13 @@ PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 INIT_KINDS = ("random", "supervised", "weights", "pretrain", "published")
 INIT_KEYS = (*INIT_KINDS, "family", "encoder", "lr")
-CONFIG_KEYS = ("config", "name", "overrides", "data_fraction", "schedule_factor")
+CONFIG_KEYS = ("config", "name", "overrides", "data_fraction", "schedule_factor", "protocol")
 PUBLISHED_KEYS = ("init", "pretrain_data", "pretrain_epochs", "source")
-LR_KEYS = ("search", "held_out", "schedule_factor")
 PLAN_KEYS = (
     *("name", "output", "seed", "prepare", "inits", "configs", "seeds", "supervised", "random"),
     *("overrides", "engine", "evaluator", "lr", "allow", "published", "limits", "leakage", "margin", "pretrain_seeds"),
+    "protocol",
 )
-
-
-@dataclass(frozen=True)
-class LearningRate:
-    """Base learning rate of an initialisation: one value, or a grid searched on a held-out part of train."""
-
-    value: float | None = None
-    search: tuple[float, ...] = ()
-    held_out: float = 0.2  # share of train on which the rates are scored
-    schedule_factor: float = 1.0  # length of a search run relative to the real one
 
 
 @dataclass(frozen=True)
@@ -71,6 +62,7 @@ class Config:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     data_fraction: float = 1.0
     schedule_factor: float = 1.0
+    protocol: str = ""  # frozen | tuned, "" where the plan leaves it to the config
 
 
 @dataclass(frozen=True)
@@ -123,7 +115,7 @@ def load_plan(
     check_seeds([data_seed], f"{fields.where}: seed")
     fill = {"output": folder, "seed": str(data_seed), "pretrain_seed": str(data_seed)}
     repetitions = read_repetitions(fields, seed_offset)
-    default_lr = _learning_rate(raw.get("lr"), f"{fields.where}: lr")
+    default_lr = read_rate(raw.get("lr"), f"{fields.where}: lr")
     inits = _inits(fields, fill, default_lr, repetitions.pretrain_seeds)
     configs = _configs(fields, fill)
     return Plan(
@@ -183,21 +175,6 @@ def _prepare(fields: Fields, fill: Mapping[str, str]) -> tuple[Prepare, ...]:
     return tuple(stages)
 
 
-def _learning_rate(raw: Any, where: str) -> LearningRate | None:
-    if raw is None:
-        return None
-    if isinstance(raw, int | float) and not isinstance(raw, bool) and 0 < raw < math.inf:
-        return LearningRate(value=float(raw))
-    fields = Fields(raw, where, LR_KEYS)
-    grid = tuple(float(v) for v in fields.items("search", (int, float)))
-    held_out = float(fields.get("held_out", (int, float), 0.2))
-    factor = float(fields.get("schedule_factor", (int, float), 1.0))
-    if not grid or not all(0 < v < math.inf for v in grid) or not 0 < held_out < 1 or not 0 < factor < math.inf:
-        raise UserError(f"{where}: search must be a list of positive rates, held_out in (0, 1), schedule_factor > 0")
-    check_rates(grid, where)
-    return LearningRate(search=grid, held_out=held_out, schedule_factor=factor)
-
-
 def _init(
     name: str,
     raw: Any,
@@ -211,7 +188,7 @@ def _init(
     if len(kinds) != 1:
         raise UserError(f"{where}: give exactly one of {', '.join(INIT_KINDS)}")
     kind = kinds[0]
-    lr = _learning_rate(raw.get("lr"), f"{where}: lr") or default_lr
+    lr = read_rate(raw.get("lr"), f"{where}: lr") or default_lr
     extra = [check_one_line(f"--{key}={fields.get(key, str)}", where) for key in ("family", "encoder") if key in fields]
     common: dict[str, Any] = {"name": name, "kind": kind, "lr": lr, "convert": tuple(extra)}
     if kind == "supervised":
@@ -251,7 +228,8 @@ def _inits(
 
 def _configs(fields: Fields, fill: Mapping[str, str]) -> tuple[Config, ...]:
     shared = fields.get("overrides", dict, {})
-    configs = []
+    default = read_protocols(fields)
+    configs: list[Config] = []
     for raw in fields.items("configs", (str, dict)):
         one = Fields({"config": raw} if isinstance(raw, str) else raw, f"{fields.where}: configs", CONFIG_KEYS)
         file = one.need("config", str)
@@ -269,9 +247,12 @@ def _configs(fields: Fields, fill: Mapping[str, str]) -> tuple[Config, ...]:
                 f"{one.where}: {file}: overrides has {ignored[0]}, which the plan sets itself for every run"
             )
         overrides = {k: _fill(v, fill, one.where) if isinstance(v, str) else v for k, v in overrides.items()}
-        configs.append(
-            Config(_name(one.get("name", str, "".join(parts)), one.where), file, overrides, fraction, factor)
-        )
+        name = _name(one.get("name", str, "".join(parts)), one.where)
+        for protocol in (chosen := read_protocols(one, default)):
+            own = with_protocol(overrides, protocol, f"{one.where}: {file}")
+            check_protocol(config_file(file), own, protocol, f"{one.where}: {file}")
+            table = _name(table_name(name, protocol, "name" in one, len(chosen)), one.where)
+            configs.append(Config(table, file, own, fraction, factor, protocol))
     for name in (names := [c.name for c in configs]):
         if names.count(name) > 1:
             raise UserError(f"{fields.where}: two configs have the name {name}; give one of them another name:")
@@ -282,10 +263,15 @@ def _configs(fields: Fields, fill: Mapping[str, str]) -> tuple[Config, ...]:
     return tuple(configs)
 
 
+def config_file(file: str) -> Path:
+    """The path of a config: an existing path, or a name in configs/."""
+    return Path(file) if Path(file).is_file() else data_folder("configs", REPOSITORY) / file
+
+
 def check_config_exists(file: str, where: str) -> None:
     """A bare name must be in configs/, a path must exist. Raises UserError with the nearest name."""
     folder = data_folder("configs", REPOSITORY)
-    if Path(file).is_file() or ("/" not in file and (folder / file).is_file()):
+    if config_file(file).is_file() and (Path(file).is_file() or "/" not in file):
         return
     known = [str(p.relative_to(folder)) for p in folder.rglob("*.yaml")]
     raise UserError(f"{where} names config {file}, which does not exist (looked in configs/){suggest(file, known)}")

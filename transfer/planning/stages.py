@@ -11,6 +11,7 @@ from typing import Any
 
 from runtime.errors import UserError
 from runtime.listing import listed
+from transfer.planning.command_settings import override_words
 from transfer.planning.lr_search import SEARCHED, chosen_rate, search_folder, split_folder, split_names
 from transfer.planning.plan import Config, Plan, PlannedInit
 from transfer.planning.repetitions import Pretraining
@@ -262,13 +263,6 @@ def _stretched(file: str, overrides: tuple[str, ...], factor: float) -> tuple[st
     length = max(1, round(solver.MAX_ITER * factor))
     steps = sorted({min(round(step * factor), length - 1) for step in solver.STEPS})  # a step must come before the end
     return tuple(override_words({"SOLVER.MAX_ITER": length, "SOLVER.STEPS": tuple(steps)}))
-
-
-def override_words(overrides: Mapping[str, Any]) -> list[str]:
-    """The KEY VALUE words of a command line."""
-    return [
-        word for key, value in overrides.items() for word in (key, value if isinstance(value, str) else repr(value))
-    ]
 
 
 def choose(stages: Sequence[Stage], patterns: Sequence[str]) -> list[Stage]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from transfer.config.protocol import PROTOCOLS
+
 STATUSES = ("finished", "failed")
 
 
@@ -93,6 +95,7 @@ FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "config": (_mapping, "a mapping"),
     "config.name": (_text, "a string"),
     "config.flat": (_mapping, "a mapping"),
+    "protocol": (lambda value: value in PROTOCOLS, " or ".join(PROTOCOLS)),
     "init": (_mapping, "a mapping"),
     "init.name": (_text, "a string"),
     "init.kind": (_text, "a string"),
@@ -107,6 +110,7 @@ FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "datasets.train": (_data_sets, "a list of data sets"),
     "datasets.test": (_data_sets, "a list of data sets"),
     "findings": (_findings, "a list of findings"),
+    "backbone_sha256": (lambda value: value is None or _text(value), "a string or null"),
     "iterations": (_integer, "an integer"),
     "seconds_per_iteration": (_number, "a number"),
     "metrics": (_metrics, "numbers by task and metric"),

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from runtime.atomic import write_json
 from runtime.errors import UserError
 from runtime.provenance import hardware, provenance
-from transfer.config import config_sha256, recipe
+from transfer.config import config_sha256, flatten, recipe
+from transfer.config.protocol import protocol_of
 from transfer.data.catalog import get_dataset
 from transfer.data.set_findings import finding_records
 from transfer.records.fields import is_history, result_problem
@@ -90,6 +91,7 @@ def run_header(
         "status": "failed",
         "error": None,
         "config": describe_config(cfg, config_name),
+        "protocol": protocol_of(flatten(cfg)),
         "init": dict(init),
         "seed": cfg.SEED,
         "engine": describe_engine(engine),
@@ -133,6 +135,7 @@ def write_finished(
         "status": "finished",
         "evaluator": "+".join(dict.fromkeys(evaluators)),
         "iterations": summary.iterations,
+        "backbone_sha256": summary.backbone_sha256,  # of a frozen backbone, the same at the start and at the end
         "metrics": next(iter(by_dataset.values()), {}),
         "metrics_by_dataset": dict(by_dataset),
         "history": history.entries,

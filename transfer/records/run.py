@@ -15,7 +15,7 @@ from transfer.config import RUN_KEYS
 from transfer.records.result_file import RESULT, read_result
 
 RENAMED = re.compile(r"\.old\d+$")
-LATER_KEYS = ("world_size",)  # must agree too, but runs of earlier versions did not record them
+LATER_KEYS = ("world_size", "protocol")  # must agree too, but runs of earlier versions did not record them
 PRETRAINING = re.compile(r"pretrain\d+")  # CONFIG/INIT/pretrainN/seedM: which of several pretraining runs
 
 

@@ -26,7 +26,7 @@ from transfer.report.example_images import example_parts
 from transfer.report.figures import Figure
 from transfer.report.markup import NOTHING, Markup, element, join
 from transfer.report.page import Cell, FigureWithTable, Part, Row, Section, alarm, details, paragraph, table
-from transfer.report.sentences import spread_sentence
+from transfer.report.sentences import protocol_sentence, spread_sentence
 
 Parts = list[Part]
 MOST_DOTS = 60
@@ -73,7 +73,8 @@ def config_section(config: ConfigComparison, rows: ConfigRows, number: int, cell
     ]
     if not rows.rows:
         return Section(anchor, name, [paragraph("No finished run."), *others])
-    parts: Parts = [*_alarms(config), values_table(rows, cells, name)]
+    fixed = protocol_sentence(config.table)
+    parts: Parts = [*_alarms(config), *([paragraph(fixed)] if fixed else []), values_table(rows, cells, name)]
     for role in ROLES:
         parts += difference_parts(rows, role, cells, name)
     parts += [paragraph(SINGLE_INTERVALS, "soft"), *_spread_parts(config), *others, *class_parts(rows, styles)]

@@ -8,7 +8,7 @@ from transfer.comparison.comparison import Failure
 from transfer.report.content import Report
 from transfer.report.csv_rows import MAIN, ROLES, SINGLE_INTERVALS, SIZES, ConfigRows, interval, mean_and_spread, title
 from transfer.report.escaping import markdown_code, markdown_text
-from transfer.report.sentences import spread_sentence
+from transfer.report.sentences import protocol_sentence, spread_sentence
 
 
 def markdown(report: Report) -> str:
@@ -21,7 +21,9 @@ def markdown(report: Report) -> str:
             parts.append(f"**{heading}** ({markdown_text(allowed.by_init)}).\n")
     for config in report.comparison.configs:
         rows = report.rows_by_config[config.table.name]
-        parts += [f"## {markdown_text(config.table.name)}\n", _values(rows) + _differences(rows)]
+        parts += [f"## {markdown_text(config.table.name)}\n"]
+        parts += [f"{markdown_text(fixed)}\n"] if (fixed := protocol_sentence(config.table)) else []
+        parts += [_values(rows) + _differences(rows)]
         parts += _failures(config.failures)
         parts += [f"- {markdown_text(spread_sentence(spread))}\n" for spread in config.spreads]
     if report.searches:

@@ -13,6 +13,7 @@ from transfer.comparison.next_steps import Spread
 from transfer.comparison.student import ALPHA
 from transfer.comparison.variance import Component
 from transfer.comparison.verdicts import AHEAD, BEHIND, EQUIVALENT, NONE, UNDECIDED, Verdict
+from transfer.config.protocol import FROZEN, last_stage
 from transfer.records.run import Run
 from transfer.report.csv_rows import number, title
 
@@ -167,6 +168,23 @@ def _single(gap: Gap, verdict: Verdict) -> str:
 
 def _notes(gap: Gap) -> str:
     return f"; {gap.difference.note}" if gap.difference.note else ""
+
+
+def protocol_sentence(table: Table) -> str:
+    """What a table of frozen backbones holds fixed and what is trained; "" for tuned ones and runs that do not say."""
+    finished = [run.record for run in table.runs if run.finished]
+    if not finished or any(record.get("protocol") != FROZEN for record in finished):
+        return ""
+    flat = finished[0]["config"]["flat"]
+    checked = all(record.get("backbone_sha256") for record in finished)
+    proof = "; its sha256 was the same at the start and at the end of every run" if checked else ""
+    in_heads = str(flat["MODEL.ROI_HEADS.NAME"]).startswith("Res5")
+    heads = ", and so is res5, which belongs to the region heads" if in_heads else ""
+    return (
+        f"Frozen backbone: stem to res{last_stage(flat)} and their batch-norm statistics are those of the "
+        f"initialisation{proof}. "
+        f"Everything after it is trained{heads}."
+    )
 
 
 def spread_sentence(one: Spread) -> str:

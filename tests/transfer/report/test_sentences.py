@@ -13,11 +13,11 @@ import pytest
 from runtime.errors import UserError
 from tests.transfer.run_store import make_record, write_run
 from transfer.comparison.comparison import Comparison, complete
-from transfer.comparison.gap import compare
+from transfer.comparison.gap import Table, compare
 from transfer.comparison.sequential import SequentialPlan
 from transfer.records.run import find_runs
 from transfer.report.csv_rows import csv_rows, interval, verdict_class
-from transfer.report.sentences import spread_sentence, summary
+from transfer.report.sentences import protocol_sentence, spread_sentence, summary
 
 REFERENCES = {"supervised": "supervised", "random": "random"}
 
@@ -303,3 +303,25 @@ def test_a_plan_that_stops_says_whether_seeds_are_left(tmp_path: Path, most: int
     write(tmp_path, "moco", [30.9, 29.5, 31.5])
     tables = compare(list(find_runs(tmp_path)), REFERENCES)
     assert complete(tables, stopping=SequentialPlan(2, most), detections=False).next_step.endswith(words)
+
+
+def test_a_table_of_frozen_backbones_says_what_is_fixed(tmp_path: Path) -> None:
+    def table(root: Path, heads: str, stages: list[str], **fields: object) -> Table:
+        flat = {"MODEL.ROI_HEADS.NAME": heads, "MODEL.RESNETS.OUT_FEATURES": stages}
+        for init in ("supervised", "moco"):
+            write_run(root, make_record(init=init, flat=flat, **{"protocol": "frozen", **fields}))
+        (found,) = compare(list(find_runs(root)), REFERENCES)
+        return found
+
+    c4 = protocol_sentence(table(tmp_path / "c4", "Res5ROIHeads", ["res4"], backbone_sha256="f" * 64))
+    assert c4 == (
+        "Frozen backbone: stem to res4 and their batch-norm statistics are those of the initialisation; its sha256 was "
+        "the same at the start and at the end of every run. Everything after it is trained, and so is res5, which "
+        "belongs to the region heads."
+    )
+    fpn = protocol_sentence(table(tmp_path / "fpn", "StandardROIHeads", ["res2", "res5"]))
+    assert fpn == (
+        "Frozen backbone: stem to res5 and their batch-norm statistics are those of the initialisation. Everything "
+        "after it is trained."
+    )
+    assert not protocol_sentence(table(tmp_path / "tuned", "Res5ROIHeads", ["res4"], protocol="tuned"))

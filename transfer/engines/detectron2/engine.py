@@ -81,10 +81,12 @@ class Detectron2Engine:
             trainer.train()
         except StoppedEarly:
             stopped = True
+        trainer.frozen.check()
         done = trainer.iter + 1 if stopped else own.SOLVER.MAX_ITER
         seconds = time.perf_counter() - began
         memory = torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else 0.0
-        return TrainSummary(done, seconds, seconds / max(done - start, 1), stopped, memory)
+        sha256 = trainer.frozen.sha256
+        return TrainSummary(done, seconds, seconds / max(done - start, 1), stopped, memory, sha256)
 
     def detect(self, cfg: Any, weights: Path, dataset: str) -> Detections:
         """See ``transfer.engines.protocol.Engine.detect``."""

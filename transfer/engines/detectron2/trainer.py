@@ -32,6 +32,7 @@ from transfer.engines.training.failures import (
     non_finite_loss,
     one_value_per_channel,
 )
+from transfer.engines.training.frozen_backbone import FrozenBackbone
 from transfer.engines.training.precise_bn import PreciseBatchNorm
 from transfer.engines.training.ranks import any_rank, gather_objects
 from transfer.engines.weights.checkpoints import OWN_KEY, POINTER, SETTINGS_KEY, checkpoint_name, load_latest
@@ -68,6 +69,7 @@ class Trainer(DefaultTrainer):
                 load_weights(model, self.cfg.MODEL.WEIGHTS)
         else:
             self._restore(model, *latest)
+        self.frozen = FrozenBackbone(self.cfg, model, latest and latest[1].get(OWN_KEY))
         if self.batches is not None and self.batches.worker_seed < 0:
             self.batches.worker_seed = draw_base_seed()
         if comm.is_main_process():
@@ -147,7 +149,11 @@ class Trainer(DefaultTrainer):
             "process_seed": self.process_seed,
             "worker_seed": self.batches.worker_seed if self.batches is not None else -1,
         }
-        exact = {"rng": gather_objects(own), "precise_bn_position": self.precise_bn.position if self.precise_bn else 0}
+        exact = {
+            "rng": gather_objects(own),
+            "precise_bn_position": self.precise_bn.position if self.precise_bn else 0,
+            **self.frozen.entry(),
+        }
         if comm.is_main_process():
             parts = {key: part.state_dict() for key, part in self.checkpointer.checkpointables.items()}
             folder, model = Path(self.cfg.OUTPUT_DIR), self.checkpointer.model.state_dict()

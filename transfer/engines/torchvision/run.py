@@ -31,6 +31,7 @@ from transfer.engines.training.batches import TrainingFeed, build_test_feed
 from transfer.engines.training.device import choose_device, set_arithmetic
 from transfer.engines.training.evaluation import is_evaluation_missing
 from transfer.engines.training.failures import check_length, different_config
+from transfer.engines.training.frozen_backbone import FrozenBackbone
 from transfer.engines.training.precise_bn import PreciseBatchNorm
 from transfer.engines.training.precision import Precision
 from transfer.engines.training.ranks import any_rank, gather_objects
@@ -79,6 +80,7 @@ class Run:
         self.optimizer, self.schedule = build_solver(cfg, self.model)
         self.precision = Precision(cfg.SOLVER.AMP.ENABLED, cfg.ENGINE.AMP_DTYPE, self.device)
         self.precise_bn_position, self.start, self.worker_seed = 0, 0, -1
+        self.stored: dict[str, Any] | None = None  # the resumed checkpoint's entry for an exact resume
 
     def train(
         self,
@@ -92,6 +94,7 @@ class Run:
         exact = self._resume() if resume else None
         if exact is None and self.start == 0 and cfg.MODEL.WEIGHTS:
             load_weights(self.model, cfg.MODEL.WEIGHTS)
+        self.frozen = FrozenBackbone(cfg, self.model, self.stored)
         model = self._wrapped()
         feed = TrainingFeed(cfg, rank(), rank_count(), self.process_seed)
         if self.worker_seed < 0:  # a new DataLoader iterator makes this draw
@@ -134,6 +137,7 @@ class Run:
             )
         finally:
             progress.close()
+        self.frozen.check()
         final = self.folder / checkpoint_name(0, final=True)
         if self.start >= cfg.SOLVER.MAX_ITER and any_rank(not final.exists(), self.device):
             self._save(done - 1, True)  # a resumed run with nothing left to train
@@ -181,7 +185,7 @@ class Run:
         self.optimizer.load_state_dict(trainer["optimizer"])
         self.precision.load_state_dict(trainer.get("grad_scaler"))
         self.start = int(content["iteration"]) + 1
-        exact = content.get(OWN_KEY)
+        exact = self.stored = content.get(OWN_KEY)
         if exact is None or len(exact["rng"]) != rank_count():
             return None
         own = exact["rng"][rank()]
@@ -195,6 +199,7 @@ class Run:
         exact = {
             "rng": gather_objects(own),
             "precise_bn_position": self.precise_bn.position if self.precise_bn else 0,
+            **self.frozen.entry(),
         }
         if rank() == 0:
             save_checkpoint(
@@ -228,4 +233,5 @@ class Run:
             else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
         )
         per_iteration = seconds / max(done - self.start, 1)
-        return TrainSummary(done, seconds, per_iteration, done < self.cfg.SOLVER.MAX_ITER, memory)
+        stopped = done < self.cfg.SOLVER.MAX_ITER
+        return TrainSummary(done, seconds, per_iteration, stopped, memory, self.frozen.sha256)
