@@ -22,7 +22,7 @@ from runtime.errors import UserError, run_entry
 if TYPE_CHECKING:
     from transfer.data.catalog import DatasetSpec
     from transfer.evaluate.detections import Detections
-    from transfer.report.drawing import Marked
+    from transfer.evaluate.drawing import Marked
 
 # the entries of result.json that a page needs
 NEEDS = ("status", "config.name", "init.name", "datasets.test", "detections")
@@ -106,7 +106,7 @@ def picture(
     from PIL import Image
 
     from transfer.data.mapper import read_image
-    from transfer.report.drawing import draw, side_by_side
+    from transfer.evaluate.drawing import draw, side_by_side
 
     image = Image.fromarray(read_image(record["file_name"], "RGB"))
     left = draw(image, truth_of(record, class_names), f"ground truth, image {record['image_id']}")
@@ -122,7 +122,7 @@ def truth_of(record: dict[str, Any], class_names: list[str]) -> "Marked":
     import numpy as np
 
     from transfer.data.box_modes import corners
-    from transfer.report.drawing import Marked, polygons_to_mask
+    from transfer.evaluate.drawing import Marked, polygons_to_mask
 
     marked = Marked(corners(record["annotations"]), [], [])
     for annotation in record["annotations"]:
@@ -139,7 +139,7 @@ def detections_of(detections: "Detections", index: int, score: float, class_name
     """The detections of image number ``index`` above a score, lowest first so that the best are drawn on top."""
     import numpy as np
 
-    from transfer.report.drawing import Marked, polygons_to_mask
+    from transfer.evaluate.drawing import Marked, polygons_to_mask
 
     rows = np.flatnonzero((detections.image_index == index) & (detections.scores > score))
     rows = rows[np.argsort(detections.scores[rows], kind="stable")]

@@ -15,7 +15,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-SCRIPTS = ("gap-convert", "gap-measure", "gap-pretrain", "gap-published", "gap-train")
+SCRIPTS = ("gap-convert", "gap-measure", "gap-predict", "gap-pretrain", "gap-published", "gap-train")
 NOT_SOURCE = (".git", ".venv", "runs", "datasets", "build", "*.egg-info", "__pycache__", ".*_cache")
 BUILD = "import setuptools.build_meta as build; build.build_{}({!r})"
 # what the snippets of the docs find in their folder and in their names

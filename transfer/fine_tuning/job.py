@@ -25,6 +25,7 @@ from transfer.evaluate import Metrics, evaluate, evaluator_id
 from transfer.evaluate.detections import Detections
 from transfer.fine_tuning.preparation import FINAL_WEIGHTS
 from transfer.records import result_file as results
+from transfer.records.classes import write_classes
 from transfer.records.deciding_settings import RunSettings, run_settings
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def train_and_evaluate(job: Job) -> int:
         header: dict[str, Any] = {}
         if job.is_main:
             write_text(job.folder / "config.yaml", dump_config(job.cfg))
+            write_classes(job.folder, get_dataset(job.cfg.DATASETS.TRAIN[0]))
             header = results.run_header(
                 job.cfg,
                 job.config_name,
