@@ -123,7 +123,7 @@ def embedded_turns(
         model.channels_last()
     tested = detection_model(model, args.arithmetic)
     detector = in_arithmetic(tested, args.arithmetic, device)
-    print(f"{len(detect_images(tested, [batch[:1]], detector)[0][1])} detections in the test image")
+    print(f"{len(next(detect_images(tested, [batch[:1]], detector))[1])} detections in the test image")
     model.train()
     if args.compile:
         model.backbone.compile()
@@ -133,7 +133,7 @@ def embedded_turns(
     training = Training(model, optimizer, schedule, precision, lambda parameters: None)
     turns = {
         "training step": lambda: training.step(batch, 0),
-        "test image": lambda: detect_images(tested, [batch[:1]], detector),
+        "test image": lambda: list(detect_images(tested, [batch[:1]], detector)),
     }
     return turns, weights
 

@@ -22,7 +22,7 @@ from runtime.errors import UserError, run_entry
 if TYPE_CHECKING:
     from transfer.data.catalog import DatasetSpec
     from transfer.evaluate.detections import Detections
-    from transfer.report.drawing import Marked
+    from transfer.evaluate.drawing import Marked
 
 # the entries of result.json that a page needs
 NEEDS = ("status", "config.name", "init.name", "datasets.test", "detections")
@@ -106,11 +106,11 @@ def picture(
     from PIL import Image
 
     from transfer.data.mapper import read_image
-    from transfer.report.drawing import draw, side_by_side
+    from transfer.evaluate.drawing import draw, marked_detections, side_by_side
 
     image = Image.fromarray(read_image(record["file_name"], "RGB"))
     left = draw(image, truth_of(record, class_names), f"ground truth, image {record['image_id']}")
-    detected = detections_of(detections, index, score, class_names)
+    detected = marked_detections(detections, index, score, class_names)
     joined = side_by_side(left, draw(image, detected, f"{len(detected.labels)} detections above {score:g}"))
     name = f"{index:05d}.png"
     joined.save(folder / name)
@@ -122,7 +122,7 @@ def truth_of(record: dict[str, Any], class_names: list[str]) -> "Marked":
     import numpy as np
 
     from transfer.data.box_modes import corners
-    from transfer.report.drawing import Marked, polygons_to_mask
+    from transfer.evaluate.drawing import Marked, polygons_to_mask
 
     marked = Marked(corners(record["annotations"]), [], [])
     for annotation in record["annotations"]:
@@ -133,20 +133,6 @@ def truth_of(record: dict[str, Any], class_names: list[str]) -> "Marked":
         empty = np.zeros((record["height"], record["width"]), dtype=bool)
         marked.masks.append(polygons_to_mask(shape, *empty.shape) if shape else empty)
     return marked
-
-
-def detections_of(detections: "Detections", index: int, score: float, class_names: list[str]) -> "Marked":
-    """The detections of image number ``index`` above a score, lowest first so that the best are drawn on top."""
-    import numpy as np
-
-    from transfer.report.drawing import Marked, polygons_to_mask
-
-    rows = np.flatnonzero((detections.image_index == index) & (detections.scores > score))
-    rows = rows[np.argsort(detections.scores[rows], kind="stable")]
-    classes = detections.category[rows].tolist()
-    labels = [f"{class_names[c]} {s:.2f}" for c, s in zip(classes, detections.scores[rows].tolist())]
-    masks = [] if detections.masks is None else [polygons_to_mask(detections.masks[r], 0, 0) for r in rows.tolist()]
-    return Marked(detections.boxes[rows], labels, classes, masks)
 
 
 def page(title: str, names: list[str]) -> str:

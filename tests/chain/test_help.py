@@ -18,6 +18,7 @@ ENTRIES = [
     "transfer/compare_runs.py",
     "transfer/leakage.py",
     "transfer/measure_gap.py",
+    "transfer/predict.py",
     "transfer/published.py",
     "transfer/show.py",
     "transfer/planning/slurm/wait_for_job.py",

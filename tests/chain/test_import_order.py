@@ -29,6 +29,7 @@ TRANSFER = [
     "transfer.comparison",
     "transfer.literature",
     "transfer.report",
+    "transfer.prediction",
     "transfer.planning.slurm",
     "transfer.planning",
     "transfer",  # the commands

@@ -24,6 +24,7 @@ SCRIPTS = (
     "gap-leakage",
     "gap-linear-probe",
     "gap-measure",
+    "gap-predict",
     "gap-pretrain",
     "gap-published",
     "gap-show",

@@ -12,7 +12,7 @@ from tests.transfer.toy_data import coco_content, write_coco
 from transfer import show
 from transfer.data.catalog import get_dataset
 from transfer.evaluate.detections import Detections
-from transfer.report.drawing import Marked, class_color, draw
+from transfer.evaluate.drawing import Marked, class_color, draw
 
 
 @pytest.fixture

@@ -36,6 +36,16 @@ def finished(data, tmp_path_factory, run_cli):
     return folder, done, json.loads((folder / "result.json").read_text())
 
 
+def test_a_run_leaves_class_names_and_pictures_of_its_evaluations(finished):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, _, _ = finished
+    categories = json.loads((folder / "classes.json").read_text())["categories"]
+    assert categories == [{"id": 3, "name": "dog"}, {"id": 7, "name": "cup"}, {"id": 90, "name": "kite"}]
+    (board,) = folder.glob("events.*.pictures")
+    assert len(EventAccumulator(str(board)).Reload().Tags()["images"]) == 4
+
+
 def test_result_holds_what_the_gap_compares(finished, data):
     folder, done, result = finished
     assert done.stdout.splitlines()[0].split("] ")[1].startswith("engine: torchvision (torch ")

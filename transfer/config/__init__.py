@@ -1,7 +1,8 @@
 """Configuration: Detectron2's schema on fvcore's CfgNode, read from safe YAML only.
 
-A config is a YAML file with keys of ``transfer.config.schema.KEYS`` and an optional ``_BASE_``: a relative path or a
-list of them. Unknown keys, duplicate keys, Python tags and addresses as bases are errors that name file and key.
+A config is a YAML file with keys of ``transfer.config.schema.KEYS`` and an optional ``_BASE_``: a relative path, the
+name of a file in ``configs/``, or a list of them. Unknown keys, duplicate keys, Python tags and addresses as bases are
+errors that name file and key.
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ def resolve_config(name: str | Path) -> Path:
         for candidate in (CONFIG_FOLDER / path.name, CONFIG_FOLDER / f"{path.name}.yaml"):
             if candidate.is_file():
                 return candidate
+    if path.is_dir():
+        beside = path / "config.yaml"
+        raise UserError(f"config {name} is a folder; name {beside if beside.is_file() else 'a YAML file'}")
+    if path.name == str(name):
         known = sorted(p.name for p in CONFIG_FOLDER.glob("*.yaml"))
         hint = suggestion(path.name, known)
         raise UserError(f"config {name}: no such file, and none of that name in {CONFIG_FOLDER}{hint}")
@@ -180,12 +185,20 @@ def _read_yaml_with_bases(file: Path, derived: tuple[Path, ...] = (), read: list
     for base in bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str) or "://" in base:
             raise UserError(f"config {file}: {BASE_KEY} must be a local file, not {base}")
-        path = file.parent / Path(base).expanduser()
-        if not path.is_file():
-            raise UserError(f"config {file}: its {BASE_KEY} {path} does not exist")
+        path = _base_path(file, Path(base).expanduser())
         _merge_into(merged, _read_yaml_with_bases(path, (*derived, file.resolve()), read), path)
     _merge_into(merged, written, file)
     return merged
+
+
+def _base_path(file: Path, base: Path) -> Path:
+    """``base`` relative to ``file``; a bare name that is not there is looked up in ``configs/``."""
+    shipped = CONFIG_FOLDER / base
+    for path in (file.parent / base, *([shipped] if base.name == str(base) else [])):
+        if path.is_file():
+            return path
+    elsewhere = f", and there is none in {CONFIG_FOLDER}" if base.name == str(base) else ""
+    raise UserError(f"config {file}: its {BASE_KEY} {file.parent / base} does not exist{elsewhere}")
 
 
 def _merge_into(target: dict[str, Any], source: dict[str, Any], file: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from runtime.errors import UserError
 from runtime.stop import leave_signals_to_the_parent
 from transfer.data import samplers
 from transfer.data.labels import Record
-from transfer.data.mapper import DetectionMapper
+from transfer.data.mapper import DetectionMapper, given_pixels
 
 Item = dict[str, Any]
 Plan = Iterator[list[samplers.Key]]  # the keys of one batch after another
@@ -202,6 +202,43 @@ def build_test_loader(
     batches = [[(i, draw) for i in share[k : k + batch_size]] for k in range(0, len(share), batch_size)]
     return TestLoader(
         packed, mapper, lambda: iter(batches), num_workers=num_workers, pin_memory=pin_memory, batches=len(batches)
+    )
+
+
+class _MappedStream(Dataset[Any]):
+    """A record itself is the key; the value is the record and its test item, or what is wrong with the image."""
+
+    def __init__(self, mapper: DetectionMapper) -> None:
+        self._mapper, self._draw = mapper, mapper.test_draw()
+
+    def __getitem__(self, record: Record) -> tuple[Record, Item | str]:
+        try:
+            if "pixels" not in record:
+                return record, self._mapper(record, self._draw)
+            pixels = given_pixels(record["pixels"], self._mapper.image_format)
+            return record, {**self._mapper.item_of(pixels, self._draw), "image_id": record["image_id"]}
+        except UserError as error:
+            return record, str(error)
+
+
+def stream_items(
+    records: Iterable[Record], mapper: DetectionMapper, *, num_workers: int = 0
+) -> Iterator[tuple[Record, Item | str]]:
+    """Each record with its test item, or with a sentence on why its image cannot be read; in order.
+
+    ``records`` may be endless: at most a few of them for each worker are taken ahead, none without workers. A record
+    has file_name, or ``pixels`` as ``given_pixels`` takes them.
+    """
+    return iter(
+        DataLoader(
+            _MappedStream(mapper),
+            sampler=iter(records),  # type: ignore[arg-type]
+            batch_size=None,
+            num_workers=num_workers,
+            collate_fn=_identity,
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),
+        )
     )
 
 

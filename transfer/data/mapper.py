@@ -34,13 +34,39 @@ def read_image(path: str, image_format: str) -> np.ndarray:
     """
     try:
         with open_image(path) as file:
-            image = to_mode(file, "RGB" if image_format == "BGR" else image_format, upright=True)
+            return pixels_of(file, image_format)
     except UNREADABLE as error:
         raise UserError(f"image {path} cannot be read ({error}); replace it or remove it from the data set") from error
-    pixels = np.asarray(image)
+
+
+def pixels_of(image: Image.Image, image_format: str) -> np.ndarray:
+    """The pixels of an opened image as ``read_image`` returns them; raises one of ``UNREADABLE``."""
+    pixels = np.asarray(to_mode(image, "RGB" if image_format == "BGR" else image_format, upright=True))
     if image_format == "BGR":
         return pixels[:, :, ::-1]
     return pixels[:, :, None] if pixels.ndim == 2 else pixels
+
+
+def given_pixels(image: Any, image_format: str) -> np.ndarray:
+    """Pixels as ``read_image`` returns them, of a PIL image or a uint8 array H x W [x 3] in RGB order.
+
+    Raises UserError for anything else: a guess at another scale or order of channels would be wrong unnoticed.
+    """
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+            raise UserError(
+                f"image: an array of {image.dtype} {' x '.join(map(str, image.shape))}; give uint8 pixels, height x "
+                "width x 3 in RGB order, or height x width"
+            )
+        if not image.size:
+            raise UserError("image: an array without pixels")
+        image = Image.fromarray(np.ascontiguousarray(image))
+    if not isinstance(image, Image.Image):
+        raise UserError(f"image: a {type(image).__name__}; give a path, a PIL image or a uint8 array in RGB order")
+    try:
+        return pixels_of(image, image_format)
+    except UNREADABLE as error:
+        raise UserError(f"image: its pixels cannot be used ({error})") from error
 
 
 def resized_shape(height: int, width: int, short_edge: int, longest: int) -> tuple[int, int]:
@@ -107,16 +133,26 @@ class DetectionMapper:
                 f"image {record['file_name']} is {width} x {height}, its annotation says {record['width']} x "
                 f"{record['height']}; correct the annotation"
             )
-        pixels = self._resize(pixels, draw, Image.Resampling.BILINEAR)
-        item: dict[str, Any] = {
-            "image": torch.as_tensor(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
-            **{key: record[key] for key in ("file_name", "image_id") if key in record},
-            "height": height,
-            "width": width,
-        }
+        item = self.item_of(pixels, draw, name=f"image {record['file_name']}")
+        item.update({key: record[key] for key in ("file_name", "image_id") if key in record})
         if self.train and "annotations" in record:
-            item["instances"] = self._instances(record, draw, (height, width), pixels.shape[:2])
+            item["instances"] = self._instances(record, draw, (height, width), tuple(item["image"].shape[1:]))
         return item
+
+    def item_of(self, pixels: np.ndarray, draw: Draw, *, name: str = "image") -> dict[str, Any]:
+        """Image, height and width of an item, from pixels as ``read_image`` returns them.
+
+        Raises UserError, beginning with ``name``, for an image so narrow that nothing of it is left.
+        """
+        height, width = pixels.shape[:2]
+        if draw.short_edge and not all(resized_shape(height, width, draw.short_edge, self.max_size)):
+            raise UserError(
+                f"{name} is {width} x {height}: with its longer side at {self.max_size} pixels (INPUT.MAX_SIZE) "
+                "nothing of the shorter one is left; crop it or leave it out"
+            )
+        resized = self._resize(pixels, draw, Image.Resampling.BILINEAR)
+        image = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        return {"image": image, "height": height, "width": width}
 
     def _resize(self, pixels: np.ndarray, draw: Draw, method: Image.Resampling) -> np.ndarray:
         """``pixels`` (H x W [x C] uint8) after resize and flip."""

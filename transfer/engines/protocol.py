@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 # (finished iterations, {data set name: detections}) -> scalars for metrics.json ("bbox/AP": ...); main process only
 AfterEval = Callable[[int, "Mapping[str, Detections]"], "Mapping[str, float] | None"]
+# an image's id, boxes n x 4, scores n, classes n, n run-length masks or None, and keypoints n x K x 3 if there are any
+ImageResult = tuple[Any, ...]
+# batches of test items (``transfer.data.mapper``) -> the result of each image, in order; holds one batch at a time
+DetectStream = Callable[[Iterable[Sequence[dict[str, Any]]]], Iterator[ImageResult]]
 
 
 @dataclass(frozen=True)
@@ -71,4 +75,11 @@ class Engine(Protocol):
 
     def detect(self, cfg: Any, weights: Path, dataset: str) -> Detections:
         """Run the detector of ``weights`` over a data set; every rank gets the detections of the whole data set."""
+        ...
+
+    def open_detector(self, cfg: Any, weights: Path) -> DetectStream:
+        """Load the detector of ``weights`` for images that belong to no data set; augmented if TEST.AUG.ENABLED.
+
+        An image alone in its batch gets the detections that ``detect`` gives it, bit for bit.
+        """
         ...

@@ -20,14 +20,17 @@ from runtime.errors import UserError
 from runtime.logs import get_logger
 from transfer.config import flatten, load_config
 from transfer.config.schema import KEYS
-from transfer.fine_tuning.weight_addresses import cached_path, local_weights
+from transfer.engines.weights.loading import is_detector
+from transfer.fine_tuning.weight_addresses import cached_path, local_weights, web_address
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
 FIXED_BY_WEIGHTS = tuple(IMAGENET.config())  # the four settings that weights fix beside the architecture
 INPUT_FORMATS = tuple(sorted({preprocessing.format for preprocessing in PREPROCESSING.values()}))
+DETECTOR_FILE = "model_final.pth"
 MSRA_FILES = {50: "R-50", 101: "R-101"}
+FROM_CONFIG = "pixel order, mean, std and stride are taken from the config"
 log = get_logger("init")
 
 
@@ -36,7 +39,8 @@ class Init:
     """An initialisation.
 
     ``weights`` is None for random weights. ``sidecar`` is the content of the JSON file beside the backbone;
-    ``settings`` are the config keys that the weights fix, with their values.
+    ``settings`` are the config keys that the weights fix, with their values. ``is_detector``: the weights are those of
+    a whole detector, of which everything that fits is kept.
     """
 
     name: str
@@ -44,12 +48,13 @@ class Init:
     sha256: str | None = None
     sidecar: dict[str, Any] | None = None
     settings: Mapping[str, Any] | None = None
+    is_detector: bool = False
 
     def record(self) -> dict[str, Any]:
         """The ``init`` entry of result.json."""
         return {
             "name": self.name,
-            "kind": "random" if self.weights is None else "backbone",
+            "kind": "random" if self.weights is None else "detector" if self.is_detector else "backbone",
             "weights": None if self.weights is None else str(self.weights),
             "sha256": self.sha256,
             "sidecar": self.sidecar,
@@ -69,7 +74,26 @@ def resolve_init(choice: str | None, cfg: CfgNode, *, name: str | None, folder: 
     if choice in NAMED:
         init = NAMED[choice](cfg.MODEL.RESNETS.DEPTH)
         return Init(name or choice, init.weights, init.sha256, init.sidecar, init.settings)
-    return _backbone(local_weights(choice), choice, name, folder)
+    path = weight_file(choice)
+    if is_detector(path):
+        return _detector(path, name)
+    return _backbone(path, choice, name, folder)
+
+
+def require_init(choice: str) -> None:
+    """Raise UserError for an initialisation that is neither a name, an address nor a file; nothing is downloaded."""
+    if choice not in NAMED and web_address(choice) is None:
+        weight_file(choice)
+
+
+def weight_file(choice: str) -> Path:
+    """The local file of ``choice``: of a run folder, its trained detector."""
+    path = Path(choice).expanduser()
+    if path.is_dir() and not (path / DETECTOR_FILE).is_file():
+        raise UserError(
+            f"--init {choice} is a folder without {DETECTOR_FILE}; name a file, or the folder of a finished run"
+        )
+    return path / DETECTOR_FILE if path.is_dir() else local_weights(choice)
 
 
 def _random(depth: int) -> Init:
@@ -119,8 +143,33 @@ def _backbone(path: Path, choice: str, name: str | None, folder: Path) -> Init:
     elif "ImageNetPretrained/torchvision/" in choice:
         settings = IMAGENET.config()
     elif settings is None:
-        log.warning("%s has no sidecar: pixel order, mean, std and stride are taken from the config", path)
+        log.warning("%s has no sidecar: %s", path, FROM_CONFIG)
     return Init(name or path.name.split(".")[0], path, sha256_file(path), sidecar, settings)
+
+
+def _detector(path: Path, name: str | None) -> Init:
+    """A trained detector as a start, with the input settings of the config.yaml beside it, if there is one."""
+    beside = path.parent / "config.yaml"
+    settings = None
+    if beside.is_file():
+        settings = input_settings(beside)
+    else:
+        log.warning(
+            "%s has no config.yaml beside it: pixel order, mean, std and stride are taken from the config", path
+        )
+    log.info("%s is a whole detector: everything that fits is kept (convert/to_d2.py takes its backbone alone)", path)
+    return Init(name or _name_of(path), path, sha256_file(path), None, settings, is_detector=True)
+
+
+def _name_of(path: Path) -> str:
+    """Of a detector: runs are told apart by their folders, not by the name that all their weights have."""
+    return path.absolute().parent.name if path.name == DETECTOR_FILE else path.name.split(".")[0]
+
+
+def input_settings(config: Path) -> dict[str, Any]:
+    """What a trained detector's weights fix, from its config.yaml."""
+    trained = flatten(load_config(config))
+    return {key: trained[key] for key in (*FIXED_BY_WEIGHTS, "MODEL.RESNETS.DEPTH")}
 
 
 def _converted(path: Path, folder: Path) -> Path:
@@ -141,8 +190,7 @@ def evaluated_model(weights: Path) -> Init:
     beside = weights.parent / "config.yaml"
     settings = None
     if beside.is_file():
-        trained = flatten(load_config(beside))
-        settings = {key: trained[key] for key in (*FIXED_BY_WEIGHTS, "MODEL.RESNETS.DEPTH")}
+        settings = input_settings(beside)
     return Init("evaluated", weights, settings=settings)
 
 

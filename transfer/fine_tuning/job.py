@@ -24,7 +24,9 @@ from transfer.engines.weights.checkpoints import SETTINGS_KEY, load_latest
 from transfer.evaluate import Metrics, evaluate, evaluator_id
 from transfer.evaluate.detections import Detections
 from transfer.fine_tuning.preparation import FINAL_WEIGHTS
+from transfer.fine_tuning.watching import log_pictures
 from transfer.records import result_file as results
+from transfer.records.classes import write_classes
 from transfer.records.deciding_settings import RunSettings, run_settings
 
 if TYPE_CHECKING:
@@ -72,6 +74,7 @@ def train_and_evaluate(job: Job) -> int:
         header: dict[str, Any] = {}
         if job.is_main:
             write_text(job.folder / "config.yaml", dump_config(job.cfg))
+            write_classes(job.folder, get_dataset(job.cfg.DATASETS.TRAIN[0]))
             header = results.run_header(
                 job.cfg,
                 job.config_name,
@@ -153,6 +156,8 @@ def _in_training(
     by_dataset = {name: job.metrics(name, detections) for name, detections in by_name.items()}
     if job.is_main:
         history.add(iteration, next(iter(by_dataset.values()), {}))
+        for name, detections in by_name.items():
+            log_pictures(job.folder, iteration, get_dataset(name), detections)
     several = len(by_dataset) > 1
     return {
         f"{name}/{task}/{key}" if several else f"{task}/{key}": value

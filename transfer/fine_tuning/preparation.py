@@ -14,7 +14,7 @@ from transfer.data.set_findings import named_findings
 from transfer.engines.protocol import Engine
 from transfer.evaluate.coco_ap import MAX_DETECTIONS, choose_rule
 from transfer.fine_tuning.checks import Datasets, check, class_count_keys
-from transfer.fine_tuning.initialisation import Init, apply_settings, evaluated_model, resolve_init
+from transfer.fine_tuning.initialisation import Init, apply_settings, evaluated_model, require_init, resolve_init
 from transfer.fine_tuning.weight_addresses import local_weights
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def prepare(cfg: CfgNode, args: argparse.Namespace, folder: Path, engine: Engine
         for line in scale_to_batch(cfg, args.scale_to_batch):
             log.info("%s", line)
     check_evaluator(args.evaluator, cfg)
+    if train and (args.init or cfg.MODEL.WEIGHTS):  # before the data sets, which take longer to read
+        require_init(args.init or cfg.MODEL.WEIGHTS)
     datasets = Datasets.of(cfg, train=train)
     check(cfg, datasets, engine, processes=processes, explicit=explicit, train=train)
     for name, finding in named_findings(datasets.train, datasets.test):

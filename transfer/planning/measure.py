@@ -44,6 +44,8 @@ def run_plan(args: argparse.Namespace, command: str) -> int:
         print(power_text(plan, tables, pretraining_hours(plan, outcomes), args.power))
         return 0
     chosen = choose(stages, args.only)
+    if args.report_only and not any(_has_results(plan, seed) for seed in plan.seeds):
+        raise UserError(f"--report-only: nothing of {args.plan} has run in {plan.output} yet; run it without the flag")
     found = {} if args.report_only else refusals(plan.output, chosen, launcher)
     if args.dry_run:
         print("\n".join([dry_run(plan, chosen, launcher), *refusal_lines(found)]))

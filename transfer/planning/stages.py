@@ -11,6 +11,7 @@ from typing import Any
 
 from runtime.errors import UserError
 from runtime.listing import listed
+from transfer.engines.weights.loading import is_detector
 from transfer.planning.command_settings import override_words
 from transfer.planning.lr_search import SEARCHED, chosen_rate, search_folder, split_folder, split_names
 from transfer.planning.plan import Config, Plan, PlannedInit
@@ -100,12 +101,23 @@ def _backbone_stages(plan: Plan, init: PlannedInit, prepared: tuple[str, ...]) -
         stages.append(Stage(pretrain_stage(init, run), "pretrain", argv, checkpoint.parent, checkpoint, prepared))
         stages.append(_conversion(plan, init, name, run.checkpoint, (stages[-1].name,)))
         backbones.append(_Backbone(run.name, stages[-1].proof, (stages[-1].name,)))
-    if init.weights is not None and init.kind == "weights" and init.weights.endswith(".pkl"):
+    if init.weights is not None and init.kind == "weights" and _needs_no_conversion(init):
         return [], [_Backbone(weights=Path(init.weights))]
     if init.weights is not None:
         stages.append(_conversion(plan, init, init.name, init.weights, prepared))
         backbones.append(_Backbone(weights=stages[-1].proof, needs=(stages[-1].name,)))
     return stages, backbones or [_Backbone()]
+
+
+def _needs_no_conversion(init: PlannedInit) -> bool:
+    """A backbone, or a whole detector, which is a start of its own kind unless its conversion is asked for."""
+    path = Path(init.weights or "")
+    if path.suffix == ".pkl" or init.convert or not path.is_file():
+        return path.suffix == ".pkl"
+    try:
+        return is_detector(path)
+    except UserError:  # the conversion will say what is wrong with the file
+        return False
 
 
 def _backbone_name(init: PlannedInit, run: Pretraining) -> str:

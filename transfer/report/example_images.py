@@ -79,7 +79,7 @@ def found_objects(truth: LabelledBoxes, detected: LabelledBoxes) -> int:
 
 
 def _figure(image: Image.Image, file: str, name: str, result: str, boxes: LabelledBoxes, colour: str) -> Markup:
-    from transfer.report.drawing import draw_small
+    from transfer.evaluate.drawing import draw_small
 
     picture = draw_small(image, boxes.boxes, boxes.labels, colour, SIDE)
     sink = io.BytesIO()

@@ -46,6 +46,32 @@ def test_every_config_says_how_to_run_it(name):
     assert f"--config-file {name}" in text
 
 
+def test_a_bare_base_is_found_in_the_shipped_configs(tmp_path):
+    own = write(tmp_path / "mine.yaml", "_BASE_: own_R18_FPN.yaml\nSOLVER:\n  MAX_ITER: 77\n  STEPS: (60, 70)\n")
+    cfg = load_config(own)
+    assert (cfg.MODEL.RESNETS.DEPTH, cfg.SOLVER.MAX_ITER) == (18, 77)
+    write(tmp_path / "own_R18_FPN.yaml", "SOLVER:\n  MAX_ITER: 5\n")  # beside the file comes first
+    assert load_config(write(own, "_BASE_: own_R18_FPN.yaml")).SOLVER.MAX_ITER == 5
+    with pytest.raises(UserError, match=r"folder/own_R50_C4.yaml does not exist$"):
+        load_config(write(own, "_BASE_: folder/own_R50_C4.yaml"))
+
+
+def test_a_folder_is_named_as_such(tmp_path):
+    with pytest.raises(UserError, match="is a folder; name a YAML file"):
+        load_config(tmp_path)
+    write(tmp_path / "config.yaml", "VERSION: 2")
+    with pytest.raises(UserError, match=r"is a folder; name .*/config.yaml"):
+        load_config(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["own_R18_FPN", "own_R50_FPN", "own_R50_C4"])
+def test_configs_for_own_data_leave_the_classes_to_the_data(name):
+    explicit, cfg = explicit_keys(name), load_config(name)
+    assert not any("NUM_CLASSES" in key or key.startswith("DATASETS.") for key in explicit)
+    assert not set(explicit) & {"INPUT.FORMAT", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD", "MODEL.RESNETS.STRIDE_IN_1X1"}
+    assert cfg.SOLVER.STEPS[-1] < cfg.SOLVER.MAX_ITER
+
+
 def test_bases_merge_in_order_and_relative(tmp_path):
     (tmp_path / "deep").mkdir()
     write(tmp_path / "a.yaml", "SOLVER: {BASE_LR: 0.5, MAX_ITER: 7}\nINPUT: {FORMAT: RGB}")

@@ -10,12 +10,17 @@ from convert.conversion import convert
 from convert.preprocessing import IMAGENET, MSRA_BGR
 from runtime.atomic import sha256_file
 from runtime.errors import UserError
-from transfer.config import default_config, dump_config, merge_opts
+from runtime.torch_files import load_torch
+from tests.transfer.prediction.trained import write_detector
+from tests.transfer.toy_data import write_coco
+from transfer.config import default_config, dump_config, load_config, merge_opts
+from transfer.engines.weights.loading import is_detector, load_weights
 from transfer.fine_tuning import weight_addresses as addresses
 from transfer.fine_tuning.initialisation import (
     Init,
     apply_settings,
     evaluated_model,
+    require_init,
     resolve_init,
     same_value,
 )
@@ -101,6 +106,67 @@ def test_an_evaluated_model_brings_the_input_it_was_trained_with(tmp_path):
     assert cfg.INPUT.FORMAT == "RGB"
     with pytest.raises(UserError, match="DEPTH is 50"):
         apply_settings(default_config(), init, {})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run folder with a detector of three classes."""
+    folder = tmp_path_factory.mktemp("first") / "coco_run"
+    write_detector(folder, write_coco(tmp_path_factory.mktemp("data")))
+    return folder
+
+
+@pytest.mark.parametrize("form", ["folder", "file"])
+def test_a_whole_detector_is_a_start_of_its_own_kind(trained, tmp_path, form):
+    cfg = load_config(trained / "config.yaml")
+    cfg.INPUT.FORMAT = "BGR"
+    choice = trained if form == "folder" else trained / "model_final.pth"
+    init = resolve_init(str(choice), cfg, name=None, folder=tmp_path)
+    assert (init.name, init.weights) == ("coco_run", trained / "model_final.pth")
+    assert init.record()["kind"] == "detector"
+    assert init.record()["sha256"] == sha256_file(trained / "model_final.pth")
+    assert apply_settings(cfg, init, {}) == ["INPUT.FORMAT = RGB"]  # as it was trained
+    assert not list(tmp_path.iterdir())  # nothing is converted
+    with pytest.raises(UserError, match="INPUT.FORMAT is BGR in command line"):
+        cfg.INPUT.FORMAT = "BGR"
+        apply_settings(cfg, init, {"INPUT.FORMAT": "command line"})
+
+
+def test_everything_of_a_detector_that_fits_is_kept(trained, caplog):
+    """With another number of classes only the predictor begins anew; the sentence says so."""
+    from transfer.engines.torchvision.builder import build_model
+
+    cfg = load_config(trained / "config.yaml")
+    source = load_torch(trained / "model_final.pth")["model"]
+    for classes, words in (
+        (3, "kept backbone, proposal_generator, roi_heads.box_head, roi_heads.box_predictor; new nothing"),
+        (5, "kept backbone, proposal_generator, roi_heads.box_head; new roi_heads.box_predictor"),
+    ):
+        cfg.MODEL.ROI_HEADS.NUM_CLASSES = classes
+        model = build_model(cfg)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        caplog.clear()
+        with caplog.at_level("INFO", logger="transfer_gap"):
+            load_weights(model, trained / "model_final.pth")
+        assert f"a whole detector as a start: {words}" in caplog.messages
+        for name, value in model.state_dict().items():
+            kept = classes == 3 or not name.startswith("roi_heads.box_predictor.")
+            assert value.equal(source[name] if kept else before[name]), name
+
+
+def test_a_backbone_is_not_taken_for_a_detector(backbone, checkpoint, trained):
+    assert is_detector(trained / "model_final.pth")
+    assert not is_detector(backbone)
+    assert not is_detector(checkpoint)
+
+
+def test_a_missing_file_or_folder_is_found_before_anything_is_read(tmp_path):
+    for name in ("random", "supervised", "supervised-msra", "detectron2://x.pkl"):
+        require_init(name)
+    with pytest.raises(UserError, match="no such file"):
+        require_init(str(tmp_path / "nope.pkl"))
+    with pytest.raises(UserError, match="is a folder without model_final.pth"):
+        require_init(str(tmp_path))
 
 
 def test_random_takes_the_input_of_torchvision_backbones(tmp_path):

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import UserError
+from tests.transfer.prediction.trained import write_detector
+from tests.transfer.toy_data import write_coco
 from transfer.planning.plan import load_plan
 from transfer.planning.stages import choose, plan_stages
 
@@ -158,3 +160,18 @@ def test_shipped_plans_are_valid(plan: Path, monkeypatch: pytest.MonkeyPatch, re
     monkeypatch.chdir(repo)
     stages = plan_stages(load_plan(plan))
     assert any(stage.kind == "train" for stage in stages)
+
+
+def test_a_whole_detector_is_started_from_as_it_is(plan_file: Path, tmp_path: Path) -> None:
+    """Unless its conversion is asked for, which takes the backbone alone; a file that cannot be read is converted."""
+    write_detector(tmp_path / "first", write_coco(tmp_path / "data"))
+    Path("broken.pth").write_text("no checkpoint")
+    for weights, convert, converted in (
+        (tmp_path / "first" / "model_final.pth", "", False),
+        (tmp_path / "first" / "model_final.pth", ", family: detectron2-detector", True),
+        ("broken.pth", "", True),
+    ):
+        text = plan_file.read_text().replace("random: {random: true}", f"coco: {{weights: {weights}{convert}}}")
+        (plan_file.parent / "detector.yaml").write_text(text)
+        names = [stage.name for stage in plan_stages(load_plan(plan_file.parent / "detector.yaml"))]
+        assert ("convert/coco" in names) == converted, names

@@ -50,6 +50,13 @@ def test_failed_run_is_in_the_table_and_the_next_call_resumes_it(plan_file: Path
     assert [("--resume" in call) for call in calls(str(broken))] == [False, True]
 
 
+def test_a_report_on_nothing_is_an_error(plan_file: Path, measure_gap: list[str]) -> None:
+    done = subprocess.run([*measure_gap, "--report-only"], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "nothing of toy_plan.yaml has run in runs/toy yet" in done.stderr
+    assert not Path("runs/toy/gap.md").exists()
+
+
 def test_report_only_runs_nothing_and_shows_what_is_missing(plan_file: Path, measure_gap: list[str]) -> None:
     run(plan_file)
     (Path("runs/toy/toy/moco/seed1") / "result.json").unlink()

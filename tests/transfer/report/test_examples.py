@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from transfer.comparison.example_images import LabelledBoxes
-from transfer.report.drawing import label_places
+from transfer.evaluate.drawing import label_places
 from transfer.report.example_images import found_objects
 
 TRUTH = LabelledBoxes(np.array([[0.0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10]]), ["cat", "cat", "sea cow"])

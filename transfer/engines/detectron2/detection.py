@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,16 @@ from tqdm import tqdm
 
 from runtime.distributed import rank, rank_count
 from transfer.engines.detectron2.data import test_batches
+from transfer.engines.protocol import ImageResult
 from transfer.engines.training.ranks import gather_objects
 from transfer.evaluate.detections import Detections
 
 
 @torch.no_grad()
-def detect_dataset(cfg: Any, model: torch.nn.Module, dataset: str) -> Detections:
-    """Detections of a whole data set on every rank; with TEST.AUG.ENABLED by Detectron2's test-time augmentation."""
+def detect_images(
+    cfg: Any, model: torch.nn.Module, batches: Iterable[Sequence[dict[str, Any]]]
+) -> Iterator[ImageResult]:
+    """Detections of every image of ``batches``; with TEST.AUG.ENABLED by Detectron2's test-time augmentation."""
     training = model.training
     model.eval()
     network: Any = getattr(model, "module", model)
@@ -26,13 +30,20 @@ def detect_dataset(cfg: Any, model: torch.nn.Module, dataset: str) -> Detections
         from detectron2.modeling import GeneralizedRCNNWithTTA
 
         network = GeneralizedRCNNWithTTA(cfg, network)
+    try:
+        for batch in batches:
+            for item, output in zip(batch, network(batch)):
+                yield item["image_id"], *arrays(output["instances"].to("cpu"))
+    finally:
+        model.train(training)
+
+
+def detect_dataset(cfg: Any, model: torch.nn.Module, dataset: str) -> Detections:
+    """Detections of a whole data set on every rank."""
     loader = test_batches(cfg, dataset, rank(), rank_count())
-    results = []
-    for batch in tqdm(loader, desc=f"detect {dataset}"[:48], disable=True if rank() else None):
-        for item, output in zip(batch, network(batch)):
-            results.append((item["image_id"], *arrays(output["instances"].to("cpu"))))
-    model.train(training)
-    detections = Detections.from_images(itertools.chain.from_iterable(gather_objects(results)))
+    progress = tqdm(loader, desc=f"detect {dataset}"[:48], disable=True if rank() else None)
+    shares = gather_objects(list(detect_images(cfg, model, progress)))
+    detections = Detections.from_images(itertools.chain.from_iterable(shares))
     if cfg.MODEL.MASK_ON and detections.masks is None:
         detections.masks = []
     return detections

@@ -6,6 +6,7 @@ import os
 import random
 import time
 from collections.abc import Collection, Mapping
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from runtime.distributed import rank, rank_count
 from runtime.errors import UserError
 from runtime.seeds import seed_everything
 from runtime.stop import StopSignal
-from transfer.engines.protocol import AfterEval, TrainSummary
+from transfer.engines.protocol import AfterEval, DetectStream, TrainSummary
 from transfer.engines.training.checks import check_schedule
 from transfer.engines.training.device import choose_device, set_arithmetic
 from transfer.engines.training.world_size import scale_to_processes
@@ -90,17 +91,30 @@ class Detectron2Engine:
 
     def detect(self, cfg: Any, weights: Path, dataset: str) -> Detections:
         """See ``transfer.engines.protocol.Engine.detect``."""
-        from detectron2.modeling import build_model
-
-        import transfer.engines.detectron2.heads  # noqa: F401 (registers this project's heads)
         from transfer.engines.detectron2.detection import detect_dataset
-        from transfer.engines.weights.loading import load_weights
 
-        own = detectron2_config(cfg, Path(cfg.OUTPUT_DIR))
-        set_arithmetic(cfg)
-        model = build_model(own)
-        load_weights(model, weights, trained=True)
+        own, model = _trained_model(cfg, weights)
         return detect_dataset(own, model, dataset)
+
+    def open_detector(self, cfg: Any, weights: Path) -> DetectStream:
+        """See ``transfer.engines.protocol.Engine.open_detector``."""
+        from transfer.engines.detectron2.detection import detect_images
+
+        return partial(detect_images, *_trained_model(cfg, weights))
+
+
+def _trained_model(cfg: Any, weights: Path) -> tuple[Any, torch.nn.Module]:
+    """Detectron2's own config, and the model with the weights of a trained detector."""
+    from detectron2.modeling import build_model
+
+    import transfer.engines.detectron2.heads  # noqa: F401 (registers this project's heads)
+    from transfer.engines.weights.loading import load_weights
+
+    own = detectron2_config(cfg, Path(cfg.OUTPUT_DIR))
+    set_arithmetic(cfg)
+    model = build_model(own)
+    load_weights(model, weights, trained=True)
+    return own, model
 
 
 def detectron2_config(cfg: Any, folder: Path) -> Any:

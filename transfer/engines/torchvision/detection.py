@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from runtime.allocator import return_freed_memory
 from runtime.distributed import rank
+from transfer.engines.protocol import ImageResult
 from transfer.engines.torchvision.model.instances import ImageDetections
 from transfer.engines.torchvision.model.postprocess import paste_masks
 from transfer.engines.torchvision.model.rcnn import GeneralizedRCNN
@@ -20,8 +21,6 @@ from transfer.engines.training.ranks import gather_objects
 from transfer.evaluate.detections import Detections, Rle
 
 Detector = Callable[[Sequence[dict[str, Any]]], list[ImageDetections]]
-# image id, boxes, scores, classes, masks
-ImageResult = tuple[Any, np.ndarray, np.ndarray, np.ndarray, "list[Rle] | None"]
 
 
 def encode_masks(detections: ImageDetections, height: int, width: int) -> list[Rle] | None:
@@ -39,24 +38,22 @@ def encode_masks(detections: ImageDetections, height: int, width: int) -> list[R
 @torch.inference_mode()
 def detect_images(
     model: GeneralizedRCNN, batches: Iterable[Sequence[dict[str, Any]]], detector: Detector | None = None
-) -> list[ImageResult]:
+) -> Iterator[ImageResult]:
     """Detections of every image of ``batches`` in its original size, by ``detector`` or the model itself.
 
     The model's mode is restored afterwards.
     """
     training = model.training
     model.eval()
-    results: list[ImageResult] = []
     try:
         for batch in batches:
             for item, one in zip(batch, (detector or model)(batch)):
                 masks = encode_masks(one, item["height"], item["width"])
                 boxes, scores, classes = one.boxes.float().cpu(), one.scores.float().cpu(), one.classes.cpu()
-                results.append((item["image_id"], boxes.numpy(), scores.numpy(), classes.numpy(), masks))
+                yield item["image_id"], boxes.numpy(), scores.numpy(), classes.numpy(), masks
             return_freed_memory()
     finally:
         model.train(training)
-    return results
 
 
 def detect_dataset(
@@ -64,7 +61,7 @@ def detect_dataset(
 ) -> Detections:
     """Detections of a whole data set on every rank, gathered from the ranks' shares of the images."""
     progress = tqdm(loader, total=len(loader), desc=f"detect {name}"[:48], disable=True if rank() else None)
-    shares = gather_objects(detect_images(model, progress, detector))
+    shares = gather_objects(list(detect_images(model, progress, detector)))
     detections = Detections.from_images(itertools.chain.from_iterable(shares))
     if has_masks and detections.masks is None:
         detections.masks = []

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from runtime.distributed import rank_count
 from runtime.stop import StopSignal
-from transfer.engines.protocol import AfterEval, TrainSummary
+from transfer.engines.protocol import AfterEval, DetectStream, TrainSummary
 from transfer.engines.torchvision.builder import build_model
-from transfer.engines.torchvision.run import Run, detect_named, place, prepare_device
+from transfer.engines.torchvision.detection import detect_images
+from transfer.engines.torchvision.model.rcnn import GeneralizedRCNN
+from transfer.engines.torchvision.run import Run, detect_named, detector_of, place, prepare_device
 from transfer.engines.torchvision.support import check_support
 from transfer.engines.training.world_size import scale_to_processes
 from transfer.engines.weights.loading import load_weights
@@ -49,7 +52,16 @@ class TorchvisionEngine:
 
     def detect(self, cfg: Any, weights: Path, dataset: str) -> Detections:
         """See ``transfer.engines.protocol.Engine.detect``."""
-        device = prepare_device(cfg)
-        model = build_model(cfg)
-        load_weights(model, weights, trained=True)
-        return detect_named(cfg, place(cfg, model, device), dataset)
+        return detect_named(cfg, _trained_model(cfg, weights), dataset)
+
+    def open_detector(self, cfg: Any, weights: Path) -> DetectStream:
+        """See ``transfer.engines.protocol.Engine.open_detector``."""
+        model, detector = detector_of(cfg, _trained_model(cfg, weights))
+        return partial(detect_images, model, detector=detector)
+
+
+def _trained_model(cfg: Any, weights: Path) -> GeneralizedRCNN:
+    device = prepare_device(cfg)
+    model = build_model(cfg)
+    load_weights(model, weights, trained=True)
+    return place(cfg, model, device)

@@ -58,14 +58,19 @@ def place(cfg: Any, model: GeneralizedRCNN, device: torch.device) -> Generalized
 
 def detect_named(cfg: Any, model: GeneralizedRCNN, dataset: str) -> Detections:
     """Detections of a data set by its name, augmented if TEST.AUG.ENABLED, in ENGINE.TEST_ARITHMETIC."""
-    loader, aug = build_test_feed(cfg, dataset, rank(), rank_count()), cfg.TEST.AUG
-    arithmetic = cfg.ENGINE.TEST_ARITHMETIC
+    loader = build_test_feed(cfg, dataset, rank(), rank_count())
+    model, detector = detector_of(cfg, model)
+    return detect_dataset(model, loader, dataset, cfg.MODEL.MASK_ON, detector)
+
+
+def detector_of(cfg: Any, model: GeneralizedRCNN) -> tuple[GeneralizedRCNN, Detector]:
+    """The model to detect with, and what to call for it, by TEST.AUG and ENGINE.TEST_ARITHMETIC."""
+    arithmetic, aug = cfg.ENGINE.TEST_ARITHMETIC, cfg.TEST.AUG
     model = detection_model(model, arithmetic)
     detector: Detector = model
     if aug.ENABLED:
         detector = AugmentedDetector(model, min_sizes=aug.MIN_SIZES, max_size=aug.MAX_SIZE, flip=aug.FLIP)
-    detector = in_arithmetic(detector, arithmetic, model.pixel_mean.device)
-    return detect_dataset(model, loader, dataset, cfg.MODEL.MASK_ON, detector)
+    return model, in_arithmetic(detector, arithmetic, model.pixel_mean.device)
 
 
 class Run:

@@ -18,6 +18,8 @@ from transfer.engines.weights.names import align, from_caffe2
 
 # what a backbone file must set: the ResNet, and res5 where it is part of the C4 head
 BACKBONE = re.compile(r"^(backbone\.(bottom_up\.)?(stem|res[2-5])\.|roi_heads\.res5\.\d)")
+# what a whole detector has besides it, under Detectron2's names
+DETECTOR_PARTS = ("proposal_generator.", "roi_heads.box_predictor.")
 STATISTICS = (".running_mean", ".running_var")
 BLOCK = re.compile(r"(?:^|\.)((res[2-5])\.\d+)\.")  # of a stage
 
@@ -69,7 +71,31 @@ def load_weights(model: nn.Module, path: str | Path, *, trained: bool = False) -
     if report.missing or report.wrong_shape:
         fresh = sorted({name.rsplit(".", 1)[0] for name in report.missing if "num_batches" not in name})
         logger.info("new layers: %s", ", ".join([*fresh, *report.wrong_shape]) or "none")
+    if not trained and any(name.startswith(DETECTOR_PARTS) for name in file):
+        logger.info("%s", kept_and_new(report))
     return report
+
+
+def kept_and_new(report: LoadReport) -> str:
+    """One sentence on a detector as a start: which parts of it are kept whole, and in which layers begin at random."""
+
+    def part(text: str) -> str:
+        name = text.split(" ")[0]
+        return ".".join(name.split(".")[: 2 if name.startswith("roi_heads.") else 1])
+
+    begin = [*report.wrong_shape, *(name for name in report.missing if not name.endswith(".num_batches_tracked"))]
+    new = sorted({part(text) for text in begin})
+    kept = sorted({part(name) for name in report.set} - set(new))
+    partly = sorted({part(name) for name in report.set} & set(new))
+    words = f"a whole detector as a start: kept {', '.join(kept) or 'nothing whole'}"
+    words += f"; kept in part {', '.join(partly)}" if partly else ""
+    return f"{words}; new {', '.join(new) or 'nothing'}"
+
+
+def is_detector(path: str | Path) -> bool:
+    """Whether a weight file holds a whole detector under Detectron2's names, not only a backbone."""
+    names = (name.removeprefix("model.") for name in read_checkpoint(path).tensors)
+    return {part for name in names for part in DETECTOR_PARTS if name.startswith(part)} == set(DETECTOR_PARTS)
 
 
 def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], bool]:

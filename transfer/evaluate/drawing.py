@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from transfer.evaluate.detections import Detections
+
 MASK_OPACITY = 0.4
 SMALLEST_SIDE = 360  # smaller images are enlarged, so that names stay readable
 HEADER = 22  # pixels for the caption above an image
@@ -53,6 +55,16 @@ def draw(image: Image.Image, marked: Marked, caption: str) -> Image.Image:
         pen.rectangle(pen.textbbox(place, label, font=font), fill=class_color(index))
         pen.text(place, label, fill="black", font=font)
     return canvas
+
+
+def marked_detections(detections: Detections, index: int, score: float, class_names: Sequence[str]) -> Marked:
+    """The detections of image number ``index`` above a score, lowest first so that the best are drawn on top."""
+    rows = np.flatnonzero((detections.image_index == index) & (detections.scores > score))
+    rows = rows[np.argsort(detections.scores[rows], kind="stable")]
+    classes = detections.category[rows].tolist()
+    labels = [f"{class_names[c]} {s:.2f}" for c, s in zip(classes, detections.scores[rows].tolist())]
+    masks = [] if detections.masks is None else [polygons_to_mask(detections.masks[r], 0, 0) for r in rows.tolist()]
+    return Marked(detections.boxes[rows], labels, classes, masks)
 
 
 def draw_small(image: Image.Image, boxes: np.ndarray, labels: Sequence[str], colour: str, side: int) -> Image.Image:
