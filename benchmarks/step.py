@@ -5,7 +5,6 @@ a time, shuffled and unshuffled keys, a cloned D x K queue, B x (K+1) logits, cr
 Every candidate has its own process; ours tells the C library to keep freed memory, as a pretraining does. They take
 turns in random order and are timed by process CPU time on one thread (by the clock, synchronised, on a GPU); a ratio is
 the median over rounds of a round's ratio to the official step, with its quartiles.
-`--choices` adds our step with negatives by cluster, active ones, scores of images, and PCL's prototypes.
 lightly takes part when it can be imported. The loss is also compared with nothing but its two products of queries and
 dictionary, which bound it. `--memory` measures the peak of each candidate in a process of its own.
 """
@@ -37,7 +36,6 @@ if TYPE_CHECKING:
     import torch
 
 Step = Callable[[], Any]
-IMAGES = 20_000  # of the data set that choices of images keep scores of
 PRODUCTS = {"two products fp32": "float32", "two products bf16": "bfloat16"}
 
 
@@ -50,7 +48,6 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--k", type=int, default=65536)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--parts", nargs="+", choices=["update", "loss", "step"], default=["update", "loss", "step"])
-    parser.add_argument("--choices", action="store_true", help="choices of negatives and images too")
     parser.add_argument("--memory", action="store_true", help="peak memory of the step instead of time")
     parser.add_argument("--one", default=None, help=argparse.SUPPRESS)
     parser.add_argument("--json", default=None, metavar="FILE")
@@ -132,36 +129,23 @@ class LightlyStep(OfficialStep):
 class OurStep:
     """pretrain.methods.moco in the loop's own step, with its finite check."""
 
-    def __init__(
-        self,
-        encoder: Any,
-        k: int,
-        device: torch.device,
-        bf16: bool,
-        moco: Callable[..., Any] | None = None,
-        by: str = "",
-    ) -> None:
+    def __init__(self, encoder: Any, k: int, device: torch.device, bf16: bool) -> None:
         import torch
 
-        from pretrain.images.source import ImageSource
         from pretrain.methods.moco import MoCo
-        from pretrain.methods.row import SamplingRule
-        from pretrain.training.informed_epochs import InformedEpochs
         from pretrain.training.loop import Stepper
         from pretrain.training.optimiser import SkippableSGD
         from pretrain.training.step_guard import StepGuard
-        from runtime.distributed import World
+        from pretrain.views.batch import Batch
 
-        self.moco = (moco or MoCo)(encoder, queue_size=k, temperature=0.2, bf16=bf16).to(device)
+        self.moco = MoCo(encoder, queue_size=k, temperature=0.2, bf16=bf16).to(device)
         self.moco.to(memory_format=torch.channels_last)
         self.update = self.moco.begin_step
         optimizer = SkippableSGD(self.moco.trained_parameters(), 0.03, momentum=0.9, weight_decay=1e-4)
         self.guard = StepGuard(Path(tempfile.gettempdir()))
         self.step = Stepper(self.moco, optimizer, self.guard)
-        if by:
-            self.moco.informed_by = by
-            source, world = ImageSource([str(n) for n in range(IMAGES)], None, None), World(1, 2, 0, device)
-            self.step.note = InformedEpochs(SamplingRule(by), source, Path(), world).note
+        none = torch.zeros(1, dtype=torch.long)
+        self.batch = Batch(step=0, epoch=0, indices=none, images=[], labels=none, params=torch.empty(0))
 
     def loss(self, q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
         """Loss and enqueue."""
@@ -171,45 +155,8 @@ class OurStep:
 
     def __call__(self, x_q: torch.Tensor, x_k: torch.Tensor) -> None:
         """One training step."""
-        import torch
-
-        from pretrain.views.batch import Batch
-
-        indices = torch.arange(len(x_q))
-        self.step(Batch(0, 0, indices, [], indices, torch.empty(0)), [x_q, x_k])
+        self.step(self.batch, [x_q, x_k])
         self.guard.read(late=1)
-
-
-def choices(encoder: Any, k: int, device: torch.device) -> dict[str, Callable[[], Any]]:
-    """Our step with the choices of negatives and images whose cost is to be known, after their warm-up."""
-    import torch
-
-    from pretrain.methods.active import Active
-    from pretrain.methods.clusters import ClusterMoCo, Clusters
-    from pretrain.methods.moco import MoCo
-    from pretrain.methods.pcl import Pcl, Prototypes
-
-    def prototypes(module: Any, **settings: Any) -> Pcl:
-        pcl = Pcl(module, images=IMAGES, clusters=(1000, 2000), steps_per_epoch=IMAGES, **settings)
-        pcl.prototypes = [
-            Prototypes(torch.nn.functional.normalize(torch.randn(count, 128), dim=1), torch.arange(IMAGES) % count,
-                       torch.full((count,), 0.2)) for count in pcl.clusters
-        ]  # fmt: skip
-        return pcl
-
-    clustered = lambda module, **settings: ClusterMoCo(module, Clusters(round(k**0.5), 128), **settings)  # noqa: E731
-    made: dict[str, Callable[..., Any]] = {
-        "cluster": clustered,
-        "active top": lambda module, **settings: MoCo(module, negatives=Active(k // 4), **settings),
-        "active sampled": lambda module, **settings: MoCo(module, negatives=Active(k // 4, True), **settings),
-        "pcl": prototypes,
-    }
-    found: dict[str, Callable[[], Any]] = {
-        f"ours {name}": lambda make=make: OurStep(copy.deepcopy(encoder), k, device, False, make)  # type: ignore[misc]
-        for name, make in made.items()
-    }
-    found["ours by loss"] = lambda: OurStep(copy.deepcopy(encoder), k, device, False, by="loss")
-    return found
 
 
 def build(args: argparse.Namespace, device: torch.device) -> dict[str, Callable[[], Any]]:
@@ -224,8 +171,6 @@ def build(args: argparse.Namespace, device: torch.device) -> dict[str, Callable[
         "ours fp32": lambda: OurStep(copy.deepcopy(encoder), args.k, device, False),
         "ours bf16": lambda: OurStep(copy.deepcopy(encoder), args.k, device, True),
     }
-    if args.choices:
-        makers |= choices(encoder, args.k, device)
     if importlib.util.find_spec("lightly"):
         makers["lightly"] = lambda: LightlyStep(copy.deepcopy(encoder), args.k, device)
     return makers

@@ -208,14 +208,28 @@ def _refuse_unused(options: QueueOptions, prefix: str | tuple[str, ...], chosen:
 
 
 def advise_queue(model: ModelSettings, options: QueueOptions, sizes: Sizes) -> list[Finding]:
-    """A queue that outlasts an epoch holds earlier keys of every query's own image, as negatives."""
+    """A queue that outlasts an epoch holds earlier keys of every query's own image, as negatives; a choice that starts
+    after the end is none."""
+    findings = _never_used(options, sizes)
     keys = sizes.global_batch * (2 if options.symmetric else 1)
     if model.moco_k <= LONGEST_QUEUE * sizes.images:
-        return []
+        return findings
     sensible = max(keys, sizes.images // 4 // keys * keys)
     message = (
         f"--moco-k {model.moco_k} reaches back {model.moco_k / sizes.images:.1f} epochs of {sizes.images} images, so "
         f"earlier keys of a query's own image are among its negatives; use --moco-k {sensible} (a quarter of the "
         "images, a multiple of a step's keys)"
     )
-    return [Finding("queue larger than the data set", 1, f"--moco-k {model.moco_k}", message)]
+    return [*findings, Finding("queue larger than the data set", 1, f"--moco-k {model.moco_k}", message)]
+
+
+def _never_used(options: QueueOptions, sizes: Sizes) -> list[Finding]:
+    """The warm-up of what was asked for, where the run is no longer than that: it is plain MoCo then."""
+    name = "pcl_warmup"
+    if isinstance(options, MoCoOptions):
+        name = {"mochi": "mochi_warmup", "cluster": "cluster_start"}.get(options.negatives, "")
+    epochs = getattr(options, name, 0)
+    if not 0 < sizes.total_steps <= epochs * sizes.steps_per_epoch:
+        return []
+    message = f"the run ends before {flag(name)} {epochs} epochs are over, so it is plain MoCo to its end; lower it"
+    return [Finding("choice that never starts", 1, f"{flag(name)} {epochs}", message)]

@@ -48,13 +48,15 @@ class ModelSettings:
 @dataclass(frozen=True)
 class Sizes:
     """What the data and the processes decide: images and classes of the data set, images of a step over all ranks,
-    steps per epoch, and the parts (``--accumulate``) that each rank's share of a step is split into."""
+    steps per epoch, the parts (``--accumulate``) that each rank's share of a step is split into, and the steps of the
+    whole run (0: not known)."""
 
     images: int
     classes: int
     global_batch: int
     steps_per_epoch: int
     parts: int = 1
+    total_steps: int = 0
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,9 @@ def pretrain(settings: Settings, world: World) -> int:
     source = open_training_images(settings)
     global_batch = settings.optimisation.batch_size * machines(world)
     classes, parts = len(source.classes or []), settings.optimisation.accumulate
-    sizes = Sizes(len(source), classes, global_batch, len(source) // global_batch, parts)
+    per_epoch, optimisation = len(source) // global_batch, settings.optimisation
+    total = optimisation.iterations or optimisation.epochs * per_epoch
+    sizes = Sizes(len(source), classes, global_batch, per_epoch, parts, total)
     check_sizes(settings, sizes, world.size)
     labels, folder = report_labels(settings), settings.saving.folder
     if settings.dry_run:
@@ -93,7 +95,7 @@ class Run:
         self.settings, self.world, self.source, self.sizes = settings, world, source, sizes
         self.labels = labels
         optimisation = settings.optimisation
-        self.total_steps = optimisation.iterations or optimisation.epochs * sizes.steps_per_epoch
+        self.total_steps = sizes.total_steps
         seed_everything(derive_seed(settings.seed, "weights"))
         self.method: Method = settings.build_method(sizes).to(world.device)
         self.method.to(memory_format=torch.channels_last)  # BatchNorm 3x, bf16 convolutions faster still

@@ -150,6 +150,22 @@ def test_the_converter_reads_a_pcl_checkpoint(tiny_images: Path, tmp_path: Path)
     assert "clustering the features of 33 images before step 0" in (tmp_path / "other" / "log.txt").read_text()
 
 
+@pytest.mark.parametrize(("flags", "named"), [
+    (["--negatives", "cluster", "--cluster-start", "3"], "--cluster-start 3"),
+    (["--negatives", "mochi", "--mochi-hardest", "8"], "--mochi-warmup 10"),
+    (["--method", "pcl"], "--pcl-warmup 20"),
+    (["--negatives", "cluster"], None),
+    ([], None),
+])  # fmt: skip
+def test_a_choice_that_never_starts_is_a_finding(
+    tiny_images: Path, tmp_path: Path, capsys: pytest.CaptureFixture, flags: list[str], named: str | None
+) -> None:
+    run(tiny_images, tmp_path, *flags, "--dry-run")
+    shown = [line for line in capsys.readouterr().out.splitlines() if "choice that never starts" in line]
+    assert len(shown) == (named is not None)
+    assert all(str(named) in line and "plain MoCo to its end" in line for line in shown)
+
+
 @pytest.mark.parametrize(("flags", "message"), [
     (["--negatives", "cluster", "--cluster-count", "33"], "--cluster-count 33: .* no more than the 32 keys"),
     (["--negatives", "cluster", "--cluster-count", "1"], "--cluster-count 1: choose 2 or more"),
