@@ -8,7 +8,7 @@ for batch in loader:  # batch.step starts at start_step
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -91,7 +91,7 @@ class BatchMaker(Dataset):
 
     def _fill_batch(self, step: int, planned: np.ndarray, pixels: np.ndarray) -> Batch:
         epoch = self.order.epoch(step)
-        u = self.views.draw(self.seed, epoch, planned)
+        u = self.views.draw(self.seed, epoch, self.order.identities(step, planned))
         params = self.views.params(u)
         shown = planned.copy()
         bad: list[tuple[int, str]] = []
@@ -135,11 +135,11 @@ def _empty_uint8(shape: tuple[int, ...]) -> torch.Tensor:
 class Loader:
     """Iterable of Batch from ``start_step`` to ``stop_step``; made by ``build_loader``.
 
-    steps_per_epoch, start_step, stop_step: as built. bad: {index: "name: reason"} of the bad images met so far.
+    order, steps_per_epoch, start_step, stop_step: as built. bad: {index: "name: reason"} of the bad images met so far.
     """
 
     def __init__(self, maker: BatchMaker, *, start_step: int, stop_step: int, workers: int, max_bad: float) -> None:
-        self.steps_per_epoch = maker.order.steps_per_epoch
+        self.order, self.steps_per_epoch = maker.order, maker.order.steps_per_epoch
         self.start_step, self.stop_step = start_step, stop_step
         self.bad: dict[int, str] = {}
         self._maker, self._workers = maker, workers
@@ -220,6 +220,7 @@ def build_loader(
     rank: int = 0,
     world_size: int = 1,
     max_bad: float = 0.01,
+    order_of: Callable[..., Order] | None = None,
 ) -> Loader:
     """The training loader.
 
@@ -228,10 +229,11 @@ def build_loader(
     start_step: first step to make; a resumed run passes the number of steps done.
     workers: processes making batches, 0 for none.
     max_bad: share (below 1) or number (1 or more) of bad images tolerated before a UserError.
+    order_of: makes the order, of images, batch_size, seed, rank and world_size by keyword; None for the uniform one.
     Raises UserError when the batch does not fit the data set or cannot be split over the ranks.
     """
     blocks = source.block_ends()
-    kind = Order if blocks is None else partial(BlockOrder, block_ends=blocks)
+    kind = order_of or (Order if blocks is None else partial(BlockOrder, block_ends=blocks))
     order = kind(images=len(source), batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
     if (epochs is None) == (stop_step is None):
         raise ValueError("give either epochs or stop_step")

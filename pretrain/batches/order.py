@@ -83,9 +83,16 @@ class Order:
 
     def batch(self, step: int) -> np.ndarray:
         """This rank's image indices at ``step`` (counted from 0 over all epochs): int64, B / world_size."""
-        epoch, within = divmod(step, self.steps_per_epoch)
-        first = within * self.batch_size + self.rank * self.rows
-        return self._indices(epoch, np.arange(first, first + self.rows))
+        return self._indices(self.epoch(step), self._positions(step))
+
+    def identities(self, step: int, planned: np.ndarray) -> np.ndarray:
+        """By what the views of the images ``planned`` at ``step`` are drawn: their numbers, where each occurs once."""
+        return planned
+
+    def _positions(self, step: int) -> np.ndarray:
+        """Positions in the epoch of this rank's images at ``step``."""
+        first = step % self.steps_per_epoch * self.batch_size + self.rank * self.rows
+        return np.arange(first, first + self.rows)
 
     def _indices(self, epoch: int, positions: np.ndarray) -> np.ndarray:
         """Image index at each position of an epoch."""
@@ -116,6 +123,10 @@ class Sequential:
     def batch(self, step: int) -> np.ndarray:
         """Image indices of batch ``step``: int64, at most batch_size."""
         return np.arange(step * self.batch_size, min((step + 1) * self.batch_size, self.images))
+
+    def identities(self, step: int, planned: np.ndarray) -> np.ndarray:
+        """See Order.identities."""
+        return planned
 
 
 @dataclass(frozen=True, kw_only=True)

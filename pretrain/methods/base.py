@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -20,6 +21,8 @@ class Method(nn.Module):
     step = 0  # number of the current step, set by the loop
     chance = math.inf  # the loss where every key is as similar as the positive; infinite without negatives
     encoder_q: nn.Module
+    informed_by: str | None = None  # what ``informative`` returns, "loss" or "uncertainty", set by the run
+    class_of: torch.Tensor | None = None  # class number of each image of the data set, where a report wants it
 
     def __init__(self, bf16: bool = False) -> None:
         super().__init__()
@@ -38,6 +41,17 @@ class Method(nn.Module):
     def readings(self) -> dict[str, float]:
         """Numbers about the last ``loss`` for the log. The host waits for the device, so only logged steps call it."""
         return {}
+
+    def informative(self) -> torch.Tensor:
+        """How informative each image of the last step was (B, 0 or more), for a method with ``informed_by``."""
+        raise TypeError(f"{type(self).__name__} does not say how informative an image is")
+
+    def wants_features(self) -> bool:
+        """Whether ``learn_features`` must be called before the current step."""
+        return False
+
+    def learn_features(self, features: np.ndarray | None, seed: int) -> None:
+        """Take the unit features (N x D) of all images from the key encoder; None on all ranks but the first."""
 
     def trained_parameters(self) -> list[nn.Parameter]:
         """The parameters that the optimiser updates, in the order of the state dict."""
@@ -60,6 +74,13 @@ class Method(nn.Module):
     def import_state(self, state: dict[str, torch.Tensor]) -> None:
         """Load a state of ``export_state``; RuntimeError names what is missing or does not fit."""
         self.load_state_dict({name.removeprefix("module."): value for name, value in state.items()})
+
+    def export_extra(self) -> dict[str, torch.Tensor]:
+        """State that an exact resume needs beside ``export_state``, whose names are those of the official code."""
+        return {}
+
+    def import_extra(self, extra: dict[str, torch.Tensor]) -> None:
+        """Load what ``export_extra`` returned, after ``import_state``; empty from a file that has none."""
 
 
 def spread(features: torch.Tensor) -> float:

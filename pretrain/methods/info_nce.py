@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+
+LogWeights = Callable[[int, int], torch.Tensor]  # (start, stop) of the rows -> B x (stop - start)
 
 CHUNK = 8192  # dictionary rows per product on a GPU: 8 MB of logits at B = 256
 
@@ -29,8 +32,9 @@ class _InfoNCE(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: torch.Tensor, k: torch.Tensor, rows: torch.Tensor, temperature: float, bf16: bool, gradient: bool
-    ) -> torch.Tensor:
+        ctx: Any, q: torch.Tensor, k: torch.Tensor, rows: torch.Tensor, temperature: float, bf16: bool, gradient: bool,
+        log_weights: LogWeights | None,
+    ) -> torch.Tensor:  # fmt: skip
         # In bfloat16 the products are with r - c, where c is the mean key: q.r = q.(r - c) + q.c, and q.c is float32.
         # Early in training, features differ by as little as 1 % of their length, which bfloat16's 8 bits round away:
         # the gradient is off by 18 % without the centre, by 0.03 % with it.
@@ -46,37 +50,41 @@ class _InfoNCE(torch.autograd.Function):
         for start in range(0, len(rows), chunk):
             part = rows[start : start + chunk]
             part = (part - centre).to(torch.bfloat16) if bf16 else part
-            logits = (operand @ part.T).float()  # B x chunk
+            logits = (operand @ part.T).to(q.dtype)  # B x chunk
             if bf16:
                 logits += shift[:, None]
+            if log_weights is not None:
+                logits += log_weights(start, start + len(part))
             higher = torch.maximum(top, logits.amax(1))
             shrink = torch.exp(top - higher)
             weights = logits.sub_(higher[:, None]).exp_()
             total = total * shrink + weights.sum(1)
             if gradient:
-                pull = pull * shrink[:, None] + (weights.to(part.dtype) @ part).float()
+                pull = pull * shrink[:, None] + (weights.to(part.dtype) @ part).to(q.dtype)
             top = higher
         if gradient:
             ctx.save_for_backward((pull / total[:, None] + centre - k) / (temperature * len(q)))
         return (top + total.log() - positive).mean()
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None, None]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (slope,) = ctx.saved_tensors
-        return gradient * slope, None, None, None, None, None
+        return gradient * slope, None, None, None, None, None, None
 
 
 def info_nce(
-    q: torch.Tensor, k: torch.Tensor, rows: torch.Tensor, temperature: float, bf16: bool = False
-) -> torch.Tensor:
+    q: torch.Tensor, k: torch.Tensor, rows: torch.Tensor, temperature: float, bf16: bool = False,
+    log_weights: LogWeights | None = None,
+) -> torch.Tensor:  # fmt: skip
     """MoCo, equation 1: mean over queries of -log softmax of the positive among 1 + K keys.
 
     q and k are B x D unit vectors in float32, rows is the dictionary K x D. Gradients reach q only. ``bf16`` computes
-    the products with the dictionary in bfloat16.
+    the products with the dictionary in bfloat16. ``log_weights`` gives the logarithms of the weights of a slice of rows
+    in each query's sum, -inf for a row that does not count.
     """
     gradient = torch.is_grad_enabled() and q.requires_grad
     with torch.autocast(q.device.type, enabled=False):
-        return _InfoNCE.apply(q, k, rows, temperature, bf16, gradient)
+        return _InfoNCE.apply(q, k, rows, temperature, bf16, gradient, log_weights)
 
 
 @torch.no_grad()
@@ -89,3 +97,25 @@ def rank_accuracy(q: torch.Tensor, k: torch.Tensor, rows: torch.Tensor) -> tuple
         for start in range(0, len(rows), chunk):
             beaten += (q @ rows[start : start + chunk].float().T > positive).sum(1)
     return 100.0 * (beaten < 1).float().mean().item(), 100.0 * (beaten < 5).float().mean().item()
+
+
+@torch.no_grad()
+def loss_and_entropy(
+    q: torch.Tensor, k: torch.Tensor, rows: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """InfoNCE of each query (B), and the entropy in nats (B) of its softmax over the positive and all K rows."""
+    with torch.autocast(q.device.type, enabled=False):
+        scaled = q / temperature
+        positive = (scaled * k).sum(1)
+        top, total, energy = positive.clone(), torch.ones_like(positive), positive.clone()
+        chunk = _chunk(rows)
+        for start in range(0, len(rows), chunk):
+            logits = scaled @ rows[start : start + chunk].to(q.dtype).T
+            higher = torch.maximum(top, logits.amax(1))
+            shrink = torch.exp(top - higher)
+            weights = torch.exp(logits - higher[:, None])
+            total = total * shrink + weights.sum(1)
+            energy = energy * shrink + (weights * logits).sum(1)  # sum of exp(logit - top) * logit
+            top = higher
+        log_total = top + total.log()
+        return log_total - positive, log_total - energy / total

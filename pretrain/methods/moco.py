@@ -12,8 +12,8 @@ from torch import nn
 from pretrain.methods.base import Method, spread
 from pretrain.methods.dictionaries import Queue
 from pretrain.methods.exchange import BatchShuffle
-from pretrain.methods.info_nce import info_nce, rank_accuracy
-from pretrain.methods.negatives import Loss, rows_added
+from pretrain.methods.info_nce import info_nce, loss_and_entropy, rank_accuracy
+from pretrain.methods.negatives import Loss, negatives_of
 
 
 class MoCo(Method):
@@ -45,13 +45,14 @@ class MoCo(Method):
         self.encoder_k = copy.deepcopy(encoder).requires_grad_(False)
         self.queue = Queue(queue_size, dim)
         self.momentum, self.temperature, self.symmetric = momentum, temperature, symmetric
-        self.chance = (2 if symmetric else 1) * math.log(queue_size + rows_added(negatives) + 1)
+        self.chance = (2 if symmetric else 1) * math.log(negatives_of(negatives, queue_size) + 1)
         self.bn_splits = bn_splits
         self.plain = partial(info_nce, bf16=bf16)
         self.negatives = self.plain if negatives is info_nce else negatives
         self.warmup_steps = warmup_steps
         self._new: list[torch.Tensor] = []  # keys of this step, all ranks
         self._last: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._informative: list[torch.Tensor] = []  # of the images of this step, by part and direction
 
     @torch.no_grad()
     def begin_step(self) -> None:
@@ -60,6 +61,7 @@ class MoCo(Method):
         Parameters only, as in the official code: the key encoder's BatchNorm buffers are its own.
         """
         self._new.clear()
+        self._informative.clear()
         pairs = zip(self.encoder_k.parameters(), self.encoder_q.parameters())
         keys, queries = zip(*pairs)
         torch._foreach_lerp_(keys, queries, 1 - self.momentum)
@@ -72,10 +74,17 @@ class MoCo(Method):
         self._new.append(gathered)
         return order.mine(gathered)
 
-    def _one_way(self, q_view: torch.Tensor, k_view: torch.Tensor) -> torch.Tensor:
+    def _one_way(self, q_view: torch.Tensor, k_view: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
         q = self.embed(self.encoder_q, q_view)
         k = self._encode_keys(k_view)
         self._last = (q.detach(), k)
+        if self.informed_by is not None:
+            loss, entropy = loss_and_entropy(q.detach(), k, self.queue.rows, self.temperature)
+            self._informative.append(loss if self.informed_by == "loss" else entropy)
+        return self.score(q, k, indices)
+
+    def score(self, q: torch.Tensor, k: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+        """The loss of queries and keys (B x D each) of the images ``indices`` (B; empty in a notebook)."""
         score = self.plain if self.step < self.warmup_steps else self.negatives
         return score(q, k, self.queue.rows, self.temperature)
 
@@ -83,8 +92,15 @@ class MoCo(Method):
         """InfoNCE of the first views against the keys of the second and the queue (Algorithm 1)."""
         first, second = views
         if not self.symmetric:
-            return self._one_way(first, second)
-        return self._one_way(first, second) + self._one_way(second, first)
+            return self._one_way(first, second, indices)
+        return self._one_way(first, second, indices) + self._one_way(second, first, indices)
+
+    def informative(self) -> torch.Tensor:
+        """Plain InfoNCE of each image of the step, or the entropy of its softmax; with ``symmetric`` the mean of both
+        directions. Every choice of negatives has the same measure, so that runs can be compared."""
+        directions = 2 if self.symmetric else 1
+        parts = zip(*[iter(self._informative)] * directions)
+        return torch.cat([torch.stack(part).mean(0) for part in parts])
 
     def end_step(self, refused: torch.Tensor | None = None) -> None:
         """Enqueue the keys of all ranks and of all parts of the step, dequeue as many of the oldest."""

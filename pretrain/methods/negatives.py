@@ -1,4 +1,4 @@
-"""Choices of negatives: the whole dictionary, hard ones mixed (MoCHi), debiased, or weighted by hardness."""
+"""Choices of negatives: the whole dictionary, hard ones mixed (MoCHi), debiased, weighted by hardness, or active."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from pretrain.methods.active import Active
 from pretrain.methods.info_nce import info_nce
 from runtime.host_copies import send
 
@@ -89,9 +90,13 @@ class Reweighted:
         return (torch.logaddexp(positive, torch.maximum(total, floor)) - positive).mean()
 
 
-def rows_added(score: Loss) -> int:
-    """Number of negatives of a query beyond the rows of the dictionary."""
-    return score.pairs + score.with_query if isinstance(score, MixedHard) else 0
+def negatives_of(score: Loss, rows: int) -> int:
+    """Number of negatives of a query, from a dictionary of so many rows."""
+    if isinstance(score, MixedHard):
+        return rows + score.pairs + score.with_query
+    if isinstance(score, Active) and not score.sampled:  # a sample has the loss of the whole dictionary
+        return min(score.count, rows)
+    return rows
 
 
 STRATEGIES: dict[str, Callable[..., Loss]] = {
@@ -99,4 +104,5 @@ STRATEGIES: dict[str, Callable[..., Loss]] = {
     "mochi": lambda hardest, pairs, with_query, **_: MixedHard(hardest, pairs, with_query),
     "debiased": lambda class_prior, **_: Reweighted(class_prior, 0.0),
     "hard": lambda class_prior, beta, **_: Reweighted(class_prior, beta),
+    "active": lambda active_rows, active_sampled, **_: Active(active_rows, active_sampled),
 }

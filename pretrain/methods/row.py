@@ -48,13 +48,29 @@ class ModelSettings:
 @dataclass(frozen=True)
 class Sizes:
     """What the data and the processes decide: images and classes of the data set, images of a step over all ranks,
-    steps per epoch, and the parts (``--accumulate``) that each rank's share of a step is split into."""
+    steps per epoch, the parts (``--accumulate``) that each rank's share of a step is split into, and the steps of the
+    whole run (0: not known)."""
 
     images: int
     classes: int
     global_batch: int
     steps_per_epoch: int
     parts: int = 1
+    total_steps: int = 0
+
+
+@dataclass(frozen=True)
+class SamplingRule:
+    """How an epoch's images are drawn by how informative they were when last seen.
+
+    by: "loss" or "uncertainty". An image's score is a running mean with ``momentum``, its weight is score to the power
+    1 / ``temperature``. ``floor``: share of an epoch that is drawn uniformly, so that no image starves.
+    """
+
+    by: str
+    temperature: float = 1.0
+    floor: float = 0.2
+    momentum: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -83,7 +99,8 @@ class MethodRow:
     ``pretrain.views.KINDS``); None for v1, or v2 with ``--aug-plus``.
     labels: whether it needs class labels. check_sizes: raises UserError where (settings, options, sizes) do not fit.
     advise: what of them is allowed and probably a mistake. encodings: how many encodings of an image the backward pass
-    needs, which its memory follows.
+    needs, which its memory follows. sampling: the rule by which an epoch's images are drawn, None for all alike.
+    class_report: "wanted" or "needed" where the method reports with class labels that it does not learn from.
     """
 
     recipe: str
@@ -95,6 +112,8 @@ class MethodRow:
     check_sizes: Callable[[ModelSettings, Any, Sizes], None] | None = None
     advise: Callable[[ModelSettings, Any, Sizes], list[Finding]] | None = None
     encodings: Callable[[Any], int] = field(default=lambda options: 1)
+    sampling: Callable[[Any], SamplingRule | None] = field(default=lambda options: None)
+    class_report: Callable[[Any], str | None] = field(default=lambda options: None)
 
     def arguments(self) -> dict[str, dict[str, Any]]:
         """{name of an option: its keyword arguments for argparse}."""

@@ -55,6 +55,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     # 0.26 and rising, without it 0.04).
     "demo": {**V2, **SMALL, **SHORT, "epochs": 10, "bn_splits": 4, "workers": 2, "seed": 1},
     "mochi": {**V2, "negatives": "mochi"},
+    # 2005.04966, version 1; version 2 adds --mlp --aug-plus --cos
+    "pcl": {"method": "pcl", "moco_t": 0.2, "moco_k": 16384},
     # figure 3 of 1911.05722: the same pretext task over the other two mechanisms
     "memory_bank": {"method": "memory_bank", "moco_k": 65536},
     "end_to_end": {"method": "end_to_end"},

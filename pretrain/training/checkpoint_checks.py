@@ -43,6 +43,9 @@ def _problem_of_entries(checkpoint: dict[str, Any]) -> str:
         return "state_dict is not a table of tensors"
     if not all(isinstance(name, str) for name in state):
         return "state_dict has a name that is not text"
+    extra = checkpoint.get("extra_state", {})
+    if not isinstance(extra, dict) or not all(isinstance(value, torch.Tensor) for value in extra.values()):
+        return "extra_state is not a table of tensors"
     if not isinstance(checkpoint.get("settings", {}), dict):
         return "settings is not a table"
     changes = checkpoint.get("changes", [])

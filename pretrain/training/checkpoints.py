@@ -122,6 +122,7 @@ def restore(method: Method, optimizer: torch.optim.Optimizer, checkpoint: dict[s
     """Load a checkpoint's weights, dictionary and momentum; UserError names what does not fit."""
     try:
         method.import_state(checkpoint["state_dict"])
+        method.import_extra(checkpoint.get("extra_state", {}))
         load_optimizer(optimizer, checkpoint["optimizer"])
     except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split())[:300]

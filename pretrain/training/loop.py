@@ -60,10 +60,12 @@ class Loop:
         *,
         save: Callable[[int], None],
         probe: Callable[[], dict[str, float]],
+        prepare: Callable[[int], None] = lambda step: None,
     ) -> None:
-        """``save(done)`` writes a checkpoint after ``done`` steps; ``probe()`` returns numbers for the metrics."""
+        """``save(done)`` writes a checkpoint after ``done`` steps; ``probe()`` returns numbers for the metrics;
+        ``prepare(step)`` comes before each step, and may take long before some."""
         self.stepper, self.timetable, self.recorder = stepper, timetable, recorder
-        self.save, self.probe = save, probe
+        self.save, self.probe, self.prepare = save, probe, prepare
 
     def run(self, batches: Iterable[Batch], views_of: Callable[[Batch], list[torch.Tensor]], stop: StopSignal) -> int:
         """Train until ``batches`` end or ``stop`` is requested; returns the number of steps done.
@@ -76,6 +78,7 @@ class Loop:
         stepper.method.train()
         alone = rank_count() == 1
         for batch in recorder.timed(batches):
+            self.prepare(batch.step)
             torch.manual_seed(derive_seed(timetable.seed, "step", batch.step))
             rate = optimizer.param_groups[0]["lr"] = timetable.schedule.rate(batch.step)
             done = batch.step + 1
@@ -104,9 +107,13 @@ class Loop:
 class Stepper:
     """One training step. The host queues work on the device and waits for none of it, except for readings."""
 
-    def __init__(self, method: Method, optimizer: SkippableSGD, guard: StepGuard, parts: int = 1) -> None:
-        """``parts`` is the number of parts over which gradients are accumulated."""
-        self.method, self.optimizer, self.guard, self.parts = method, optimizer, guard, parts
+    def __init__(
+        self, method: Method, optimizer: SkippableSGD, guard: StepGuard, parts: int = 1,
+        note: Callable[[Method, Batch, torch.Tensor], None] | None = None,
+    ) -> None:  # fmt: skip
+        """``parts`` is the number of parts over which gradients are accumulated; ``note`` is told of each step's batch,
+        and whether the step was refused."""
+        self.method, self.optimizer, self.guard, self.parts, self.note = method, optimizer, guard, parts, note
         self.parameters: list[torch.Tensor] = list(method.trained_parameters())
         # Without tolerated steps a refused one ends the run before a save, so its statistics need no restoring.
         self.statistics = BatchStatistics(method) if guard.tolerated else None
@@ -129,6 +136,8 @@ class Stepper:
         refused = self.guard.judge(loss, self.parameters, batch.step, batch.indices, stopping=stopping)
         self.optimizer.update(refused)
         method.end_step(refused)
+        if self.note is not None:
+            self.note(method, batch, refused)
         if self.statistics:
             self.statistics.restore(refused)
         self.optimizer.zero_grad(set_to_none=True)

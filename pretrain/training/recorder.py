@@ -17,6 +17,7 @@ from runtime.metrics import MetricsWriter
 
 Item = TypeVar("Item")
 log = get_logger("pretrain")
+SHOWN = ("acc1", "acc5", "dropped_same_class")  # the readings of a line; metrics.json has all
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Recorder:
         per_epoch = self.pace.steps_per_epoch
         epoch, within = divmod(step, per_epoch)
         epochs = -(-self.pace.total_steps // per_epoch)
-        shown = "".join(f"  {name} {readings[name]:.1f}" for name in ("acc1", "acc5") if name in readings)
+        shown = "".join(f"  {name} {readings[name]:.1f}" for name in SHOWN if name in readings)
         log.info(
             f"epoch {epoch + 1}/{epochs} step {within + 1}/{per_epoch}  loss {readings['loss']:.4f}{shown}"
             f"  lr {rate:.4g}  {speed:.0f} img/s  data-wait {wait:.0f}%"

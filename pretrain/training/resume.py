@@ -24,11 +24,13 @@ EXPLANATIONS = {"data_times": "the images have the same names and sizes, but wer
 @dataclass(frozen=True)
 class Start:
     """The first step, the changes of settings allowed so far, and whether the folder's files must be renumbered
-    because an epoch has another number of steps by now."""
+    because an epoch has another number of steps by now. checkpoint: what was resumed, of these images or others."""
 
     step: int
     changes: list[dict[str, Any]] = field(default_factory=list)
     renumber: bool = False
+    checkpoint: dict[str, Any] = field(default_factory=dict)
+    same_images: bool = True
 
 
 def find_start(
@@ -72,7 +74,7 @@ def find_start(
     step = first_step(settings, checkpoint, per_epoch)
     log.info("resumed %s at step %d", file, step)
     renumber = bool(checkpoints.steps()) and checkpoint.get("steps_per_epoch", per_epoch) != per_epoch
-    return Start(step, changes, renumber)
+    return Start(step, changes, renumber, checkpoint, saved["data"] == now["data"])
 
 
 def saved_settings(checkpoint: dict[str, Any], recorded: dict[str, Any]) -> dict[str, Any]:

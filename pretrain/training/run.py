@@ -3,42 +3,51 @@
 from __future__ import annotations
 
 import logging
-import os
+from collections.abc import Iterable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from pretrain.batches.loader import Loader, build_loader
-from pretrain.images import open_images
+from pretrain.batches.loader import build_loader
 from pretrain.images.source import ImageSource
 from pretrain.methods.base import Method
 from pretrain.methods.row import Sizes
 from pretrain.settings.checks import check_settings, check_sizes, deciding
-from pretrain.settings.schedule import Schedule
 from pretrain.settings.values import Settings
 from pretrain.training.checkpoint_checks import weights_sha256
 from pretrain.training.checkpoints import CheckpointFolder, optimizer_state
+from pretrain.training.e_step import e_step
 from pretrain.training.findings import collect, report
+from pretrain.training.informed_epochs import InformedEpochs
 from pretrain.training.knn_monitor import build_knn_monitor, run_probe
-from pretrain.training.loop import Loop, Stepper, Timetable
+from pretrain.training.loop import Loop, Stepper
 from pretrain.training.memory import Estimate, estimate
 from pretrain.training.optimiser import SkippableSGD
+from pretrain.training.preparation import (
+    machines,
+    open_training_images,
+    report_labels,
+    timetable,
+    training_views,
+    usable_workers,
+)
 from pretrain.training.recorder import Pace, Recorder
 from pretrain.training.resume import Start, find_start
 from pretrain.training.step_guard import StepGuard
 from pretrain.training.warnings_of_failure import HealthWatch
-from pretrain.views import Views, build_views
+from pretrain.views import Views
+from pretrain.views.batch import Batch
 from runtime.allocator import keep_freed_memory
 from runtime.atomic import write_text
 from runtime.distributed import World, barrier
-from runtime.errors import UserError
 from runtime.findings import Finding
 from runtime.logs import get_logger, setup_logging
 from runtime.metrics import read_metrics
-from runtime.provenance import provenance, usable_cores
+from runtime.provenance import provenance
 from runtime.run_folder import RunLock
 from runtime.seeds import derive_seed, rng_state, seed_everything
 from runtime.stop import StopSignal
@@ -54,39 +63,39 @@ def pretrain(settings: Settings, world: World) -> int:
     Raises UserError for settings or data that cannot work, before anything is written.
     """
     check_settings(settings)
-    source = _open_training_images(settings)
+    source = open_training_images(settings)
     global_batch = settings.optimisation.batch_size * machines(world)
     classes, parts = len(source.classes or []), settings.optimisation.accumulate
-    sizes = Sizes(len(source), classes, global_batch, len(source) // global_batch, parts)
+    per_epoch, optimisation = len(source) // global_batch, settings.optimisation
+    total = optimisation.iterations or optimisation.epochs * per_epoch
+    sizes = Sizes(len(source), classes, global_batch, per_epoch, parts, total)
     check_sizes(settings, sizes, world.size)
-    folder = settings.saving.folder
+    labels, folder = report_labels(settings), settings.saving.folder
     if settings.dry_run:
         if world.is_main:
             print("\n".join(Run(settings, world, source, sizes).plan()))
         return 0
     with RunLock(folder) if world.is_main else nullcontext():
         setup_logging(folder if world.is_main else None, world.rank)
-        return Run(settings, world, source, sizes).run()
-
-
-def _open_training_images(settings: Settings) -> ImageSource:
-    data, needs_labels = settings.data, settings.row.labels
-    source = open_images(data.data, labels=needs_labels, cache=data.cache)
-    if needs_labels and len(source.classes or []) < 2:
-        raise UserError(
-            f"{data.data} holds one class ({', '.join(source.classes or [])}): --method {settings.method} needs "
-            "DIR/CLASS/*.jpg with two classes or more; is the folder of classes one level deeper?"
-        )
-    return source
+        return Run(settings, world, source, sizes, labels).run()
 
 
 class Run:
     """The parts of one run that live as long as it does."""
 
-    def __init__(self, settings: Settings, world: World, source: ImageSource, sizes: Sizes) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        world: World,
+        source: ImageSource,
+        sizes: Sizes,
+        labels: np.ndarray | None = None,
+    ) -> None:
+        """``labels``: class numbers of the images, for the method's report."""
         self.settings, self.world, self.source, self.sizes = settings, world, source, sizes
+        self.labels = labels
         optimisation = settings.optimisation
-        self.total_steps = optimisation.iterations or optimisation.epochs * sizes.steps_per_epoch
+        self.total_steps = sizes.total_steps
         seed_everything(derive_seed(settings.seed, "weights"))
         self.method: Method = settings.build_method(sizes).to(world.device)
         self.method.to(memory_format=torch.channels_last)  # BatchNorm 3x, bf16 convolutions faster still
@@ -98,6 +107,7 @@ class Run:
         )
         self.checkpoints = CheckpointFolder(settings.saving.folder, sizes.steps_per_epoch, settings.saving.keep)
         self.recorded = deciding(settings, fingerprint=source.fingerprint, ranks=world.size)
+        self.informed: InformedEpochs | None = None
         self.changes: list[dict[str, Any]] = []
         self.findings: list[Finding] = []
 
@@ -127,6 +137,7 @@ class Run:
         if start.step >= self.total_steps:
             self._finished_before(start)
             return 0
+        self._prepare_choices(start)
         if self.world.is_main:
             self.findings = collect(self.settings, self.source, self.sizes)
             report(self.findings, self.settings.saving.folder)
@@ -149,6 +160,19 @@ class Run:
         log.info("finished: %s", self.checkpoints.name(self.total_steps))
         return 0
 
+    def _prepare_choices(self, start: Start) -> None:
+        """What choosing images and negatives needs: the scores of images, and class labels for a report."""
+        row, options = self.settings.row, self.settings.options
+        if (rule := row.sampling(options)) is not None:
+            self.method.informed_by = rule.by
+            self.informed = InformedEpochs(rule, self.source, self.settings.saving.folder, self.world)
+            if start.step:
+                self.informed.resume(start.checkpoint, start.same_images)
+        if self.labels is not None:
+            self.method.class_of = torch.from_numpy(self.labels).to(self.world.device)
+        elif row.class_report(options):
+            log.info("no labels: how many of the dropped pairs are of one class is not reported")
+
     def _finished_before(self, start: Start) -> None:
         folder = self.checkpoints.folder
         if self.world.is_main and not (folder / HASH_FILE).exists():  # killed between the last save and this file
@@ -168,17 +192,26 @@ class Run:
         monitor = build_knn_monitor(settings, self.method.encoder_q, self.world, usable_workers(settings, self.world))
         guard = StepGuard(settings.saving.folder, settings.skip_nonfinite)
         loop = Loop(
-            Stepper(self.method, self.optimizer, guard, settings.optimisation.accumulate),
+            Stepper(
+                self.method,
+                self.optimizer,
+                guard,
+                settings.optimisation.accumulate,
+                note=self.informed.note if self.informed else None,
+            ),
             timetable(settings, self.total_steps, self.sizes.steps_per_epoch, probing=monitor is not None),
             recorder,
             save=self._save,
             probe=partial(run_probe, monitor, self.world),
+            prepare=partial(
+                e_step, self.method, settings, self.source, self.world, usable_workers(settings, self.world)
+            ),
         )
         try:
             if interrupted and loop.timetable.probes_after(start):
                 recorder.scalars(start, **loop.probe())
                 recorder.pause()
-            return loop.run(self._loader(views, start), lambda batch: views.on_device(batch, device), stop)
+            return loop.run(self._batches(views, start), lambda batch: views.on_device(batch, device), stop)
         finally:
             recorder.close()
 
@@ -189,19 +222,21 @@ class Run:
             return False
         return not any(record["iteration"] == start and "knn" in record for record in read_metrics(log_file))
 
-    def _loader(self, views: Views, start: int) -> Loader:
-        return build_loader(
+    def _batches(self, views: Views, start: int) -> Iterable[Batch]:
+        loader_of = partial(
+            build_loader,
             self.source,
             views,
             batch_size=self.sizes.global_batch,
-            stop_step=self.total_steps,
-            start_step=start,
             seed=self.settings.seed,
             workers=usable_workers(self.settings, self.world),
             rank=self.world.rank,
             world_size=self.world.size,
             max_bad=self.settings.data.max_bad,
         )
+        if self.informed is not None:
+            return self.informed.batches(loader_of, start, self.total_steps, self.sizes.steps_per_epoch)
+        return loader_of(start_step=start, stop_step=self.total_steps)
 
     def _recorder(self, start: int) -> Recorder:
         return Recorder(
@@ -230,6 +265,8 @@ class Run:
             "epoch": done // self.sizes.steps_per_epoch,
             "arch": self.settings.model.arch,
             "state_dict": weights,
+            **({"extra_state": extra} if (extra := self.method.export_extra()) else {}),
+            **({"scores": self.informed.state()} if self.informed else {}),
             "optimizer": optimizer_state(self.optimizer, self.method),
             "method": self.settings.method,
             "recipe": self.settings.recipe,
@@ -243,49 +280,6 @@ class Run:
             "weights_sha256": weights_sha256(weights),
             "provenance": provenance(),
         }
-
-
-def machines(world: World) -> int:
-    """Number of machines: --batch-size counts the images of one, as in the official code."""
-    return max(1, world.size // int(os.environ.get("LOCAL_WORLD_SIZE", world.size)))
-
-
-def usable_workers(settings: Settings, world: World) -> int:
-    """Loader processes of this rank: the machine's, divided among its ranks, never more than its cores."""
-    asked = settings.data.workers
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
-    return max(0 if asked == 0 else 1, min(asked, usable_cores()) // ranks_here)
-
-
-def training_views(settings: Settings) -> Views:
-    """As many views as the method needs, of the kind that --views names, else of the method's own, v1 or v2."""
-    data, row = settings.data, settings.row
-    kind = data.views or row.views or ("v2" if data.aug_plus else "v1")
-    return build_views(kind, image_size=data.image_size, views=row.crops, aug_on=data.aug_on)
-
-
-def timetable(settings: Settings, total_steps: int, steps_per_epoch: int, *, probing: bool) -> Timetable:
-    """The run's learning rates, and the steps after which it saves and (when ``probing``) probes."""
-    optimisation = settings.optimisation
-    schedule = Schedule(
-        optimisation.lr,
-        total_steps,
-        steps_per_epoch,
-        cos=optimisation.cos,
-        by_step=optimisation.iterations is not None,
-        every=optimisation.lr_every,
-        milestones=sorted(optimisation.schedule),
-        gamma=optimisation.lr_gamma,
-        factors=optimisation.schedule_factors,
-        warmup_steps=round(optimisation.warmup_epochs * steps_per_epoch),
-    )
-    return Timetable(
-        schedule,
-        settings.seed,
-        save_every=settings.saving.save_every * steps_per_epoch,
-        save_also_every=settings.saving.save_steps,
-        probe_every=settings.probe.knn_every * steps_per_epoch if probing else 0,
-    )
 
 
 def _write_hash(checkpoint: Path, sha256: str) -> None:

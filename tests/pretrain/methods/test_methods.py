@@ -77,7 +77,9 @@ def test_the_ten_lines_of_the_documentation_train(repo: Path) -> None:
 @pytest.mark.parametrize("name", sorted(STRATEGIES))
 def test_every_choice_of_negatives_can_be_called_in_a_notebook(name: str) -> None:
     """There the backward comes after the enqueue: its gradient must be that of the queue as the loss saw it."""
-    score = STRATEGIES[name](hardest=4, pairs=4, with_query=2, class_prior=0.1, beta=1.0)
+    score = STRATEGIES[name](
+        hardest=4, pairs=4, with_query=2, class_prior=0.1, beta=1.0, active_rows=4, active_sampled=True
+    )
     moco = MoCo(linear_encoder(), dim=8, queue_size=8, negatives=score)
     looped = copy.deepcopy(moco)
     x = views()
@@ -233,6 +235,8 @@ class Constant(nn.Module):
 
 @pytest.mark.parametrize("flags", [
     *(["--negatives", name, "--mochi-hardest", "4", "--mochi-warmup", "0"] for name in STRATEGIES),
+    ["--negatives", "active", "--active-rows", "5"],
+    ["--negatives", "active", "--active-rows", "5", "--active-draw", "sampled"],
     ["--symmetric"],
     ["--method", "memory_bank"],
     ["--method", "instdisc"],

@@ -90,7 +90,7 @@ def test_its_option_is_its_own(command: Callable[..., int], tmp_path: Path, caps
     for method in sorted(METHODS.keys() - {"quarters"}):
         with pytest.raises(UserError, match="--turn-smoothing is an option of --method quarters; --method " + method):
             command("--method", method, "--turn-smoothing", "0.2", "--output", tmp_path / "run")
-    with pytest.raises(UserError, match="--symmetric is an option of --method moco; --method quarters does not"):
+    with pytest.raises(UserError, match="--symmetric is an option of --method moco and pcl; --method quarters"):
         command("--method", "quarters", "--symmetric", "--output", tmp_path / "run")
     with pytest.raises(UserError, match="--turn-smoothing must be 0 or more and below 1, not 1.5"):
         command("--method", "quarters", "--turn-smoothing", "1.5", "--output", tmp_path / "run")

@@ -33,7 +33,7 @@ def test_the_typed_settings_are_those_that_are_recorded() -> None:
     settings = parse(["DIR", "--schedule", "3", "7", "--symmetric", "--moco-m", "0.5", "--views", "v2", "--seed", "4"])
     groups = (settings, settings.model, settings.options, settings.data, settings.optimisation)
     fields = {field.name: getattr(group, field.name) for group in groups for field in dataclasses.fields(group)}
-    of_other_methods = {"bank_momentum", "instdisc_form", "share_encoder"}
+    of_other_methods = {"bank_momentum", "instdisc_form", "share_encoder", "num_cluster", "pcl_warmup", "pcl_r"}
     assert settings.recorded.keys() - fields.keys() == of_other_methods
     for name in settings.recorded.keys() - of_other_methods:
         value = settings.recorded[name]

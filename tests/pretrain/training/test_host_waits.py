@@ -15,14 +15,18 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pretrain.images.source import ImageSource
 from pretrain.methods import METHODS
 from pretrain.methods.base import Method
-from pretrain.methods.row import Sizes
+from pretrain.methods.pcl import Pcl, Prototypes
+from pretrain.methods.row import SamplingRule, Sizes
 from pretrain.settings.options import parse
+from pretrain.training.informed_epochs import InformedEpochs
 from pretrain.training.loop import Stepper
 from pretrain.training.optimiser import SkippableSGD
 from pretrain.training.step_guard import StepGuard
 from pretrain.views.batch import Batch
+from runtime.distributed import World
 
 META = torch.device("meta")
 COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default)
@@ -83,7 +87,9 @@ def batch(step: int) -> Batch:
 
 @pytest.mark.parametrize("flags", [
     *(["--method", name, "--bn-splits", "2"] for name in sorted(METHODS)),
-    *(["--negatives", name, "--mlp"] for name in ("queue", "debiased", "hard")),
+    *(["--negatives", name, "--mlp"] for name in ("queue", "debiased", "hard", "active")),
+    *(["--negatives", "cluster", "--cluster-start", "0", "--cluster-use", use] for use in ("drop", "down", "hard")),
+    ["--negatives", "active", "--active-draw", "sampled"],
     ["--negatives", "mochi", "--mlp", "--mochi-warmup", "0", "--mochi-hardest", "4"],
     ["--symmetric"],
     ["--accumulate", "2"],
@@ -99,6 +105,35 @@ def test_no_step_waits_for_the_device(tmp_path: Path, flags: list[str]) -> None:
             stepper(batch(step), views)
             guard.read(late=1)
     assert watch.updates == 2
+
+
+def test_no_step_with_prototypes_waits(tmp_path: Path) -> None:
+    """The E-step between epochs does; its result is given here."""
+    flags = ["--method", "pcl", "--pcl-warmup", "0", "--num-cluster", "4,6", "--pcl-r", "3"]
+    method, optimizer, views = build(flags)
+    assert isinstance(method, Pcl)
+    shapes = [(torch.empty(k, 8), torch.zeros(32, dtype=torch.long), torch.empty(k)) for k in (4, 6)]
+    method.prototypes = [Prototypes(*(tensor.to(META) for tensor in tensors)) for tensors in shapes]
+    with NoWaiting() as watch:
+        Stepper(method, optimizer, StepGuard(tmp_path))(batch(1), views)
+    assert watch.updates == 1
+
+
+@pytest.mark.parametrize("by", ["loss", "uncertainty"])
+@pytest.mark.parametrize("flags", [[], ["--symmetric"], ["--accumulate", "2"]], ids=" ".join)
+def test_no_step_that_scores_its_images_waits(
+    tmp_path: Path, by: str, flags: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, optimizer, views = build(flags)
+    rule, world = SamplingRule(by), World(0, 1, 0, META)
+    method.informed_by = by
+    informed = InformedEpochs(rule, ImageSource([str(n) for n in range(32)], None, None), tmp_path, world)
+    stepper = Stepper(method, optimizer, StepGuard(tmp_path), 2 if "--accumulate" in flags else 1, informed.note)
+    with NoWaiting() as watch:
+        for step in range(2):
+            stepper(batch(step), views)
+    assert watch.updates == 2
+    assert [len(values) for _, values, _ in informed._unread] == [8, 8]
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))

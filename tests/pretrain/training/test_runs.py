@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 
-from pretrain.settings.options import parse
+from pretrain.settings.options import defaults, parse
 from pretrain.training.recorder import Recorder
 from pretrain.training.run import pretrain
 from pretrain.views import Views
@@ -182,13 +182,17 @@ def test_a_checkpoint_of_version_0_1_0_resumes(finished: Path, tiny_images: Path
     fingerprint = checkpoint["settings"]["data"]
     checkpoint["settings"] = {**json.loads(Path(__file__).with_name("settings_0_1_0.json").read_text()),
                               "data": fingerprint}  # fmt: skip
-    assert list(checkpoint["settings"]) == list(torch.load(finished / LAST, weights_only=True)["settings"])
+    now = torch.load(finished / LAST, weights_only=True)["settings"]
+    assert checkpoint["settings"].keys() <= now.keys()
     torch.save(checkpoint, tmp_path / "older.pth.tar")
     run(tiny_images, tmp_path / "run", "--resume", tmp_path / "older.pth.tar")
     assert_same(finished, tmp_path / "run")
     newer = torch.load(tmp_path / "run" / LAST, weights_only=True)
     assert newer["changes"] == []
-    assert json.dumps(newer["settings"]) == json.dumps(checkpoint["settings"])
+    kept = {key: value for key, value in newer["settings"].items() if key in checkpoint["settings"]}
+    assert json.dumps(kept) == json.dumps(checkpoint["settings"])
+    younger = newer["settings"].keys() - kept.keys()  # options that came later, and had their defaults
+    assert {key: newer["settings"][key] for key in younger} == {key: defaults()[key] for key in younger}
 
 
 def test_weights_and_biases_gets_the_numbers(
