@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from runtime.errors import UserError
-from runtime.seeds import seed_everything
 from runtime.torch_files import load_torch
 from tests.transfer.data.loaders import signal_the_workers
+from tests.transfer.engines.detectron2_alone import train_with_detectron2_alone
 from tests.transfer.keypoint_data import NAMES, write_keypoints
 from transfer.config import load_config
 from transfer.data.catalog import get_dataset
@@ -104,26 +104,15 @@ def test_keypoints_train_score_and_resume(
 def test_twenty_iterations_equal_detectron2_with_its_own_loader(
     people: str, tmp_path: Path, engine: Any, detectron2_engine: Any
 ) -> None:
-    from detectron2.engine import DefaultTrainer
-
-    from transfer.engines.detectron2.data import register_datasets
-    from transfer.engines.detectron2.engine import detectron2_config
-
     words = arguments(people, tmp_path, "torchvision", **{"SOLVER.MAX_ITER": "20", "DATALOADER.NUM_WORKERS": "1"})
     cfg = load_config(words[2], words[7:])
-    own = detectron2_config(cfg, tmp_path / "alone")
-    own.DATASETS.TEST = ()
-    register_datasets(own.DATASETS.TRAIN)
-    seed_everything(own.SEED)
-    trainer = DefaultTrainer(own)
-    trainer.resume_or_load(resume=False)
-    trainer.train()
+    alone = train_with_detectron2_alone(cfg, tmp_path / "alone")["model"]
     detectron2_engine.train(cfg, tmp_path / "around")
     engine.train(cfg, tmp_path / "embedded")
-    final = [load_torch(tmp_path / name / "model_final.pth")["model"] for name in ("alone", "around", "embedded")]
-    for other in final[1:]:
-        assert list(other) == list(final[0])
-        assert all(torch.equal(other[name], value) for name, value in final[0].items())
+    for name in ("around", "embedded"):
+        other = load_torch(tmp_path / name / "model_final.pth")["model"]
+        assert list(other) == list(alone)
+        assert all(torch.equal(other[key], value) for key, value in alone.items())
     ours = engine.detect(cfg, tmp_path / "embedded" / "model_final.pth", people)
     theirs = detectron2_engine.detect(cfg, tmp_path / "embedded" / "model_final.pth", people)
     assert len(ours) > 20

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from runtime.torch_files import load_torch
+from tests.transfer.engines.detectron2_alone import train_with_detectron2_alone
 from tests.transfer.engines.engine_cases import RETINANET
 from transfer.config import load_config
 from transfer.engines.torchvision.model.focal_loss import skip_first_call
@@ -56,8 +57,6 @@ def test_a_resumed_training_continues_to_the_same_bits(
 def test_twenty_iterations_equal_detectron2s(
     tmp_path: Path, tiny_config: Callable[..., Any], engine: Any, detectron2_engine: Any, tiny_coco: str
 ) -> None:
-    from tests.transfer.engines.detectron2.test_engine import train_with_detectron2_alone
-
     cfg = tiny_config({**TRAINED, "SOLVER.MAX_ITER": 20, "DATALOADER.NUM_WORKERS": 1})
     skip_first_call()
     alone = train_with_detectron2_alone(cfg, tmp_path / "alone")["model"]
