@@ -31,7 +31,14 @@ from typing import Any
 from benchmarks.apart import Apart, Seconds, measure
 from runtime.errors import UserError, run_entry
 
-CASES = {"fpn": "coco_R50_FPN.yaml", "c4": "voc_R50_C4.yaml", "r18": "demo_R18_FPN.yaml"}
+CASES = {
+    "fpn": "coco_R50_FPN.yaml",
+    "c4": "voc_R50_C4.yaml",
+    "r18": "demo_R18_FPN.yaml",
+    "cascade": "coco_cascade_R50_FPN.yaml",
+    "retinanet": "coco_RetinaNet_R50.yaml",
+    "keypoints": "coco_keypoints_R50_FPN_2x.yaml",
+}
 SPREAD = 10.0  # of the class scores of untrained networks
 Turn = Callable[[], Any]
 
@@ -57,11 +64,17 @@ def prepare(args: argparse.Namespace) -> tuple[Any, list[dict[str, Any]]]:
     from transfer.config import load_config
 
     cfg = load_config(CASES[args.case], ["MODEL.DEVICE", args.device])
-    return cfg, draw_batch(args, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
+    retinanet = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
+    classes = cfg.MODEL.RETINANET.NUM_CLASSES if retinanet else cfg.MODEL.ROI_HEADS.NUM_CLASSES
+    batch = draw_batch(args, classes)
+    for item in batch:
+        if not cfg.MODEL.KEYPOINT_ON:
+            del item["instances"]["keypoints"]
+    return cfg, batch
 
 
 def draw_batch(args: argparse.Namespace, classes: int) -> list[dict[str, Any]]:
-    """Random images with eight polygons each."""
+    """Random images with eight objects each: boxes, polygons, 17 keypoints."""
     import numpy as np
     import torch
 
@@ -76,10 +89,19 @@ def draw_batch(args: argparse.Namespace, classes: int) -> list[dict[str, Any]]:
             "boxes": torch.from_numpy(boxes),
             "classes": torch.from_numpy(rng.randint(0, classes, 8)),
             "masks": polygons,
+            "keypoints": torch.from_numpy(draw_keypoints(rng, boxes)),
         }
         size = {"height": args.size, "width": args.size, "image_id": index}
         batch.append({"image": pixels, "instances": instances, **size})
     return batch
+
+
+def draw_keypoints(rng: Any, boxes: Any) -> Any:
+    """Visible keypoints inside ``boxes`` (N x 4): N x 17 x 3."""
+    import numpy as np
+
+    places = boxes[:, None, :2] + rng.uniform(0, 1, (len(boxes), 17, 2)) * (boxes[:, None, 2:] - boxes[:, None, :2])
+    return np.concatenate([places, np.full((len(boxes), 17, 1), 2.0)], axis=2).astype(np.float32)
 
 
 def settle(model: Any, batch: list[dict[str, Any]]) -> None:
@@ -95,7 +117,9 @@ def settle(model: Any, batch: list[dict[str, Any]]) -> None:
     model.eval()
     with torch.no_grad():
         model.backbone(model.batch_images(batch)[0])
-        model.roi_heads.box_predictor.cls_score.weight.mul_(SPREAD)
+        for name, parameter in model.named_parameters():
+            if name.endswith("cls_score.weight"):
+                parameter.mul_(SPREAD)
     for hook in hooks:
         hook.remove()
 

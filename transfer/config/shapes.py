@@ -10,9 +10,22 @@ from runtime.errors import UserError
 from transfer.config.values import ONE, Values, check_bound, is_number
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
+BACKBONES = (
+    "build_resnet_backbone",
+    "build_resnet_fpn_backbone",
+    "build_resnet_dilated_c5_backbone",
+    "build_retinanet_resnet_fpn_backbone",
+)
+KEYPOINT_COUNTS = ("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION")
+KEYPOINT_WIDTHS = "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS"
 GROUPS = 32  # of GN
-IOU_CUTS = ("MODEL.RPN", "MODEL.ROI_HEADS")
-BOX_WEIGHTS = ("MODEL.RPN.BBOX_REG_WEIGHTS", "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS")
+# what an architecture reads: sections with IOU_THRESHOLDS and BBOX_REG_WEIGHTS, and maps; the first has anchors
+SECTIONS = {
+    "GeneralizedRCNN": ("MODEL.RPN", "MODEL.ROI_HEADS"),
+    "ProposalNetwork": ("MODEL.RPN",),
+    "RetinaNet": ("MODEL.RETINANET",),
+}
+WEIGHTED = {"MODEL.ROI_HEADS": "MODEL.ROI_BOX_HEAD"}  # where the box weights are, if not in the section itself
 WIDTHS = (
     "MODEL.FPN.OUT_CHANNELS",
     "MODEL.RESNETS.STEM_OUT_CHANNELS",
@@ -28,14 +41,16 @@ WIDTHS = (
 # (key of a norm, what it normalises, how many of these layers there are)
 NORMED = (
     ("MODEL.FPN.NORM", "MODEL.FPN.OUT_CHANNELS", None),
+    ("MODEL.RETINANET.NORM", "MODEL.FPN.OUT_CHANNELS", "MODEL.RETINANET.NUM_CONVS"),
     ("MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_BOX_HEAD.CONV_DIM", "MODEL.ROI_BOX_HEAD.NUM_CONV"),
     ("MODEL.ROI_MASK_HEAD.NORM", "MODEL.ROI_MASK_HEAD.CONV_DIM", "MODEL.ROI_MASK_HEAD.NUM_CONV"),
 )
 
 
 def check_shapes(values: Values) -> None:
-    """Raise UserError naming the first key that does not fit the others; only R-CNN architectures are checked."""
-    if values["MODEL.META_ARCHITECTURE"] != "GeneralizedRCNN":
+    """Raise UserError naming the first key that does not fit the others; semantic architectures are not checked."""
+    sections = SECTIONS.get(values["MODEL.META_ARCHITECTURE"])
+    if sections is None:
         return
     for key in WIDTHS:
         check_bound(key, values[key], ONE)
@@ -43,17 +58,47 @@ def check_shapes(values: Values) -> None:
         width == -1 or width > 0 for width in values["MODEL.RPN.CONV_DIMS"]
     ):
         raise UserError(f"MODEL.RPN.CONV_DIMS {values['MODEL.RPN.CONV_DIMS']} must hold widths, or -1 for the input's")
-    for key in BOX_WEIGHTS:
-        if len(values[key]) != 4 or not all(is_number(v) and v > 0 for v in values[key]):
-            raise UserError(f"{key} {tuple(values[key])} must be four numbers above 0")
-    for section in IOU_CUTS:
+    for section in sections:
+        key = f"{WEIGHTED.get(section, section)}.BBOX_REG_WEIGHTS"
+        _check_box_weights(key, values[key])
         _check_cuts(section, values[f"{section}.IOU_THRESHOLDS"], values[f"{section}.IOU_LABELS"])
     for norm, width, count in NORMED:
         if values[norm] == "GN" and values[width] % GROUPS and (count is None or values[count]):
             raise UserError(f"{norm} GN needs a multiple of {GROUPS} channels, but {width} is {values[width]}")
     _check_stage_norm(values)
-    _check_features(values)
-    _check_anchors(values)
+    if any(values["MODEL.RESNETS.DEFORM_ON_PER_STAGE"]):
+        _check_deformable(values)
+    if values["MODEL.ROI_HEADS.NAME"] == "CascadeROIHeads":
+        _check_cascade(values)
+    if values["MODEL.KEYPOINT_ON"]:
+        for key in KEYPOINT_COUNTS:
+            check_bound(key, values[key], ONE)
+        if not all(isinstance(width, int) and width > 0 for width in values[KEYPOINT_WIDTHS]):
+            raise UserError(f"{KEYPOINT_WIDTHS} {tuple(values[KEYPOINT_WIDTHS])} must hold widths above 0")
+    _check_features(values, [f"{section}.IN_FEATURES" for section in sections])
+    _check_anchors(values, f"{sections[0]}.IN_FEATURES")
+
+
+def _check_box_weights(key: str, weights: Sequence[Any]) -> None:
+    if len(weights) != 4 or not all(is_number(v) and v > 0 for v in weights):
+        raise UserError(f"{key} {tuple(weights)} must be four numbers above 0")
+
+
+def _check_cascade(values: Values) -> None:
+    key, ious = "MODEL.ROI_BOX_CASCADE_HEAD", values["MODEL.ROI_BOX_CASCADE_HEAD.IOUS"]
+    for weights in values[f"{key}.BBOX_REG_WEIGHTS"]:
+        _check_box_weights(f"{key}.BBOX_REG_WEIGHTS", weights if isinstance(weights, list) else [weights])
+    if not all(is_number(iou) and 0 < iou <= 1 for iou in ious):
+        raise UserError(f"{key}.IOUS {tuple(ious)} must be between 0 and 1")
+
+
+def _check_deformable(values: Values) -> None:
+    stages, groups = values["MODEL.RESNETS.DEFORM_ON_PER_STAGE"], values["MODEL.RESNETS.DEFORM_NUM_GROUPS"]
+    if len(stages) != 4 or not all(isinstance(on, bool) for on in stages):
+        raise UserError(f"MODEL.RESNETS.DEFORM_ON_PER_STAGE {stages} must be True or False for each of res2 .. res5")
+    width = values["MODEL.RESNETS.NUM_GROUPS"] * values["MODEL.RESNETS.WIDTH_PER_GROUP"]
+    if not isinstance(groups, int) or groups < 1 or width % groups:
+        raise UserError(f"MODEL.RESNETS.DEFORM_NUM_GROUPS {groups} must divide the {width} channels of res2")
 
 
 def _check_cuts(section: str, cuts: Sequence[Any], labels: Sequence[Any]) -> None:
@@ -67,10 +112,10 @@ def _check_cuts(section: str, cuts: Sequence[Any], labels: Sequence[Any]) -> Non
         )
 
 
-def _check_features(values: Values) -> None:
+def _check_features(values: Values, readers: Sequence[str]) -> None:
     """Every feature map that is read must exist: stages from the ResNet, p2 ... from the pyramid."""
     backbone, produced = values["MODEL.BACKBONE.NAME"], values["MODEL.RESNETS.OUT_FEATURES"]
-    if backbone not in ("build_resnet_backbone", "build_resnet_fpn_backbone", "build_resnet_dilated_c5_backbone"):
+    if backbone not in BACKBONES:
         return
     _check_known("MODEL.RESNETS.OUT_FEATURES", produced, STAGES, "the stages of a ResNet")
     if "fpn" in backbone:
@@ -83,13 +128,14 @@ def _check_features(values: Values) -> None:
             raise UserError(f"{key} {values[key]} must end with res5")
         if values["MODEL.RESNETS.RES5_DILATION"] != 1:
             raise UserError("MODEL.RESNETS.RES5_DILATION must be 1 with a feature pyramid: every level halves the map")
-        produced = [f"p{level}" for level in (*levels, levels[-1] + 1)]
-    readers = ("MODEL.RPN.IN_FEATURES", "MODEL.ROI_HEADS.IN_FEATURES")
+        tops = 2 if "retinanet" in backbone else 1
+        produced = [f"p{level}" for level in range(levels[0], levels[-1] + tops + 1)]
     for key in readers[1:] if values["MODEL.LOAD_PROPOSALS"] else readers:
         _check_known(key, values[key], produced, "the maps of this backbone")
         if "fpn" not in backbone and len(values[key]) > 1:  # their widths differ, and one head reads all of them
             raise UserError(f"{key} {list(values[key])} must be one map: without a pyramid their channels differ")
-    _check_pyramid(values["MODEL.ROI_HEADS.IN_FEATURES"])
+    if "MODEL.ROI_HEADS.IN_FEATURES" in readers:
+        _check_pyramid(values["MODEL.ROI_HEADS.IN_FEATURES"])
 
 
 def _check_pyramid(names: Sequence[str]) -> None:
@@ -118,9 +164,9 @@ def _check_known(key: str, names: Sequence[str], known: Sequence[str], what: str
         raise UserError(f"{key} {list(names)} must be among {what}, {', '.join(known)}")
 
 
-def _check_anchors(values: Values) -> None:
+def _check_anchors(values: Values, reader: str) -> None:
     """Sizes and ratios must be above 0, in one list for all maps or one per map, with as many anchors on each map."""
-    maps, counts = len(values["MODEL.RPN.IN_FEATURES"]), {}
+    maps, counts = len(values[reader]), {}
     for key in ("MODEL.ANCHOR_GENERATOR.SIZES", "MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS"):
         lists = values[key]
         if lists and not isinstance(lists[0], list):

@@ -12,6 +12,7 @@ from PIL import Image
 from runtime.errors import UserError
 from runtime.image_formats import UNREADABLE, open_image, to_mode
 from transfer.data.box_modes import corners
+from transfer.data.keypoints import keypoint_array
 from transfer.data.labels import Record
 
 SMALLEST_SIDE = 1e-5  # pixels; boxes with a shorter side are dropped, as are empty masks
@@ -83,6 +84,7 @@ class DetectionMapper:
     """Maps records to items. ``draw`` makes the random choices separately, so that they can be replayed without images.
 
     ``masks``: "" for boxes only, "polygon" (lists of float64 arrays x0 y0 x1 y1 ...) or "bitmask" (bool N x H x W).
+    ``keypoints``: ``mirrored_order`` of the keypoints to read; None for a detector without keypoints.
     """
 
     def __init__(
@@ -95,6 +97,7 @@ class DetectionMapper:
         sampling: str = "choice",
         flip: str = "none",
         masks: str = "",
+        keypoints: Sequence[int] | None = None,
     ) -> None:
         if flip not in FLIPS or sampling not in SIZE_SAMPLINGS or masks not in ("", *MASK_FORMATS):
             raise UserError(
@@ -105,7 +108,7 @@ class DetectionMapper:
             raise UserError(f"INPUT.MIN_SIZE_TRAIN {tuple(min_sizes)} must be (low, high) when sampled as a range")
         self.train, self.image_format = train, image_format
         self.min_sizes, self.max_size, self.sampling = tuple(min_sizes), max_size, sampling
-        self.flip, self.masks = flip, masks
+        self.flip, self.masks, self.keypoints = flip, masks, keypoints
 
     def draw(self, generator: np.random.RandomState) -> Draw:
         """The choices for the next training image, with Detectron2's calls in its order."""
@@ -123,7 +126,8 @@ class DetectionMapper:
     def __call__(self, record: Record, draw: Draw) -> dict[str, Any]:
         """Item: image (uint8 C x H x W), height, width (original), image_id, file_name, and in training instances.
 
-        instances: boxes float32 N x 4 (x0 y0 x1 y1 in the resized image), classes int64 N, masks (see the class).
+        instances: boxes float32 N x 4 (x0 y0 x1 y1 in the resized image), classes int64 N, masks (see the class),
+        keypoints float32 N x K x 3 (x, y, visibility; all 0 where not labelled or outside the image).
         Raises UserError naming an unreadable image, a size that differs from the annotation, or an unusable mask.
         """
         pixels = read_image(record["file_name"], self.image_format)
@@ -185,6 +189,10 @@ class DetectionMapper:
             bits = torch.stack(stack) if stack else torch.zeros(0, *after[:2], dtype=torch.bool)
             keep &= bits.flatten(1).any(dim=1)
             instances["masks"] = bits[keep]
+        if self.keypoints is not None:
+            points = [self._keypoints(a, record, draw, before, after) for a in annotations]
+            stacked = np.stack(points) if points else np.zeros((0, len(self.keypoints), 3))
+            instances["keypoints"] = torch.as_tensor(stacked, dtype=torch.float32)[keep]
         return {"boxes": tensor[keep], "classes": classes[keep], **instances}
 
     def _move(self, points: np.ndarray, draw: Draw, before: tuple[int, int], after: tuple[int, ...]) -> np.ndarray:
@@ -195,6 +203,19 @@ class DetectionMapper:
         if draw.flip:
             axis, length = (0, after[1]) if self.flip == "horizontal" else (1, after[0])
             points[:, axis] = length - points[:, axis]
+        return points
+
+    def _keypoints(
+        self, annotation: dict[str, Any], record: Record, draw: Draw, before: tuple[int, int], after: tuple[int, ...]
+    ) -> np.ndarray:
+        assert self.keypoints is not None
+        points = keypoint_array(annotation, len(self.keypoints), record["file_name"])
+        points[:, :2] = self._move(points[:, :2].copy(), draw, before, after)
+        inside = ((points[:, :2] >= 0) & (points[:, :2] <= np.array([after[1], after[0]]))).all(axis=1)
+        points[:, 2][~inside] = 0
+        if draw.flip and self.flip == "horizontal":
+            points = points[np.asarray(self.keypoints)]
+        points[points[:, 2] == 0] = 0
         return points
 
     def _polygons(

@@ -10,6 +10,7 @@ from runtime.errors import UserError
 from transfer.data.catalog import DatasetSpec, get_dataset
 from transfer.engines.protocol import Engine
 from transfer.engines.training.checks import check_values
+from transfer.engines.training.choices import class_count_keys
 from transfer.evaluate.keypoint_ap import COCO_KEYPOINTS
 
 if TYPE_CHECKING:
@@ -96,12 +97,6 @@ def check_classes(cfg: CfgNode, datasets: Datasets, explicit: Mapping[str, str])
             raise UserError(
                 f"{key} is {count} ({explicit[key]}), data set {first.name} has {len(first.class_names)} classes"
             )
-
-
-def class_count_keys(cfg: CfgNode) -> list[str]:
-    """The keys that must equal the number of classes of the data."""
-    sections = ["ROI_HEADS", "RETINANET"] if cfg.MODEL.META_ARCHITECTURE == "RetinaNet" else ["ROI_HEADS"]
-    return [f"MODEL.{section}.NUM_CLASSES" for section in sections]
 
 
 def check_keypoints(cfg: CfgNode, datasets: Datasets) -> None:

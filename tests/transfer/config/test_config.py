@@ -268,11 +268,7 @@ def test_configs_leave_the_input_to_the_initialisation(name):
 
 
 @pytest.mark.parametrize("name", [c for c in CONFIGS if not c.startswith("Base_")])
-def test_the_embedded_engine_runs_every_config_but_keypoints(name):
+def test_the_embedded_engine_runs_every_config(name):
     from transfer.engines.torchvision.support import check_support
 
-    if "keypoints" in name:
-        with pytest.raises(UserError, match="KEYPOINT_ON"):
-            check_support(load_config(name))
-    else:
-        check_support(load_config(name))
+    check_support(load_config(name))

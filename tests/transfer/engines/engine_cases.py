@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -136,12 +138,79 @@ CASES: dict[str, dict[str, Any]] = {
     "c4_mask_moco": {**MOCO_C4, **MASK},
 }  # fmt: skip
 
+CASCADE = {"MODEL.ROI_HEADS.NAME": "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True}
+PYRAMID = {
+    "MODEL.BACKBONE.NAME": "build_retinanet_resnet_fpn_backbone",
+    "MODEL.RESNETS.OUT_FEATURES": ["res3", "res4", "res5"],
+    "MODEL.FPN.IN_FEATURES": ["res3", "res4", "res5"],
+    "MODEL.FPN.OUT_CHANNELS": 32,
+    "MODEL.ANCHOR_GENERATOR.SIZES": [[x, x * 1.26, x * 1.587] for x in (8, 16, 32, 64, 128)],
+}
+RETINANET = {
+    **PYRAMID,
+    "MODEL.META_ARCHITECTURE": "RetinaNet",
+    "MODEL.RETINANET.NUM_CLASSES": CLASSES,
+    "MODEL.RETINANET.NUM_CONVS": 2,
+    "MODEL.RETINANET.SCORE_THRESH_TEST": 0.0,
+    "MODEL.RETINANET.TOPK_CANDIDATES_TEST": 100,
+}
+KEYPOINTS = 7
+PEOPLE = {
+    **FPN,
+    "MODEL.KEYPOINT_ON": True,
+    "MODEL.ROI_HEADS.NUM_CLASSES": 1,
+    "MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS": KEYPOINTS,
+    "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": (32, 32),
+}
+
+CASES |= {
+    "cascade_mask": {**THIN, **FPN, **MASK, **CASCADE},
+    "cascade_two_stages_sigmoid": {
+        **R18, **FPN, **CASCADE, "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": True,
+        "MODEL.ROI_BOX_CASCADE_HEAD.IOUS": (0.4, 0.6), "MODEL.ROI_HEADS.IOU_THRESHOLDS": [0.4],
+        "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS": ((8.0, 8.0, 4.0, 4.0), (20.0, 20.0, 10.0, 10.0)),
+    },
+    "cascade_keypoints": {**THIN, **PEOPLE, **CASCADE},
+    "cascade_mask_c5_giou": {**THIN, **C5, **MASK, **CASCADE, "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": "giou"},
+    "retinanet": {**THIN, **RETINANET, "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.0},
+    "retinanet_smooth_gn": {
+        **R18, **RETINANET, "MODEL.RETINANET.NORM": "GN", "MODEL.RETINANET.PRIOR_PROB": 0.02,
+        "MODEL.RETINANET.FOCAL_LOSS_GAMMA": 1.5, "MODEL.RETINANET.FOCAL_LOSS_ALPHA": 0.4,
+        "MODEL.RETINANET.BBOX_REG_WEIGHTS": (2.0, 2.0, 1.0, 1.0),
+    },
+    "retinanet_bn_giou": {
+        **THIN, **RETINANET, **TUNED, "MODEL.RESNETS.NORM": "BN", "MODEL.RETINANET.NORM": "BN",
+        "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": "giou",
+    },
+    "rcnn_on_p7": {
+        **THIN, **FPN, **PYRAMID, "MODEL.RPN.IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
+        "MODEL.ROI_HEADS.IN_FEATURES": ["p3", "p4", "p5"],
+    },
+    "keypoints": {**THIN, **PEOPLE, "MODEL.ROI_BOX_HEAD.SMOOTH_L1_BETA": 0.5},
+    "keypoints_mask_normalised": {
+        **R18, **PEOPLE, **MASK, "MODEL.ROI_KEYPOINT_HEAD.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS": False,
+        "MODEL.ROI_KEYPOINT_HEAD.LOSS_WEIGHT": 4.0, "MODEL.ROI_KEYPOINT_HEAD.POOLER_TYPE": "ROIAlign",
+        "MODEL.ROI_KEYPOINT_HEAD.POOLER_SAMPLING_RATIO": 2, "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION": 7,
+    },
+    "fpn_deformable": {
+        **THIN, **FPN, **TUNED, "MODEL.RESNETS.NORM": "BN",
+        "MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False, True, True, True],
+    },
+    "dc5_deformable_modulated": {
+        **THIN, **C5, "MODEL.RESNETS.DEFORM_ON_PER_STAGE": [True, False, False, True],
+        "MODEL.RESNETS.DEFORM_MODULATED": True,
+    },
+    "proposals": {**THIN, **FPN, "MODEL.META_ARCHITECTURE": "ProposalNetwork"},
+    "proposals_c4": {**THIN, "MODEL.META_ARCHITECTURE": "ProposalNetwork"},
+}  # fmt: skip
+
 SCALED = {  # random predictors hardly move: spread their outputs so that scores and boxes differ
     "cls_score": 10.0,
     "bbox_pred": 20.0,
     "objectness_logits": 5.0,
     "anchor_deltas": 3.0,
     "mask_head.predictor": 100.0,
+    "score_lowres": 0.02,
 }
 
 
@@ -168,9 +237,19 @@ def draw_inputs(num_classes: int) -> list[dict[str, Any]]:
                 "boxes": torch.from_numpy(boxes),
                 "classes": torch.from_numpy(rng.randint(0, num_classes, count)),
                 "polygons": polygons,
+                "keypoints": draw_keypoints(boxes),
             }
         )
     return items
+
+
+def draw_keypoints(boxes: np.ndarray) -> torch.Tensor:
+    """Keypoints N x K x 3 around the boxes, some of them outside, on an edge, hidden or without a label."""
+    rng = np.random.RandomState(len(boxes))
+    share = rng.uniform(-0.2, 1.2, (len(boxes), KEYPOINTS, 2)).round(1).astype(np.float32)
+    places = boxes[:, None, :2] + share * (boxes[:, None, 2:] - boxes[:, None, :2])
+    flags = rng.choice([0, 1, 2], (len(boxes), KEYPOINTS, 1)).astype(np.float32)
+    return torch.from_numpy(np.concatenate([np.where(flags > 0, places, 0), flags], axis=2).astype(np.float32))
 
 
 def spread_predictors(model: torch.nn.Module) -> None:
@@ -183,6 +262,8 @@ def spread_predictors(model: torch.nn.Module) -> None:
             for layer, factor in SCALED.items():
                 if name.endswith(f"{layer}.weight"):
                     parameter.mul_(factor)
+            if name.endswith("conv2_offset.bias"):  # new offsets are 0
+                parameter.copy_(torch.linspace(-1.5, 1.5, len(parameter)))
 
 
 def summary(model: torch.nn.Module, losses: dict[str, Any], found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -201,6 +282,7 @@ def summary(model: torch.nn.Module, losses: dict[str, Any], found: list[dict[str
                 "scores": f["scores"][:8].tolist(),
                 "classes": f["classes"][:8].tolist(),
                 "mask_pixels": None if f["masks"] is None else f["masks"][:8].flatten(1).sum(1).tolist(),
+                **({} if f["keypoints"] is None else {"keypoints": f["keypoints"][:8].tolist()}),
             }
             for f in found
         ],
@@ -211,7 +293,10 @@ def run_embedded(settings: dict[str, Any], inputs: list[dict[str, Any]], bitmask
     """One training step's losses and gradients, then detections, by the embedded engine."""
     from transfer.config import default_config
     from transfer.engines.torchvision.builder import build_model
+    from transfer.engines.torchvision.model.focal_loss import skip_first_call
     from transfer.engines.torchvision.model.postprocess import paste_masks
+
+    skip_first_call()  # the second engine in this process would be one call ahead
 
     cfg = default_config()
     for key, value in {**COMMON, **settings}.items():
@@ -228,6 +313,7 @@ def run_embedded(settings: dict[str, Any], inputs: list[dict[str, Any]], bitmask
             "boxes": given["boxes"],
             "classes": given["classes"],
             "masks": masks if cfg.MODEL.MASK_ON else None,
+            "keypoints": given["keypoints"] if cfg.MODEL.KEYPOINT_ON else None,
         }
         items.append({**{k: given[k] for k in ("image", "height", "width", "image_id")}, "instances": instances})
     torch.manual_seed(1)
@@ -241,6 +327,7 @@ def run_embedded(settings: dict[str, Any], inputs: list[dict[str, Any]], bitmask
             "scores": f.scores,
             "classes": f.classes,
             "masks": None if f.masks is None else paste_masks(f.masks, f.boxes, given["height"], given["width"]),
+            "keypoints": f.keypoints,
         }
         for f, given in zip(raw, inputs)
     ]
@@ -251,7 +338,7 @@ def run_detectron2(settings: dict[str, Any], inputs: list[dict[str, Any]], bitma
     """The same by Detectron2."""
     from detectron2.config import get_cfg
     from detectron2.modeling import build_model
-    from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
+    from detectron2.structures import BitMasks, Boxes, Instances, Keypoints, PolygonMasks
     from detectron2.utils.events import EventStorage
 
     import transfer.engines.detectron2.heads  # noqa: F401 (registers this project's heads)
@@ -270,23 +357,55 @@ def run_detectron2(settings: dict[str, Any], inputs: list[dict[str, Any]], bitma
         instances.gt_boxes, instances.gt_classes = Boxes(given["boxes"].clone()), given["classes"].clone()
         if cfg.MODEL.MASK_ON:
             instances.gt_masks = BitMasks(draw_bitmasks(given)) if bitmask else PolygonMasks(given["polygons"])
+        if cfg.MODEL.KEYPOINT_ON and len(given["boxes"]):  # as from Detectron2's loader
+            instances.gt_keypoints = Keypoints(given["keypoints"])
         items.append({**{k: given[k] for k in ("image", "height", "width", "image_id")}, "instances": instances})
     torch.manual_seed(1)
-    with EventStorage():
+    with EventStorage(), deformable_on_cpu():
         losses = model.train()(items)
-    sum(losses.values()).backward()
-    with torch.no_grad():
-        raw = [r["instances"] for r in model.eval()(items)]
-    found = [
-        {
-            "boxes": r.pred_boxes.tensor,
-            "scores": r.scores,
-            "classes": r.pred_classes,
-            "masks": r.pred_masks if r.has("pred_masks") else None,
-        }
-        for r in raw
-    ]
+        sum(losses.values()).backward()
+        with torch.no_grad():
+            raw = model.eval()(items)
+    found = [_proposals(r["proposals"]) if "proposals" in r else _detections(r["instances"]) for r in raw]
     return {"model": model, "fresh": fresh, "rng": after_build, "losses": losses, "found": found}
+
+
+def _detections(found: Any) -> dict[str, Any]:
+    return {
+        "boxes": found.pred_boxes.tensor,
+        "scores": found.scores,
+        "classes": found.pred_classes,
+        "masks": found.pred_masks if found.has("pred_masks") else None,
+        "keypoints": found.pred_keypoints if found.has("pred_keypoints") else None,
+    }
+
+
+def _proposals(found: Any) -> dict[str, Any]:
+    logits = found.objectness_logits
+    none = {"classes": torch.zeros(len(logits), dtype=torch.int64), "masks": None, "keypoints": None}
+    return {"boxes": found.proposal_boxes.tensor, "scores": logits, **none}
+
+
+@contextlib.contextmanager
+def deformable_on_cpu() -> Iterator[None]:
+    """Give Detectron2's modules torchvision's operator: their own has no backward and no modulated form on a CPU."""
+    from detectron2.layers import deform_conv as theirs
+    from torchvision.ops import deform_conv2d
+
+    def plain(x: Any, offset: Any, weight: Any, stride: Any, padding: Any, dilation: Any, *rest: Any) -> Any:
+        return deform_conv2d(x, offset, weight, None, stride, padding, dilation)
+
+    def modulated(
+        x: Any, offset: Any, mask: Any, weight: Any, bias: Any, stride: Any, padding: Any, dilation: Any, *rest: Any
+    ) -> Any:
+        return deform_conv2d(x, offset, weight, bias, stride, padding, dilation, mask)
+
+    saved = theirs.deform_conv, theirs.modulated_deform_conv
+    theirs.deform_conv, theirs.modulated_deform_conv = plain, modulated
+    try:
+        yield
+    finally:
+        theirs.deform_conv, theirs.modulated_deform_conv = saved
 
 
 def draw_bitmasks(given: dict[str, Any]) -> torch.Tensor:

@@ -1,7 +1,8 @@
-"""Keypoint R-CNN: refused by the embedded engine by name, trained and scored behind Detectron2 with its own loader."""
+"""Keypoint R-CNN: trained, scored and resumed by both engines, with equal results."""
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from runtime.errors import UserError
+from runtime.torch_files import load_torch
 from tests.transfer.data.loaders import signal_the_workers
+from tests.transfer.engines.detectron2_alone import train_with_detectron2_alone
 from tests.transfer.keypoint_data import NAMES, write_keypoints
 from transfer.config import load_config
 from transfer.data.catalog import get_dataset
+from transfer.data.mapper import Draw
+from transfer.engines.training.batches import build_mapper, training_records
 from transfer.evaluate import evaluate
 from transfer.evaluate.detections import Detections
 from transfer.fine_tuning.checks import Datasets, check_keypoints
@@ -65,10 +71,12 @@ def test_workers_of_detectron2s_loader_outlive_the_signals_that_stop_a_run(peopl
     assert [len(next(batches)) for _ in range(8)] == [2] * 8
 
 
-@pytest.mark.detectron2
-def test_keypoints_train_and_score_behind_detectron2(people: str, tmp_path: Path, run_cli: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("engine", ["torchvision", pytest.param("detectron2", marks=pytest.mark.detectron2)])
+def test_keypoints_train_score_and_resume(
+    engine: str, people: str, tmp_path: Path, run_cli: Callable[..., Any]
+) -> None:
     promise = {"TEST.EVAL_PERIOD": "1", "TEST.EXPECTED_RESULTS": "[['keypoints', 'AP', 50.0, 50.0]]"}
-    run_cli(arguments(people, tmp_path, "detectron2", **promise), check=0)
+    run_cli(arguments(people, tmp_path, engine, **promise), check=0)
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["status"] == "finished"
     assert set(result["metrics"]) == {"bbox", "keypoints"}
@@ -84,19 +92,66 @@ def test_keypoints_train_and_score_behind_detectron2(people: str, tmp_path: Path
     for task, values in again.items():
         for key, value in values.items():
             assert result["metrics"][task][key] == (None if np.isnan(value) else pytest.approx(value))
-    resumed = arguments(people, tmp_path, "detectron2", **{"SOLVER.MAX_ITER": "3"})
+    resumed = arguments(people, tmp_path, engine, **{"SOLVER.MAX_ITER": "3"})
     changed = ["--allow-change", "SOLVER.MAX_ITER", "--allow-change", "TEST.EVAL_PERIOD"]
     done = run_cli([*resumed[:5], "--resume", *changed, *resumed[5:]], check=0)
-    assert "the order of images restarts" in done.stdout
+    assert "resuming from" in done.stdout
+    assert "restarts" not in done.stdout
     assert json.loads((tmp_path / "result.json").read_text())["iterations"] == 3
 
 
-def test_the_embedded_engine_names_the_key(people: str, tmp_path: Path, run_cli: Callable[..., Any]) -> None:
-    done = run_cli(arguments(people, tmp_path / "run", "torchvision"), check=2)
-    assert done.stderr == (
-        "error: MODEL.KEYPOINT_ON True is not supported by engine torchvision; use --engine detectron2 for it\n"
-    )
-    assert not (tmp_path / "run").exists()
+@pytest.mark.detectron2
+def test_twenty_iterations_equal_detectron2_with_its_own_loader(
+    people: str, tmp_path: Path, engine: Any, detectron2_engine: Any
+) -> None:
+    words = arguments(people, tmp_path, "torchvision", **{"SOLVER.MAX_ITER": "20", "DATALOADER.NUM_WORKERS": "1"})
+    cfg = load_config(words[2], words[7:])
+    alone = train_with_detectron2_alone(cfg, tmp_path / "alone")["model"]
+    detectron2_engine.train(cfg, tmp_path / "around")
+    engine.train(cfg, tmp_path / "embedded")
+    for name in ("around", "embedded"):
+        other = load_torch(tmp_path / name / "model_final.pth")["model"]
+        assert list(other) == list(alone)
+        assert all(torch.equal(other[key], value) for key, value in alone.items())
+    ours = engine.detect(cfg, tmp_path / "embedded" / "model_final.pth", people)
+    theirs = detectron2_engine.detect(cfg, tmp_path / "embedded" / "model_final.pth", people)
+    assert len(ours) > 20
+    for field in ("image_index", "category", "boxes", "scores", "keypoints"):
+        assert np.array_equal(getattr(ours, field), getattr(theirs, field)), field
+
+
+def test_a_mirrored_image_exchanges_left_and_right(people: str) -> None:
+    words = arguments(people, Path("unused"), "torchvision", **{"INPUT.MIN_SIZE_TRAIN": "(80,)"})
+    mapper = build_mapper(load_config(words[2], words[7:]), train=True)
+    record = get_dataset(people).records()[0]
+    plain, mirrored = (mapper(record, Draw(80, flip))["instances"]["keypoints"] for flip in (False, True))
+    left, right = NAMES.index("left_wrist"), NAMES.index("right_wrist")
+    seen = plain[:, left, 2] > 0
+    assert seen.any()
+    assert torch.equal(mirrored[:, right, 1:][seen], plain[:, left, 1:][seen])
+    assert torch.allclose(mirrored[:, right, 0][seen], 96 - plain[:, left, 0][seen])
+    hidden = plain[..., 2] == 0
+    assert hidden.any()
+    assert not plain[hidden].any()
+
+
+def test_images_with_few_keypoints_are_left_out_of_training(people: str) -> None:
+    def images(least: int) -> list[Any]:
+        given = {"MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE": str(least)}
+        words = arguments(people, Path("unused"), "torchvision", **given)
+        return [record["image_id"] for record in training_records(load_config(words[2], words[7:]))]
+
+    assert images(0) == [1, 2, 3, 4, 5, 6, 7]  # number 8 has no person, number 3 one without a visible keypoint
+    assert images(1) == [1, 2, 4, 5, 6, 7]
+    assert set(images(20)) == {2, 4, 6}  # two persons each
+
+
+def test_another_number_of_keypoints_is_one_line(people: str) -> None:
+    record = copy.deepcopy(get_dataset(people).records()[0])
+    record["annotations"][0]["keypoints"] = [1.0, 2.0, 2.0]
+    words = arguments(people, Path("unused"), "torchvision")
+    with pytest.raises(UserError, match=r"an annotation has 3 numbers in keypoints, 17 keypoints need 51"):
+        build_mapper(load_config(words[2], words[7:]), train=True)(record, Draw(80, False))
 
 
 @pytest.mark.detectron2

@@ -13,12 +13,13 @@ from detectron2.data import (
     build_detection_test_loader,
     build_detection_train_loader,
 )
-from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
+from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, Keypoints, PolygonMasks
 from torch.utils.data import get_worker_info
 
 from runtime.errors import UserError
 from runtime.stop import leave_signals_to_the_parent
 from transfer.data.catalog import get_dataset
+from transfer.data.keypoints import mirrored_pairs
 from transfer.engines.training.batches import TrainingFeed, build_test_feed
 
 Items = list[dict[str, Any]]
@@ -37,13 +38,15 @@ def as_detectron2_items(batch: Sequence[dict[str, Any]]) -> Items:
         masks = targets.get("masks")
         if masks is not None:
             instances.gt_masks = BitMasks(masks) if isinstance(masks, torch.Tensor) else PolygonMasks(masks)
+        if targets.get("keypoints") is not None and len(targets["classes"]):  # as from Detectron2's loader
+            instances.gt_keypoints = Keypoints(targets["keypoints"])
         items.append({**item, "instances": instances})
     return items
 
 
 def needs_own_loader(cfg: Any) -> bool:
     """Whether the config needs data that only Detectron2's loader provides; such runs do not resume exactly."""
-    return bool(cfg.MODEL.KEYPOINT_ON or cfg.MODEL.LOAD_PROPOSALS or cfg.INPUT.CROP.ENABLED)
+    return bool(cfg.MODEL.LOAD_PROPOSALS or cfg.INPUT.CROP.ENABLED)
 
 
 class ResumableBatches:
@@ -122,12 +125,6 @@ def register_datasets(names: Sequence[str], *, masks: bool = False) -> None:
         metadata.set(thing_classes=list(spec.class_names), evaluator_type=spec.kind)
         if points := spec.summary.keypoint_names:
             metadata.set(keypoint_names=points, keypoint_flip_map=mirrored_pairs(points))
-
-
-def mirrored_pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Keypoints that are exchanged in a mirrored image, such as left_eye and right_eye."""
-    pairs = [(name, name.replace("left", "right")) for name in names if "left" in name]
-    return [pair for pair in pairs if pair[1] in names]
 
 
 def _with_box_modes(records: list[dict[str, Any]]) -> Items:

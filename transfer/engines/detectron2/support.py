@@ -63,10 +63,7 @@ def check_support(cfg: Any) -> None:
         except KeyError as error:
             raise UserError(f"{key} {values[key]!r} is not a norm of Detectron2") from error
     check_choices(values, CHOICES, ENGINE)
-    if values["MODEL.META_ARCHITECTURE"] == "GeneralizedRCNN":
-        check_conflicts(cfg, ENGINE)
-    if cfg.TEST.AUG.ENABLED and cfg.MODEL.KEYPOINT_ON:
-        raise UserError(f"TEST.AUG.ENABLED is not supported by engine {ENGINE} with MODEL.KEYPOINT_ON")
+    check_conflicts(cfg, ENGINE)
     _check_companions(cfg)
 
 

@@ -23,6 +23,7 @@ from transfer.engines.detectron2.data import (
     needs_own_loader,
     own_train_loader,
 )
+from transfer.engines.torchvision.model.focal_loss import skip_first_call
 from transfer.engines.training.batches import TrainingFeed
 from transfer.engines.training.evaluation import is_evaluation_due, is_evaluation_missing
 from transfer.engines.training.failures import (
@@ -103,6 +104,7 @@ class Trainer(DefaultTrainer):
         if exact is None or self.batches is None or len(exact["rng"]) != comm.get_world_size():
             return False
         own = exact["rng"][comm.get_rank()]
+        restore_loss_state(self.model, own.get("model", {}))
         self.random_state = own["state"]
         self.batches.start, self.batches.worker_seed = self.start_iter, own["worker_seed"]
         if self.precise_bn is not None:
@@ -148,6 +150,7 @@ class Trainer(DefaultTrainer):
             "state": rng_state(),
             "process_seed": self.process_seed,
             "worker_seed": self.batches.worker_seed if self.batches is not None else -1,
+            "model": loss_state(self.model),
         }
         exact = {
             "rng": gather_objects(own),
@@ -179,6 +182,19 @@ class Trainer(DefaultTrainer):
         cfg.defrost()
         cfg.DATALOADER.NUM_WORKERS = 0  # as in Detectron2's own hook
         return iter(own_train_loader(cfg))
+
+
+def loss_state(model: Any) -> dict[str, Any]:
+    """What Detectron2's RetinaNet keeps of past batches, under the embedded engine's name, and its checkpoints lack."""
+    value = getattr(getattr(model, "module", model), "loss_normalizer", None)
+    return {} if value is None else {"loss_normalizer": value}
+
+
+def restore_loss_state(model: Any, state: Mapping[str, Any]) -> None:
+    """Continue with what ``loss_state`` returned."""
+    if "loss_normalizer" in state:
+        getattr(model, "module", model).loss_normalizer = state["loss_normalizer"]
+        skip_first_call()
 
 
 class AfterStep(HookBase):

@@ -2,35 +2,73 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from transfer.engines.torchvision.model.anchors import AnchorGenerator
 from transfer.engines.torchvision.model.box_head import FastRCNNConvFCHead, FastRCNNOutputLayers
+from transfer.engines.torchvision.model.cascade import CascadeROIHeads
 from transfer.engines.torchvision.model.dilated_c5 import DilatedC5
-from transfer.engines.torchvision.model.fpn import FPN
+from transfer.engines.torchvision.model.fpn import FPN, LastLevelP6P7
+from transfer.engines.torchvision.model.keypoint_head import KRCNNConvDeconvUpsampleHead
 from transfer.engines.torchvision.model.mask_head import MaskRCNNConvUpsampleHead
 from transfer.engines.torchvision.model.norms import build_norm
 from transfer.engines.torchvision.model.poolers import ROIPooler
-from transfer.engines.torchvision.model.rcnn import GeneralizedRCNN
+from transfer.engines.torchvision.model.proposal_network import ProposalNetwork
+from transfer.engines.torchvision.model.rcnn import GeneralizedRCNN, ImageDetector
 from transfer.engines.torchvision.model.resnet import ResNet, build_res5_head
+from transfer.engines.torchvision.model.retinanet import RetinaNet, RetinaNetHead
 from transfer.engines.torchvision.model.roi_heads import RegionSampler, Res5ROIHeads, StandardROIHeads
 from transfer.engines.torchvision.model.rpn import RPN, RPNHead
 
 Backbone = ResNet | FPN | DilatedC5
+PYRAMIDS = ("build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone")
 
 
-def build_model(cfg: Any) -> GeneralizedRCNN:
+def build_model(cfg: Any) -> ImageDetector:
     """The detector that ``cfg`` describes, on the CPU, with Detectron2's initial weights for the current seed."""
     model = cfg.MODEL
+    pixels = {"pixel_mean": list(model.PIXEL_MEAN), "pixel_std": list(model.PIXEL_STD)}
     backbone = build_backbone(cfg)
+    if model.META_ARCHITECTURE == "RetinaNet":
+        return build_retinanet(cfg, backbone, pixels)
     proposal_generator = build_rpn(cfg, backbone)
+    if model.META_ARCHITECTURE == "ProposalNetwork":
+        return ProposalNetwork(backbone, proposal_generator, **pixels)
     heads = build_res5_roi_heads if model.ROI_HEADS.NAME.startswith("Res5ROIHeads") else build_standard_roi_heads
-    return GeneralizedRCNN(
+    return GeneralizedRCNN(backbone, proposal_generator, heads(cfg, backbone), **pixels)
+
+
+def build_retinanet(cfg: Any, backbone: Backbone, pixels: dict[str, list[float]]) -> RetinaNet:
+    """RetinaNet on the maps of MODEL.RETINANET.IN_FEATURES."""
+    settings = cfg.MODEL.RETINANET
+    generator = _anchor_generator(cfg, backbone, settings.IN_FEATURES)
+    head = RetinaNetHead(
+        backbone.channels[settings.IN_FEATURES[0]],
+        levels=len(settings.IN_FEATURES),
+        num_anchors=generator.count,
+        num_classes=settings.NUM_CLASSES,
+        num_convs=settings.NUM_CONVS,
+        norm=settings.NORM,
+        prior=settings.PRIOR_PROB,
+    )
+    return RetinaNet(
         backbone,
-        proposal_generator,
-        heads(cfg, backbone),
-        pixel_mean=list(model.PIXEL_MEAN),
-        pixel_std=list(model.PIXEL_STD),
+        head,
+        generator,
+        in_features=settings.IN_FEATURES,
+        box_weights=settings.BBOX_REG_WEIGHTS,
+        iou_thresholds=settings.IOU_THRESHOLDS,
+        iou_labels=settings.IOU_LABELS,
+        focal_alpha=settings.FOCAL_LOSS_ALPHA,
+        focal_gamma=settings.FOCAL_LOSS_GAMMA,
+        box_loss=settings.BBOX_REG_LOSS_TYPE,
+        smooth_l1_beta=settings.SMOOTH_L1_LOSS_BETA,
+        score_thresh=settings.SCORE_THRESH_TEST,
+        topk_candidates=settings.TOPK_CANDIDATES_TEST,
+        nms_thresh=settings.NMS_THRESH_TEST,
+        topk_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
+        **pixels,
     )
 
 
@@ -48,29 +86,41 @@ def build_backbone(cfg: Any) -> Backbone:
         width_per_group=resnets.WIDTH_PER_GROUP,
         stride_in_1x1=resnets.STRIDE_IN_1X1,
         res5_dilation=resnets.RES5_DILATION,
+        deformable=resnets.DEFORM_ON_PER_STAGE,
+        modulated=resnets.DEFORM_MODULATED,
+        offset_groups=resnets.DEFORM_NUM_GROUPS,
     )
-    if model.BACKBONE.NAME == "build_resnet_fpn_backbone":
+    if model.BACKBONE.NAME in PYRAMIDS:
+        top = None
+        if model.BACKBONE.NAME == "build_retinanet_resnet_fpn_backbone":
+            top = LastLevelP6P7(bottom_up.channels["res5"], model.FPN.OUT_CHANNELS)
         return FPN(
             bottom_up,
             in_features=list(model.FPN.IN_FEATURES),
             out_channels=model.FPN.OUT_CHANNELS,
             norm=model.FPN.NORM,
             average=model.FPN.FUSE_TYPE == "avg",
+            top_block=top,
         )
     if model.BACKBONE.NAME == "build_resnet_dilated_c5_backbone":
         return DilatedC5(bottom_up, norm=resnets.NORM)
     return bottom_up
 
 
-def build_rpn(cfg: Any, backbone: Backbone) -> RPN:
-    """The region proposal network on the maps of MODEL.RPN.IN_FEATURES."""
-    rpn, anchors = cfg.MODEL.RPN, cfg.MODEL.ANCHOR_GENERATOR
-    generator = AnchorGenerator(
+def _anchor_generator(cfg: Any, backbone: Backbone, in_features: Sequence[str]) -> AnchorGenerator:
+    anchors = cfg.MODEL.ANCHOR_GENERATOR
+    return AnchorGenerator(
         sizes=anchors.SIZES,
         aspect_ratios=anchors.ASPECT_RATIOS,
-        strides=[backbone.strides[name] for name in rpn.IN_FEATURES],
+        strides=[backbone.strides[name] for name in in_features],
         offset=anchors.OFFSET,
     )
+
+
+def build_rpn(cfg: Any, backbone: Backbone) -> RPN:
+    """The region proposal network on the maps of MODEL.RPN.IN_FEATURES."""
+    rpn = cfg.MODEL.RPN
+    generator = _anchor_generator(cfg, backbone, rpn.IN_FEATURES)
     head = RPNHead(backbone.channels[rpn.IN_FEATURES[0]], generator.count, list(rpn.CONV_DIMS))
     return RPN(
         head,
@@ -114,12 +164,12 @@ def _pooler(head: Any, strides: list[int]) -> ROIPooler:
     )
 
 
-def _predictor(cfg: Any, in_channels: int) -> FastRCNNOutputLayers:
+def _predictor(cfg: Any, in_channels: int, box_weights: Sequence[float] | None = None) -> FastRCNNOutputLayers:
     heads, box = cfg.MODEL.ROI_HEADS, cfg.MODEL.ROI_BOX_HEAD
     return FastRCNNOutputLayers(
         in_channels,
         num_classes=heads.NUM_CLASSES,
-        box_weights=box.BBOX_REG_WEIGHTS,
+        box_weights=box_weights or box.BBOX_REG_WEIGHTS,
         class_agnostic=box.CLS_AGNOSTIC_BBOX_REG,
         box_loss=box.BBOX_REG_LOSS_TYPE,
         smooth_l1_beta=box.SMOOTH_L1_BETA,
@@ -144,26 +194,55 @@ def _mask_head(cfg: Any, in_channels: int) -> MaskRCNNConvUpsampleHead | None:
     )
 
 
-def build_standard_roi_heads(cfg: Any, backbone: Backbone) -> StandardROIHeads:
-    """Separate box and mask branches on the maps of MODEL.ROI_HEADS.IN_FEATURES."""
-    names, box = list(cfg.MODEL.ROI_HEADS.IN_FEATURES), cfg.MODEL.ROI_BOX_HEAD
-    strides, channels = [backbone.strides[name] for name in names], backbone.channels[names[0]]
-    head = FastRCNNConvFCHead(
+def _keypoint_head(cfg: Any, in_channels: int) -> KRCNNConvDeconvUpsampleHead | None:
+    head, heads = cfg.MODEL.ROI_KEYPOINT_HEAD, cfg.MODEL.ROI_HEADS
+    if not cfg.MODEL.KEYPOINT_ON:
+        return None
+    most = head.NUM_KEYPOINTS * heads.BATCH_SIZE_PER_IMAGE * heads.POSITIVE_FRACTION
+    return KRCNNConvDeconvUpsampleHead(
+        in_channels,
+        conv_dims=list(head.CONV_DIMS),
+        num_keypoints=head.NUM_KEYPOINTS,
+        loss_weight=head.LOSS_WEIGHT,
+        normalizer=None if head.NORMALIZE_LOSS_BY_VISIBLE_KEYPOINTS else most,
+    )
+
+
+def _box_head(cfg: Any, channels: int) -> FastRCNNConvFCHead:
+    box = cfg.MODEL.ROI_BOX_HEAD
+    return FastRCNNConvFCHead(
         channels,
         box.POOLER_RESOLUTION,
         conv_dims=[box.CONV_DIM] * box.NUM_CONV,
         fc_dims=[box.FC_DIM] * box.NUM_FC,
         conv_norm=box.NORM,
     )
-    return StandardROIHeads(
+
+
+def build_standard_roi_heads(cfg: Any, backbone: Backbone) -> StandardROIHeads:
+    """Separate branches on the maps of MODEL.ROI_HEADS.IN_FEATURES; "CascadeROIHeads" has a box branch per stage."""
+    model, names = cfg.MODEL, list(cfg.MODEL.ROI_HEADS.IN_FEATURES)
+    strides, channels = [backbone.strides[name] for name in names], backbone.channels[names[0]]
+    shared: dict[str, Any] = {"in_features": names, "box_pooler": _pooler(model.ROI_BOX_HEAD, strides)}
+    # parts are built in Detectron2's order, which decides their initial weights
+    if model.ROI_HEADS.NAME == "CascadeROIHeads":
+        cascade, heads, predictors = model.ROI_BOX_CASCADE_HEAD, [], []
+        for weights in cascade.BBOX_REG_WEIGHTS:
+            heads.append(_box_head(cfg, channels))
+            predictors.append(_predictor(cfg, heads[-1].out_channels, weights))
+        shared |= {"box_heads": heads, "box_predictors": predictors, "ious": cascade.IOUS}
+    else:
+        head = _box_head(cfg, channels)
+        shared |= {"box_head": head, "box_predictor": _predictor(cfg, head.out_channels)}
+        shared |= {"train_on_predicted_boxes": model.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES}
+    kind = CascadeROIHeads if model.ROI_HEADS.NAME == "CascadeROIHeads" else StandardROIHeads
+    return kind(
         _sampler(cfg),
-        in_features=names,
-        box_pooler=_pooler(box, strides),
-        box_head=head,
-        box_predictor=_predictor(cfg, head.out_channels),
-        mask_pooler=_pooler(cfg.MODEL.ROI_MASK_HEAD, strides) if cfg.MODEL.MASK_ON else None,
+        mask_pooler=_pooler(model.ROI_MASK_HEAD, strides) if model.MASK_ON else None,
         mask_head=_mask_head(cfg, channels),
-        train_on_predicted_boxes=box.TRAIN_ON_PRED_BOXES,
+        keypoint_pooler=_pooler(model.ROI_KEYPOINT_HEAD, strides) if model.KEYPOINT_ON else None,
+        keypoint_head=_keypoint_head(cfg, channels),
+        **shared,
     )
 
 

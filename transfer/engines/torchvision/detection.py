@@ -16,7 +16,7 @@ from runtime.distributed import rank
 from transfer.engines.protocol import ImageResult
 from transfer.engines.torchvision.model.instances import ImageDetections
 from transfer.engines.torchvision.model.postprocess import paste_masks
-from transfer.engines.torchvision.model.rcnn import GeneralizedRCNN
+from transfer.engines.torchvision.model.rcnn import ImageDetector
 from transfer.engines.training.ranks import gather_objects
 from transfer.evaluate.detections import Detections, Rle
 
@@ -37,7 +37,7 @@ def encode_masks(detections: ImageDetections, height: int, width: int) -> list[R
 
 @torch.inference_mode()
 def detect_images(
-    model: GeneralizedRCNN, batches: Iterable[Sequence[dict[str, Any]]], detector: Detector | None = None
+    model: ImageDetector, batches: Iterable[Sequence[dict[str, Any]]], detector: Detector | None = None
 ) -> Iterator[ImageResult]:
     """Detections of every image of ``batches`` in its original size, by ``detector`` or the model itself.
 
@@ -50,14 +50,15 @@ def detect_images(
             for item, one in zip(batch, (detector or model)(batch)):
                 masks = encode_masks(one, item["height"], item["width"])
                 boxes, scores, classes = one.boxes.float().cpu(), one.scores.float().cpu(), one.classes.cpu()
-                yield item["image_id"], boxes.numpy(), scores.numpy(), classes.numpy(), masks
+                points = [] if one.keypoints is None else [one.keypoints.float().cpu().numpy()]
+                yield item["image_id"], boxes.numpy(), scores.numpy(), classes.numpy(), masks, *points
             return_freed_memory()
     finally:
         model.train(training)
 
 
 def detect_dataset(
-    model: GeneralizedRCNN, loader: Any, name: str, has_masks: bool, detector: Detector | None = None
+    model: ImageDetector, loader: Any, name: str, has_masks: bool, detector: Detector | None = None
 ) -> Detections:
     """Detections of a whole data set on every rank, gathered from the ranks' shares of the images."""
     progress = tqdm(loader, total=len(loader), desc=f"detect {name}"[:48], disable=True if rank() else None)

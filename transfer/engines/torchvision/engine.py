@@ -13,7 +13,7 @@ from runtime.stop import StopSignal
 from transfer.engines.protocol import AfterEval, DetectStream, TrainSummary
 from transfer.engines.torchvision.builder import build_model
 from transfer.engines.torchvision.detection import detect_images
-from transfer.engines.torchvision.model.rcnn import GeneralizedRCNN
+from transfer.engines.torchvision.model.rcnn import ImageDetector
 from transfer.engines.torchvision.run import Run, detect_named, detector_of, place, prepare_device
 from transfer.engines.torchvision.support import check_support
 from transfer.engines.training.world_size import scale_to_processes
@@ -60,7 +60,7 @@ class TorchvisionEngine:
         return partial(detect_images, model, detector=detector)
 
 
-def _trained_model(cfg: Any, weights: Path) -> GeneralizedRCNN:
+def _trained_model(cfg: Any, weights: Path) -> ImageDetector:
     device = prepare_device(cfg)
     model = build_model(cfg)
     load_weights(model, weights, trained=True)

@@ -13,14 +13,14 @@ from transfer.engines.torchvision.detection import Detector
 from transfer.engines.torchvision.model.convolution import Conv
 from transfer.engines.torchvision.model.instances import ImageDetections
 from transfer.engines.torchvision.model.norms import FrozenBatchNorm
-from transfer.engines.torchvision.model.rcnn import GeneralizedRCNN
+from transfer.engines.torchvision.model.rcnn import ImageDetector
 
 # name -> type of convolutions and products; "exact" leaves the model as it is
 ARITHMETIC = {"exact": None, "folded": torch.float32, "bfloat16": torch.bfloat16}
 FOLDABLE = (FrozenBatchNorm, nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
-def detection_model(model: GeneralizedRCNN, arithmetic: str) -> GeneralizedRCNN:
+def detection_model(model: ImageDetector, arithmetic: str) -> ImageDetector:
     """The model to detect with: ``model`` itself for "exact", otherwise a channels-last copy with folded norms.
 
     For "bfloat16" the copy's weights have that type; call it through ``in_arithmetic``.

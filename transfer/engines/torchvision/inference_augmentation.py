@@ -84,7 +84,7 @@ class AugmentedDetector:
         detections = [one for _, _, batch in self._batches(views, None) for one in batch]
         boxes = torch.cat([view.to_original(one.boxes) for view, one in zip(views, detections)])
         classes = torch.cat([one.classes for one in detections])
-        predictor = self.model.roi_heads.box_predictor
+        predictor = self.model.roi_heads.last_predictor
         scores = boxes.new_zeros(len(boxes), predictor.num_classes + 1)
         scores[torch.arange(len(boxes), device=boxes.device), classes] = torch.cat([one.scores for one in detections])
         original = (int(item["height"]), int(item["width"]))

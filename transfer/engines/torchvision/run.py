@@ -25,7 +25,7 @@ from transfer.engines.torchvision.builder import build_model
 from transfer.engines.torchvision.detection import Detector, detect_dataset
 from transfer.engines.torchvision.inference_arithmetic import detection_model, in_arithmetic
 from transfer.engines.torchvision.inference_augmentation import AugmentedDetector
-from transfer.engines.torchvision.model.rcnn import GeneralizedRCNN
+from transfer.engines.torchvision.model.rcnn import GeneralizedRCNN, ImageDetector
 from transfer.engines.torchvision.training_metrics import Progress
 from transfer.engines.training.batches import TrainingFeed, build_test_feed
 from transfer.engines.training.device import choose_device, set_arithmetic
@@ -50,25 +50,26 @@ def prepare_device(cfg: Any) -> torch.device:
     return device
 
 
-def place(cfg: Any, model: GeneralizedRCNN, device: torch.device) -> GeneralizedRCNN:
+def place(cfg: Any, model: ImageDetector, device: torch.device) -> ImageDetector:
     """``model`` on the device, in the memory format of ENGINE.CHANNELS_LAST."""
     model = model.to(device)
     return model.channels_last() if cfg.ENGINE.CHANNELS_LAST else model
 
 
-def detect_named(cfg: Any, model: GeneralizedRCNN, dataset: str) -> Detections:
+def detect_named(cfg: Any, model: ImageDetector, dataset: str) -> Detections:
     """Detections of a data set by its name, augmented if TEST.AUG.ENABLED, in ENGINE.TEST_ARITHMETIC."""
     loader = build_test_feed(cfg, dataset, rank(), rank_count())
     model, detector = detector_of(cfg, model)
     return detect_dataset(model, loader, dataset, cfg.MODEL.MASK_ON, detector)
 
 
-def detector_of(cfg: Any, model: GeneralizedRCNN) -> tuple[GeneralizedRCNN, Detector]:
+def detector_of(cfg: Any, model: ImageDetector) -> tuple[ImageDetector, Detector]:
     """The model to detect with, and what to call for it, by TEST.AUG and ENGINE.TEST_ARITHMETIC."""
     arithmetic, aug = cfg.ENGINE.TEST_ARITHMETIC, cfg.TEST.AUG
     model = detection_model(model, arithmetic)
     detector: Detector = model
     if aug.ENABLED:
+        assert isinstance(model, GeneralizedRCNN)  # ``check_support`` refuses the others
         detector = AugmentedDetector(model, min_sizes=aug.MIN_SIZES, max_size=aug.MAX_SIZE, flip=aug.FLIP)
     return model, in_arithmetic(detector, arithmetic, model.pixel_mean.device)
 
@@ -196,11 +197,17 @@ class Run:
         own = exact["rng"][rank()]
         self.process_seed, self.worker_seed = int(own["process_seed"]), int(own["worker_seed"])
         self.precise_bn_position = int(exact["precise_bn_position"])
+        self.model.load_training_state(own.get("model", {}))  # not in checkpoints of earlier versions
         state: dict[str, Any] = own["state"]
         return state
 
     def _save(self, iteration: int, final: bool) -> None:
-        own = {"state": rng_state(), "process_seed": self.process_seed, "worker_seed": self.worker_seed}
+        own = {
+            "state": rng_state(),
+            "process_seed": self.process_seed,
+            "worker_seed": self.worker_seed,
+            "model": self.model.training_state(),
+        }
         exact = {
             "rng": gather_objects(own),
             "precise_bn_position": self.precise_bn.position if self.precise_bn else 0,

@@ -12,10 +12,12 @@ import torch
 from runtime.errors import UserError
 from runtime.logs import get_logger
 from transfer.data.catalog import get_dataset
+from transfer.data.keypoints import mirrored_order
 from transfer.data.labels import Record
 from transfer.data.loader import PackedRecords, TestLoader, TrainLoader, build_test_loader, build_train_loader
 from transfer.data.mapper import DetectionMapper
 from transfer.data.samplers import draw_seeds, repeat_factors
+from transfer.engines.training.choices import class_count_keys
 from transfer.engines.training.shared_draws import Batch, SharedDraws
 from transfer.engines.training.world_size import images_per_process
 
@@ -68,17 +70,20 @@ class TrainingFeed:
 def training_records(cfg: Any) -> list[Record]:
     """Records of all DATASETS.TRAIN; images without a usable annotation are dropped if the config asks for it.
 
-    Raises UserError when there are none, or when a class index does not fit MODEL.ROI_HEADS.NUM_CLASSES.
+    A detector of keypoints drops those with fewer than MIN_KEYPOINTS_PER_IMAGE. Raises UserError when there are none,
+    or when a data set has another number of classes than the config.
     """
     logger = get_logger(__name__)
     records: list[Record] = []
     for name in cfg.DATASETS.TRAIN:
         spec = get_dataset(name)
-        if len(spec.class_names) != cfg.MODEL.ROI_HEADS.NUM_CLASSES:
-            raise UserError(
-                f"data set {name} has {len(spec.class_names)} classes, MODEL.ROI_HEADS.NUM_CLASSES is "
-                f"{cfg.MODEL.ROI_HEADS.NUM_CLASSES}; set it to {len(spec.class_names)}"
-            )
+        for key in class_count_keys(cfg):
+            count = cfg.MODEL[key.split(".")[1]].NUM_CLASSES
+            if len(spec.class_names) != count:
+                raise UserError(
+                    f"data set {name} has {len(spec.class_names)} classes, {key} is {count}; set it to "
+                    f"{len(spec.class_names)}"
+                )
         records += spec.records(masks=cfg.MODEL.MASK_ON)
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         annotated = [r for r in records if any(a.get("iscrowd", 0) == 0 for a in r["annotations"])]
@@ -86,13 +91,26 @@ def training_records(cfg: Any) -> list[Record]:
         if dropped:
             logger.info("training drops %d of %d images without an annotation", dropped, len(records))
         records = annotated
+    if cfg.MODEL.KEYPOINT_ON:
+        records = [r for r in records if _visible(r) >= cfg.MODEL.ROI_KEYPOINT_HEAD.MIN_KEYPOINTS_PER_IMAGE]
     if not records:
         raise UserError(f"no image of {', '.join(cfg.DATASETS.TRAIN)} has an annotation to train on")
     return records
 
 
+def _visible(record: Record) -> int:
+    """Keypoints with a label, hidden ones included."""
+    return sum(flag > 0 for a in record["annotations"] for flag in a.get("keypoints", ())[2::3])
+
+
+def _mirrored_keypoints(cfg: Any) -> list[int] | None:
+    if not cfg.MODEL.KEYPOINT_ON:
+        return None
+    return mirrored_order(get_dataset(cfg.DATASETS.TRAIN[0]).summary.keypoint_names)
+
+
 def build_mapper(cfg: Any, *, train: bool) -> DetectionMapper:
-    """The mapper of INPUT.*; masks are read in training only."""
+    """The mapper of INPUT.*; masks and keypoints are read in training only."""
     settings = cfg.INPUT
     if not train:
         return DetectionMapper(
@@ -110,6 +128,7 @@ def build_mapper(cfg: Any, *, train: bool) -> DetectionMapper:
         sampling=settings.MIN_SIZE_TRAIN_SAMPLING,
         flip=settings.RANDOM_FLIP,
         masks=settings.MASK_FORMAT if cfg.MODEL.MASK_ON else "",
+        keypoints=_mirrored_keypoints(cfg),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from convert.architecture import BLOCKS
 from runtime.errors import UserError
-from transfer.config.schema import PART_OF
+from transfer.config.schema import KEYS, PART_OF
 from transfer.data.mapper import FLIPS, MASK_FORMATS, SIZE_SAMPLINGS
 from transfer.engines.training.solver import CLIPPERS
 
@@ -18,6 +18,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "MODEL.FPN.FUSE_TYPE": ("sum", "avg"),
     "MODEL.RPN.BBOX_REG_LOSS_TYPE": BOX_LOSSES,
     "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_TYPE": BOX_LOSSES,
+    "MODEL.RETINANET.BBOX_REG_LOSS_TYPE": BOX_LOSSES,
     "MODEL.RESNETS.DEPTH": tuple(BLOCKS),
     "MODEL.RESNETS.RES5_DILATION": (1, 2),
     "INPUT.MASK_FORMAT": MASK_FORMATS,
@@ -29,27 +30,86 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "FLOAT32_PRECISION": ("", "highest", "high", "medium"),
 }
 
-# settings of MODEL that exclude each other: (whether a config has the conflict, the message)
-CONFLICTS: tuple[tuple[Callable[[Any], bool], str], ...] = (
+RCNN, RETINANET, PROPOSALS = "GeneralizedRCNN", "RetinaNet", "ProposalNetwork"
+CASCADE = "CascadeROIHeads"
+BOX_WEIGHTS = KEYS["MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS"]
+AUGMENTABLE = {"META_ARCHITECTURE": RCNN, "KEYPOINT_ON": False, "LOAD_PROPOSALS": False}  # of MODEL, as in Detectron2
+
+# settings of MODEL that exclude each other: (architectures, whether a config has the conflict, the message)
+CONFLICTS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     (
+        (RCNN, RETINANET, PROPOSALS),
         lambda m: m.RESNETS.DEPTH < 50 and m.RESNETS.RES2_OUT_CHANNELS != 64,
         "MODEL.RESNETS.RES2_OUT_CHANNELS must be 64 for DEPTH 18 and 34",
     ),
     (
+        (RCNN, RETINANET, PROPOSALS),
         lambda m: m.RESNETS.DEPTH < 50 and (m.RESNETS.NUM_GROUPS != 1 or m.RESNETS.RES5_DILATION != 1),
         "MODEL.RESNETS.NUM_GROUPS and RES5_DILATION must be 1 for DEPTH 18 and 34",
     ),
     (
-        lambda m: m.ROI_HEADS.NAME == "StandardROIHeads" and m.ROI_BOX_HEAD.NAME == "",
-        "MODEL.ROI_BOX_HEAD.NAME must be FastRCNNConvFCHead for StandardROIHeads",
+        (RCNN, RETINANET, PROPOSALS),
+        lambda m: m.RESNETS.DEPTH < 50 and any(m.RESNETS.DEFORM_ON_PER_STAGE),
+        "MODEL.RESNETS.DEFORM_ON_PER_STAGE must be False for DEPTH 18 and 34, which have no bottleneck blocks",
     ),
     (
+        (RCNN,),
+        lambda m: not m.ROI_HEADS.NAME.startswith("Res5") and m.ROI_BOX_HEAD.NAME == "",
+        "MODEL.ROI_BOX_HEAD.NAME must be FastRCNNConvFCHead for StandardROIHeads and CascadeROIHeads",
+    ),
+    (
+        (RCNN,),
         lambda m: m.ROI_BOX_HEAD.NAME == "FastRCNNConvFCHead" and m.ROI_BOX_HEAD.NUM_CONV + m.ROI_BOX_HEAD.NUM_FC == 0,
         "MODEL.ROI_BOX_HEAD needs NUM_CONV or NUM_FC above 0",
     ),
     (
+        (RCNN,),
         lambda m: m.ROI_HEADS.NAME.startswith("Res5") and "fpn" in m.BACKBONE.NAME,
         "MODEL.ROI_HEADS.NAME Res5ROIHeads runs on res4, not on a feature pyramid",
+    ),
+    (
+        (RCNN,),
+        lambda m: m.ROI_HEADS.NAME.startswith("Res5") and m.KEYPOINT_ON,
+        "MODEL.KEYPOINT_ON needs MODEL.ROI_HEADS.NAME StandardROIHeads or CascadeROIHeads",
+    ),
+    (
+        (RCNN,),
+        lambda m: m.ROI_HEADS.NAME == CASCADE and not m.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG,
+        "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG must be True for CascadeROIHeads",
+    ),
+    (
+        (RCNN,),
+        lambda m: m.ROI_HEADS.NAME == CASCADE and m.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES,
+        "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES has no effect on CascadeROIHeads; leave it at False",
+    ),
+    (
+        (RCNN,),
+        lambda m: (
+            m.ROI_HEADS.NAME == CASCADE
+            and not len(m.ROI_BOX_CASCADE_HEAD.IOUS) == len(m.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS) > 0
+        ),
+        "MODEL.ROI_BOX_CASCADE_HEAD needs as many IOUS as BBOX_REG_WEIGHTS, one for each stage",
+    ),
+    (
+        (RCNN,),
+        lambda m: (
+            m.ROI_HEADS.NAME == CASCADE
+            and (
+                list(m.ROI_HEADS.IOU_THRESHOLDS) != list(m.ROI_BOX_CASCADE_HEAD.IOUS[:1])
+                or list(m.ROI_HEADS.IOU_LABELS) != [0, 1]
+            )
+        ),
+        "MODEL.ROI_HEADS.IOU_THRESHOLDS must be the first of MODEL.ROI_BOX_CASCADE_HEAD.IOUS, and IOU_LABELS [0, 1]",
+    ),
+    (
+        (RCNN,),
+        lambda m: m.ROI_HEADS.NAME == CASCADE and tuple(m.ROI_BOX_HEAD.BBOX_REG_WEIGHTS) != BOX_WEIGHTS.default,
+        "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS has no effect on CascadeROIHeads; set those of MODEL.ROI_BOX_CASCADE_HEAD",
+    ),
+    (
+        (RETINANET, PROPOSALS),
+        lambda m: m.MASK_ON or m.KEYPOINT_ON or m.LOAD_PROPOSALS,
+        "MODEL.MASK_ON, KEYPOINT_ON and LOAD_PROPOSALS must be False for RetinaNet and ProposalNetwork",
     ),
 )
 
@@ -69,6 +129,17 @@ def check_choices(values: Mapping[str, Any], choices: Mapping[str, Sequence[Any]
 
 def check_conflicts(cfg: Any, engine: str) -> None:
     """Raise UserError naming ``engine`` for the first of ``CONFLICTS`` that the config has."""
-    for conflicts, message in CONFLICTS:
-        if conflicts(cfg.MODEL):
+    for architectures, conflicts, message in CONFLICTS:
+        if cfg.MODEL.META_ARCHITECTURE in architectures and conflicts(cfg.MODEL):
             raise UserError(f"{message} (engine {engine})")
+    if cfg.TEST.AUG.ENABLED:
+        for key, plain in AUGMENTABLE.items():
+            value = cfg.MODEL[key]
+            if value != plain:
+                raise UserError(f"TEST.AUG.ENABLED is not supported by engine {engine} with MODEL.{key} {value}")
+
+
+def class_count_keys(cfg: Any) -> list[str]:
+    """The keys that must equal the number of classes of the data."""
+    sections = ["ROI_HEADS", "RETINANET"] if cfg.MODEL.META_ARCHITECTURE == RETINANET else ["ROI_HEADS"]
+    return [f"MODEL.{section}.NUM_CLASSES" for section in sections]

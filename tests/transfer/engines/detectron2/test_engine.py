@@ -13,8 +13,8 @@ import torch
 
 from runtime.errors import UserError
 from runtime.metrics import read_metrics
-from runtime.seeds import seed_everything
 from runtime.torch_files import load_torch
+from tests.transfer.engines.detectron2_alone import train_with_detectron2_alone
 from tests.transfer.engines.engine_cases import EXTRA_NORM_C4
 
 pytestmark = pytest.mark.detectron2
@@ -44,24 +44,6 @@ def write_backbone(path: Path, cfg: Any) -> str:
     tensors = {name: np.array(value) for name, value in build_backbone(bare).state_dict().items()}
     path.write_bytes(pickle.dumps({"model": tensors, "__author__": "tests", "matching_heuristics": True}))
     return str(path)
-
-
-def train_with_detectron2_alone(cfg: Any, folder: Path) -> dict[str, Any]:
-    """What Detectron2's own script does: its trainer, its loader, its checkpointer."""
-    from detectron2.engine import DefaultTrainer
-
-    import transfer.engines.detectron2.heads  # noqa: F401
-    from transfer.engines.detectron2.data import register_datasets
-    from transfer.engines.detectron2.engine import detectron2_config
-
-    own = detectron2_config(cfg, folder)
-    own.DATASETS.TEST = ()
-    register_datasets(own.DATASETS.TRAIN)
-    seed_everything(own.SEED)
-    trainer = DefaultTrainer(own)
-    trainer.resume_or_load(resume=False)
-    trainer.train()
-    return load_torch(folder / "model_final.pth")
 
 
 # without loader workers, precise batch norm and training draw from the same generator

@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from runtime.errors import UserError
+from tests.transfer.engines.engine_cases import CASCADE, EXTRA_NORM_C4, R18, RETINANET
 from transfer.config import default_config, unsupported_keys
 from transfer.config.schema import KEYS, PART_OF
 from transfer.engines import ENGINES, resolve_engine
 from transfer.engines.torchvision.support import CHOICES
+
+C4 = {**EXTRA_NORM_C4, "MODEL.ROI_HEADS.NAME": "Res5ROIHeads"}
 
 
 def test_plain_config_passes(tiny_config: Callable[..., Any], engine: Any) -> None:
@@ -58,6 +61,19 @@ def test_every_box_loss_is_implemented() -> None:
         ({"MODEL.ROI_HEADS.NAME": "Res5ROIHeads"}, "runs on res4"),
         ({"MODEL.ROI_BOX_HEAD.NAME": ""}, "must be FastRCNNConvFCHead"),
         ({"MODEL.ROI_BOX_HEAD.NUM_FC": 0}, "needs NUM_CONV or NUM_FC"),
+        (
+            {**R18, "MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False, True, True, True]},
+            "DEFORM_ON_PER_STAGE must be False for DEPTH 18",
+        ),
+        ({**C4, "MODEL.KEYPOINT_ON": True}, "MODEL.KEYPOINT_ON needs MODEL.ROI_HEADS.NAME StandardROIHeads"),
+        ({"MODEL.ROI_HEADS.NAME": "CascadeROIHeads"}, "CLS_AGNOSTIC_BBOX_REG must be True"),
+        ({**CASCADE, "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": True}, "TRAIN_ON_PRED_BOXES has no effect"),
+        ({**CASCADE, "MODEL.ROI_BOX_CASCADE_HEAD.IOUS": (0.5, 0.6)}, "as many IOUS as BBOX_REG_WEIGHTS"),
+        ({**CASCADE, "MODEL.ROI_HEADS.IOU_THRESHOLDS": [0.6]}, "must be the first of MODEL.ROI_BOX_CASCADE_HEAD.IOUS"),
+        ({**CASCADE, "MODEL.ROI_HEADS.IOU_LABELS": [0, -1]}, "and IOU_LABELS"),
+        ({**CASCADE, "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS": (5.0, 5.0, 5.0, 5.0)}, "BBOX_REG_WEIGHTS has no effect"),
+        ({**RETINANET, "MODEL.MASK_ON": True}, "must be False for RetinaNet"),
+        ({**RETINANET, "TEST.AUG.ENABLED": True}, "TEST.AUG.ENABLED is not supported .*META_ARCHITECTURE RetinaNet"),
     ],
 )
 def test_contradictions_are_refused(
@@ -69,8 +85,8 @@ def test_contradictions_are_refused(
 
 def test_other_architectures_are_refused_by_name(engine: Any) -> None:
     cfg = default_config()
-    cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
-    with pytest.raises(UserError, match="MODEL.META_ARCHITECTURE 'RetinaNet'"):
+    cfg.MODEL.META_ARCHITECTURE = "PanopticFPN"
+    with pytest.raises(UserError, match="MODEL.META_ARCHITECTURE 'PanopticFPN'"):
         engine.check(cfg)
 
 

@@ -118,9 +118,16 @@ class FastRCNNOutputLayers(nn.Module):
     ) -> list[ImageDetections]:
         """Detections per image: every (region, class) above the score threshold, NMS per class, best ones."""
         counts = [len(p) for p in proposals]
-        boxes = self.coder.decode(torch.cat(list(proposals)), deltas).split(counts)
-        scores = (logits.sigmoid() if self.sigmoid else F.softmax(logits, dim=-1)).split(counts)
+        boxes, scores = self.predict_boxes(deltas, proposals), self.probabilities(logits, counts)
         return [self.select(b, s, size, self.score_thresh) for b, s, size in zip(boxes, scores, sizes)]
+
+    def predict_boxes(self, deltas: torch.Tensor, boxes: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Boxes (R x 4K, or R x 4 when class-agnostic) per image from the ``boxes`` (R x 4) of each."""
+        return list(self.coder.decode(torch.cat(list(boxes)), deltas).split([len(one) for one in boxes]))
+
+    def probabilities(self, logits: torch.Tensor, counts: Sequence[int]) -> list[torch.Tensor]:
+        """Scores R x (K + 1) per image, of which the first has ``counts[0]`` regions."""
+        return list((logits.sigmoid() if self.sigmoid else F.softmax(logits, dim=-1)).split(list(counts)))
 
     def select(
         self, boxes: torch.Tensor, scores: torch.Tensor, size: tuple[int, int], threshold: float

@@ -13,8 +13,26 @@ from transfer.engines.torchvision.model.convolution import Conv, init_xavier
 from transfer.engines.torchvision.model.resnet import ResNet
 
 
+class LastLevelP6P7(nn.Module):
+    """RetinaNet's two levels above p5: 3x3/2 convolutions on res5, and on p6 after ReLU (arXiv:1708.02002, note 2)."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.p6 = nn.Conv2d(in_channels, out_channels, 3, stride=2, padding=1)
+        self.p7 = nn.Conv2d(out_channels, out_channels, 3, stride=2, padding=1)
+        init_xavier(self.p6, self.p7)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """res5 (N x C x H x W) to p6 and p7."""
+        p6 = self.p6(x)
+        return [p6, self.p7(F.relu(p6))]
+
+
 class FPN(nn.Module):
-    """Levels ``p2 .. p5`` from ``res2 .. res5`` and ``p6`` by subsampling p5; images are padded to the top stride."""
+    """Levels ``p2 .. p5`` from ``res2 .. res5`` and ``p6`` by subsampling p5; images are padded to the top stride.
+
+    A ``top_block`` makes p6 and p7 from res5 instead.
+    """
 
     def __init__(
         self,
@@ -24,6 +42,7 @@ class FPN(nn.Module):
         out_channels: int = 256,
         norm: str = "",
         average: bool = False,
+        top_block: LastLevelP6P7 | None = None,
     ) -> None:
         super().__init__()
         self.in_features, self.average = list(in_features), average
@@ -35,9 +54,10 @@ class FPN(nn.Module):
             init_xavier(lateral, output)
             self.add_module(f"fpn_lateral{level}", lateral)
             self.add_module(f"fpn_output{level}", output)
+        self.top_block = top_block
         self.bottom_up = bottom_up
         self.size_divisibility = strides[-1]
-        self.strides = {f"p{level}": 2**level for level in [*self.levels, self.levels[-1] + 1]}
+        self.strides = {f"p{level}": 2**level for level in [*self.levels, *self._tops()]}
         self.channels = dict.fromkeys(self.strides, out_channels)
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -53,7 +73,13 @@ class FPN(nn.Module):
                     lateral /= 2
             top = lateral
             outputs[f"p{level}"] = getattr(self, f"fpn_output{level}")(top)
-        last = self.levels[-1]
         outputs = {f"p{level}": outputs[f"p{level}"] for level in self.levels}
-        outputs[f"p{last + 1}"] = F.max_pool2d(outputs[f"p{last}"], kernel_size=1, stride=2, padding=0)
-        return outputs
+        if self.top_block is not None:
+            tops = self.top_block(stages["res5"])
+        else:
+            tops = [F.max_pool2d(outputs[f"p{self.levels[-1]}"], kernel_size=1, stride=2, padding=0)]
+        return outputs | {f"p{level}": top for level, top in zip(self._tops(), tops)}
+
+    def _tops(self) -> list[int]:
+        last = self.levels[-1]
+        return [last + 1] if self.top_block is None else [last + 1, last + 2]

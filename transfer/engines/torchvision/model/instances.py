@@ -14,11 +14,15 @@ Polygons = list[list[np.ndarray]]  # per instance: its parts, each x0 y0 x1 y1 .
 
 @dataclass
 class Targets:
-    """Ground truth: boxes M x 4 (XYXY, input pixels), classes M, masks as polygons or M x H x W booleans."""
+    """Ground truth: boxes M x 4 (XYXY, input pixels), classes M, masks as polygons or M x H x W booleans.
+
+    ``keypoints`` are M x K x 3: x, y in input pixels, and 0 not labelled, 1 hidden or 2 visible.
+    """
 
     boxes: torch.Tensor
     classes: torch.Tensor
     masks: Polygons | torch.Tensor | None = None
+    keypoints: torch.Tensor | None = None
 
     @classmethod
     def from_item(cls, item: Mapping[str, Any], device: torch.device) -> Targets:
@@ -27,7 +31,9 @@ class Targets:
         masks = instances.get("masks")
         if isinstance(masks, torch.Tensor):
             masks = masks.to(device)
-        return cls(instances["boxes"].to(device), instances["classes"].to(device), masks)
+        keypoints = instances.get("keypoints")
+        keypoints = keypoints.to(device) if keypoints is not None else None
+        return cls(instances["boxes"].to(device), instances["classes"].to(device), masks, keypoints)
 
 
 @dataclass
@@ -57,12 +63,16 @@ class Regions:
 
 @dataclass
 class ImageDetections:
-    """Detections D of one image: boxes D x 4, scores D, classes D, mask probabilities D x M x M or None."""
+    """Detections D of one image: boxes D x 4, scores D, classes D, mask probabilities D x M x M or None.
+
+    ``keypoints`` are D x K x 3: x, y in the coordinates of the boxes and a score, or None.
+    """
 
     boxes: torch.Tensor
     scores: torch.Tensor
     classes: torch.Tensor
     masks: torch.Tensor | None = None
+    keypoints: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)

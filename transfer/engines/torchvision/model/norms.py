@@ -78,8 +78,9 @@ def _freeze_norms(module: nn.Module) -> nn.Module:
 def _scale_and_shift(
     norm: nn.BatchNorm2d | nn.SyncBatchNorm, x: torch.Tensor, mean: torch.Tensor, var: torch.Tensor
 ) -> torch.Tensor:
-    scale = norm.weight * torch.rsqrt(var + norm.eps)
-    shift = norm.bias - mean * scale
+    scale = torch.rsqrt(var + norm.eps)
+    scale = scale if norm.weight is None else norm.weight * scale
+    shift = -mean * scale if norm.bias is None else norm.bias - mean * scale
     return x * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
 
 
@@ -125,8 +126,14 @@ class NaiveSyncBatchNorm(nn.BatchNorm2d):
         return _scale_and_shift(self, wide, mean, var).to(x.dtype)
 
 
-def _sync_batch_norm(channels: int) -> nn.Module:
-    return nn.SyncBatchNorm(channels) if torch.cuda.is_available() else GlobalBatchNorm(channels)
+def _sync_batch_norm(channels: int, affine: bool = True) -> nn.Module:
+    kind = nn.SyncBatchNorm if torch.cuda.is_available() else GlobalBatchNorm
+    return kind(channels, affine=affine)
+
+
+def plain_norm(name: str, channels: int) -> nn.Module:
+    """A batch norm "BN" or "SyncBN" without scale and shift."""
+    return nn.BatchNorm2d(channels, affine=False) if name == "BN" else _sync_batch_norm(channels, affine=False)
 
 
 def _group_norm(channels: int) -> nn.Module:

@@ -20,7 +20,10 @@ def rescale(detections: ImageDetections, input_size: tuple[int, int], height: in
     boxes = clip_to_image(detections.boxes * scale, (height, width))
     keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     masks = detections.masks[keep] if detections.masks is not None else None
-    return ImageDetections(boxes[keep], detections.scores[keep], detections.classes[keep], masks)
+    points = detections.keypoints[keep] if detections.keypoints is not None else None
+    if points is not None:
+        points = points * points.new_tensor([width / input_size[1], height / input_size[0], 1])
+    return ImageDetections(boxes[keep], detections.scores[keep], detections.classes[keep], masks, points)
 
 
 def paste_masks(probabilities: torch.Tensor, boxes: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -16,9 +16,11 @@ from transfer.engines.torchvision.model.resnet import ResNet
 from transfer.engines.torchvision.model.roi_heads import Res5ROIHeads, StandardROIHeads
 from transfer.engines.torchvision.model.rpn import RPN
 
+Detector = TypeVar("Detector", bound="ImageDetector")
 
-class GeneralizedRCNN(nn.Module):
-    """Backbone, region proposal network and region heads.
+
+class ImageDetector(nn.Module):
+    """What all detectors do with images.
 
     ``pixel_mean`` and ``pixel_std`` are per channel in the order of the input images, on the 0-255 scale.
     """
@@ -26,24 +28,29 @@ class GeneralizedRCNN(nn.Module):
     def __init__(
         self,
         backbone: ResNet | FPN | DilatedC5,
-        proposal_generator: RPN,
-        roi_heads: StandardROIHeads | Res5ROIHeads,
         *,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
     ) -> None:
         super().__init__()
-        self.backbone, self.proposal_generator, self.roi_heads = backbone, proposal_generator, roi_heads
+        self.backbone = backbone
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
         self.pixel_mean: torch.Tensor
         self.pixel_std: torch.Tensor
         self.memory_format = torch.contiguous_format
 
-    def channels_last(self) -> GeneralizedRCNN:
+    def channels_last(self: Detector) -> Detector:
         """Keep weights and images in channels-last memory format from now on; returns the model."""
         self.memory_format = torch.channels_last
         return self.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    def training_state(self) -> dict[str, Any]:
+        """What a resumed training needs beside the weights."""
+        return {}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Continue from what ``training_state`` returned."""
 
     def batch_images(self, items: Sequence[Mapping[str, Any]]) -> tuple[torch.Tensor, list[tuple[int, int]]]:
         """Normalised images, zero-padded at the right and bottom: N x 3 x H x W, and each one's own (height, width)."""
@@ -58,10 +65,26 @@ class GeneralizedRCNN(nn.Module):
             row[:, : image.shape[1], : image.shape[2]].copy_(image)
         return batch.contiguous(memory_format=self.memory_format), sizes
 
+
+class GeneralizedRCNN(ImageDetector):
+    """Backbone, region proposal network and region heads."""
+
+    def __init__(
+        self,
+        backbone: ResNet | FPN | DilatedC5,
+        proposal_generator: RPN,
+        roi_heads: StandardROIHeads | Res5ROIHeads,
+        *,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ) -> None:
+        super().__init__(backbone, pixel_mean=pixel_mean, pixel_std=pixel_std)
+        self.proposal_generator, self.roi_heads = proposal_generator, roi_heads
+
     def detect_boxes(
         self, features: dict[str, torch.Tensor], sizes: Sequence[tuple[int, int]]
     ) -> list[ImageDetections]:
-        """Detections without masks, in the coordinates of the input images of ``sizes``."""
+        """Detections without masks and keypoints, in the coordinates of the input images of ``sizes``."""
         proposals, _ = self.proposal_generator(features, sizes)
         return self.roi_heads.detect(features, proposals, sizes)
 
@@ -75,8 +98,8 @@ class GeneralizedRCNN(nn.Module):
         if self.training:
             targets = [Targets.from_item(item, images.device) for item in items]
             proposals, losses = self.proposal_generator(features, sizes, targets)
-            return {**self.roi_heads.losses(features, proposals, targets), **losses}
-        detections = self.roi_heads.add_masks(features, self.detect_boxes(features, sizes))
+            return {**self.roi_heads.losses(features, proposals, targets, sizes), **losses}
+        detections = self.roi_heads.complete(features, self.detect_boxes(features, sizes))
         return [
             rescale(one, size, int(item.get("height", size[0])), int(item.get("width", size[1])))
             for one, size, item in zip(detections, sizes, items)

@@ -11,6 +11,7 @@ from torch import nn
 
 from convert.architecture import BLOCKS
 from transfer.engines.torchvision.model.convolution import Conv, init_msra
+from transfer.engines.torchvision.model.deformable import DeformBottleneckBlock
 from transfer.engines.torchvision.model.norms import freeze
 
 
@@ -122,7 +123,8 @@ class Stem(nn.Module):
 class ResNet(nn.Module):
     """Stages ``stem, res2 .. res5``; returns the ones named in ``out_features``.
 
-    ``channels`` and ``strides`` give them per output name. ``size_divisibility`` 0: images are not padded further.
+    ``deformable`` says for each of res2 .. res5 whether its 3x3 convolutions are. ``channels`` and ``strides`` give
+    them per output name. ``size_divisibility`` 0: images are not padded further.
     """
 
     size_divisibility = 0
@@ -140,6 +142,9 @@ class ResNet(nn.Module):
         width_per_group: int = 64,
         stride_in_1x1: bool = False,
         res5_dilation: int = 1,
+        deformable: Sequence[bool] = (False, False, False, False),
+        modulated: bool = False,
+        offset_groups: int = 1,
     ) -> None:
         super().__init__()
         bottleneck, blocks = BLOCKS[depth]
@@ -161,9 +166,13 @@ class ResNet(nn.Module):
                 if bottleneck
                 else {}
             )
+            block: Callable[..., nn.Module] = BottleneckBlock if bottleneck else BasicBlock
+            if deformable[index]:
+                block = DeformBottleneckBlock
+                extra |= {"modulated": modulated, "offset_groups": offset_groups}
             stride = 1 if index == 0 or dilation == 2 else 2
             stage = _stage(
-                BottleneckBlock if bottleneck else BasicBlock,
+                block,
                 blocks[index],
                 in_channels,
                 out_channels,

@@ -11,6 +11,7 @@ from torch import nn
 from transfer.engines.torchvision.model.box_head import FastRCNNConvFCHead, FastRCNNOutputLayers
 from transfer.engines.torchvision.model.boxes import match, overlaps, sample
 from transfer.engines.torchvision.model.instances import ImageDetections, Proposals, Regions, Targets
+from transfer.engines.torchvision.model.keypoint_head import KRCNNConvDeconvUpsampleHead, with_visible_keypoints
 from transfer.engines.torchvision.model.mask_head import MaskRCNNConvUpsampleHead
 from transfer.engines.torchvision.model.poolers import ROIPooler
 
@@ -61,7 +62,7 @@ def _attach_masks(detections: Sequence[ImageDetections], masks: torch.Tensor) ->
 
 
 class StandardROIHeads(nn.Module):
-    """Box branch and mask branch with their own poolers and heads (FPN, dilated C5)."""
+    """Box, mask and keypoint branches with their own poolers and heads (FPN, dilated C5)."""
 
     def __init__(
         self,
@@ -69,10 +70,12 @@ class StandardROIHeads(nn.Module):
         *,
         in_features: Sequence[str],
         box_pooler: ROIPooler,
-        box_head: FastRCNNConvFCHead,
-        box_predictor: FastRCNNOutputLayers,
+        box_head: FastRCNNConvFCHead | nn.ModuleList,
+        box_predictor: FastRCNNOutputLayers | nn.ModuleList,
         mask_pooler: ROIPooler | None = None,
         mask_head: MaskRCNNConvUpsampleHead | None = None,
+        keypoint_pooler: ROIPooler | None = None,
+        keypoint_head: KRCNNConvDeconvUpsampleHead | None = None,
         train_on_predicted_boxes: bool = False,
     ) -> None:
         super().__init__()
@@ -81,34 +84,74 @@ class StandardROIHeads(nn.Module):
         self.train_on_predicted_boxes = train_on_predicted_boxes
         if mask_head is not None:
             self.mask_pooler, self.mask_head = mask_pooler, mask_head
-        self.has_masks = mask_head is not None
+        if keypoint_head is not None:
+            self.keypoint_pooler, self.keypoint_head = keypoint_pooler, keypoint_head
+        self.has_masks, self.has_keypoints = mask_head is not None, keypoint_head is not None
+
+    @property
+    def last_predictor(self) -> FastRCNNOutputLayers:
+        """The prediction layers whose boxes are detected."""
+        assert isinstance(self.box_predictor, FastRCNNOutputLayers)
+        return self.box_predictor
 
     def losses(
-        self, features: dict[str, torch.Tensor], proposals: Sequence[Proposals], targets: Sequence[Targets]
+        self,
+        features: dict[str, torch.Tensor],
+        proposals: Sequence[Proposals],
+        targets: Sequence[Targets],
+        sizes: Sequence[tuple[int, int]],
     ) -> dict[str, torch.Tensor]:
-        """loss_cls, loss_box_reg and, with masks, loss_mask on sampled regions."""
+        """loss_cls and loss_box_reg, loss_mask and loss_keypoint if these branches exist, on sampled regions."""
         maps = [features[name] for name in self.in_features]
-        regions = self.sampler(proposals, targets)
-        logits, deltas = self.box_predictor(self.box_head(self.box_pooler(maps, [r.boxes for r in regions])))
-        losses = self.box_predictor.losses(logits, deltas, regions)
-        if self.train_on_predicted_boxes:
-            moved = self.box_predictor.boxes_of_true_class(deltas, regions)
-            regions = [replace(r, boxes=b) for r, b in zip(regions, moved)]
+        losses, regions = self._box_losses(maps, self.sampler(proposals, targets), targets, sizes)
+        positive = _foreground(regions, self.sampler.num_classes)
         if self.has_masks:
-            positive = _foreground(regions, self.sampler.num_classes)
             assert self.mask_pooler is not None
             x = self.mask_pooler(maps, [r.boxes for r in positive])
             losses.update(self.mask_head.loss(x, positive, targets))
+        if self.has_keypoints:
+            assert self.keypoint_pooler is not None
+            visible = [with_visible_keypoints(r, t) for r, t in zip(positive, targets)]
+            x = self.keypoint_pooler(maps, [r.boxes for r in visible])
+            losses.update(self.keypoint_head.loss(x, visible, targets))
         return losses
+
+    def _box_losses(
+        self,
+        maps: Sequence[torch.Tensor],
+        regions: list[Regions],
+        targets: Sequence[Targets],
+        sizes: Sequence[tuple[int, int]],
+    ) -> tuple[dict[str, torch.Tensor], list[Regions]]:
+        """The losses of the box branch, and the regions on which the other branches train."""
+        predictor = self.last_predictor
+        logits, deltas = predictor(self.box_head(self.box_pooler(maps, [r.boxes for r in regions])))
+        losses = predictor.losses(logits, deltas, regions)
+        if self.train_on_predicted_boxes:
+            moved = predictor.boxes_of_true_class(deltas, regions)
+            regions = [replace(r, boxes=b) for r, b in zip(regions, moved)]
+        return losses, regions
 
     def detect(
         self, features: dict[str, torch.Tensor], proposals: Sequence[Proposals], sizes: Sequence[tuple[int, int]]
     ) -> list[ImageDetections]:
-        """Boxes, scores and classes per image of ``sizes`` (height, width); ``add_masks`` completes them."""
+        """Boxes, scores and classes per image of ``sizes`` (height, width); ``complete`` adds masks and keypoints."""
         maps = [features[name] for name in self.in_features]
         boxes = [p.boxes for p in proposals]
-        logits, deltas = self.box_predictor(self.box_head(self.box_pooler(maps, boxes)))
-        return self.box_predictor.detect(logits, deltas, boxes, sizes)
+        logits, deltas = self.last_predictor(self.box_head(self.box_pooler(maps, boxes)))
+        return self.last_predictor.detect(logits, deltas, boxes, sizes)
+
+    def complete(
+        self, features: dict[str, torch.Tensor], detections: Sequence[ImageDetections]
+    ) -> list[ImageDetections]:
+        """``detections`` with the masks and keypoints of their boxes, if these branches exist."""
+        found = self.add_masks(features, detections)
+        if not self.has_keypoints:
+            return found
+        assert self.keypoint_pooler is not None
+        x = self.keypoint_pooler([features[name] for name in self.in_features], [d.boxes for d in found])
+        points = self.keypoint_head.keypoints(x, torch.cat([d.boxes for d in found]))
+        return [replace(d, keypoints=p) for d, p in zip(found, points.split([len(d) for d in found]))]
 
     def add_masks(
         self, features: dict[str, torch.Tensor], detections: Sequence[ImageDetections]
@@ -147,11 +190,20 @@ class Res5ROIHeads(nn.Module):
             self.mask_head = mask_head
         self.has_masks = mask_head is not None
 
+    @property
+    def last_predictor(self) -> FastRCNNOutputLayers:
+        """The prediction layers whose boxes are detected."""
+        return self.box_predictor
+
     def _pooled(self, features: dict[str, torch.Tensor], boxes: Sequence[torch.Tensor]) -> torch.Tensor:
         return self.res5(self.pooler([features[name] for name in self.in_features], boxes))
 
     def losses(
-        self, features: dict[str, torch.Tensor], proposals: Sequence[Proposals], targets: Sequence[Targets]
+        self,
+        features: dict[str, torch.Tensor],
+        proposals: Sequence[Proposals],
+        targets: Sequence[Targets],
+        sizes: Sequence[tuple[int, int]],
     ) -> dict[str, torch.Tensor]:
         """loss_cls, loss_box_reg and, with masks, loss_mask on sampled regions."""
         regions = self.sampler(proposals, targets)
@@ -167,7 +219,7 @@ class Res5ROIHeads(nn.Module):
     def detect(
         self, features: dict[str, torch.Tensor], proposals: Sequence[Proposals], sizes: Sequence[tuple[int, int]]
     ) -> list[ImageDetections]:
-        """Boxes, scores and classes per image of ``sizes`` (height, width); ``add_masks`` completes them."""
+        """Boxes, scores and classes per image of ``sizes`` (height, width); ``complete`` adds masks."""
         boxes = [p.boxes for p in proposals]
         logits, deltas = self.box_predictor(self._pooled(features, boxes).mean(dim=[2, 3]))
         return self.box_predictor.detect(logits, deltas, boxes, sizes)
@@ -180,3 +232,9 @@ class Res5ROIHeads(nn.Module):
             return list(detections)
         x = self._pooled(features, [d.boxes for d in detections])
         return _attach_masks(detections, self.mask_head.probabilities(x, torch.cat([d.classes for d in detections])))
+
+    def complete(
+        self, features: dict[str, torch.Tensor], detections: Sequence[ImageDetections]
+    ) -> list[ImageDetections]:
+        """``detections`` with the masks of their boxes, if there is a mask branch."""
+        return self.add_masks(features, detections)
