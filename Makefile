@@ -8,7 +8,7 @@ PIP := $(RUN) -m pip install -qq
 # one thread per test process: the processes themselves use the cores
 TESTS := OMP_NUM_THREADS=1 $(RUN) -m pytest -n 2 --dist worksteal -q
 
-.PHONY: help install demo test test-fast test-slow coverage lint format clean
+.PHONY: help install demo gpu-check test test-fast test-slow coverage lint format clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -24,6 +24,10 @@ install: $(READY)  ## make .venv with the pinned requirements
 
 demo: $(READY)  ## images -> pretraining -> conversion -> fine-tuning -> the measured gap, on any CPU
 	OMP_NUM_THREADS=1 $(RUN) transfer/measure_gap.py plans/demo.yaml --jobs 2
+
+# No $(READY): a machine with a GPU often has no network, and a torch of its own.
+gpu-check:  ## on a machine with a GPU: what works there and how fast, in 8 minutes, without a network; options in ARGS
+	$(if $(wildcard $(RUN)),$(RUN),$(PYTHON)) benchmarks/gpu_check.py $(ARGS)
 
 test: $(READY)  ## the fast tests (what CI runs)
 	$(TESTS) -m "not slow"
