@@ -20,7 +20,7 @@ from pretrain.training.run import pretrain
 from runtime.distributed import World
 from runtime.errors import UserError
 
-PLANS = sorted(Path("plans").glob("ablation_pretrain*.yaml"))
+PLANS = [*sorted(Path("plans").glob("ablation_pretrain*.yaml")), Path("plans/ablation_informative.yaml")]
 
 
 def test_every_run_of_the_committed_plans_is_accepted() -> None:
@@ -31,7 +31,7 @@ def test_every_run_of_the_committed_plans_is_accepted() -> None:
     for file in Path("plans").glob("*.yaml"):
         inits = yaml.safe_load(file.read_text()).get("inits", {})
         argvs += [init["pretrain"]["argv"] for init in inits.values() if isinstance(init, dict) and "pretrain" in init]
-    assert len(PLANS) == 2
+    assert len(PLANS) == 3
     assert len(argvs) > 50
     for argv in argvs:
         settings = parse([str(part).format(output="runs/x", init="x", seed=0) for part in argv])
