@@ -68,6 +68,9 @@ def check_shapes(values: Values) -> None:
     _check_stage_norm(values)
     if any(values["MODEL.RESNETS.DEFORM_ON_PER_STAGE"]):
         _check_deformable(values)
+    prior = values["MODEL.RETINANET.PRIOR_PROB"]
+    if not 0 < prior < 1:
+        raise UserError(f"MODEL.RETINANET.PRIOR_PROB {prior} must be above 0 and below 1")
     if values["MODEL.ROI_HEADS.NAME"] == "CascadeROIHeads":
         _check_cascade(values)
     if values["MODEL.KEYPOINT_ON"]:

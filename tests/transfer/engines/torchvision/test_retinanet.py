@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from runtime.errors import UserError
 from runtime.torch_files import load_torch
 from tests.transfer.engines.detectron2_alone import train_with_detectron2_alone
 from tests.transfer.engines.engine_cases import RETINANET
-from transfer.config import load_config
+from transfer.config import flatten, load_config
+from transfer.config.shapes import check_shapes
 from transfer.engines.torchvision.model.focal_loss import skip_first_call
 
 TRAINED = {
@@ -71,6 +73,13 @@ def test_twenty_iterations_equal_detectron2s(
     assert len(ours) > 50
     for field in ("image_index", "category", "boxes", "scores"):
         assert np.array_equal(getattr(ours, field), getattr(theirs, field)), field
+
+
+@pytest.mark.parametrize("prior", [0.0, 1.0])
+def test_an_impossible_prior_is_refused(prior: float) -> None:
+    cfg = load_config("coco_RetinaNet_R50.yaml", ["MODEL.RETINANET.PRIOR_PROB", str(prior)])
+    with pytest.raises(UserError, match="PRIOR_PROB .* must be above 0 and below 1"):
+        check_shapes(flatten(cfg))
 
 
 @pytest.mark.detectron2

@@ -56,7 +56,9 @@ class KRCNNConvDeconvUpsampleHead(nn.Sequential):
         rows = torch.nonzero(torch.cat(used), as_tuple=True)[0] if used else None
         if rows is None or not rows.numel():
             return {"loss_keypoint": logits.sum() * 0 * self.loss_weight}
-        loss = F.cross_entropy(logits.view(-1, side * logits.shape[3])[rows], torch.cat(cells)[rows], reduction="sum")
+        loss = F.cross_entropy(
+            logits.reshape(-1, side * logits.shape[3])[rows], torch.cat(cells)[rows], reduction="sum"
+        )
         loss = loss / (rows.numel() if self.normalizer is None else len(regions) * self.normalizer)
         return {"loss_keypoint": loss * self.loss_weight}
 
@@ -110,7 +112,7 @@ def read_heat_maps(maps: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
     found = maps.new_zeros(len(maps), count, 3)
     for row, (width, height) in enumerate(pixels.int().tolist()):
         resized = F.interpolate(maps[[row]], size=(height, width), mode="bicubic", align_corners=False)
-        best, index = resized.view(count, -1).max(1)
+        best, index = resized.reshape(count, -1).max(1)
         sums = (maps[row] - best[:, None, None]).exp_().sum((1, 2))
         # at the best position the numerator of the softmax is exp(0)
         found[row, :, 0] = (index % width + 0.5) * corrections[row, 0] + boxes[row, 0]

@@ -71,7 +71,7 @@ class RetinaNetHead(nn.Module):
 
 def _by_anchor(x: torch.Tensor, values: int) -> torch.Tensor:
     """N x (A * values) x H x W to N x (H*W*A) x values."""
-    x = x.view(x.shape[0], -1, values, x.shape[-2], x.shape[-1])
+    x = x.reshape(x.shape[0], -1, values, x.shape[-2], x.shape[-1])
     return x.permute(0, 3, 4, 1, 2).reshape(x.shape[0], -1, values)
 
 
