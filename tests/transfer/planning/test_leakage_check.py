@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.transfer.run_store import make_record
 from tests.transfer.toy_data import coco_content, write_coco
 from transfer.planning.leakage_check import RESULT, check_leakage, recorded_leakage, unchecked_inits
 from transfer.planning.plan import load_plan
@@ -57,6 +58,9 @@ def test_every_test_set_is_compared_with_training_and_pretraining_images(plan_pa
 
 def test_the_report_shows_it_or_says_that_it_is_off(plan_path: Path, run_cli) -> None:
     check_leakage(load_plan(plan_path))
+    run = plan_path.parent / "out/demo_R18_FPN/random/seed0"  # a report on nothing is refused
+    run.mkdir(parents=True)
+    (run / "result.json").write_text(json.dumps(make_record()))
     command = ["transfer/measure_gap.py", str(plan_path), "--report-only", "--no-detections"]
     run_cli(command, check=0)
     folder = plan_path.parent / "out"

@@ -68,7 +68,7 @@ def test_a_plan_that_can_run_has_no_refusal(plan: Path) -> None:
         ("overrides:", "overrides:\n  MODEL.RESNETS.DEPTH: 34", "MODEL.RESNETS.DEPTH is 34", MOCO),
         ("NUM_CLASSES: 3", "NUM_CLASSES: 7", "NUM_CLASSES is 7 (command line)", RUNS),
         ("overrides:", "overrides:\n  SOLVER.IMS_PER_BATCH: 0", "SOLVER.IMS_PER_BATCH 0 must be 1 or more", RUNS),
-        ("overrides:", "overrides:\n  MODEL.KEYPOINT_ON: true", "MODEL.KEYPOINT_ON", RUNS),
+        ("overrides:", "overrides:\n  MODEL.KEYPOINT_ON: true", "names 0 keypoints in its categories", RUNS),
         ("demo_R18_C4.yaml", "lost.yaml", "its _BASE_ gone.yaml does not exist", None),
         (
             " {weights: S.pkl}",
