@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtime.errors import UserError
+from transfer.config.backbones import BACKBONES, produced_maps
 from transfer.config.values import ONE, Values, check_bound
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
+ONE_MAP = ("build_resnet_backbone", "build_resnet_dilated_c5_backbone")
 GROUPS = 32  # of GN
 IOU_CUTS = ("MODEL.RPN", "MODEL.ROI_HEADS")
 BOX_WEIGHTS = ("MODEL.RPN.BBOX_REG_WEIGHTS", "MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS")
@@ -74,7 +76,10 @@ def _check_cuts(section: str, cuts: Sequence[Any], labels: Sequence[Any]) -> Non
 def _check_features(values: Values) -> None:
     """Every feature map that is read must exist: stages from the ResNet, p2 ... from the pyramid."""
     backbone, produced = values["MODEL.BACKBONE.NAME"], values["MODEL.RESNETS.OUT_FEATURES"]
-    if backbone not in ("build_resnet_backbone", "build_resnet_fpn_backbone", "build_resnet_dilated_c5_backbone"):
+    if backbone in BACKBONES:
+        _check_readers(values, produced_maps(values))
+        return
+    if backbone not in (*ONE_MAP, "build_resnet_fpn_backbone"):
         return
     _check_known("MODEL.RESNETS.OUT_FEATURES", produced, STAGES, "the stages of a ResNet")
     if "fpn" in backbone:
@@ -88,10 +93,15 @@ def _check_features(values: Values) -> None:
         if values["MODEL.RESNETS.RES5_DILATION"] != 1:
             raise UserError("MODEL.RESNETS.RES5_DILATION must be 1 with a feature pyramid: every level halves the map")
         produced = [f"p{level}" for level in (*levels, levels[-1] + 1)]
+    _check_readers(values, produced)
+
+
+def _check_readers(values: Values, produced: Sequence[str]) -> None:
+    """What reads maps finds them among those that the backbone has ``produced``."""
     readers = ("MODEL.RPN.IN_FEATURES", "MODEL.ROI_HEADS.IN_FEATURES")
     for key in readers[1:] if values["MODEL.LOAD_PROPOSALS"] else readers:
         _check_known(key, values[key], produced, "the maps of this backbone")
-        if "fpn" not in backbone and len(values[key]) > 1:  # their widths differ, and one head reads all of them
+        if values["MODEL.BACKBONE.NAME"] in ONE_MAP and len(values[key]) > 1:  # their widths differ, and one head reads all of them
             raise UserError(f"{key} {list(values[key])} must be one map: without a pyramid their channels differ")
     _check_pyramid(values["MODEL.ROI_HEADS.IN_FEATURES"])
 

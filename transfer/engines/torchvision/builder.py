@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from transfer.engines.torchvision.backbones import BUILDERS, build_pyramid
 from transfer.engines.torchvision.model.anchors import AnchorGenerator
 from transfer.engines.torchvision.model.box_head import FastRCNNConvFCHead, FastRCNNOutputLayers
 from transfer.engines.torchvision.model.dilated_c5 import DilatedC5
@@ -15,8 +16,9 @@ from transfer.engines.torchvision.model.rcnn import GeneralizedRCNN
 from transfer.engines.torchvision.model.resnet import ResNet, build_res5_head
 from transfer.engines.torchvision.model.roi_heads import RegionSampler, Res5ROIHeads, StandardROIHeads
 from transfer.engines.torchvision.model.rpn import RPN, RPNHead
+from transfer.engines.torchvision.model.simple_feature_pyramid import SimpleFeaturePyramid
 
-Backbone = ResNet | FPN | DilatedC5
+Backbone = ResNet | FPN | DilatedC5 | SimpleFeaturePyramid
 
 
 def build_model(cfg: Any) -> GeneralizedRCNN:
@@ -31,11 +33,14 @@ def build_model(cfg: Any) -> GeneralizedRCNN:
         heads(cfg, backbone),
         pixel_mean=list(model.PIXEL_MEAN),
         pixel_std=list(model.PIXEL_STD),
+        square_size=model.BACKBONE.SQUARE_PAD,
     )
 
 
 def build_backbone(cfg: Any) -> Backbone:
-    """ResNet (C4, dilated C5), the MoCo paper's dilated C5, or FPN by MODEL.BACKBONE.NAME."""
+    """What MODEL.BACKBONE.NAME names: ResNet (C4, dilated C5), the MoCo paper's dilated C5, or one with a pyramid."""
+    if cfg.MODEL.BACKBONE.NAME in BUILDERS:
+        return BUILDERS[cfg.MODEL.BACKBONE.NAME](cfg)
     model, resnets = cfg.MODEL, cfg.MODEL.RESNETS
     bottom_up = ResNet(
         depth=resnets.DEPTH,
@@ -50,13 +55,7 @@ def build_backbone(cfg: Any) -> Backbone:
         res5_dilation=resnets.RES5_DILATION,
     )
     if model.BACKBONE.NAME == "build_resnet_fpn_backbone":
-        return FPN(
-            bottom_up,
-            in_features=list(model.FPN.IN_FEATURES),
-            out_channels=model.FPN.OUT_CHANNELS,
-            norm=model.FPN.NORM,
-            average=model.FPN.FUSE_TYPE == "avg",
-        )
+        return build_pyramid(cfg, bottom_up)
     if model.BACKBONE.NAME == "build_resnet_dilated_c5_backbone":
         return DilatedC5(bottom_up, norm=resnets.NORM)
     return bottom_up
