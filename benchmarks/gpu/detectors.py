@@ -96,8 +96,8 @@ def same_detections(args: argparse.Namespace) -> tuple[float, int]:
     model = build_model(cfg)
     settle(model, batch)
     with plain_float32():
-        _, boxes, scores, classes, _ = detect_images(model, [batch])[0]
-        _, *other = detect_images(copy.deepcopy(model).to(device), [batch])[0]
+        _, boxes, scores, classes, _ = next(detect_images(model, [batch]))
+        _, *other = next(detect_images(copy.deepcopy(model).to(device), [batch]))
     their_boxes, their_scores, their_classes = other[:3]
     found = [
         bool(

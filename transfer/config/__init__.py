@@ -19,7 +19,7 @@ from fvcore.common.config import CfgNode
 from runtime.errors import UserError, suggestion
 from runtime.repository import data_folder
 from runtime.strict_yaml import read_yaml
-from transfer.config.schema import KEYS, OWN_PREFIX, PART_OF, Support
+from transfer.config.schema import ADDED, KEYS, LATER, OWN_PREFIX, PART_OF, Support
 
 CONFIG_FOLDER = data_folder("configs")
 BASE_KEY = "_BASE_"
@@ -108,8 +108,12 @@ def flatten(cfg: CfgNode) -> dict[str, Any]:
 
 
 def recipe(cfg: CfgNode) -> dict[str, Any]:
-    """``flatten`` without ``RUN_KEYS``: what two runs must share to be comparable."""
-    return {key: value for key, value in flatten(cfg).items() if key not in RUN_KEYS}
+    """``flatten`` without ``RUN_KEYS``: what two runs must share to be comparable.
+
+    Keys of ``LATER`` are left out at their defaults: a run from before there was such a key has the same recipe.
+    """
+    unused = LATER.keys() - changed_keys(cfg).keys()
+    return {key: value for key, value in flatten(cfg).items() if key not in RUN_KEYS and key not in unused}
 
 
 def config_sha256(cfg: CfgNode) -> str:
@@ -119,10 +123,22 @@ def config_sha256(cfg: CfgNode) -> str:
 
 def dump_config(cfg: CfgNode) -> str:
     """YAML text that loads to an equal config, also in Detectron2 if this project's own keys have their defaults."""
-    tree = {section: value for section, value in cfg.items() if section != "VERSION"}
-    if not any(key.startswith(OWN_PREFIX) for key in changed_keys(cfg)):
+    tree = copy.deepcopy({section: value for section, value in cfg.items() if section != "VERSION"})
+    changed = changed_keys(cfg)
+    if not any(key.startswith(OWN_PREFIX) for key in changed):
         tree.pop(OWN_PREFIX.rstrip("."), None)
-    return CfgNode({"VERSION": cfg.VERSION, **copy.deepcopy(tree)}).dump(sort_keys=False)
+    for key in ADDED:
+        if key not in changed:
+            _remove(tree, key.split("."))
+    return CfgNode({"VERSION": cfg.VERSION, **tree}).dump(sort_keys=False)
+
+
+def _remove(tree: dict[str, Any], path: list[str]) -> None:
+    """Remove the leaf at ``path``, and the sections that it leaves empty."""
+    if path[1:]:
+        _remove(tree[path[0]], path[1:])
+    if not path[1:] or not tree[path[0]]:
+        del tree[path[0]]
 
 
 def changed_keys(cfg: CfgNode) -> dict[str, Any]:

@@ -1,25 +1,11 @@
-"""The configuration schema: every key of Detectron2's version 2 tree, and what the embedded engine does with it."""
+"""The configuration schema: every key of Detectron2's version 2 tree and of this project, and who uses it."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from transfer.config.added_keys import ADDED
+from transfer.config.key import Key, Support
 
-Support = Literal[
-    "used",  # by the embedded engine, as Detectron2 uses it
-    "default only",  # by the embedded engine; any other value is an error that names the key
-    "no effect",  # accepted: it does not change the result
-    "other model",  # belongs to another architecture: read, without effect; selecting that architecture is an error
-    "own",  # this project's key, for the embedded engine; engine detectron2 refuses any value but the default
-]
-
-
-class Key(NamedTuple):
-    """One leaf of the configuration tree."""
-
-    default: Any
-    embedded: Support
-    meaning: str
-
+__all__ = ["ADDED", "KEYS", "LATER", "OWN_PREFIX", "PART_OF", "Key", "Support"]
 
 KEYS: dict[str, Key] = {
     "VERSION": Key(2, "used", "schema version; version 1 files use other names and are refused"),
@@ -225,9 +211,13 @@ KEYS: dict[str, Key] = {
     "ENGINE.CHANNELS_LAST": Key(False, "own", "channels-last memory format"),
     "ENGINE.COMPILE": Key(False, "own", "torch.compile the backbone"),
     "ENGINE.TEST_ARITHMETIC": Key("exact", "own", "of detection: exact (Detectron2's), folded (norms) or bfloat16"),
+    "ENGINE.ATTENTION": Key("exact", "own", "of a ViT: exact (Detectron2's operations) or fused (faster, less memory)"),
+    **ADDED,
 }
 
 OWN_PREFIX = "ENGINE."
+# keys that records of earlier versions do not have; their defaults are what those versions did
+LATER = {"ENGINE.ATTENTION": KEYS["ENGINE.ATTENTION"].default, **{name: key.default for name, key in ADDED.items()}}
 
 # key -> the switch without which nothing reads it
 PART_OF = {

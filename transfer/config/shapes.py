@@ -7,15 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtime.errors import UserError
+from transfer.config.backbones import BACKBONES, produced_maps
 from transfer.config.values import ONE, Values, check_bound, is_number
 
 STAGES = ("stem", "res2", "res3", "res4", "res5")
-BACKBONES = (
-    "build_resnet_backbone",
-    "build_resnet_fpn_backbone",
-    "build_resnet_dilated_c5_backbone",
-    "build_retinanet_resnet_fpn_backbone",
-)
+ONE_MAP = ("build_resnet_backbone", "build_resnet_dilated_c5_backbone")
+RESNETS = (*ONE_MAP, "build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone")
 KEYPOINT_COUNTS = ("MODEL.ROI_KEYPOINT_HEAD.NUM_KEYPOINTS", "MODEL.ROI_KEYPOINT_HEAD.POOLER_RESOLUTION")
 KEYPOINT_WIDTHS = "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS"
 GROUPS = 32  # of GN
@@ -118,7 +115,10 @@ def _check_cuts(section: str, cuts: Sequence[Any], labels: Sequence[Any]) -> Non
 def _check_features(values: Values, readers: Sequence[str]) -> None:
     """Every feature map that is read must exist: stages from the ResNet, p2 ... from the pyramid."""
     backbone, produced = values["MODEL.BACKBONE.NAME"], values["MODEL.RESNETS.OUT_FEATURES"]
-    if backbone not in BACKBONES:
+    if backbone in BACKBONES:
+        _check_readers(values, readers, produced_maps(values))
+        return
+    if backbone not in RESNETS:
         return
     _check_known("MODEL.RESNETS.OUT_FEATURES", produced, STAGES, "the stages of a ResNet")
     if "fpn" in backbone:
@@ -133,9 +133,14 @@ def _check_features(values: Values, readers: Sequence[str]) -> None:
             raise UserError("MODEL.RESNETS.RES5_DILATION must be 1 with a feature pyramid: every level halves the map")
         tops = 2 if "retinanet" in backbone else 1
         produced = [f"p{level}" for level in range(levels[0], levels[-1] + tops + 1)]
+    _check_readers(values, readers, produced)
+
+
+def _check_readers(values: Values, readers: Sequence[str], produced: Sequence[str]) -> None:
+    """What reads maps finds them among those that the backbone has ``produced``."""
     for key in readers[1:] if values["MODEL.LOAD_PROPOSALS"] else readers:
         _check_known(key, values[key], produced, "the maps of this backbone")
-        if "fpn" not in backbone and len(values[key]) > 1:  # their widths differ, and one head reads all of them
+        if values["MODEL.BACKBONE.NAME"] in ONE_MAP and len(values[key]) > 1:  # their widths differ; one head reads all
             raise UserError(f"{key} {list(values[key])} must be one map: without a pyramid their channels differ")
     if "MODEL.ROI_HEADS.IN_FEATURES" in readers:
         _check_pyramid(values["MODEL.ROI_HEADS.IN_FEATURES"])

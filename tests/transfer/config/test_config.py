@@ -22,7 +22,7 @@ from transfer.config import (
     recipe,
     unsupported_keys,
 )
-from transfer.config.schema import KEYS, OWN_PREFIX, Support
+from transfer.config.schema import ADDED, KEYS, OWN_PREFIX, Support
 
 CONFIGS = sorted(p.name for p in CONFIG_FOLDER.glob("*.yaml"))
 
@@ -158,9 +158,19 @@ def test_own_keys_stay_out_of_a_dump_unless_used(tmp_path):
     assert load_config(write(tmp_path / "c.yaml", dump_config(cfg))).ENGINE.ACCUMULATE == 2
 
 
+def is_own(key):
+    return key.startswith(OWN_PREFIX) or key in ADDED
+
+
+def test_keys_of_this_project_stay_out_of_a_recipe_unless_used():
+    assert not any(key in ADDED for key in recipe(default_config()))
+    cfg = load_config(CONFIGS[0], ["MODEL.VIT.DEPTH", "6"])
+    assert recipe(cfg)["MODEL.VIT.DEPTH"] == 6
+
+
 def test_defaults_are_detectron2s_stored_tree():
     stored = json.loads((Path(__file__).parent / "detectron2_defaults.json").read_text())
-    assert {k: v for k, v in flatten(default_config()).items() if not k.startswith(OWN_PREFIX)} == stored
+    assert {k: v for k, v in flatten(default_config()).items() if not is_own(k)} == stored
 
 
 @pytest.mark.detectron2
@@ -168,7 +178,7 @@ def test_defaults_are_detectron2s_live_tree():
     from detectron2.config import get_cfg
 
     theirs, ours = flatten_any(get_cfg()), flatten_any(default_config())
-    assert {k: v for k, v in ours.items() if not k.startswith(OWN_PREFIX)} == theirs
+    assert {k: v for k, v in ours.items() if not is_own(k)} == theirs
     assert {k: type(v) for k, v in theirs.items()} == {k: type(ours[k]) for k in theirs}
 
 
@@ -187,7 +197,7 @@ def test_a_dump_loads_in_detectron2(name, tmp_path):
     cfg = load_config(name)
     theirs = get_cfg()
     theirs.merge_from_file(str(write(tmp_path / "dump.yaml", dump_config(cfg))))
-    assert flatten(theirs) == {k: v for k, v in flatten(cfg).items() if not k.startswith(OWN_PREFIX)}
+    assert flatten(theirs) == {k: v for k, v in flatten(cfg).items() if not is_own(k)}
 
 
 @pytest.mark.detectron2
@@ -208,7 +218,7 @@ def test_detectron2s_own_configs_load_to_the_same_values():
             continue
         theirs = get_cfg()
         theirs.merge_from_file(str(file))
-        assert flatten(theirs) == {k: v for k, v in flatten(cfg).items() if not k.startswith(OWN_PREFIX)}, file
+        assert flatten(theirs) == {k: v for k, v in flatten(cfg).items() if not is_own(k)}, file
     assert all("retinanet" in name.lower() and "python/object/apply" in name for name in refused)
 
 

@@ -342,8 +342,9 @@ def run_detectron2(settings: dict[str, Any], inputs: list[dict[str, Any]], bitma
     from detectron2.utils.events import EventStorage
 
     import transfer.engines.detectron2.heads  # noqa: F401 (registers this project's heads)
+    from transfer.engines.detectron2.backbones import add_keys
 
-    cfg = get_cfg()
+    cfg = add_keys(get_cfg())
     for key, value in {**COMMON, **settings}.items():
         cfg.merge_from_list([key, value])
     torch.manual_seed(0)

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from tests.transfer.engines.backbone_cases import BACKBONE_CASES
 from tests.transfer.engines.engine_cases import CASES, COMMON, draw_inputs, run_detectron2, run_embedded, summary
 
+ALL_CASES = {**CASES, **BACKBONE_CASES}
 GOLDEN = json.loads(Path(__file__).with_name("golden.json").read_text())
 
 
@@ -18,9 +20,9 @@ def _classes(settings: dict[str, Any]) -> int:
     return {**COMMON, **settings}["MODEL.ROI_HEADS.NUM_CLASSES"]
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize("name", sorted(ALL_CASES))
 def test_equals_what_detectron2_computed(name: str) -> None:
-    settings = CASES[name]
+    settings = ALL_CASES[name]
     result = run_embedded(settings, draw_inputs(_classes(settings)))
     got, stored = summary(result["model"], result["losses"], result["found"]), GOLDEN[name]
     assert got["names"] == stored["names"], "names or order of the state dict"
@@ -62,9 +64,9 @@ def assert_identical(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
 
 
 @pytest.mark.detectron2
-@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize("name", sorted(ALL_CASES))
 def test_identical_to_detectron2(name: str) -> None:
-    settings = CASES[name]
+    settings = ALL_CASES[name]
     inputs = draw_inputs(_classes(settings))
     assert_identical(run_embedded(settings, inputs), run_detectron2(settings, inputs))
 

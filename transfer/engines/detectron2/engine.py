@@ -121,10 +121,12 @@ def detectron2_config(cfg: Any, folder: Path) -> Any:
     """``cfg`` as Detectron2's own config, without this project's keys."""
     from detectron2.config import get_cfg
 
+    from transfer.engines.detectron2.backbones import add_keys
+
     shared = cfg.clone()
     shared.defrost()
     shared.pop("ENGINE", None)
-    own = get_cfg()
+    own = add_keys(get_cfg())
     own.merge_from_other_cfg(shared)
     own.OUTPUT_DIR = str(folder)
     own.TEST.EXPECTED_RESULTS = []  # checked outside the engines; Detectron2's trainer would check its own evaluation

@@ -18,7 +18,8 @@ from detectron2.modeling import (
     RPN_HEAD_REGISTRY,
 )
 
-import transfer.engines.detectron2.heads  # noqa: F401 (registers this project's heads)
+import transfer.engines.detectron2.backbones
+import transfer.engines.detectron2.heads  # noqa: F401 (both register this project's parts)
 from runtime.errors import UserError
 from transfer.config import flatten, unsupported_keys
 from transfer.engines.training.choices import CHOICES, check_choices, check_conflicts
@@ -43,10 +44,18 @@ REGISTRIES = {
 UNREGISTERED = {"MODEL.ROI_BOX_HEAD.NAME": "", "MODEL.PROPOSAL_GENERATOR.NAME": "PrecomputedProposals"}
 NORMS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
 
+# keys of this project that Detectron2's trainer or its ViT does not read
+EMBEDDED_ONLY = (
+    *(f"SOLVER.{key}" for key in ("OPTIMIZER", "BETAS", "LAYER_DECAY", "NO_DECAY")),
+    *(f"MODEL.VIT.{key}" for key in ("CLS_TOKEN", "REGISTERS", "LAYER_SCALE", "FEED_FORWARD", "FINAL_NORM")),
+    "MODEL.VIT.ACT_CHECKPOINT",
+)
+
 
 def check_support(cfg: Any) -> None:
     """Raise UserError naming the key for the first setting with which a Detectron2 run cannot work."""
-    for key, value in unsupported_keys(cfg, "own").items():
+    added = {key: value for key, value in unsupported_keys(cfg, "added").items() if key in EMBEDDED_ONLY}
+    for key, value in {**unsupported_keys(cfg, "own"), **added}.items():
         raise UserError(f"{key} {value!r} is not supported by engine {ENGINE}; use --engine torchvision for it")
     values = flatten(cfg)
     if values["MODEL.META_ARCHITECTURE"] in OTHER_TASKS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from transfer.engines.torchvision.backbones import BUILDERS, build_pyramid
 from transfer.engines.torchvision.model.anchors import AnchorGenerator
 from transfer.engines.torchvision.model.box_head import FastRCNNConvFCHead, FastRCNNOutputLayers
 from transfer.engines.torchvision.model.cascade import CascadeROIHeads
@@ -20,15 +21,17 @@ from transfer.engines.torchvision.model.resnet import ResNet, build_res5_head
 from transfer.engines.torchvision.model.retinanet import RetinaNet, RetinaNetHead
 from transfer.engines.torchvision.model.roi_heads import RegionSampler, Res5ROIHeads, StandardROIHeads
 from transfer.engines.torchvision.model.rpn import RPN, RPNHead
+from transfer.engines.torchvision.model.simple_feature_pyramid import SimpleFeaturePyramid
 
-Backbone = ResNet | FPN | DilatedC5
+Backbone = ResNet | FPN | DilatedC5 | SimpleFeaturePyramid
 PYRAMIDS = ("build_resnet_fpn_backbone", "build_retinanet_resnet_fpn_backbone")
 
 
 def build_model(cfg: Any) -> ImageDetector:
     """The detector that ``cfg`` describes, on the CPU, with Detectron2's initial weights for the current seed."""
     model = cfg.MODEL
-    pixels = {"pixel_mean": list(model.PIXEL_MEAN), "pixel_std": list(model.PIXEL_STD)}
+    pixels: dict[str, Any] = {"pixel_mean": list(model.PIXEL_MEAN), "pixel_std": list(model.PIXEL_STD)}
+    pixels["square_size"] = model.BACKBONE.SQUARE_PAD
     backbone = build_backbone(cfg)
     if model.META_ARCHITECTURE == "RetinaNet":
         return build_retinanet(cfg, backbone, pixels)
@@ -39,7 +42,7 @@ def build_model(cfg: Any) -> ImageDetector:
     return GeneralizedRCNN(backbone, proposal_generator, heads(cfg, backbone), **pixels)
 
 
-def build_retinanet(cfg: Any, backbone: Backbone, pixels: dict[str, list[float]]) -> RetinaNet:
+def build_retinanet(cfg: Any, backbone: Backbone, pixels: dict[str, Any]) -> RetinaNet:
     """RetinaNet on the maps of MODEL.RETINANET.IN_FEATURES."""
     settings = cfg.MODEL.RETINANET
     generator = _anchor_generator(cfg, backbone, settings.IN_FEATURES)
@@ -73,7 +76,9 @@ def build_retinanet(cfg: Any, backbone: Backbone, pixels: dict[str, list[float]]
 
 
 def build_backbone(cfg: Any) -> Backbone:
-    """ResNet (C4, dilated C5), the MoCo paper's dilated C5, or FPN by MODEL.BACKBONE.NAME."""
+    """What MODEL.BACKBONE.NAME names: ResNet (C4, dilated C5), the MoCo paper's dilated C5, or one with a pyramid."""
+    if cfg.MODEL.BACKBONE.NAME in BUILDERS:
+        return BUILDERS[cfg.MODEL.BACKBONE.NAME](cfg)
     model, resnets = cfg.MODEL, cfg.MODEL.RESNETS
     bottom_up = ResNet(
         depth=resnets.DEPTH,
@@ -94,14 +99,7 @@ def build_backbone(cfg: Any) -> Backbone:
         top = None
         if model.BACKBONE.NAME == "build_retinanet_resnet_fpn_backbone":
             top = LastLevelP6P7(bottom_up.channels["res5"], model.FPN.OUT_CHANNELS)
-        return FPN(
-            bottom_up,
-            in_features=list(model.FPN.IN_FEATURES),
-            out_channels=model.FPN.OUT_CHANNELS,
-            norm=model.FPN.NORM,
-            average=model.FPN.FUSE_TYPE == "avg",
-            top_block=top,
-        )
+        return build_pyramid(cfg, bottom_up, top)
     if model.BACKBONE.NAME == "build_resnet_dilated_c5_backbone":
         return DilatedC5(bottom_up, norm=resnets.NORM)
     return bottom_up

@@ -6,6 +6,7 @@ from typing import Any
 
 from runtime.errors import UserError
 from transfer.config import flatten, unsupported_keys
+from transfer.config.backbones import BACKBONES
 from transfer.engines.torchvision.inference_arithmetic import ARITHMETIC
 from transfer.engines.torchvision.model.norms import NORMS
 from transfer.engines.torchvision.model.poolers import POOLER_TYPES
@@ -24,6 +25,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
         "build_resnet_fpn_backbone",
         "build_resnet_dilated_c5_backbone",
         "build_retinanet_resnet_fpn_backbone",
+        *BACKBONES,
     ),
     "MODEL.FPN.NORM": NORM_NAMES,
     "MODEL.PROPOSAL_GENERATOR.NAME": ("RPN",),
@@ -42,6 +44,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "SOLVER.LR_SCHEDULER_NAME": ("WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"),
     "ENGINE.AMP_DTYPE": tuple(DTYPES),
     "ENGINE.TEST_ARITHMETIC": tuple(ARITHMETIC),
+    "ENGINE.ATTENTION": ("exact", "fused"),
 }
 
 

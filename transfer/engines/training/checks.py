@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from runtime.errors import UserError
 from runtime.logs import get_logger
 from transfer.config import flatten
+from transfer.config.backbones import check_optimizer, check_square
 from transfer.config.expectations import check_expectations
 from transfer.config.shapes import check_shapes
 from transfer.config.values import check_bounds
@@ -28,10 +29,12 @@ def check_values(cfg: CfgNode, processes: int, *, train: bool) -> None:
     values = flatten(cfg)
     check_bounds(values, train=train)
     check_shapes(values)
+    check_square(values, train=train)
     choose_device(cfg.MODEL.DEVICE)
     check_expectations(cfg.TEST.EXPECTED_RESULTS)
     if not train:
         return
+    check_optimizer(values)
     check_precision(cfg)
     scaled = scale_to_processes(cfg, processes)
     check_schedule(scaled, processes)

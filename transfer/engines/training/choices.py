@@ -9,7 +9,7 @@ from convert.architecture import BLOCKS
 from runtime.errors import UserError
 from transfer.config.schema import KEYS, PART_OF
 from transfer.data.mapper import FLIPS, MASK_FORMATS, SIZE_SAMPLINGS
-from transfer.engines.training.solver import CLIPPERS
+from transfer.engines.training.solver import CLIPPERS, OPTIMIZERS
 
 BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou")
 
@@ -27,6 +27,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler"),
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": tuple(CLIPPERS),
+    "SOLVER.OPTIMIZER": OPTIMIZERS,
+    "MODEL.VIT.FEED_FORWARD": ("mlp", "swiglu"),
     "FLOAT32_PRECISION": ("", "highest", "high", "medium"),
 }
 

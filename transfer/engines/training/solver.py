@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -18,8 +18,51 @@ from fvcore.common.param_scheduler import (
 from torch import nn
 
 from runtime.errors import UserError
+from transfer.engines.training.layer_decay import LayerFactor, layer_factor
 
 NORM_LAYERS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.LocalResponseNorm)
+
+
+OPTIMIZERS = ("SGD", "AdamW")
+
+
+def parameter_groups(
+    model: nn.Module,
+    *,
+    base_lr: float,
+    weight_decay_norm: float | None,
+    bias_lr_factor: float = 1.0,
+    weight_decay_bias: float | None = None,
+    layer_factor: LayerFactor | None = None,
+    no_decay: Collection[str] = (),
+) -> list[dict[str, Any]]:
+    """The trainable parameters, grouped by their learning rate and weight decay in order of first use.
+
+    Norm layers decay by ``weight_decay_norm``; biases follow the weights unless ``weight_decay_bias`` is set.
+    ``layer_factor`` gives a factor on the learning rate by the parameter's full name. Parameters whose last name is in
+    ``no_decay`` do not decay.
+    """
+    groups: dict[tuple[tuple[str, float], ...], list[nn.Parameter]] = {}
+    seen: set[nn.Parameter] = set()
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if not parameter.requires_grad or parameter in seen:
+                continue
+            seen.add(parameter)
+            options = {"lr": base_lr}
+            if isinstance(module, NORM_LAYERS) and weight_decay_norm is not None:
+                options["weight_decay"] = weight_decay_norm
+            if layer_factor is not None:
+                options["lr"] *= layer_factor(f"{path}.{name}")
+            if name == "bias":
+                if bias_lr_factor != 1.0:
+                    options["lr"] = base_lr * bias_lr_factor
+                if weight_decay_bias is not None:
+                    options["weight_decay"] = weight_decay_bias
+            if name in no_decay:
+                options["weight_decay"] = 0.0
+            groups.setdefault(tuple(options.items()), []).append(parameter)
+    return [{**dict(options), "params": parameters} for options, parameters in groups.items()]
 
 
 def build_optimizer(
@@ -30,32 +73,16 @@ def build_optimizer(
     nesterov: bool,
     weight_decay: float,
     weight_decay_norm: float | None,
-    bias_lr_factor: float = 1.0,
-    weight_decay_bias: float | None = None,
-) -> torch.optim.SGD:
-    """SGD over the trainable parameters, grouped by their learning rate and weight decay in order of first use.
-
-    Norm layers decay by ``weight_decay_norm``; biases follow the weights unless ``weight_decay_bias`` is settings.
-    """
-    groups: dict[tuple[tuple[str, float], ...], list[nn.Parameter]] = {}
-    seen: set[nn.Parameter] = set()
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if not parameter.requires_grad or parameter in seen:
-                continue
-            seen.add(parameter)
-            options = {"lr": base_lr}
-            if isinstance(module, NORM_LAYERS) and weight_decay_norm is not None:
-                options["weight_decay"] = weight_decay_norm
-            if name == "bias":
-                if bias_lr_factor != 1.0:
-                    options["lr"] = base_lr * bias_lr_factor
-                if weight_decay_bias is not None:
-                    options["weight_decay"] = weight_decay_bias
-            groups.setdefault(tuple(options.items()), []).append(parameter)
-    param_groups = [{**dict(options), "params": parameters} for options, parameters in groups.items()]
+    optimizer: str = "SGD",
+    betas: Sequence[float] = (0.9, 0.999),
+    **grouping: Any,
+) -> torch.optim.Optimizer:
+    """SGD or AdamW over the trainable parameters; ``grouping`` as for ``parameter_groups``."""
+    groups = parameter_groups(model, base_lr=base_lr, weight_decay_norm=weight_decay_norm, **grouping)
+    if optimizer == "AdamW":
+        return torch.optim.AdamW(groups, lr=base_lr, betas=(betas[0], betas[1]), weight_decay=weight_decay)
     return torch.optim.SGD(
-        param_groups, lr=base_lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, foreach=True
+        groups, lr=base_lr, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay, foreach=True
     )
 
 
@@ -144,7 +171,7 @@ CLIPPERS: dict[str, Callable[[Iterable[nn.Parameter], float, float], None]] = {
 }
 
 
-def build_solver(cfg: Any, model: nn.Module) -> tuple[torch.optim.SGD, Schedule]:
+def build_solver(cfg: Any, model: nn.Module) -> tuple[torch.optim.Optimizer, Schedule]:
     """Optimiser and learning-rate schedule of SOLVER.*."""
     settings = cfg.SOLVER
     optimizer = build_optimizer(
@@ -156,6 +183,10 @@ def build_solver(cfg: Any, model: nn.Module) -> tuple[torch.optim.SGD, Schedule]
         weight_decay_norm=settings.WEIGHT_DECAY_NORM,
         bias_lr_factor=settings.BIAS_LR_FACTOR,
         weight_decay_bias=settings.WEIGHT_DECAY_BIAS,
+        optimizer=settings.OPTIMIZER,
+        betas=settings.BETAS,
+        layer_factor=layer_factor(cfg),
+        no_decay=settings.NO_DECAY,
     )
     schedule = Schedule(
         optimizer,

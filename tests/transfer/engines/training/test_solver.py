@@ -10,7 +10,11 @@ import torch
 from torch import nn
 
 from runtime.errors import UserError
-from transfer.engines.training.solver import CLIPPERS, Schedule, build_optimizer
+from tests.transfer.engines.backbone_cases import VIT
+from tests.transfer.engines.engine_cases import COMMON
+from transfer.engines.torchvision.builder import build_model
+from transfer.engines.training.layer_decay import vit_factor
+from transfer.engines.training.solver import CLIPPERS, Schedule, build_optimizer, build_solver
 
 BASE = {"scheduler": "WarmupMultiStepLR", "max_iter": 100, "steps": (60, 80), "warmup_iters": 10}
 
@@ -151,3 +155,53 @@ def test_parameter_groups_equal_detectron2(bias: tuple[float, float | None]) -> 
         assert [id(p) for p in group["params"]] == [id(p) for p in other["params"]]
         assert group["lr"] == other["lr"]
         assert group["weight_decay"] == other.get("weight_decay", 1e-4)
+
+
+def adamw_config(**settings: Any) -> Any:
+    from transfer.config import default_config
+
+    cfg = default_config()
+    for key, value in {**COMMON, **VIT, "SOLVER.OPTIMIZER": "AdamW", **settings}.items():
+        cfg.merge_from_list([key, value])
+    return cfg
+
+
+def test_adamw_steps_as_torchs_own_with_the_settings_of_the_config() -> None:
+    cfg = adamw_config(**{"SOLVER.BASE_LR": 0.1, "SOLVER.BETAS": (0.8, 0.9), "SOLVER.WEIGHT_DECAY": 0.05})
+    ours, theirs = nn.Linear(3, 2), nn.Linear(3, 2)
+    theirs.load_state_dict(ours.state_dict())
+    optimizer, _ = build_solver(cfg, ours)
+    expected = torch.optim.AdamW(
+        theirs.parameters(), lr=optimizer.param_groups[0]["lr"], betas=(0.8, 0.9), weight_decay=0.05
+    )
+    for _ in range(3):
+        for net, one in ((ours, optimizer), (theirs, expected)):
+            one.zero_grad()
+            net(torch.ones(1, 3)).sum().backward()
+            one.step()
+    assert torch.equal(ours.weight, theirs.weight)
+    assert torch.equal(ours.bias, theirs.bias)
+
+
+def test_the_learning_rate_decays_from_the_output_to_the_patches_and_positions_do_not_decay() -> None:
+    cfg = adamw_config(**{"SOLVER.LAYER_DECAY": 0.5, "SOLVER.NO_DECAY": ["pos_embed"], "SOLVER.BASE_LR": 1.0})
+    model = build_model(cfg)
+    optimizer, _ = build_solver(cfg, model)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    warm_up = max(group["lr"] for group in optimizer.param_groups)  # of the first iteration, for all alike
+    rates = {names[id(p)]: (g["lr"] / warm_up, g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert len(rates) == len(names)
+    assert rates["roi_heads.box_predictor.cls_score.weight"][0] == 1.0
+    assert rates["backbone.net.blocks.3.attn.qkv.weight"][0] == pytest.approx(0.5)
+    assert rates["backbone.net.blocks.0.attn.qkv.weight"][0] == pytest.approx(0.5**4)
+    assert rates["backbone.net.patch_embed.proj.weight"][0] == pytest.approx(0.5**5)
+    assert rates["backbone.net.pos_embed"] == (pytest.approx(0.5**5), 0.0)
+
+
+@pytest.mark.detectron2
+def test_layer_decay_equals_detectron2s() -> None:
+    from detectron2.modeling.backbone.vit import get_vit_lr_decay_rate
+
+    model = build_model(adamw_config(**{"MODEL.VIT.RESIDUAL_BLOCKS": [1, 3]}))
+    for name, _ in model.named_parameters():
+        assert vit_factor(name, 0.7, 4) == get_vit_lr_decay_rate(name, lr_decay_rate=0.7, num_layers=4), name

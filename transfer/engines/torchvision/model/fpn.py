@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from transfer.engines.torchvision.model.convolution import Conv, init_xavier
-from transfer.engines.torchvision.model.resnet import ResNet
 
 
 class LastLevelP6P7(nn.Module):
@@ -32,11 +31,12 @@ class FPN(nn.Module):
     """Levels ``p2 .. p5`` from ``res2 .. res5`` and ``p6`` by subsampling p5; images are padded to the top stride.
 
     A ``top_block`` makes p6 and p7 from res5 instead.
+    ``bottom_up`` has ``channels`` and ``strides`` by the names of its outputs, as a ResNet has.
     """
 
     def __init__(
         self,
-        bottom_up: ResNet,
+        bottom_up: nn.Module,
         *,
         in_features: Sequence[str],
         out_channels: int = 256,
@@ -46,10 +46,12 @@ class FPN(nn.Module):
     ) -> None:
         super().__init__()
         self.in_features, self.average = list(in_features), average
-        strides = [bottom_up.strides[name] for name in self.in_features]
+        given: dict[str, int] = bottom_up.strides  # type: ignore[assignment]
+        widths: dict[str, int] = bottom_up.channels  # type: ignore[assignment]
+        strides = [given[name] for name in self.in_features]
         self.levels = [int(math.log2(stride)) for stride in strides]
         for level, name in zip(self.levels, self.in_features):
-            lateral = Conv(bottom_up.channels[name], out_channels, 1, norm=norm)
+            lateral = Conv(widths[name], out_channels, 1, norm=norm)
             output = Conv(out_channels, out_channels, 3, padding=1, norm=norm)
             init_xavier(lateral, output)
             self.add_module(f"fpn_lateral{level}", lateral)

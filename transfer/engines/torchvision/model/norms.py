@@ -60,6 +60,25 @@ class FrozenBatchNorm(nn.Module):
         return frozen
 
 
+class ChannelLayerNorm(nn.Module):
+    """Layer norm over the channels of every pixel, with Detectron2's sequence of operations.
+
+    Not an ``nn.LayerNorm``: in Detectron2 SOLVER.WEIGHT_DECAY_NORM is not for these layers either.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise ``x`` (N x C x H x W)."""
+        mean = x.mean(1, keepdim=True)
+        variance = (x - mean).pow(2).mean(1, keepdim=True)
+        x = (x - mean) / torch.sqrt(variance + self.eps)  # subtracted anew: gradients are then summed in the same order
+        return self.weight[:, None, None] * x + self.bias[:, None, None]
+
+
 def freeze(module: nn.Module) -> nn.Module:
     """Stop gradients of ``module`` and replace its batch norms by frozen ones; returns the module to use instead."""
     for parameter in module.parameters():
@@ -147,6 +166,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "nnSyncBN": _sync_batch_norm,
     "naiveSyncBN": NaiveSyncBatchNorm,
     "GN": _group_norm,
+    "LN": ChannelLayerNorm,
 }
 
 

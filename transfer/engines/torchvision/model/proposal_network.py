@@ -1,4 +1,5 @@
-"""A region proposal network alone: images to object proposals without classes."""
+"""A region proposal network alone:        square_size: int = 0,
+images to object proposals without classes."""
 
 from __future__ import annotations
 
@@ -17,9 +18,15 @@ class ProposalNetwork(ImageDetector):
     """Backbone and region proposal network."""
 
     def __init__(
-        self, backbone: Any, proposal_generator: RPN, *, pixel_mean: Sequence[float], pixel_std: Sequence[float]
+        self,
+        backbone: Any,
+        proposal_generator: RPN,
+        *,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        square_size: int = 0,
     ) -> None:
-        super().__init__(backbone, pixel_mean=pixel_mean, pixel_std=pixel_std)
+        super().__init__(backbone, pixel_mean=pixel_mean, pixel_std=pixel_std, square_size=square_size)
         self.proposal_generator = proposal_generator
 
     def forward(self, items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor] | list[ImageDetections]:

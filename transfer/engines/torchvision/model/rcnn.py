@@ -15,6 +15,7 @@ from transfer.engines.torchvision.model.postprocess import rescale
 from transfer.engines.torchvision.model.resnet import ResNet
 from transfer.engines.torchvision.model.roi_heads import Res5ROIHeads, StandardROIHeads
 from transfer.engines.torchvision.model.rpn import RPN
+from transfer.engines.torchvision.model.simple_feature_pyramid import SimpleFeaturePyramid
 
 Detector = TypeVar("Detector", bound="ImageDetector")
 
@@ -22,15 +23,17 @@ Detector = TypeVar("Detector", bound="ImageDetector")
 class ImageDetector(nn.Module):
     """What all detectors do with images.
 
-    ``pixel_mean`` and ``pixel_std`` are per channel in the order of the input images, on the 0-255 scale.
+    ``pixel_mean`` and ``pixel_std`` are per channel in the order of the input images, on the 0-255 scale. All images
+    are padded to ``square_size`` pixels a side if it is above 0.
     """
 
     def __init__(
         self,
-        backbone: ResNet | FPN | DilatedC5,
+        backbone: ResNet | FPN | DilatedC5 | SimpleFeaturePyramid,
         *,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
+        square_size: int = 0,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -38,7 +41,7 @@ class ImageDetector(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), persistent=False)
         self.pixel_mean: torch.Tensor
         self.pixel_std: torch.Tensor
-        self.memory_format = torch.contiguous_format
+        self.memory_format, self.square_size = torch.contiguous_format, square_size
 
     def channels_last(self: Detector) -> Detector:
         """Keep weights and images in channels-last memory format from now on; returns the model."""
@@ -56,7 +59,7 @@ class ImageDetector(nn.Module):
         """Normalised images, zero-padded at the right and bottom: N x 3 x H x W, and each one's own (height, width)."""
         images = [(item["image"].to(self.pixel_mean.device) - self.pixel_mean) / self.pixel_std for item in items]
         sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
-        height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
+        height, width = (self.square_size or max(side) for side in zip(*sizes))
         step = self.backbone.size_divisibility
         if step > 1:
             height, width = -(-height // step) * step, -(-width // step) * step
@@ -71,14 +74,15 @@ class GeneralizedRCNN(ImageDetector):
 
     def __init__(
         self,
-        backbone: ResNet | FPN | DilatedC5,
+        backbone: ResNet | FPN | DilatedC5 | SimpleFeaturePyramid,
         proposal_generator: RPN,
         roi_heads: StandardROIHeads | Res5ROIHeads,
         *,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
+        square_size: int = 0,
     ) -> None:
-        super().__init__(backbone, pixel_mean=pixel_mean, pixel_std=pixel_std)
+        super().__init__(backbone, pixel_mean=pixel_mean, pixel_std=pixel_std, square_size=square_size)
         self.proposal_generator, self.roi_heads = proposal_generator, roi_heads
 
     def detect_boxes(

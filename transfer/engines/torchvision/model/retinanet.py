@@ -91,6 +91,7 @@ class RetinaNet(ImageDetector):
         in_features: Sequence[str],
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
+        square_size: int = 0,
         box_weights: Sequence[float] = (1.0, 1.0, 1.0, 1.0),
         iou_thresholds: Sequence[float] = (0.4, 0.5),
         iou_labels: Sequence[int] = (0, -1, 1),
@@ -103,7 +104,7 @@ class RetinaNet(ImageDetector):
         nms_thresh: float = 0.5,
         topk_per_image: int = 100,
     ) -> None:
-        super().__init__(backbone, pixel_mean=pixel_mean, pixel_std=pixel_std)
+        super().__init__(backbone, pixel_mean=pixel_mean, pixel_std=pixel_std, square_size=square_size)
         self.head, self.anchor_generator, self.in_features = head, anchor_generator, list(in_features)
         self.coder = BoxCoder(box_weights)
         self.iou_thresholds, self.iou_labels = list(iou_thresholds), list(iou_labels)
