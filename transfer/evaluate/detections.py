@@ -13,7 +13,7 @@ import numpy as np
 
 from runtime.atomic import atomic_path
 from runtime.errors import UserError
-from transfer.data.run_lengths import counts_of
+from transfer.data.run_lengths import counts_of, covered_pixels
 
 Rle = dict[str, Any]  # COCO run-length mask: {"size": [height, width], "counts": bytes}
 # what reading a damaged .npz can raise (RuntimeError: bits that claim encryption or an unknown compression)
@@ -44,6 +44,8 @@ class Detections:
         self.category = np.asarray(self.category, dtype=np.int32)
         self.boxes = np.asarray(self.boxes, dtype=np.float32).reshape(-1, 4)
         self.scores = np.asarray(self.scores, dtype=np.float32)
+        if any(one.ndim != 1 for one in (self.image_index, self.category, self.scores)):
+            raise ValueError("detections: image_index, category and scores must be flat lists of N")
         sizes = {len(self.image_index), len(self.category), len(self.boxes), len(self.scores)}
         if self.masks is not None:
             sizes.add(len(self.masks))
@@ -66,6 +68,11 @@ class Detections:
             raise ValueError("a category is negative")
         if not (np.isfinite(self.scores).all() and np.isfinite(self.boxes).all()):
             raise ValueError("a score or box is not finite")
+        if self.masks:
+            # pycocotools compares masks whose runs do not cover their image for ever
+            pixels = [height * width for height, width in (mask["size"] for mask in self.masks)]
+            if (covered_pixels(counts_of(self.masks)) != np.array(pixels, dtype=np.int64)).any():
+                raise ValueError("the run lengths of a mask do not cover its image")
 
     def __len__(self) -> int:
         return len(self.scores)

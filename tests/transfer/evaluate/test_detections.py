@@ -15,7 +15,8 @@ from transfer.evaluate import evaluate
 from transfer.evaluate.coco_ap import coco_results
 from transfer.evaluate.detections import Detections
 
-RLE = {"size": [20, 30], "counts": b"abc\x01"}
+EMPTY = coco_mask.encode(np.zeros((20, 30), np.uint8, order="F"))
+RLE = coco_mask.encode(np.asfortranarray(np.eye(20, 30, dtype=np.uint8)))
 
 
 def some(masks=True, ids=(5, 9)):
@@ -25,7 +26,7 @@ def some(masks=True, ids=(5, 9)):
             [[1, 2, 3, 4], [5, 6, 7, 8.5]],
             [0.5, 0.25],
             [1, 0],
-            [RLE, {**RLE, "counts": b"z"}] if masks else None,
+            [RLE, EMPTY] if masks else None,
         ),
         (ids[1], np.zeros((0, 4)), [], [], [] if masks else None),
     ]
@@ -180,6 +181,7 @@ def test_every_torn_or_foreign_file_is_one_error(tmp_path):
         ("image_index", [-1, 0], "image_index is not within its 2 images"),
         ("category", [0, -1], "a category is negative"),
         ("scores", [0.5, float("nan")], "a score or box is not finite"),
+        ("category", [[0], [1]], "detections: image_index, category and scores must be flat lists of N"),
         ("boxes", [[0, 0, float("inf"), 1], [0, 0, 1, 1]], "a score or box is not finite"),
         ("image_ids", ["7", "7"], "an image is listed twice"),
     ],
@@ -198,3 +200,12 @@ def test_contents_that_no_detector_makes_are_refused(name, value, message, tmp_p
     np.savez(tmp_path / "bad.npz", **{**arrays, name: np.array(value)})
     with pytest.raises(UserError, match=f"bad.npz: not a readable detections file .{message}"):
         Detections.load(tmp_path / "bad.npz")
+
+
+@pytest.mark.parametrize("counts", [b"", b"0", RLE["counts"][:-2], RLE["counts"] + b"11"])
+def test_masks_that_do_not_cover_their_image_are_refused(counts, tmp_path):
+    found = some()
+    found.masks[0] = {**RLE, "counts": counts}
+    found.save(tmp_path / "d.npz")
+    with pytest.raises(UserError, match="the run lengths of a mask do not cover its image"):
+        Detections.load(tmp_path / "d.npz")
