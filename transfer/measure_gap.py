@@ -62,6 +62,19 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     launch.add_argument(
         "--slurm-via", choices=("auto", "submitit", "sbatch"), default="auto", help="submitit if installed (default)"
     )
+    _add_comparison(parser)
+    args = parser.parse_args(argv)
+    for name in ("margin", "power"):
+        if (value := getattr(args, name)) is not None and not 0 < value < 100:
+            parser.error(f"--{name} must be between 0 and 100 points of AP")
+    if (args.plan is None) != bool(args.data):
+        parser.error("give a plan or a folder of runs, or own data with --data, --test and --init, and not both")
+    if args.jobs < 1:
+        parser.error("--jobs must be at least 1")
+    return args
+
+
+def _add_comparison(parser: argparse.ArgumentParser) -> None:
     report = parser.add_argument_group("the comparison")
     report.add_argument(
         "--allow", action="append", default=[], metavar="KEY", help="let runs differ in KEY; the report shows it in red"
@@ -80,15 +93,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     report.add_argument(
         "--no-detections", action="store_true", help="skip error types, example images and image bootstrap"
     )
-    args = parser.parse_args(argv)
-    for name in ("margin", "power"):
-        if (value := getattr(args, name)) is not None and not 0 < value < 100:
-            parser.error(f"--{name} must be between 0 and 100 points of AP")
-    if (args.plan is None) != bool(args.data):
-        parser.error("give a plan or a folder of runs, or own data with --data, --test and --init, and not both")
-    if args.jobs < 1:
-        parser.error("--jobs must be at least 1")
-    return args
 
 
 def _add_own_data(parser: argparse.ArgumentParser) -> None:
