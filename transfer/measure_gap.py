@@ -119,6 +119,11 @@ def check_arguments(args: argparse.Namespace) -> None:
             flag = f"--{name.replace('_', '-')}"
             hint = "run the plan that --data makes with it" if own else "it belongs to --data"
             raise UserError(f"{flag} does not apply to {'--data' if own else args.plan}; {hint}")
+    if own and args.launcher != "local":
+        raise UserError(
+            f"--launcher {args.launcher} does not apply to --data, whose probe runs here; make the plan with --dry-run "
+            "where the runs will be, then run the plan with it"
+        )
     if own:
         return
     folder = Path(args.plan).is_dir()

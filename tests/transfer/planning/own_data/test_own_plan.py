@@ -184,6 +184,8 @@ def test_options_that_would_be_ignored_are_refused(own):
     for words in (["--power", "1"], ["--redo"], ["--set", "seeds=[0]"], ["--report-only"]):
         with pytest.raises(UserError, match="does not apply to --data; run the plan"):
             measure_gap.check_arguments(arguments(*words)[0])
+    with pytest.raises(UserError, match="--launcher torchrun does not apply to --data"):
+        measure_gap.check_arguments(arguments("--launcher", "torchrun")[0])
     for words in (["--init", "a=b"], ["--hours", "1"], ["--test", "voc:x"]):
         with pytest.raises(UserError, match=r"does not apply to plan\.yaml; it belongs to --data"):
             measure_gap.check_arguments(measure_gap.parse(["plan.yaml", *words]))
