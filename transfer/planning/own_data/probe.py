@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any
 from runtime.atomic import read_json
 from runtime.errors import UserError
 from runtime.logs import last_error
+from runtime.stop import StopSignal
 from transfer.planning.launchers import Launcher
 from transfer.planning.lr_search import split_names
 from transfer.planning.own_data.schedule import Pace
+from transfer.planning.runner import POLL_SECONDS
 from transfer.planning.slurm.stage_commands import SHARED_SCRIPTS
 from transfer.planning.stages import override_words
 
@@ -70,7 +73,15 @@ def probe(
 
 
 def _run(command: list[str], log: Path) -> None:
-    with open(log, "wb") as file:
-        done = subprocess.run(Launcher().command("train", command, log.parent), stdout=file, stderr=subprocess.STDOUT)
-    if done.returncode:
+    """Run a stage's command; a signal ends it too, and leaves with the exit code of the signal."""
+    with open(log, "wb") as file, StopSignal() as stop:
+        words = Launcher().command("train", command, log.parent)
+        child = subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT)
+        while child.poll() is None and not stop.requested:
+            time.sleep(POLL_SECONDS)
+        if stop.requested:
+            child.terminate()
+            child.wait()
+            sys.exit(stop.exit_code)
+    if child.returncode:
         raise UserError(f"a training of {STEPS} steps failed: {last_error(log)} (log {log})")
