@@ -19,6 +19,7 @@ from convert.safetensors_file import write_safetensors
 from convert.sidecar import config_yaml, sidecar
 from runtime.atomic import atomic_path, read_json, write_json, write_text
 from runtime.errors import UserError
+from runtime.pasteable import pasteable
 
 AUTHOR = "self-supervised detection transfer"  # Detectron2 prints it when it reads the file
 
@@ -196,7 +197,9 @@ def read_backbone(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, An
     except UserError as error:
         raise UserError(f"cannot read {path}: {error}") from error
     if "stem.conv1.weight" not in tensors:
-        raise UserError(f"{path} is not a Detectron2 backbone; convert it first: python convert/to_d2.py {path}")
+        raise UserError(
+            f"{path} is not a Detectron2 backbone; convert it first: {pasteable('convert/to_d2.py', [path])}"
+        )
     return tensors, read_sidecar(path)
 
 

@@ -20,6 +20,7 @@ from pretrain.settings.options import parse
 from pretrain.settings.recipes import describe
 from pretrain.settings.values import ProcessSettings, Settings
 from runtime.errors import UserError, run_entry
+from runtime.pasteable import pasteable
 from runtime.repository import REPOSITORY
 
 DEMO = Path("runs/demo/data")
@@ -29,12 +30,12 @@ def draw_demo() -> str:
     """Draw the demo images where they are missing; returns their folder."""
     images = DEMO / "images"
     if not (DEMO / "demo.json").exists():  # written last: without it the drawing was never finished
-        script = REPOSITORY / "demo" / "draw.py"
+        script, draw = REPOSITORY / "demo" / "draw.py", pasteable("demo/draw.py", [DEMO])
         if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # each process would draw over the others' images
-            raise UserError(f"the demo images are not drawn yet; run python {script} {DEMO} first")
+            raise UserError(f"the demo images are not drawn yet; run {draw} first")
         done = subprocess.run([sys.executable, str(script), str(DEMO)])
         if done.returncode or not images.is_dir():
-            raise UserError(f"the demo images could not be drawn; run python {script} {DEMO} to see why")
+            raise UserError(f"the demo images could not be drawn; run {draw} to see why")
     return str(images)
 
 

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from runtime.command_line import CommandParser
 from runtime.errors import UserError, run_entry
 from runtime.listing import listed
+from runtime.pasteable import pasteable
 from runtime.repository import REPOSITORY, find_file
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ def read_plan(path: Path) -> dict[str, Any]:
     from runtime.strict_yaml import read_yaml
 
     plan = read_yaml(path, f"plan {path}")
+    if {"inits", "configs"} <= set(plan):
+        run = pasteable("transfer/measure_gap.py", [path])
+        raise UserError(f"{path} is a plan of fine-tunings, not a table of pretrainings; run it by {run}")
     if set(plan) != KEYS:
         raise UserError(f"{path} needs exactly the keys {', '.join(sorted(KEYS))}")
     groups = plan["groups"]

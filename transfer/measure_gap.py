@@ -5,6 +5,10 @@
     python transfer/measure_gap.py plans/demo.yaml --power 0.5   # how many seeds see a difference of 0.5 AP?
     python transfer/measure_gap.py runs/demo                     # report on a folder of finished runs
 
+Own data: a plan is made for the data and this machine, explained line by line, and run.
+
+    python transfer/measure_gap.py --data coco:train.json:images --test coco:val.json:images --init mine=x.pth --hours 4
+
 Exit codes: 0 every stage has finished, 1 a stage failed (the report says which run has no number), 2 the plan or an
 argument is wrong, 130 / 138 / 143 stopped by a signal; the same command continues.
 """
@@ -27,7 +31,8 @@ from runtime.errors import UserError, run_entry
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = CommandParser(description=__doc__)
-    parser.add_argument("plan", metavar="PLAN", help="plan YAML, or a folder of finished runs")
+    parser.add_argument("plan", nargs="?", metavar="PLAN", help="plan YAML, or a folder of finished runs")
+    _add_own_data(parser)
     what = parser.add_argument_group("what to run")
     what.add_argument(
         "--dry-run", action="store_true", help="print stages, state, estimated time and disk; run nothing"
@@ -57,6 +62,19 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     launch.add_argument(
         "--slurm-via", choices=("auto", "submitit", "sbatch"), default="auto", help="submitit if installed (default)"
     )
+    _add_comparison(parser)
+    args = parser.parse_args(argv)
+    for name in ("margin", "power"):
+        if (value := getattr(args, name)) is not None and not 0 < value < 100:
+            parser.error(f"--{name} must be between 0 and 100 points of AP")
+    if (args.plan is None) != bool(args.data):
+        parser.error("give a plan or a folder of runs, or own data with --data, --test and --init, and not both")
+    if args.jobs < 1:
+        parser.error("--jobs must be at least 1")
+    return args
+
+
+def _add_comparison(parser: argparse.ArgumentParser) -> None:
     report = parser.add_argument_group("the comparison")
     report.add_argument(
         "--allow", action="append", default=[], metavar="KEY", help="let runs differ in KEY; the report shows it in red"
@@ -64,7 +82,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     report.add_argument("--supervised", metavar="INIT", help="the supervised initialisation (for a folder of runs)")
     report.add_argument("--random", metavar="INIT", help="the random initialisation (for a folder of runs)")
     report.add_argument(
-        "--margin", type=float, metavar="AP", help="differences below this count as equivalent (for a folder of runs)"
+        "--margin",
+        type=float,
+        metavar="AP",
+        help="differences below this count as equivalent (of a plan: margin)",
     )
     report.add_argument("--published", action="store_true", help="show published rows of the same protocol")
     report.add_argument("--figures", action="store_true", help="also write the charts as SVG files into figures/")
@@ -72,21 +93,39 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     report.add_argument(
         "--no-detections", action="store_true", help="skip error types, example images and image bootstrap"
     )
-    args = parser.parse_args(argv)
-    for name in ("margin", "power"):
-        if (value := getattr(args, name)) is not None and not 0 < value < 100:
-            parser.error(f"--{name} must be between 0 and 100 points of AP")
-    if args.jobs < 1:
-        parser.error("--jobs must be at least 1")
-    return args
+
+
+def _add_own_data(parser: argparse.ArgumentParser) -> None:
+    own = parser.add_argument_group("own data, instead of a plan")
+    own.add_argument(
+        "--data", action="append", default=[], metavar="SET", help="to train on: coco:train.json:images ..."
+    )
+    own.add_argument("--test", action="append", default=[], metavar="SET", help="to test on, e.g. voc:DIR")
+    own.add_argument("--init", action="append", default=[], metavar="NAME=FILE", help="weights to compare with random")
+    own.add_argument("--hours", type=float, metavar="H", help="what all runs together may take (default: no limit)")
 
 
 PLAN_ONLY = ("dry_run", "report_only", "only", "redo", "set", "seed_offset", "power")
 FOLDER_ONLY = ("supervised", "random", "margin")
+OWN_DATA_ONLY = ("test", "init", "hours")
+NOT_WITH_OWN_DATA = ("report_only", "only", "redo", "set", "seed_offset", "power", "supervised", "random")
 
 
 def check_arguments(args: argparse.Namespace) -> None:
     """Raise UserError for an option that would be ignored: some apply only to a plan, some only to a folder of runs."""
+    own = bool(args.data)
+    for name in NOT_WITH_OWN_DATA if own else OWN_DATA_ONLY:
+        if getattr(args, name) not in (None, False, 0, []):
+            flag = f"--{name.replace('_', '-')}"
+            hint = "run the plan that --data makes with it" if own else "it belongs to --data"
+            raise UserError(f"{flag} does not apply to {'--data' if own else args.plan}; {hint}")
+    if own and args.launcher != "local":
+        raise UserError(
+            f"--launcher {args.launcher} does not apply to --data, whose probe runs here; make the plan with --dry-run "
+            "where the runs will be, then run the plan with it"
+        )
+    if own:
+        return
     folder = Path(args.plan).is_dir()
     for name in PLAN_ONLY if folder else FOLDER_ONLY:
         if getattr(args, name) not in (None, False, 0, []):
@@ -102,6 +141,8 @@ def main() -> int:
     check_arguments(args)
     from transfer.planning import measure
 
+    if args.data:
+        return measure.run_own_data(args, sys.argv[1:])
     command = shlex.join(["python", "transfer/measure_gap.py", *sys.argv[1:]])
     return measure.report_folder(args, command) if Path(args.plan).is_dir() else measure.run_plan(args, command)
 

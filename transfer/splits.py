@@ -93,10 +93,11 @@ def split_json(spec: "DatasetSpec", parts: Parts, folder: Path) -> dict[str, str
 def split_voc(spec: "DatasetSpec", parts: Parts, folder: Path) -> dict[str, str]:
     """VOC: image lists in a new folder that links to the annotations and images."""
     from runtime.atomic import write_text
+    from transfer.data.folders import voc_folders
 
     year = folder / f"VOC{spec.year}"
     year.mkdir(parents=True, exist_ok=True)
-    for part, source in (("Annotations", spec.annotations / "Annotations"), ("JPEGImages", spec.images)):
+    for part, source in (("Annotations", voc_folders(spec.annotations).annotations), ("JPEGImages", spec.images)):
         if not (year / part).exists():
             (year / part).symlink_to(source.resolve(), target_is_directory=True)
     names = {}

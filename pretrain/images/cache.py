@@ -17,6 +17,7 @@ from pretrain.images.decode import BadImage, Scratch
 from pretrain.images.source import ImageSource
 from runtime.errors import UserError
 from runtime.findings import Finding
+from runtime.pasteable import pasteable
 
 SUMMARY, PIXELS, SIZES = "cache.json", "pixels.bin", "sizes.bin"
 SCHEMA = 1
@@ -48,7 +49,7 @@ class CachedImages(ImageSource):
         if made_from is not None and made_from.files_fingerprint != summary["files_fingerprint"]:
             raise UserError(
                 f"the cache {folder} was made from other images, or they have changed since; make it again: "
-                f"python pretrain/cache_images.py {summary['source']} {folder}"
+                + pasteable("pretrain/cache_images.py", [summary["source"], folder])
             )
         times = summary.get("times_fingerprint", "")  # caches of earlier versions have none
         if made_from is not None and times not in ("", made_from.times_fingerprint):
@@ -100,7 +101,7 @@ def read_summary(folder: Path) -> dict:
         summary = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UserError(
-            f"{folder} holds no finished cache; make one: python pretrain/cache_images.py IMAGES {folder}"
+            f"{folder} holds no finished cache; make one: {pasteable('pretrain/cache_images.py', ['IMAGES', folder])}"
         ) from error
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {path}: {error}; make the cache again") from error

@@ -111,9 +111,8 @@ def what_now(
             f"{init} against {pairs[table, init, role][1].reference} on {table}" for table, init, role in undecided
         ]
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-        parts.append(
-            f"{len(undecided)} of {len(words)} comparisons are undecided ({', '.join(names[:MOST_NAMED])}{more})."
-        )
+        are = _of_comparisons(len(undecided), len(words), "is", "are")
+        parts.append(f"{are} undecided ({', '.join(names[:MOST_NAMED])}{more}).")
         of_tables = [(table, [pairs[key] for key in undecided if key[0] == table.name]) for table in tables]
         open_tables = [(table, of_table) for table, of_table in of_tables if of_table]
         for table, of_table in open_tables[:MOST_TABLES]:
@@ -125,17 +124,23 @@ def what_now(
             left = f"adds seeds itself, up to {stopping.most}" if used < stopping.most else f"ends with {used} seeds"
             parts.append(f"The plan {left}.")
     if single:
-        parts.append(f"{len(single)} of {len(words)} comparisons have one seed, so no verdict: add a second seed.")
+        have = _of_comparisons(len(single), len(words), "has", "have")
+        parts.append(f"{have} one seed, so no verdict: add a second seed.")
     if apart:
         parts.append(
             f"{apart} {'pair has' if apart == 1 else 'pairs have'} no common seed: run the same seeds for both."
         )
     if not parts:
         nothing = sum(word == NONE for word in words.values())
-        parts.append(
-            f"nothing is undecided{f', but {nothing} of {len(words)} comparisons cannot be tested' if nothing else ''}."
-        )
+        untested = f", but {_of_comparisons(nothing, len(words))} cannot be tested" if nothing else ""
+        parts.append(f"nothing is undecided{untested}.")
     return f"What now: {' '.join(parts)}"
+
+
+def _of_comparisons(part: int, whole: int, one: str = "", several: str = "") -> str:
+    """``2 of 3 comparisons are``, ``1 of 3 comparisons is``, ``the comparison is`` where there is one in all."""
+    verb = one if part == 1 else several
+    return f"{'the comparison' if whole == 1 else f'{part} of {whole} comparisons'} {verb}".rstrip()
 
 
 def _need(

@@ -3,8 +3,8 @@
 Built-in names (``coco_2017_train``, ``voc_2007_trainval``, ``lvis_v0.5_val`` ...) are looked up in Detectron2's layout
 below ``$DETECTRON2_DATASETS`` (default ``./datasets``). Own data needs no code:
 
-* ``coco:ANNOTATIONS.json:IMAGE_DIR``
-* ``voc:DEVKIT_DIR:YEAR:SPLIT``
+* ``coco:ANNOTATIONS.json:IMAGE_DIR``; ``coco:DIR``, where DIR holds the images and their json file
+* ``voc:DEVKIT_DIR:YEAR:SPLIT``; ``voc:DIR`` and ``voc:DIR:SPLIT`` for the same folders without VOC<year> above them
 * ``lvis:ANNOTATIONS.json:ROOT``
 
 ``NAME@P%`` is a fixed share of any of them (``coco_2017_train@10%``; ``@10%s3`` draws it with seed 3): the shares of
@@ -25,6 +25,7 @@ from runtime.atomic import sha256_file
 from runtime.errors import UserError
 from transfer.data.coco import load_json, read_coco
 from transfer.data.coco_annotations import keep_drawable
+from transfer.data.folders import NO_YOLO, coco_export, refuse_yolo, voc_folders
 from transfer.data.labels import UNUSABLE_MASK, Labels, Record, Summary, check_image_sizes
 from transfer.data.lvis import read_lvis
 from transfer.data.voc import VOC_CLASSES, listed_images, read_voc
@@ -63,8 +64,9 @@ SHARE = re.compile(r"(?P<whole>.+)@(?P<percent>\d+(?:\.\d+)?)%(?:s(?P<seed>\d+))
 class DatasetSpec:
     """One data set: ``kind`` (coco, voc or lvis) and where its labels and images are.
 
-    ``annotations``: the json file, or for VOC the folder VOC<year>. ``images``: the folder of the images (LVIS: above
-    it). ``split`` and ``year`` are VOC's. ``percent`` < 100 keeps a nested random share drawn with ``share_seed``.
+    ``annotations``: the json file, or for VOC the folder VOC<year>, or one with its folders. ``images``: the folder of
+    the images (LVIS: above it). ``split`` ("" for all images) and ``year`` (0 without) are VOC's. ``percent`` < 100
+    keeps a nested random share drawn with ``share_seed``.
     """
 
     name: str
@@ -133,8 +135,9 @@ class DatasetSpec:
         """Raise UserError unless annotations and images exist; it names the paths, the expected layout and the demo."""
         required = [self.annotations, self.images]
         if self.kind == "voc":
-            required = [self.annotations / "ImageSets" / "Main" / f"{self.split}.txt", self.annotations / "Annotations"]
-            required.append(self.images)
+            places = voc_folders(self.annotations)
+            lists = [places.lists / f"{self.split}.txt"] if self.split else []
+            required = [*lists, places.annotations, self.images]
         absent = [str(path) for path in required if not path.exists()]
         if absent:
             raise UserError(
@@ -174,6 +177,10 @@ class DatasetSpec:
         return digest
 
 
+FORMS = (
+    "coco:ANNOTATIONS.json:IMAGE_DIR, coco:DIR (images and their json file), voc:DEVKIT:YEAR:SPLIT (four-digit year), "
+    "voc:DIR or voc:DIR:SPLIT (Annotations and JPEGImages in DIR) or lvis:ANNOTATIONS.json:ROOT"
+)
 LAYOUTS = {
     "coco": "coco/annotations/instances_{train,val}2017.json and coco/{train,val}2017/*.jpg",
     "voc": "VOC{2007,2012}/{Annotations/*.xml, ImageSets/Main/SPLIT.txt, JPEGImages/*.jpg}",
@@ -211,22 +218,24 @@ def get_dataset(name: str) -> DatasetSpec:
         folder = data_root() / f"VOC{year}"
         return DatasetSpec(name, "voc", folder, folder / "JPEGImages", year, split)
     known = ", ".join([*COCO_SETS, *VOC_SETS, *LVIS_SETS])
-    raise UserError(
-        f"unknown data set {name}; custom data is coco:ANNOTATIONS.json:IMAGE_DIR, voc:DEVKIT:YEAR:SPLIT or "
-        f"lvis:ANNOTATIONS.json:ROOT; built-in names: {known}"
-    )
+    raise UserError(f"unknown data set {name}; custom data is {FORMS}; built-in names: {known}")
 
 
 def _own_dataset(name: str, prefix: str, parts: list[str]) -> DatasetSpec:
+    folder = Path(parts[0]).expanduser()
     if prefix in ("coco", "lvis") and len(parts) == 2 and all(parts):
-        return DatasetSpec(name, prefix, Path(parts[0]).expanduser(), Path(parts[1]).expanduser())
+        return DatasetSpec(name, prefix, folder, Path(parts[1]).expanduser())
+    if prefix == "coco" and all(parts) and folder.suffix.lower() != ".json":
+        return DatasetSpec(name, prefix, coco_export(folder, name), folder)
     if prefix == "voc" and len(parts) == 3 and parts[1].isdigit() and all(parts):
-        folder = Path(parts[0]).expanduser() / f"VOC{parts[1]}"
+        folder /= f"VOC{parts[1]}"
         return DatasetSpec(name, "voc", folder, folder / "JPEGImages", int(parts[1]), parts[2])
-    raise UserError(
-        f"data set {name}: write coco:ANNOTATIONS.json:IMAGE_DIR, voc:DEVKIT_DIR:YEAR:SPLIT (four-digit year) or "
-        "lvis:ANNOTATIONS.json:ROOT"
-    )
+    if prefix == "voc" and len(parts) < 3 and all(parts):
+        refuse_yolo(folder, name)
+        return DatasetSpec(name, "voc", folder, voc_folders(folder).images, split="".join(parts[1:]))
+    if prefix == "yolo":
+        raise UserError(f"data set {name}: {NO_YOLO}")
+    raise UserError(f"data set {name}: write {FORMS}")
 
 
 def _read_json(spec: DatasetSpec) -> Labels:
@@ -264,8 +273,9 @@ def _sha256_of_json(path: str, modified_ns: int) -> str:
 
 @functools.cache
 def _sha256_of_voc(folder: Path, split: str) -> str:
-    listing = folder / "ImageSets" / "Main" / f"{split}.txt"
-    digest = hashlib.sha256(listing.read_bytes())
-    for image_id in listed_images(folder, split)[0]:
-        digest.update((folder / "Annotations" / f"{image_id}.xml").read_bytes())
+    places = voc_folders(folder)
+    ids = listed_images(folder, split)[0]
+    digest = hashlib.sha256((places.lists / f"{split}.txt").read_bytes() if split else "\n".join(ids).encode())
+    for image_id in ids:
+        digest.update((places.annotations / f"{image_id}.xml").read_bytes())
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Reader of the Pascal VOC layout: VOC<year>/{Annotations,ImageSets/Main,JPEGImages}."""
+"""Reader of Pascal VOC's files: VOC<year>/{Annotations,ImageSets/Main,JPEGImages}, and folders as tools export them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from runtime.findings import Finding
 from runtime.listing import listed
 from transfer.data.box_modes import XYXY
 from transfer.data.findings import record_findings
+from transfer.data.folders import VocFolders, voc_folders
 from transfer.data.labels import EXAMPLES, IMAGE_SUFFIXES, Labels, Record, check_images_exist, read_text
 
 # The order fixes the class indices of every published VOC model.
@@ -45,48 +46,57 @@ DIFFICULT = {"": 0, "0": 0, "false": 0, "no": 0, "unspecified": 0, "1": 1, "true
 
 
 def read_voc(folder: Path, split: str, class_names: list[str] | None = None, *, name: str = "") -> Labels:
-    """Read ``folder`` (a VOC<year> folder). Boxes become 0-based x0 y0 x1 y1; difficult objects are kept and marked.
+    """Read ``folder`` (VOC<year>, or one of ``voc_folders``). Boxes become 0-based x0 y0 x1 y1; difficult objects are
+    kept and marked.
 
-    ``class_names`` None: the 20 VOC classes if the folder has no others, else the names in the folder, sorted.
+    ``split`` "": every image that has an annotation file. ``class_names`` None: the 20 VOC classes if the folder has no
+    others, else the names in the folder, sorted.
     Raises UserError for a missing or broken XML file, an unknown class, and missing images.
     """
     name = name or str(folder)
+    places = voc_folders(folder)
     ids, absent = listed_images(folder, split)
     if not ids:
-        raise UserError(f"data set {name}: the image list of split {split} is empty")
+        what = f"the image list of split {split} is empty" if split else f"{places.annotations} has no XML file"
+        raise UserError(f"data set {name}: {what}")
     if len(set(ids)) != len(ids):
         repeated = sorted(image_id for image_id, count in Counter(ids).items() if count > 1)
         raise UserError(f"data set {name}: duplicate image ids in split {split}: {listed(repeated, EXAMPLES)}")
     # os.path: a damaged list may hold names that no system can look up, which pathlib answers with an OSError
-    missing = [i for i in ids if not os.path.isfile(folder / "Annotations" / f"{i}.xml")]
+    missing = [i for i in ids if not os.path.isfile(places.annotations / f"{i}.xml")]
     if missing:
         raise UserError(
-            f"data set {name}: {len(missing)} of {len(ids)} annotation files are missing in {folder / 'Annotations'}: "
+            f"data set {name}: {len(missing)} of {len(ids)} annotation files are missing in {places.annotations}: "
             f"{listed([f'{i}.xml' for i in missing], EXAMPLES)}"
         )
-    objects = {i: _read_xml(folder / "Annotations" / f"{i}.xml") for i in ids}
-    names = class_names or _class_names(folder)
+    objects = {i: _read_xml(places.annotations / f"{i}.xml") for i in ids}
+    names = class_names or _class_names(places.annotations)
     index = {label: i for i, label in enumerate(names)}
-    files = _image_files(folder / "JPEGImages")
+    files = _image_files(places.images)
     records = []
     for image_id in ids:
         height, width, contained = objects[image_id]
-        file = folder / "JPEGImages" / files.get(image_id, f"{image_id}.jpg")
+        file = places.images / files.get(image_id, f"{image_id}.jpg")
         head: Record = {"file_name": str(file), "image_id": image_id, "height": height, "width": width}
-        records.append({**head, "annotations": _annotations(contained, index, f"{folder}/Annotations/{image_id}.xml")})
+        source = f"{places.annotations}/{image_id}.xml"
+        records.append({**head, "annotations": _annotations(contained, index, source)})
     check_images_exist(records, name)
     labels = Labels(records, list(names), list(range(1, len(names) + 1)))
-    labels.findings += [*_list_findings(absent, split), *_class_findings(names), *record_findings(labels, "voc")]
+    lists = _list_findings(absent, split) if split else _unlisted_findings(sorted(set(files) - set(ids)), places)
+    labels.findings += [*lists, *_class_findings(names), *record_findings(labels, "voc")]
     return labels
 
 
 def listed_images(folder: Path, split: str) -> tuple[list[str], list[str]]:
-    """Ids of the images of ``split``, and those that are left out.
+    """Ids of the images of ``split`` ("": all annotated ones, sorted), and those that are left out.
 
     The list of a class (``aeroplane_train.txt``) has a flag after each id: 1 the class is there, 0 it is there and
     difficult, -1 it is not. Images with -1 are left out.
     """
-    text = read_text(folder / "ImageSets" / "Main" / f"{split}.txt", "the image list")
+    places = voc_folders(folder)
+    if not split:
+        return sorted(path.stem for path in places.annotations.glob("*.xml")), []
+    text = read_text(places.lists / f"{split}.txt", "the image list")
     rows = [line.split() for line in text.splitlines() if line.strip()]
     if not all(len(row) == 2 and row[1] in FLAGS for row in rows):
         return [image_id for row in rows for image_id in row], []
@@ -97,6 +107,11 @@ def listed_images(folder: Path, split: str) -> tuple[list[str], list[str]]:
 def _list_findings(absent: list[str], split: str) -> list[Finding]:
     message = f"{split}.txt is the list of one class: only images that have it are read"
     return [Finding("listed image with flag -1, left out", len(absent), absent[0], message)] if absent else []
+
+
+def _unlisted_findings(images: list[str], places: VocFolders) -> list[Finding]:
+    message = f"images of {places.images} without an XML file are not read; an image without objects needs one too"
+    return [Finding("image without an annotation file, left out", len(images), images[0], message)] if images else []
 
 
 def _class_findings(names: list[str]) -> list[Finding]:
@@ -154,9 +169,9 @@ def _text(node: Any, path: str) -> str:
     return child.text.strip()
 
 
-def _class_names(folder: Path) -> list[str]:
+def _class_names(annotations: Path) -> list[str]:
     names: set[str] = set()
-    for path in (folder / "Annotations").glob("*.xml"):
+    for path in annotations.glob("*.xml"):
         names |= {o["name"] for o in _read_xml(path)[2]}
     return VOC_CLASSES if names <= set(VOC_CLASSES) else sorted(names)
 

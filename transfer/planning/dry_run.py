@@ -9,8 +9,10 @@ from typing import Any
 
 from runtime.atomic import read_json
 from runtime.errors import UserError
+from runtime.pasteable import pasteable, python
 from runtime.terminal import aligned
 from transfer.planning.launchers import RESUME, SHARED_KINDS, Launcher, sbatch_script
+from transfer.planning.own_data.record import predicted_seconds
 from transfer.planning.plan import Plan
 from transfer.planning.progress import last_record, max_iterations
 from transfer.planning.stages import Stage
@@ -36,8 +38,9 @@ def dry_run(plan: Plan, stages: Sequence[Stage], launcher: Launcher) -> str:
     elif unknown == len(commands):
         estimate = f"{unknown} stages, time unknown: nothing like them has finished in {plan.output}"
     else:
-        rest = f", and {unknown} stages of unknown time" if unknown else ""
-        estimate = f"{_duration(total)}, as measured on finished stages like them in {plan.output}{rest}"
+        rest = f", and {unknown} stage{'s' * (unknown > 1)} of unknown time" if unknown else ""
+        source = "as its probe predicts" if measured.predicted else "as measured on finished stages like them"
+        estimate = f"{_duration(total)}, {source} in {plan.output}{rest}"
     return "\n".join(
         [f"{plan.name}: {len(stages)} stages into {plan.output}", aligned(lines), f"to do: {estimate}"]
         + (["", *commands] if commands else [])
@@ -49,14 +52,14 @@ def _command(plan: Plan, stage: Stage, launcher: Launcher, resume: bool) -> str:
         command = stage.command()
     except UserError:
         sources = ", ".join((stage.needs + stage.after)[-3:])
-        return f"{shlex.join(['python', *stage.argv])}  # plus arguments that depend on {sources}"
+        return f"{pasteable(stage.argv[0], stage.argv[1:])}  # plus arguments that depend on {sources}"
     extra = RESUME.get(stage.kind, ()) if resume else ()
     command = (command[0], *extra, *command[1:])  # before the KEY VALUE overrides, which end the command
     if launcher.name == "slurm" and stage.kind in SHARED_KINDS:
         return sbatch_script(launcher, stage.kind, command, stage_folder(plan.output, stage))
     if launcher.name == "torchrun" and stage.kind in SHARED_KINDS:
-        return shlex.join(["python", *launcher.command(stage.kind, command, stage_folder(plan.output, stage))[1:]])
-    return shlex.join(["python", *command])
+        return shlex.join([python(), *launcher.command(stage.kind, command, stage_folder(plan.output, stage))[1:]])
+    return pasteable(command[0], command[1:])
 
 
 class Measured:
@@ -64,12 +67,14 @@ class Measured:
 
     def __init__(self, output: Path) -> None:
         self._output = output
-        self._seconds: dict[str, float] = {}
+        self._seconds = predicted_seconds(output)
+        self.predicted = bool(self._seconds)  # by the probe of a plan for own data, until a run has finished
         self._bytes: dict[str, int] = {}
         for path in sorted([*output.glob("*/*/seed*/result.json"), *output.glob("*/*/pretrain*/seed*/result.json")]):
             result = stored_result(path)
             if result.get("status") == "finished":
                 table = path.relative_to(output).parts[0]
+                self.predicted = False
                 self._seconds[table] = _whole_run(result)
                 self._bytes[table] = sum(f.stat().st_size for f in path.parent.rglob("*") if f.is_file())
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from runtime.errors import UserError, suggestion
 from runtime.listing import listed
+from runtime.pasteable import pasteable
 from runtime.strict_yaml import parse_yaml, read_yaml
 
 
@@ -18,6 +19,9 @@ def read_plan(path: Path) -> dict[str, Any]:
         raise UserError(f"plan {path} does not exist" + suggest(path.name, known))
     if not (content := read_yaml(path, f"plan {path}")):
         raise UserError(f"plan {path} is empty: it must have inits, configs and seeds")
+    if {"base", "groups"} <= content.keys():
+        run = pasteable("pretrain/sweep.py", [path])
+        raise UserError(f"plan {path} is a table of pretrainings, without fine-tuning; run it by {run}")
     return content
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from transfer.planning.launchers import Launcher, make_launcher
 from transfer.planning.leakage_check import check_leakage, recorded_leakage, unchecked_inits
 from transfer.planning.lr_search import SEARCHED, search_folder, search_record
 from transfer.planning.needed_runs import power_text
+from transfer.planning.own_data.own_plan import own_plan, prediction_line
 from transfer.planning.plan import Plan, load_plan
 from transfer.planning.preflight import refusal_lines, refusals, refuse_hopeless_plan
 from transfer.planning.runner import Runner
@@ -31,6 +33,16 @@ from transfer.records.run import Run, find_runs, read_run
 from transfer.report.content import RateSearch, Report
 from transfer.report.files import write_report
 from transfer.report.terminal import terminal
+
+
+def run_own_data(args: argparse.Namespace, words: Sequence[str]) -> int:
+    """Make a plan for own data and run it; the exit code of measure_gap.py."""
+    path = own_plan(args, words)
+    args.plan, args.output = str(path), None  # the plan names its folder
+    code = run_plan(args, shlex.join(["python", "transfer/measure_gap.py", str(path)]))
+    if not args.dry_run and (line := prediction_line(path)):
+        print(line)
+    return code
 
 
 def run_plan(args: argparse.Namespace, command: str) -> int:

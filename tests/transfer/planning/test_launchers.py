@@ -28,7 +28,7 @@ def test_dry_run_writes_nothing(plan_file: Path) -> None:
     text = dry_run(plan, plan_stages(plan), Launcher())
     assert "toy: 11 stages into runs/toy" in text
     assert "to do: 11 stages, time unknown: nothing like them has finished in runs/toy" in text
-    assert text.count("python transfer/train_net.py --config-file toy.yaml") == 6
+    assert text.count("transfer/train_net.py --config-file toy.yaml") == 6
     assert files_below(plan.output) == []
 
 
@@ -100,6 +100,6 @@ def test_dry_run_prints_commands_that_can_be_started(plan_file: Path) -> None:
     (run / "last_checkpoint").write_text("model_0000009.pth")
     stages = plan_stages(plan)
     line = next(x for x in dry_run(plan, stages, Launcher()).splitlines() if "random/seed0" in x and "python" in x)
-    assert line.startswith("python transfer/train_net.py --resume --config-file")
+    assert "transfer/train_net.py --resume --config-file" in line
     text = dry_run(plan, stages, make_launcher("torchrun", 2, []))
-    assert text.count("python -m torch.distributed.run --standalone --nproc-per-node=2") == 8
+    assert text.count(" -m torch.distributed.run --standalone --nproc-per-node=2") == 8

@@ -54,7 +54,7 @@ def test_one_seed_is_a_description(tmp_path: Path) -> None:
         "moco against supervised on toy: +2.00 box AP on these images, with this seed; other seeds may differ by as "
         "much (n=1: no verdict)."
     ]
-    assert comparison.next_step == "What now: 1 of 1 comparisons have one seed, so no verdict: add a second seed."
+    assert comparison.next_step == "What now: the comparison has one seed, so no verdict: add a second seed."
 
 
 def test_a_failed_run_is_named_in_sentence_and_table(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_undecided_says_how_many_seeds_would_decide(tmp_path: Path) -> None:
     write(tmp_path, "supervised", [30.0, 30.2, 29.9])
     write(tmp_path, "moco", [30.9, 30.5, 31.5])
     step = compared(tmp_path).next_step
-    assert "1 of 1 comparisons are undecided (moco against supervised on toy)" in step
+    assert "the comparison is undecided (moco against supervised on toy)" in step
     assert re.search(r"see differences above \d+\.\d AP; about \d+ more seeds would see 0.5 \(about \d+ min\)", step)
     assert "see 0.2" in compared(tmp_path, margin=0.2).next_step
 

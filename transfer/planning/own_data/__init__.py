@@ -1,0 +1,1 @@
+"""A plan for own data, made by looking at the data, the machine and a short probe; every line says why it is there."""
