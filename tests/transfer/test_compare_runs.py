@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pycocotools import mask as coco_mask
 
 from runtime.errors import UserError
 from tests.transfer.detection_arrays import make_detections
@@ -84,10 +85,8 @@ def test_one_seed_has_no_spread(write_run: Callable[..., Path]) -> None:
 
 
 def test_other_masks_are_a_difference(write_run: Callable[..., Path]) -> None:
-    runs = [
-        write_run(tree, 0, 1.0, masks=[{"size": [4, 4], "counts": counts}])
-        for tree, counts in (("torchvision", b"04L"), ("detectron2", b"13L"))
-    ]
+    masks = [coco_mask.encode(np.asfortranarray(np.eye(4, k=k, dtype=np.uint8))) for k in (0, 1)]
+    runs = [write_run(tree, 0, 1.0, masks=[mask]) for tree, mask in zip(("torchvision", "detectron2"), masks)]
     assert [pair.detections for pair in match(*runs)] == [float("inf")]
 
 
