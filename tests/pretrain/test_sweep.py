@@ -34,7 +34,7 @@ def test_every_run_of_the_committed_plans_is_accepted() -> None:
     assert len(PLANS) == 3
     assert len(argvs) > 50
     for argv in argvs:
-        settings = parse([str(part).format(output="runs/x", init="x", seed=0) for part in argv])
+        settings = parse([str(part).format(output="runs/x", init="x", seed=0, pretrain_seed=0) for part in argv])
         batch, parts = settings.optimisation.batch_size, settings.optimisation.accumulate
         check_settings(settings)
         check_sizes(settings, Sizes(9469, 10, batch, 9469 // batch, parts), ranks=1)
