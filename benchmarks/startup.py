@@ -30,10 +30,11 @@ OURS = """
 from transfer.data.catalog import get_dataset
 from transfer.data.loader import build_train_loader
 from transfer.data.mapper import DetectionMapper
+from transfer.data.random_geometry import RandomGeometry
 spec = get_dataset("coco:{folder}/instances.json:{folder}/images")
 records = [r for r in spec.records() if any(not a["iscrowd"] for a in r["annotations"])]
-options = dict(image_format="BGR", min_sizes=(640, 800), max_size=1333, flip="horizontal", masks="polygon")
-mapper = DetectionMapper(train=True, **options)
+geometry = RandomGeometry(min_sizes=(640, 800), max_size=1333, flip="horizontal")
+mapper = DetectionMapper(train=True, image_format="BGR", geometry=geometry, masks="polygon")
 loader = build_train_loader(records=records, mapper=mapper, batch_size=2, seed=0, draw_seed=0)
 batch = next(iter(loader))
 """

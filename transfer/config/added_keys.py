@@ -1,4 +1,4 @@
-"""Keys for what Detectron2 has only in its Python configs: ViT, Swin, AdamW; and for ConvNeXt.
+"""Keys for what Detectron2 has only in its Python configs: ViT, Swin, large-scale jitter, AdamW; and for ConvNeXt.
 
 The defaults of a backbone are those of its smallest published detector: ViT-B of projects/ViTDet, Swin-T, ConvNeXt-T.
 """
@@ -57,6 +57,10 @@ ADDED: dict[str, Key] = {
     "MODEL.CONVNEXT.LAYER_SCALE": _added(True, "a learned factor per channel on every block (version 1)"),
     "MODEL.CONVNEXT.GRN": _added(False, "global response normalisation in every block (version 2)"),
     "MODEL.CONVNEXT.ACT_CHECKPOINT": _added(False, "recompute the blocks in the backward pass"),
+    "INPUT.LSJ.ENABLED": _added(False, "large-scale jitter instead of MIN_SIZE_TRAIN: scale, then cut a square"),
+    "INPUT.LSJ.SIZE": _added(1024, "side of the square in pixels"),
+    "INPUT.LSJ.MIN_SCALE": _added(0.1, "smallest scale of the image, relative to the square"),
+    "INPUT.LSJ.MAX_SCALE": _added(2.0, "largest scale"),
     "SOLVER.OPTIMIZER": _added("SGD", "SGD or AdamW"),
     "SOLVER.BETAS": _added((0.9, 0.999), "decay of AdamW's running means"),
     "SOLVER.LAYER_DECAY": _added(1.0, "factor on the learning rate from layer to layer, from the output down"),

@@ -75,7 +75,8 @@ def check_square(values: Values, *, train: bool) -> None:
     if values["TEST.AUG.ENABLED"]:
         sizes["TEST.AUG.MAX_SIZE"] = values["TEST.AUG.MAX_SIZE"]
     if train:
-        sizes["INPUT.MAX_SIZE_TRAIN"] = values["INPUT.MAX_SIZE_TRAIN"]
+        largest = "INPUT.LSJ.SIZE" if values["INPUT.LSJ.ENABLED"] else "INPUT.MAX_SIZE_TRAIN"
+        sizes[largest] = values[largest]
     for name, size in sizes.items():
         if size > side:
             raise UserError(f"{name} {size} does not fit into {key} {side}; lower the one or raise the other")

@@ -31,7 +31,8 @@ class PackedRecords:
         blobs = [pickle.dumps(r, protocol=pickle.HIGHEST_PROTOCOL) for r in records]
         self._ends = np.cumsum([len(b) for b in blobs], dtype=np.int64)
         self._bytes = np.frombuffer(b"".join(blobs), dtype=np.uint8)
-        self.landscape = np.array([r["width"] > r["height"] for r in records])
+        self.sizes = [(int(r["height"]), int(r["width"])) for r in records]
+        self.landscape = np.array([width > height for height, width in self.sizes])
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -173,7 +174,7 @@ def build_train_loader(
             indices = samplers.repeated_indices(repeat_factors, seed)
         batches = samplers.plan_batches(
             samplers.rank_slice(indices, rank, world),
-            mapper.draw,
+            lambda chosen, index: mapper.geometry.draw(chosen, packed.sizes[index]),
             batch_size=batch_size,
             generators=[generator]
             if generator is not None
@@ -198,7 +199,7 @@ def build_test_loader(
     """Lists of up to ``batch_size`` items, in order: a rank's contiguous share of the records, each exactly once."""
     share = samplers.inference_range(len(records), rank, world)
     packed = PackedRecords(records)
-    draw = mapper.test_draw()
+    draw = mapper.geometry.test_draw()
     batches = [[(i, draw) for i in share[k : k + batch_size]] for k in range(0, len(share), batch_size)]
     return TestLoader(
         packed, mapper, lambda: iter(batches), num_workers=num_workers, pin_memory=pin_memory, batches=len(batches)
@@ -209,7 +210,7 @@ class _MappedStream(Dataset[Any]):
     """A record itself is the key; the value is the record and its test item, or what is wrong with the image."""
 
     def __init__(self, mapper: DetectionMapper) -> None:
-        self._mapper, self._draw = mapper, mapper.test_draw()
+        self._mapper, self._draw = mapper, mapper.geometry.test_draw()
 
     def __getitem__(self, record: Record) -> tuple[Record, Item | str]:
         try:

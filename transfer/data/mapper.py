@@ -1,9 +1,10 @@
-"""One record -> one training or test item: read, resize the shortest edge, flip, transform the annotations."""
+"""One record -> one training or test item: read, crop, resize, flip, transform the annotations."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from itertools import compress
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,20 +13,13 @@ from PIL import Image
 from runtime.errors import UserError
 from runtime.image_formats import UNREADABLE, open_image, to_mode
 from transfer.data.box_modes import corners
+from transfer.data.geometry import Geometry
 from transfer.data.keypoints import keypoint_array
 from transfer.data.labels import Record
+from transfer.data.random_geometry import Draw, RandomGeometry
 
 SMALLEST_SIDE = 1e-5  # pixels; boxes with a shorter side are dropped, as are empty masks
-FLIPS = ("horizontal", "vertical", "none")
-SIZE_SAMPLINGS = ("choice", "range")
 MASK_FORMATS = ("polygon", "bitmask")
-
-
-class Draw(NamedTuple):
-    """The random choices for one image: the shortest edge asked for (0: keep the size), and whether to flip."""
-
-    short_edge: int
-    flip: bool
 
 
 def read_image(path: str, image_format: str) -> np.ndarray:
@@ -70,18 +64,8 @@ def given_pixels(image: Any, image_format: str) -> np.ndarray:
         raise UserError(f"image: its pixels cannot be used ({error})") from error
 
 
-def resized_shape(height: int, width: int, short_edge: int, longest: int) -> tuple[int, int]:
-    """(height, width) after the shortest edge becomes ``short_edge`` unless the longest would exceed ``longest``."""
-    scale = short_edge * 1.0 / min(height, width)
-    new_h, new_w = (short_edge * 1.0, scale * width) if height < width else (scale * height, short_edge * 1.0)
-    if max(new_h, new_w) > longest:
-        shrink = longest * 1.0 / max(new_h, new_w)
-        new_h, new_w = new_h * shrink, new_w * shrink
-    return int(new_h + 0.5), int(new_w + 0.5)
-
-
 class DetectionMapper:
-    """Maps records to items. ``draw`` makes the random choices separately, so that they can be replayed without images.
+    """Maps records to items. The random choices are drawn by ``geometry``, so that they can be replayed without images.
 
     ``masks``: "" for boxes only, "polygon" (lists of float64 arrays x0 y0 x1 y1 ...) or "bitmask" (bool N x H x W).
     ``keypoints``: ``mirrored_order`` of the keypoints to read; None for a detector without keypoints.
@@ -92,36 +76,16 @@ class DetectionMapper:
         *,
         train: bool,
         image_format: str,
-        min_sizes: Sequence[int],
-        max_size: int,
-        sampling: str = "choice",
-        flip: str = "none",
+        geometry: RandomGeometry,
         masks: str = "",
         keypoints: Sequence[int] | None = None,
     ) -> None:
-        if flip not in FLIPS or sampling not in SIZE_SAMPLINGS or masks not in ("", *MASK_FORMATS):
-            raise UserError(
-                f"INPUT: RANDOM_FLIP {flip!r} must be one of {FLIPS}, MIN_SIZE_TRAIN_SAMPLING {sampling!r} choice or "
-                f"range, MASK_FORMAT {masks!r} polygon or bitmask"
-            )
-        if sampling == "range" and len(min_sizes) != 2:
-            raise UserError(f"INPUT.MIN_SIZE_TRAIN {tuple(min_sizes)} must be (low, high) when sampled as a range")
-        self.train, self.image_format = train, image_format
-        self.min_sizes, self.max_size, self.sampling = tuple(min_sizes), max_size, sampling
-        self.flip, self.masks, self.keypoints = flip, masks, keypoints
-
-    def draw(self, generator: np.random.RandomState) -> Draw:
-        """The choices for the next training image, with Detectron2's calls in its order."""
-        if self.sampling == "range":
-            size = generator.randint(self.min_sizes[0], self.min_sizes[1] + 1)
-        else:
-            size = generator.choice(self.min_sizes)
-        flip = self.flip != "none" and bool(generator.uniform(0.0, 1.0) < 0.5)
-        return Draw(int(size), flip)
-
-    def test_draw(self) -> Draw:
-        """The fixed choice at test time: the first size, no flip."""
-        return Draw(int(self.min_sizes[0]), False)
+        if masks not in ("", *MASK_FORMATS):
+            raise UserError(f"INPUT.MASK_FORMAT {masks!r} must be polygon or bitmask")
+        self.train, self.image_format, self.geometry = train, image_format, geometry
+        self.masks, self.keypoints = masks, keypoints
+        # what is left of an object's mask after a crop has a smaller box than what is left of its box
+        self.boxes_from_masks = bool(masks and (geometry.crop or geometry.jitter))
 
     def __call__(self, record: Record, draw: Draw) -> dict[str, Any]:
         """Item: image (uint8 C x H x W), height, width (original), image_id, file_name, and in training instances.
@@ -140,7 +104,7 @@ class DetectionMapper:
         item = self.item_of(pixels, draw, name=f"image {record['file_name']}")
         item.update({key: record[key] for key in ("file_name", "image_id") if key in record})
         if self.train and "annotations" in record:
-            item["instances"] = self._instances(record, draw, (height, width), tuple(item["image"].shape[1:]))
+            item["instances"] = self._instances(record, self.geometry.of(draw, (height, width)))
         return item
 
     def item_of(self, pixels: np.ndarray, draw: Draw, *, name: str = "image") -> dict[str, Any]:
@@ -149,89 +113,72 @@ class DetectionMapper:
         Raises UserError, beginning with ``name``, for an image so narrow that nothing of it is left.
         """
         height, width = pixels.shape[:2]
-        if draw.short_edge and not all(resized_shape(height, width, draw.short_edge, self.max_size)):
+        geometry = self.geometry.of(draw, (height, width))
+        if not all(geometry.after):
+            limit = f"with its longer side at {self.geometry.max_size} pixels (INPUT.MAX_SIZE)"
+            change = "cropped and resized as INPUT.CROP or INPUT.LSJ has it" if geometry.crops else limit
             raise UserError(
-                f"{name} is {width} x {height}: with its longer side at {self.max_size} pixels (INPUT.MAX_SIZE) "
-                "nothing of the shorter one is left; crop it or leave it out"
+                f"{name} is {width} x {height}: {change} nothing of the shorter one is left; crop it or leave it out"
             )
-        resized = self._resize(pixels, draw, Image.Resampling.BILINEAR)
-        image = torch.as_tensor(np.ascontiguousarray(resized.transpose(2, 0, 1)))
+        changed = geometry.pixels(pixels, Image.Resampling.BILINEAR)
+        image = torch.as_tensor(np.ascontiguousarray(changed.transpose(2, 0, 1)))
         return {"image": image, "height": height, "width": width}
 
-    def _resize(self, pixels: np.ndarray, draw: Draw, method: Image.Resampling) -> np.ndarray:
-        """``pixels`` (H x W [x C] uint8) after resize and flip."""
-        if draw.short_edge:
-            height, width = resized_shape(pixels.shape[0], pixels.shape[1], draw.short_edge, self.max_size)
-            single = pixels.ndim == 3 and pixels.shape[2] == 1
-            image = Image.fromarray(pixels[:, :, 0] if single else np.ascontiguousarray(pixels))
-            pixels = np.asarray(image.resize((width, height), method))
-            pixels = pixels[:, :, None] if single else pixels
-        if draw.flip:
-            pixels = pixels[:, ::-1] if self.flip == "horizontal" else pixels[::-1]
-        return pixels
-
-    def _instances(self, record: Record, draw: Draw, before: tuple[int, int], after: tuple[int, ...]) -> dict[str, Any]:
+    def _instances(self, record: Record, geometry: Geometry) -> dict[str, Any]:
         annotations = [a for a in record["annotations"] if a.get("iscrowd", 0) == 0]
-        boxes = self._move(corners(annotations, np.float32).reshape(-1, 2), draw, before, after).reshape(-1, 4)
-        if draw.flip:  # mirroring exchanged left and right, or top and bottom
-            axis = 0 if self.flip == "horizontal" else 1
-            boxes[:, [axis, axis + 2]] = boxes[:, [axis + 2, axis]]
-        limit = np.array([after[1], after[0], after[1], after[0]])
-        tensor = torch.as_tensor(np.minimum(boxes.clip(min=0), limit)).float()
-        keep = ((tensor[:, 2:] - tensor[:, :2]) > SMALLEST_SIDE).all(dim=1)
+        boxes = torch.as_tensor(geometry.boxes(corners(annotations, np.float32))).float()
         classes = torch.tensor([int(a["category_id"]) for a in annotations], dtype=torch.int64)
-        instances: dict[str, Any] = {}
-        if self.masks == "polygon":
-            visible = [a for a, k in zip(annotations, keep) if k]
-            instances["masks"] = [self._polygons(a, record, draw, before, after) for a in visible]
-        elif self.masks == "bitmask":
-            stack = [torch.from_numpy(self._bitmask(a, record, draw, before, after)) for a in annotations]
-            bits = torch.stack(stack) if stack else torch.zeros(0, *after[:2], dtype=torch.bool)
-            keep &= bits.flatten(1).any(dim=1)
-            instances["masks"] = bits[keep]
+        masks, tight = self._masks(annotations, record, geometry, _are_boxes(boxes))
+        if tight is not None:
+            boxes = tight
+        keep = _are_boxes(boxes)
+        if isinstance(masks, torch.Tensor):
+            keep &= masks.flatten(1).any(dim=1)
+        instances: dict[str, Any] = {"boxes": boxes[keep], "classes": classes[keep]}
+        if masks is not None:
+            instances["masks"] = masks[keep] if isinstance(masks, torch.Tensor) else list(compress(masks, keep))
         if self.keypoints is not None:
-            points = [self._keypoints(a, record, draw, before, after) for a in annotations]
+            points = [self._keypoints(a, record, geometry) for a in annotations]
             stacked = np.stack(points) if points else np.zeros((0, len(self.keypoints), 3))
             instances["keypoints"] = torch.as_tensor(stacked, dtype=torch.float32)[keep]
-        return {"boxes": tensor[keep], "classes": classes[keep], **instances}
+        return instances
 
-    def _move(self, points: np.ndarray, draw: Draw, before: tuple[int, int], after: tuple[int, ...]) -> np.ndarray:
-        """Points (M x 2, x y, float64, changed in place) from the original to the resized, flipped image."""
-        if draw.short_edge:
-            points[:, 0] *= after[1] * 1.0 / before[1]
-            points[:, 1] *= after[0] * 1.0 / before[0]
-        if draw.flip:
-            axis, length = (0, after[1]) if self.flip == "horizontal" else (1, after[0])
-            points[:, axis] = length - points[:, axis]
-        return points
+    def _masks(
+        self, annotations: Sequence[dict[str, Any]], record: Record, geometry: Geometry, visible: torch.Tensor
+    ) -> tuple[torch.Tensor | list[list[np.ndarray]] | None, torch.Tensor | None]:
+        """Masks in the form asked for, and the boxes (float32 N x 4) around them if they replace the annotated ones."""
+        if not self.masks:
+            return None, None
+        if self.masks == "polygon":
+            wanted = [self.boxes_from_masks or bool(seen) for seen in visible]
+            polygons = [self._polygons(a, record, geometry) if w else [] for a, w in zip(annotations, wanted)]
+            return polygons, _boxes_of_polygons(polygons) if self.boxes_from_masks else None
+        stack = [torch.from_numpy(self._bitmask(a, record, geometry)) for a in annotations]
+        bits = torch.stack(stack) if stack else torch.zeros(0, *geometry.after, dtype=torch.bool)
+        return bits, _boxes_of_bitmasks(bits) if self.boxes_from_masks else None
 
-    def _keypoints(
-        self, annotation: dict[str, Any], record: Record, draw: Draw, before: tuple[int, int], after: tuple[int, ...]
-    ) -> np.ndarray:
+    def _keypoints(self, annotation: dict[str, Any], record: Record, geometry: Geometry) -> np.ndarray:
         assert self.keypoints is not None
         points = keypoint_array(annotation, len(self.keypoints), record["file_name"])
-        points[:, :2] = self._move(points[:, :2].copy(), draw, before, after)
-        inside = ((points[:, :2] >= 0) & (points[:, :2] <= np.array([after[1], after[0]]))).all(axis=1)
+        points[:, :2] = geometry.points(points[:, :2].copy())
+        height, width = geometry.after
+        inside = ((points[:, :2] >= 0) & (points[:, :2] <= np.array([width, height]))).all(axis=1)
         points[:, 2][~inside] = 0
-        if draw.flip and self.flip == "horizontal":
+        if geometry.mirrored:
             points = points[np.asarray(self.keypoints)]
         points[points[:, 2] == 0] = 0
         return points
 
-    def _polygons(
-        self, annotation: dict[str, Any], record: Record, draw: Draw, before: tuple[int, int], after: tuple[int, ...]
-    ) -> list[np.ndarray]:
+    def _polygons(self, annotation: dict[str, Any], record: Record, geometry: Geometry) -> list[np.ndarray]:
         shapes = annotation.get("segmentation")
         if not isinstance(shapes, list):
             kind = "no segmentation" if shapes is None else "a run-length mask; set INPUT.MASK_FORMAT bitmask"
             raise UserError(f"image {record['file_name']}: an annotation has {kind}, MODEL.MASK_ON needs polygons")
         points = [np.array(p, dtype=np.float64).reshape(-1, 2) for p in shapes]
-        return [self._move(p, draw, before, after).reshape(-1) for p in points]
+        return [p.reshape(-1) for p in geometry.polygons(points)]
 
-    def _bitmask(
-        self, annotation: dict[str, Any], record: Record, draw: Draw, before: tuple[int, int], after: tuple[int, ...]
-    ) -> np.ndarray:
-        """H x W bool mask in the resized image: polygons are rasterised there, run-length masks are resized."""
+    def _bitmask(self, annotation: dict[str, Any], record: Record, geometry: Geometry) -> np.ndarray:
+        """H x W bool mask in the changed image: polygons are rasterised there, run-length masks are resized."""
         from pycocotools import mask as coco_mask
 
         shapes = annotation.get("segmentation")
@@ -240,8 +187,34 @@ class DetectionMapper:
                 decoded = coco_mask.decode(shapes)
             except (ValueError, TypeError) as error:
                 raise UserError(f"image {record['file_name']}: a run-length mask cannot be read ({error})") from error
-            mask = self._resize(decoded, draw, Image.Resampling.NEAREST)
+            mask = geometry.pixels(decoded, Image.Resampling.NEAREST)
         else:
-            polygons = [p.tolist() for p in self._polygons(annotation, record, draw, before, after)]
-            mask = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, *after[:2])))
+            polygons = [p.tolist() for p in self._polygons(annotation, record, geometry)]
+            if not polygons:  # cut off
+                return np.zeros(geometry.after, dtype=bool)
+            mask = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, *geometry.after)))
         return np.ascontiguousarray(mask.astype(bool))
+
+
+def _are_boxes(boxes: torch.Tensor) -> torch.Tensor:
+    """Whether each of ``boxes`` (N x 4) has an area."""
+    return ((boxes[:, 2:] - boxes[:, :2]) > SMALLEST_SIDE).all(dim=1)
+
+
+def _boxes_of_polygons(masks: Sequence[Sequence[np.ndarray]]) -> torch.Tensor:
+    """The box around each object's polygons, float32 N x 4; of an object without one, a box of negative size."""
+    boxes = torch.zeros(len(masks), 4)
+    for box, polygons in zip(boxes, masks):
+        points = torch.cat([torch.from_numpy(p).view(-1, 2) for p in polygons] or [torch.zeros(0, 2)]).float()
+        box[:2], box[2:] = (points.amin(0), points.amax(0)) if len(points) else (1.0, 0.0)
+    return boxes
+
+
+def _boxes_of_bitmasks(masks: torch.Tensor) -> torch.Tensor:
+    """The box around the pixels of each mask (bool N x H x W), float32 N x 4; of an empty mask, zeros."""
+    boxes = torch.zeros(len(masks), 4)
+    for box, mask in zip(boxes, masks):
+        columns, rows = torch.where(mask.any(dim=0))[0], torch.where(mask.any(dim=1))[0]
+        if len(columns):
+            box[:] = torch.stack([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]).float()
+    return boxes

@@ -82,7 +82,7 @@ def draw_seeds(num_workers: int, seed: int) -> list[int]:
 
 def plan_batches(
     indices: Iterator[int],
-    draw: Callable[[np.random.RandomState], Any],
+    draw: Callable[[np.random.RandomState, int], Any],
     *,
     batch_size: int,
     generators: Sequence[np.random.RandomState],
@@ -90,20 +90,20 @@ def plan_batches(
 ) -> Iterator[list[Key]]:
     """An endless stream of batches of keys (index, draw).
 
-    ``generators``: those of the augmentations, one per virtual worker (see ``draw_seeds``); ``draw(generator)`` makes
-    the random choices for one image, when its batch is asked for. ``landscape`` (bool per record, width > height)
+    ``generators``: those of the augmentations, one per virtual worker (see ``draw_seeds``); ``draw(generator, index)``
+    makes the random choices for one image, when its batch is asked for. ``landscape`` (bool per record, width > height)
     groups batches by orientation; None takes images as they come.
     """
     if landscape is None:  # each worker loads whole batches, in turn
         for generator in itertools.cycle(generators):
-            yield [(index, draw(generator)) for index in itertools.islice(indices, batch_size)]
+            yield [(index, draw(generator, index)) for index in itertools.islice(indices, batch_size)]
         return
     # a batch is delivered when its orientation has enough images. Choices are drawn when an image arrives, not when its
     # batch is full: that is when Detectron2's worker maps it
     waiting: tuple[list[Key], list[Key]] = ([], [])
     for worker, index in _arrivals(indices, len(generators), batch_size):
         bucket = waiting[bool(landscape[index])]
-        bucket.append((index, draw(generators[worker])))
+        bucket.append((index, draw(generators[worker], index)))
         if len(bucket) == batch_size:
             yield bucket[:]
             bucket.clear()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime.errors import UserError
+from transfer.config.backbones import BACKBONES
+from transfer.config.schema import KEYS
 from transfer.literature.effects import Effect, effect_of, separate_differences
 from transfer.literature.noise import Noise, noise_of_difference
 from transfer.literature.protocols import protocol_of
@@ -15,6 +17,7 @@ from transfer.literature.setups import FIELDS, detector_parts, is_detection, set
 
 # metric of an own run, as (task, name) -> the name in published rows with boxes alone, and with boxes and masks
 OWN_METRICS = {("bbox", "AP"): ("AP", "APbb"), ("segm", "AP"): ("APmk",)}
+STRIDES = {"True": "1x1 convolution", "False": "3x3 convolution"}
 IMAGENET_STD = [58.395, 57.12, 57.375]
 FRAME = ("dataset", "detector", "backbone", "neck", "schedule")  # rows that share these are near, whatever else differs
 
@@ -55,21 +58,18 @@ def setup_of_run(record: Mapping[str, Any]) -> dict[str, Any]:
     parts = detector_parts(protocol.detector)
     fields = {
         "dataset": protocol.dataset,
-        "detector": _architecture(flat, parts.architecture),
+        "detector": parts.architecture,
         "backbone": parts.backbone,
         "neck": parts.neck,
         "schedule": protocol.schedule.split(" at batch")[0],
         "head": _head(flat, parts.neck),
-        "backbone_norm": _norm(flat.get("MODEL.RESNETS.NORM")),
-        "frozen_stages": flat.get("MODEL.BACKBONE.FREEZE_AT"),
-        "precise_bn": flat.get("TEST.PRECISE_BN.ENABLED"),
+        **(_of_resnets(flat) if flat.get("MODEL.BACKBONE.NAME") not in BACKBONES else {}),
         "input": _input(flat),
-        "stride": {True: "1x1 convolution", False: "3x3 convolution"}.get(flat.get("MODEL.RESNETS.STRIDE_IN_1X1")),
         "image_size": _size(flat, "TRAIN"),
         "augmentation": _augmentation(flat),
         "test_size": _size(flat, "TEST"),
         "test_augmentation": flat.get("TEST.AUG.ENABLED"),
-        "optimiser": "SGD",  # the only one that the engines have
+        "optimiser": _optimiser(flat),
         "lr": flat.get("SOLVER.BASE_LR"),
         "batch": flat.get("SOLVER.IMS_PER_BATCH"),
         "weight_decay": flat.get("SOLVER.WEIGHT_DECAY"),
@@ -79,10 +79,13 @@ def setup_of_run(record: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value not in (None, "")}
 
 
-def _architecture(flat: Mapping[str, Any], plain: str) -> str:
-    if flat.get("MODEL.META_ARCHITECTURE") == "RetinaNet":
-        return "RetinaNet"
-    return f"Cascade {plain}" if flat.get("MODEL.ROI_HEADS.NAME") == "CascadeROIHeads" else plain
+def _of_resnets(flat: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "backbone_norm": _norm(flat.get("MODEL.RESNETS.NORM")),
+        "frozen_stages": flat.get("MODEL.BACKBONE.FREEZE_AT"),
+        "precise_bn": flat.get("TEST.PRECISE_BN.ENABLED"),
+        "stride": STRIDES.get(str(flat.get("MODEL.RESNETS.STRIDE_IN_1X1"))),
+    }
 
 
 def _head(flat: Mapping[str, Any], neck: str) -> str | None:
@@ -113,6 +116,8 @@ def _input(flat: Mapping[str, Any]) -> str | None:
 
 
 def _size(flat: Mapping[str, Any], part: str) -> str | None:
+    if part == "TRAIN" and flat.get("INPUT.LSJ.ENABLED"):
+        return f"{_recorded(flat, 'INPUT.LSJ.SIZE')} px"
     sides, longest = flat.get(f"INPUT.MIN_SIZE_{part}"), flat.get(f"INPUT.MAX_SIZE_{part}")
     if sides is None or longest is None:
         return None
@@ -126,7 +131,21 @@ def _augmentation(flat: Mapping[str, Any]) -> str | None:
     if flip is None:
         return None
     names = [f"{flip} flip"] * (flip != "none") + ["random crop"] * bool(flat.get("INPUT.CROP.ENABLED"))
+    if flat.get("INPUT.LSJ.ENABLED"):
+        low, high = (_recorded(flat, f"INPUT.LSJ.{key}") for key in ("MIN_SCALE", "MAX_SCALE"))
+        published = (low, high, flip) == (0.1, 2.0, "horizontal")
+        return "LSJ" if published else f"LSJ, scale {low}-{high}, {flip} flip"
     return ", ".join(names) or "none"
+
+
+def _recorded(flat: Mapping[str, Any], key: str) -> Any:
+    """The value of a key of this project, which a record leaves out at its default."""
+    return flat.get(key, KEYS[key].default)
+
+
+def _optimiser(flat: Mapping[str, Any]) -> str:
+    name = _recorded(flat, "SOLVER.OPTIMIZER")
+    return f"{name} with layer decay" if _recorded(flat, "SOLVER.LAYER_DECAY") != 1 else str(name)
 
 
 def _evaluator(name: str) -> str | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from transfer.comparison.gap import Table
+from transfer.literature.detector_names import detector_name, protocol_name
 from transfer.literature.rows import Group, PublishedRow, grouped, load
 
 MOST_NEAREST = 3
@@ -64,28 +65,7 @@ def protocol_of(record: Mapping[str, Any]) -> Protocol:
         schedule = COCO_SCHEDULES.get(iterations, schedule)
     if images != 16:
         schedule += f" at batch {images}"
-    return Protocol(dataset, _detector(flat), schedule, _heads(flat))
-
-
-def _detector(flat: Mapping[str, Any]) -> str:
-    kind = "Mask R-CNN" if flat.get("MODEL.MASK_ON") else "Faster R-CNN"
-    if "fpn" in str(flat.get("MODEL.BACKBONE.NAME", "")):
-        neck = "FPN"
-    else:
-        neck = "dilated-C5" if flat.get("MODEL.RESNETS.RES5_DILATION") == 2 else "C4"
-    convolutions = flat.get("MODEL.ROI_BOX_HEAD.NUM_CONV") or 0
-    heads = " (4conv1fc-SyncBN heads)" if neck == "FPN" and convolutions == 4 else ""
-    return f"{kind} R{flat.get('MODEL.RESNETS.DEPTH')}-{neck}{heads}"
-
-
-def _heads(flat: Mapping[str, Any]) -> str:
-    norm, frozen = flat.get("MODEL.RESNETS.NORM"), flat.get("MODEL.BACKBONE.FREEZE_AT")
-    tuned = norm in ("BN", "SyncBN", "naiveSyncBN") and frozen == 0 and bool(flat.get("TEST.PRECISE_BN.ENABLED"))
-    if not tuned:
-        return f"norm {norm}, FREEZE_AT {frozen}, PreciseBN {bool(flat.get('TEST.PRECISE_BN.ENABLED'))}"
-    if flat.get("MODEL.ROI_BOX_HEAD.NUM_CONV") == 4:
-        return "4conv1fc box head + SyncBN in box/mask heads (InfoMin/PyContrast recipe)"
-    return "moco"
+    return Protocol(dataset, detector_name(flat), schedule, protocol_name(flat))
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,10 @@ def test_the_cases_of_the_comparison_pass(case: dict[str, object]) -> None:
     check(case, ONE_SQUARE)
 
 
+def test_the_longest_side_of_jittered_images_is_that_of_their_window() -> None:
+    check(VIT, [*ONE_SQUARE, "INPUT.MAX_SIZE_TRAIN", 1333, "INPUT.LSJ.ENABLED", True, "INPUT.LSJ.SIZE", 128])
+
+
 @pytest.mark.parametrize(
     ("case", "changes", "message"),
     [
@@ -48,6 +52,11 @@ def test_the_cases_of_the_comparison_pass(case: dict[str, object]) -> None:
         (VIT, ["MODEL.BACKBONE.FREEZE_AT", 2], "counts the stages of a ResNet; set it to 0"),
         (VIT, ["MODEL.BACKBONE.SQUARE_PAD", 100], "MODEL.BACKBONE.SQUARE_PAD 100 must be a multiple of 32"),
         (VIT, ["INPUT.MAX_SIZE_TEST", 200], "INPUT.MAX_SIZE_TEST 200 does not fit into MODEL.BACKBONE.SQUARE_PAD 128"),
+        (
+            VIT,
+            ["INPUT.LSJ.ENABLED", True, "INPUT.LSJ.SIZE", 160],
+            "INPUT.LSJ.SIZE 160 does not fit into MODEL.BACKBONE.SQUARE_PAD 128",
+        ),
         (VIT, ["MODEL.RPN.IN_FEATURES", ["p7"]], "among the maps of this backbone, p2, p3, p4, p5, p6"),
         (SWIN, ["MODEL.SWIN.DEPTHS", [2, 2]], "must hold four whole numbers above 0, one for each stage"),
         (SWIN, ["MODEL.SWIN.NUM_HEADS", [1, 2, 3, 5]], "MODEL.SWIN.NUM_HEADS 5 does not divide the width 96"),

@@ -146,8 +146,8 @@ def test_digest_ignores_where_a_run_starts_and_goes_but_nothing_else():
 def test_unsupported_keys_name_what_an_engine_must_refuse():
     cfg = default_config()
     assert changed_keys(cfg) == {}
-    merge_opts(cfg, ["INPUT.CROP.ENABLED", "True", "INPUT.FORMAT", "RGB", "ENGINE.ACCUMULATE", "2"])
-    assert unsupported_keys(cfg) == {"INPUT.CROP.ENABLED": True}
+    merge_opts(cfg, ["MODEL.LOAD_PROPOSALS", "True", "INPUT.FORMAT", "RGB", "ENGINE.ACCUMULATE", "2"])
+    assert unsupported_keys(cfg) == {"MODEL.LOAD_PROPOSALS": True}
     assert unsupported_keys(cfg, "own") == {"ENGINE.ACCUMULATE": 2}
 
 

@@ -105,7 +105,7 @@ def test_anchors_may_be_divided_differently_over_sizes_and_ratios():
 @pytest.mark.parametrize(
     ("opts", "switch"),
     [
-        (["INPUT.CROP.TYPE", "absolute", "INPUT.CROP.SIZE", "[100.0, 100.0]"], "INPUT.CROP.ENABLED"),
+        (["INPUT.CROP.TYPE", "absolute", "INPUT.CROP.SIZE", "[100.0, 0.5]"], "INPUT.CROP.ENABLED"),
         (["SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "full_model"], "SOLVER.CLIP_GRADIENTS.ENABLED"),
         (["SOLVER.CLIP_GRADIENTS.CLIP_VALUE", "0.0"], "SOLVER.CLIP_GRADIENTS.ENABLED"),
         (["MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES", "10"], "MODEL.ROI_BOX_HEAD.USE_FED_LOSS"),

@@ -12,12 +12,13 @@ from typing import Any
 from transfer.data.labels import Record
 from transfer.data.loader import TrainLoader, build_train_loader
 from transfer.data.mapper import DetectionMapper
+from transfer.data.random_geometry import RandomGeometry
 
 
 def make_mapper(train: bool = True, **changes: Any) -> DetectionMapper:
     """A mapper to small sizes, with changed options."""
-    options: dict[str, Any] = {"image_format": "BGR", "min_sizes": (32, 40, 48), "max_size": 90, "flip": "horizontal"}
-    return DetectionMapper(train=train, **{**options, **changes})
+    options: dict[str, Any] = {"min_sizes": (32, 40, 48), "max_size": 90, "flip": "horizontal"}
+    return DetectionMapper(train=train, image_format="BGR", geometry=RandomGeometry(**{**options, **changes}))
 
 
 def loader(records: Sequence[Record], **changes: Any) -> TrainLoader:

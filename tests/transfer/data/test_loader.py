@@ -109,6 +109,30 @@ SETTINGS = {
     },
     "polygons": {"MODEL.MASK_ON": True},
     "bitmasks": {"MODEL.MASK_ON": True, "INPUT.MASK_FORMAT": "bitmask"},
+    **{
+        f"{kind} crops{', ' + masks if masks else ''}": {
+            "INPUT.CROP.ENABLED": True,
+            "INPUT.CROP.TYPE": kind,
+            "INPUT.CROP.SIZE": size,
+            "MODEL.MASK_ON": bool(masks),
+            "INPUT.MASK_FORMAT": masks or "polygon",
+        }
+        for kind, size, masks in (
+            ("relative_range", [0.3, 0.4], "polygon"),
+            ("relative", [0.5, 0.7], "bitmask"),
+            ("absolute", [30, 25], "polygon"),
+            ("absolute_range", [20, 60], ""),
+        )
+    },
+    "jitter, polygons": {"INPUT.LSJ.ENABLED": True, "INPUT.LSJ.SIZE": 50, "MODEL.MASK_ON": True},
+    "jitter, bitmasks": {
+        "INPUT.LSJ.ENABLED": True,
+        "INPUT.LSJ.SIZE": 60,
+        "INPUT.LSJ.MIN_SCALE": 0.5,
+        "MODEL.MASK_ON": True,
+        "INPUT.MASK_FORMAT": "bitmask",
+    },
+    "jitter, no flip": {"INPUT.LSJ.ENABLED": True, "INPUT.LSJ.SIZE": 40, "INPUT.RANDOM_FLIP": "none"},
     "no grouping, no flip": {"DATALOADER.ASPECT_RATIO_GROUPING": False, "INPUT.RANDOM_FLIP": "none"},
     "rgb, repeat factors": {
         "INPUT.FORMAT": "RGB",
@@ -116,6 +140,28 @@ SETTINGS = {
         "DATALOADER.REPEAT_THRESHOLD": 0.9,
     },
 }
+
+
+def jittering_mapper(cfg):
+    """Detectron2's mapper as projects/ViTDet configures it."""
+    from detectron2.data import DatasetMapper
+    from detectron2.data import transforms as T
+
+    jitter = cfg.INPUT.LSJ
+    square = (jitter.SIZE, jitter.SIZE)
+    flips = [T.RandomFlip()] if cfg.INPUT.RANDOM_FLIP == "horizontal" else []
+    return DatasetMapper(
+        is_train=True,
+        augmentations=[
+            *flips,
+            T.ResizeScale(jitter.MIN_SCALE, jitter.MAX_SCALE, *square),
+            T.FixedSizeCrop(square, pad=False),
+        ],
+        image_format=cfg.INPUT.FORMAT,
+        use_instance_mask=cfg.MODEL.MASK_ON,
+        instance_mask_format=cfg.INPUT.MASK_FORMAT,
+        recompute_boxes=cfg.MODEL.MASK_ON,
+    )
 
 
 @pytest.mark.detectron2
@@ -127,8 +173,10 @@ def test_batches_equal_detectron2s(name, workers, tmp_path):
     from detectron2.structures import BoxMode
     from detectron2.utils.env import seed_all_rng
 
+    from transfer.engines.detectron2.backbones import add_keys
+
     spec = get_dataset(write_coco(tmp_path, count=14))
-    cfg = get_cfg()
+    cfg = add_keys(get_cfg())
     cfg.DATASETS.TRAIN = ("toy",)
     cfg.INPUT.MIN_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TRAIN = (32, 40, 48), 90
     cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS, cfg.SEED = 2, workers, 6
@@ -144,11 +192,12 @@ def test_batches_equal_detectron2s(name, workers, tmp_path):
     seed_all_rng(cfg.SEED)
     seed = draw_base_seed() if workers else cfg.SEED
     seed_all_rng(cfg.SEED)
-    theirs = take(build_detection_train_loader(cfg), 12)
+    mapper = jittering_mapper(cfg) if cfg.INPUT.LSJ.ENABLED else None
+    theirs = take(build_detection_train_loader(cfg, mapper=mapper), 12)
 
     from transfer.engines.training.batches import TrainingFeed
 
-    own = get_cfg()
+    own = add_keys(get_cfg())
     own.merge_from_other_cfg(cfg)
     own.DATASETS.TRAIN = (spec.name,)
     own.MODEL.ROI_HEADS.NUM_CLASSES = len(spec.class_names)
@@ -164,6 +213,7 @@ def test_batches_equal_detectron2s(name, workers, tmp_path):
             if cfg.INPUT.MASK_FORMAT == "bitmask":
                 assert torch.equal(masks, instances.gt_masks.tensor)
             else:
+                assert [len(polygons) for polygons in masks] == [len(p) for p in instances.gt_masks.polygons]
                 pairs = zip(
                     itertools.chain.from_iterable(masks), itertools.chain.from_iterable(instances.gt_masks.polygons)
                 )

@@ -6,12 +6,14 @@ import torch
 from PIL import Image
 
 from runtime.errors import UserError
-from transfer.data.mapper import DetectionMapper, Draw, read_image, resized_shape
+from transfer.data.mapper import DetectionMapper, read_image
+from transfer.data.random_geometry import Draw, RandomGeometry, resized_shape
 
 
-def mapper(**changes):
-    options = {"train": True, "image_format": "RGB", "min_sizes": (40,), "max_size": 1000, "flip": "horizontal"}
-    return DetectionMapper(**{**options, **changes})
+def mapper(image_format="RGB", **changes):
+    masks = {"masks": changes.pop("masks")} if "masks" in changes else {}
+    geometry = RandomGeometry(**{"min_sizes": (40,), "max_size": 1000, "flip": "horizontal", **changes})
+    return DetectionMapper(train=True, image_format=image_format, geometry=geometry, **masks)
 
 
 @pytest.fixture

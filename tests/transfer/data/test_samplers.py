@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transfer.data import samplers
 
 
-def draw(generator):
+def draw(generator, index):
     return int(generator.choice((96, 128, 160))), bool(generator.uniform() < 0.5)
 
 

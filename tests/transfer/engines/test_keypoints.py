@@ -19,7 +19,7 @@ from tests.transfer.engines.detectron2_alone import train_with_detectron2_alone
 from tests.transfer.keypoint_data import NAMES, write_keypoints
 from transfer.config import load_config
 from transfer.data.catalog import get_dataset
-from transfer.data.mapper import Draw
+from transfer.data.random_geometry import Draw
 from transfer.engines.training.batches import build_mapper, training_records
 from transfer.evaluate import evaluate
 from transfer.evaluate.detections import Detections

@@ -46,7 +46,7 @@ def as_detectron2_items(batch: Sequence[dict[str, Any]]) -> Items:
 
 def needs_own_loader(cfg: Any) -> bool:
     """Whether the config needs data that only Detectron2's loader provides; such runs do not resume exactly."""
-    return bool(cfg.MODEL.LOAD_PROPOSALS or cfg.INPUT.CROP.ENABLED)
+    return bool(cfg.MODEL.LOAD_PROPOSALS)
 
 
 class ResumableBatches:

@@ -58,6 +58,11 @@ def check_support(cfg: Any) -> None:
     for key, value in {**unsupported_keys(cfg, "own"), **added}.items():
         raise UserError(f"{key} {value!r} is not supported by engine {ENGINE}; use --engine torchvision for it")
     values = flatten(cfg)
+    if values["MODEL.LOAD_PROPOSALS"] and values["INPUT.LSJ.ENABLED"]:
+        raise UserError(
+            f"INPUT.LSJ.ENABLED with MODEL.LOAD_PROPOSALS is not supported by engine {ENGINE}: its reader of "
+            "proposals has no large-scale jitter; set one of them to False"
+        )
     if values["MODEL.META_ARCHITECTURE"] in OTHER_TASKS:
         raise UserError(
             f"MODEL.META_ARCHITECTURE {values['MODEL.META_ARCHITECTURE']!r} is not supported by engine {ENGINE}: only "

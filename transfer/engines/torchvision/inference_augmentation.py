@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from transfer.data.mapper import resized_shape
+from transfer.data.random_geometry import resized_shape
 from transfer.engines.torchvision.model.instances import ImageDetections
 from transfer.engines.torchvision.model.postprocess import rescale
 from transfer.engines.torchvision.model.rcnn import GeneralizedRCNN

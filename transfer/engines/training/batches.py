@@ -16,8 +16,10 @@ from transfer.data.keypoints import mirrored_order
 from transfer.data.labels import Record
 from transfer.data.loader import PackedRecords, TestLoader, TrainLoader, build_test_loader, build_train_loader
 from transfer.data.mapper import DetectionMapper
+from transfer.data.random_geometry import RandomGeometry
 from transfer.data.samplers import draw_seeds, repeat_factors
 from transfer.engines.training.choices import class_count_keys
+from transfer.engines.training.input_geometry import training_geometry
 from transfer.engines.training.shared_draws import Batch, SharedDraws
 from transfer.engines.training.world_size import images_per_process
 
@@ -116,17 +118,12 @@ def build_mapper(cfg: Any, *, train: bool) -> DetectionMapper:
         return DetectionMapper(
             train=False,
             image_format=settings.FORMAT,
-            min_sizes=(settings.MIN_SIZE_TEST,),
-            max_size=settings.MAX_SIZE_TEST,
+            geometry=RandomGeometry(min_sizes=(settings.MIN_SIZE_TEST,), max_size=settings.MAX_SIZE_TEST),
         )
-    sizes = settings.MIN_SIZE_TRAIN
     return DetectionMapper(
         train=True,
         image_format=settings.FORMAT,
-        min_sizes=(sizes,) if isinstance(sizes, int) else tuple(sizes),
-        max_size=settings.MAX_SIZE_TRAIN,
-        sampling=settings.MIN_SIZE_TRAIN_SAMPLING,
-        flip=settings.RANDOM_FLIP,
+        geometry=training_geometry(cfg),
         masks=settings.MASK_FORMAT if cfg.MODEL.MASK_ON else "",
         keypoints=_mirrored_keypoints(cfg),
     )

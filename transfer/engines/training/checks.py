@@ -24,6 +24,7 @@ def check_values(cfg: CfgNode, processes: int, *, train: bool) -> None:
     ``train`` False leaves out what only training needs. A warm-up longer than the run is allowed, with a warning.
     """
     from transfer.engines.training.device import choose_device
+    from transfer.engines.training.input_geometry import training_geometry
     from transfer.engines.training.world_size import images_per_process, scale_to_processes
 
     values = flatten(cfg)
@@ -35,6 +36,7 @@ def check_values(cfg: CfgNode, processes: int, *, train: bool) -> None:
     if not train:
         return
     check_optimizer(values)
+    training_geometry(cfg)
     check_precision(cfg)
     scaled = scale_to_processes(cfg, processes)
     check_schedule(scaled, processes)

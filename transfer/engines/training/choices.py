@@ -8,7 +8,8 @@ from typing import Any
 from convert.architecture import BLOCKS
 from runtime.errors import UserError
 from transfer.config.schema import KEYS, PART_OF
-from transfer.data.mapper import FLIPS, MASK_FORMATS, SIZE_SAMPLINGS
+from transfer.data.mapper import MASK_FORMATS
+from transfer.data.random_geometry import CROPS, FLIPS, SIZE_SAMPLINGS
 from transfer.engines.training.solver import CLIPPERS, OPTIMIZERS
 
 BOX_LOSSES = ("smooth_l1", "giou", "diou", "ciou")
@@ -24,6 +25,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "INPUT.MASK_FORMAT": MASK_FORMATS,
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": SIZE_SAMPLINGS,
     "INPUT.RANDOM_FLIP": FLIPS,
+    "INPUT.CROP.TYPE": CROPS,
     "DATALOADER.SAMPLER_TRAIN": ("TrainingSampler", "RepeatFactorTrainingSampler"),
     "SOLVER.WARMUP_METHOD": ("linear", "constant"),
     "SOLVER.CLIP_GRADIENTS.CLIP_TYPE": tuple(CLIPPERS),
