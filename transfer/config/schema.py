@@ -75,10 +75,10 @@ KEYS: dict[str, Key] = {
     "MODEL.ROI_BOX_HEAD.NORM": Key("", "used", "norm of those convs"),
     "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": Key(False, "used", "one set of 4 deltas instead of one per class"),
     "MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES": Key(False, "used", "mask branch trains on the regressed boxes"),
-    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": Key(False, "default only", "federated class sampling (LVIS v1 counts)"),
+    "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": Key(False, "used", "federated class sampling; needs USE_SIGMOID_CE"),
     "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": Key(False, "used", "sigmoid classification loss and scores"),
-    "MODEL.ROI_BOX_HEAD.FED_LOSS_FREQ_WEIGHT_POWER": Key(0.5, "default only", "exponent on class image counts"),
-    "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES": Key(50, "default only", "classes kept per step"),
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_FREQ_WEIGHT_POWER": Key(0.5, "used", "exponent on class image counts"),
+    "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES": Key(50, "used", "classes kept per step"),
     "MODEL.ROI_BOX_CASCADE_HEAD.BBOX_REG_WEIGHTS": Key(
         ((10.0, 10.0, 5.0, 5.0), (20.0, 20.0, 10.0, 10.0), (30.0, 30.0, 15.0, 15.0)), "used", "box coders of the stages"
     ),

@@ -10,6 +10,7 @@ from transfer.engines.torchvision.model.anchors import AnchorGenerator
 from transfer.engines.torchvision.model.box_head import FastRCNNConvFCHead, FastRCNNOutputLayers
 from transfer.engines.torchvision.model.cascade import CascadeROIHeads
 from transfer.engines.torchvision.model.dilated_c5 import DilatedC5
+from transfer.engines.torchvision.model.federated_loss import FederatedClasses
 from transfer.engines.torchvision.model.fpn import FPN, LastLevelP6P7
 from transfer.engines.torchvision.model.keypoint_head import KRCNNConvDeconvUpsampleHead
 from transfer.engines.torchvision.model.mask_head import MaskRCNNConvUpsampleHead
@@ -173,10 +174,16 @@ def _predictor(cfg: Any, in_channels: int, box_weights: Sequence[float] | None =
         smooth_l1_beta=box.SMOOTH_L1_BETA,
         box_loss_weight=box.BBOX_REG_LOSS_WEIGHT,
         sigmoid=box.USE_SIGMOID_CE,
+        federated=_federated(cfg) if box.USE_FED_LOSS else None,
         score_thresh=heads.SCORE_THRESH_TEST,
         nms_thresh=heads.NMS_THRESH_TEST,
         topk_per_image=cfg.TEST.DETECTIONS_PER_IMAGE,
     )
+
+
+def _federated(cfg: Any) -> FederatedClasses:
+    box = cfg.MODEL.ROI_BOX_HEAD
+    return FederatedClasses(cfg.MODEL.ROI_HEADS.NUM_CLASSES, box.FED_LOSS_NUM_CLASSES, box.FED_LOSS_FREQ_WEIGHT_POWER)
 
 
 def _mask_head(cfg: Any, in_channels: int) -> MaskRCNNConvUpsampleHead | None:

@@ -25,6 +25,7 @@ from transfer.engines.torchvision.builder import build_model
 from transfer.engines.torchvision.detection import Detector, detect_dataset
 from transfer.engines.torchvision.inference_arithmetic import detection_model, in_arithmetic
 from transfer.engines.torchvision.inference_augmentation import AugmentedDetector
+from transfer.engines.torchvision.model.box_head import FastRCNNOutputLayers
 from transfer.engines.torchvision.model.rcnn import GeneralizedRCNN, ImageDetector
 from transfer.engines.torchvision.training_metrics import Progress
 from transfer.engines.training.batches import TrainingFeed, build_test_feed
@@ -103,6 +104,9 @@ class Run:
         self.frozen = FrozenBackbone(cfg, self.model, self.stored)
         model = self._wrapped()
         feed = TrainingFeed(cfg, rank(), rank_count(), self.process_seed)
+        for module in self.model.modules():
+            if isinstance(module, FastRCNNOutputLayers):
+                module.count_images(feed.images_of_classes)
         if self.worker_seed < 0:  # a new DataLoader iterator makes this draw
             self.worker_seed = draw_base_seed()
         batches, measuring = feed.streams(self.worker_seed, self.start, self.precise_bn_position)

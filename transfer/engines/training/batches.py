@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,6 +34,7 @@ class TrainingFeed:
     def __init__(self, cfg: Any, rank: int, world: int, process_seed: int) -> None:
         records = training_records(cfg)
         self.rank, self.images = rank, len(records)
+        self.images_of_classes = _images_of_classes(records, cfg.MODEL.ROI_HEADS.NUM_CLASSES)
         self.process_seed = process_seed
         self.options: dict[str, Any] = {
             "records": PackedRecords(records),  # packed once for all loaders; the list itself is not kept
@@ -98,6 +100,12 @@ def training_records(cfg: Any) -> list[Record]:
     if not records:
         raise UserError(f"no image of {', '.join(cfg.DATASETS.TRAIN)} has an annotation to train on")
     return records
+
+
+def _images_of_classes(records: list[Record], classes: int) -> list[int]:
+    """How many images have each class."""
+    counts = Counter(category for r in records for category in {int(a["category_id"]) for a in r["annotations"]})
+    return [counts[category] for category in range(classes)]
 
 
 def _visible(record: Record) -> int:

@@ -68,6 +68,11 @@ CONFLICTS: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
     ),
     (
         (RCNN,),
+        lambda m: m.ROI_BOX_HEAD.USE_FED_LOSS and not m.ROI_BOX_HEAD.USE_SIGMOID_CE,
+        "MODEL.ROI_BOX_HEAD.USE_FED_LOSS needs USE_SIGMOID_CE True",
+    ),
+    (
+        (RCNN,),
         lambda m: m.ROI_HEADS.NAME.startswith("Res5") and "fpn" in m.BACKBONE.NAME,
         "MODEL.ROI_HEADS.NAME Res5ROIHeads runs on res4, not on a feature pyramid",
     ),

@@ -11,7 +11,7 @@ import torch
 
 from runtime.errors import UserError
 from runtime.torch_files import load_torch
-from transfer.config import CONFIG_FOLDER, load_config
+from transfer.config import CONFIG_FOLDER, changed_keys, load_config
 
 pytestmark = pytest.mark.detectron2
 
@@ -21,6 +21,7 @@ ONE_PIXEL = {  # a batch norm behind a stride of 32 sees one value per channel o
     "SOLVER.IMS_PER_BATCH": 1,
     "SOLVER.MAX_ITER": 1,
 }
+FEDERATED = {"MODEL.ROI_BOX_HEAD.USE_FED_LOSS": True, "MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE": True}
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,12 @@ def test_both_engines_end_with_the_same_message(
         ),
         ({"DATALOADER.SAMPLER_TRAIN": "RandomSubsetTrainingSampler"}, "SAMPLER_TRAIN 'RandomSubsetTrainingSampler'"),
         ({"MODEL.LOAD_PROPOSALS": True}, "PROPOSAL_FILES_TRAIN has 0, DATASETS.TRAIN 1"),
-        ({"MODEL.ROI_BOX_HEAD.USE_FED_LOSS": True}, "USE_FED_LOSS needs .* LVIS v1 only, not for data set coco:"),
+        ({"MODEL.ROI_BOX_HEAD.USE_FED_LOSS": True}, "USE_FED_LOSS needs USE_SIGMOID_CE True"),
+        (FEDERATED, "USE_FED_LOSS needs .* LVIS v1 only, not for data set coco:"),
+        (
+            {"MODEL.LOAD_PROPOSALS": True, "INPUT.LSJ.ENABLED": True},
+            "INPUT.LSJ.ENABLED with MODEL.LOAD_PROPOSALS is not supported by engine detectron2",
+        ),
     ],
 )
 def test_what_no_run_could_be_made_with_is_named(
@@ -85,10 +91,10 @@ def test_what_no_run_could_be_made_with_is_named(
 @pytest.mark.parametrize(
     "settings",
     [
-        {"MODEL.ROI_HEADS.NAME": "CascadeROIHeads"},
+        {"MODEL.ROI_HEADS.NAME": "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True},
         {"MODEL.PROPOSAL_GENERATOR.NAME": "PrecomputedProposals"},
         {"MODEL.RESNETS.NORM": "LN"},
-        {"DATASETS.TRAIN": ("lvis_v1_train",), "MODEL.ROI_BOX_HEAD.USE_FED_LOSS": True},
+        {"DATASETS.TRAIN": ("lvis_v1_train",), **FEDERATED},
     ],
 )
 def test_what_detectron2_knows_is_let_through(
@@ -99,7 +105,17 @@ def test_what_detectron2_knows_is_let_through(
 
 def test_every_config_that_the_embedded_engine_runs_is_let_through(detectron2_engine: Any) -> None:
     for path in sorted(CONFIG_FOLDER.glob("*.yaml")):
-        detectron2_engine.check(load_config(path))
+        from transfer.engines.detectron2.support import EMBEDDED_ONLY
+
+        cfg = load_config(path)
+        used = changed_keys(cfg)
+        if any(key.startswith("ENGINE.") or key in EMBEDDED_ONLY for key in used):
+            with pytest.raises(
+                UserError, match="is not supported by engine detectron2; use --engine torchvision for it"
+            ):
+                detectron2_engine.check(cfg)
+        else:
+            detectron2_engine.check(cfg)
 
 
 def test_switches_of_arithmetic_are_set(

@@ -11,6 +11,7 @@ from torchvision.ops import batched_nms
 
 from transfer.engines.torchvision.model.boxes import BoxCoder, box_regression_loss, clip_to_image
 from transfer.engines.torchvision.model.convolution import Conv, init_msra, init_normal, init_xavier
+from transfer.engines.torchvision.model.federated_loss import FederatedClasses
 from transfer.engines.torchvision.model.instances import ImageDetections, Regions
 
 
@@ -46,6 +47,8 @@ class FastRCNNConvFCHead(nn.Sequential):
 class FastRCNNOutputLayers(nn.Module):
     """Class logits (K objects, background last) and box deltas per region; losses and inference on them."""
 
+    fed_loss_cls_weights: torch.Tensor
+
     def __init__(
         self,
         in_channels: int,
@@ -57,6 +60,7 @@ class FastRCNNOutputLayers(nn.Module):
         smooth_l1_beta: float = 0.0,
         box_loss_weight: float = 1.0,
         sigmoid: bool = False,
+        federated: FederatedClasses | None = None,
         score_thresh: float = 0.05,
         nms_thresh: float = 0.5,
         topk_per_image: int = 100,
@@ -68,8 +72,15 @@ class FastRCNNOutputLayers(nn.Module):
         init_normal(self.bbox_pred, std=0.001)
         self.num_classes, self.coder = num_classes, BoxCoder(box_weights)
         self.box_loss, self.smooth_l1_beta, self.box_loss_weight = box_loss, smooth_l1_beta, box_loss_weight
-        self.sigmoid = sigmoid
+        self.sigmoid, self.federated = sigmoid, federated
+        if federated is not None:  # Detectron2's name; filled by ``count_images`` before training
+            self.register_buffer("fed_loss_cls_weights", torch.zeros(num_classes))
         self.score_thresh, self.nms_thresh, self.topk_per_image = score_thresh, nms_thresh, topk_per_image
+
+    def count_images(self, images: Sequence[int]) -> None:
+        """Set how likely the federated loss draws each class, from the number of training images that have it."""
+        if self.federated is not None:
+            self.fed_loss_cls_weights.copy_(self.federated.weights(images))
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Features R x ... to logits R x (K + 1) and deltas R x 4K (R x 4 when class-agnostic)."""
@@ -98,6 +109,8 @@ class FastRCNNOutputLayers(nn.Module):
         target = torch.zeros_like(logits)
         target[torch.arange(len(classes), device=classes.device), classes] = 1
         loss = F.binary_cross_entropy_with_logits(logits[:, :-1], target[:, :-1], reduction="none")
+        if self.federated is not None:
+            loss = loss * self.federated.mask(classes, self.fed_loss_cls_weights)
         return torch.sum(loss) / logits.shape[0]
 
     @torch.no_grad()
