@@ -29,6 +29,8 @@ class Architecture:
     width: int = 64
     groups: int = 1
 
+    prefix = ""  # Detectron2's loader finds a ResNet's tensors by the ends of their names
+
     @property
     def bottleneck(self) -> bool:
         """Whether its blocks are 1x1, 3x3, 1x1 (ResNet-50 and deeper)."""
@@ -77,6 +79,10 @@ class Architecture:
         if self.bottleneck:
             defaults |= {"NUM_GROUPS": (self.groups, 1), "WIDTH_PER_GROUP": (self.width // self.groups, 64)}
         return keys | {f"MODEL.RESNETS.{k}": value for k, (value, default) in defaults.items() if value != default}
+
+    def stage_of(self, name: str) -> str:
+        """stem or res2 .. res5."""
+        return name.split(".")[0]
 
 
 def _conv_bn(stage: int, block: int, conv: int, shape: tuple[int, ...]) -> Iterator[tuple[Part, tuple[int, ...]]]:

@@ -69,7 +69,8 @@ def write_backbone(
     ``path`` is NAME, with or without a format's suffix. Returns the files, each written atomically. Raises UserError
     for a full disk.
     """
-    extra = {"__author__": AUTHOR, "matching_heuristics": True}
+    # the heuristics match names by their ends: right for a ResNet's own names, wrong where a norm.weight is one of many
+    extra = {"__author__": AUTHOR, "matching_heuristics": not backbone.architecture.prefix}
     if emit_config:
         _refuse_unrelated_config(_with(_stem(path), "yaml"))
     written = _write(backbone, path, formats, backbone.tensors, extra)
@@ -81,12 +82,14 @@ def write_backbone(
 
 
 def write_torchvision(backbone: Backbone, path: str | Path, formats: Iterable[str] = ("pth",)) -> list[Path]:
-    """Write ``backbone`` as a flat state dict in torchvision's names (no fc), and its sidecar."""
+    """Write ``backbone``, a ResNet, as a flat state dict in torchvision's names (no fc), and its sidecar."""
+    backbone.resnet("torchvision's names are")
     return _write(backbone, path, formats, _renamed(backbone, TORCHVISION), None)
 
 
 def write_caffe2(backbone: Backbone, path: str | Path, formats: Iterable[str] = ("pkl",)) -> list[Path]:
-    """Write ``backbone`` as a flat pickle in the names of Detectron2's Caffe2 models, and its sidecar."""
+    """Write ``backbone``, a ResNet, as a flat pickle in the names of Detectron2's Caffe2 models, and its sidecar."""
+    backbone.resnet("Caffe2's names are")
     tensors = {k: v for k, v in _renamed(backbone, MSRA).items() if not k.endswith(COUNTER)}
     return _write(backbone, path, formats, tensors, None)
 

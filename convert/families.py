@@ -7,55 +7,12 @@ distinguished from another row by keys; --family selects them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
-from convert.preprocessing import IMAGENET, IMAGENET_BGR, MSRA_BGR, UNIT, Preprocessing
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where one encoder may be: under any of ``roots``, in the names of ``layout``.
-
-    ``layer4_roots``: where a C4 detector keeps its last stage. ``copies``: where the same tensors may occur a second
-    time. If two places hold different tensors, the user must choose.
-    """
-
-    roots: tuple[str, ...]
-    layout: str = "torchvision"
-    layer4_roots: tuple[str, ...] = ()
-    copies: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Family:
-    """One row of the table. ``default`` is the encoder to convert; "" means the user chooses if there are several."""
-
-    title: str
-    encoders: Mapping[str, Place]
-    default: str = "encoder"
-    has: tuple[tuple[str, ...], ...] = ()  # one prefix or top-level key of each group must be present
-    lacks: tuple[str, ...] = ()
-    same_keys_as: str = ""
-    preprocessing: Preprocessing = IMAGENET
-    preprocessing_grouped: Preprocessing | None = None  # of the family's ResNeXts, where they differ
-    note: str = ""
-    refused: str = ""  # why no checkpoint of this family can be converted
-
-    @property
-    def main(self) -> Place:
-        """The place that identifies the family."""
-        return self.encoders[self.default or next(iter(self.encoders))]
-
-
-def _in(*names: str) -> tuple[str, ...]:
-    """Names under the usual wrappers of a state dict, and without one."""
-    return tuple(f"{w}{n}" for n in names for w in ("state_dict.", "model.", ""))
-
+from convert.family import FLAT, Family, Place
+from convert.family import in_wrappers as _in
+from convert.preprocessing import IMAGENET_BGR, MSRA_BGR, UNIT
+from convert.transformer_families import TRANSFORMER_FAMILIES
 
 LIGHTNING = "pytorch-lightning_version"
-# where a state dict in torchvision's names may be; many families release such a bare backbone
-FLAT = ("", "state_dict", "model", "model_state_dict", "network", "state_dict.model", "state_dict.backbone.model")
 _VISSL_WRAPPERS = ("classy_state_dict.base_model.model.trunk.", "model_state_dict.", "model.", "state_dict.", "")
 _VISSL_TRUNKS = ("", "base_model.", "trunk.", "trunk.base_model.")
 _VISSL = tuple(f"{w}{t}_feature_blocks" for w in _VISSL_WRAPPERS for t in _VISSL_TRUNKS)
@@ -79,7 +36,10 @@ TABLE: dict[str, Family] = {
         "query",
     ),
     "simsiam": Family(
-        "SimSiam", {"encoder": Place(_in("encoder"))}, has=(_in("predictor"),), lacks=_in("encoder_k", "neck")
+        "SimSiam",
+        {"encoder": Place(_in("encoder"))},
+        has=(_in("predictor"),),
+        lacks=_in("encoder_k", "neck"),
     ),
     "pycontrast": Family(
         "PyContrast: InstDis, MoCo, MoCo v2, PIRL, InfoMin",
@@ -116,7 +76,10 @@ TABLE: dict[str, Family] = {
     "detco": Family("DetCo", OPENSELFSUP, "query", same_keys_as="openselfsup"),
     "openselfsup-byol": Family(
         "OpenSelfSup BYOL",
-        {"online": Place(_in("backbone"), copies=_in("online_net.0")), "target": Place(_in("target_net.0"))},
+        {
+            "online": Place(_in("backbone"), copies=_in("online_net.0")),
+            "target": Place(_in("target_net.0")),
+        },
         "online",
         has=(_in("online_net.0"),),
     ),
@@ -165,7 +128,10 @@ TABLE: dict[str, Family] = {
     ),
     "byol-pytorch": Family(
         "BYOL in PyTorch: the whole learner, or the bare net",
-        {"online": Place((*_in(*_BYOL[0]), *FLAT), copies=_in("net", "learner.net")), "target": Place(_in(*_BYOL[1]))},
+        {
+            "online": Place((*_in(*_BYOL[0]), *FLAT), copies=_in("net", "learner.net")),
+            "target": Place(_in(*_BYOL[1])),
+        },
         "online",
         has=(_in(*_BYOL[0]), _in(*_BYOL[1])),
     ),
@@ -184,7 +150,10 @@ TABLE: dict[str, Family] = {
     ),
     "lightly": Family(
         "lightly examples (backbone as nn.Sequential)",
-        {"online": Place(_in("backbone"), "sequential"), "ema": Place(_in("backbone_momentum"), "sequential")},
+        {
+            "online": Place(_in("backbone"), "sequential"),
+            "ema": Place(_in("backbone_momentum"), "sequential"),
+        },
         "online",
     ),
     "lightly-benchmark": Family(
@@ -257,6 +226,7 @@ TABLE: dict[str, Family] = {
         {"encoder": Place(_in(*_DETECTOR), "detectron2", layer4_roots=_in("roi_heads"))},
         note="box, mask and proposal weights of the detector are left out",
     ),
+    **TRANSFORMER_FAMILIES,
 }
 
 

@@ -15,14 +15,14 @@ class Preprocessing:
     pixel_std: tuple[float, float, float]
     stride_in_1x1: bool = False
 
-    def config(self) -> dict[str, Any]:
-        """The four Detectron2 keys."""
-        return {
+    def config(self, *, resnet: bool = True) -> dict[str, Any]:
+        """The Detectron2 keys: four, of which the last is for ResNets only."""
+        keys = {
             "INPUT.FORMAT": self.format,
             "MODEL.PIXEL_MEAN": list(self.pixel_mean),
             "MODEL.PIXEL_STD": list(self.pixel_std),
-            "MODEL.RESNETS.STRIDE_IN_1X1": self.stride_in_1x1,
         }
+        return {**keys, "MODEL.RESNETS.STRIDE_IN_1X1": self.stride_in_1x1} if resnet else keys
 
 
 IMAGENET = Preprocessing("RGB", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))

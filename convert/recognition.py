@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from convert.checkpoint import WRAPPERS, Checkpoint
-from convert.families import TABLE, Family, Place
-from convert.refusals import explain_no_backbone, find_resnets, refuse_strange_parts
-from convert.rename import LAYOUTS, Layout, Part
+from convert.families import TABLE
+from convert.family import Family, Place
+from convert.layouts import LAYOUTS, AnyLayout, AnyPart
+from convert.refusals import explain_no_backbone, find_networks, refuse_strange_parts
 from runtime.errors import UserError
 from runtime.listing import listed
 
@@ -24,11 +26,12 @@ CUSTOM = "custom"  # the family of a ResNet that --prefix names
 
 @dataclass(frozen=True)
 class Encoder:
-    """The backbone's tensors in a checkpoint: Part -> canonical name, with their family and encoder."""
+    """The backbone's tensors in a checkpoint: part -> canonical name, with their family, encoder and spelling."""
 
     family: str
     encoder: str
-    names: Mapping[Part, str]
+    names: Mapping[AnyPart, str]
+    layout: AnyLayout
 
 
 def recognise(
@@ -60,22 +63,23 @@ def recognise(
         )
     if not chosen:
         refuse_second_encoder(checkpoint, row, name, names)
-    return Encoder(family, name, names)
+    return Encoder(family, name, names, LAYOUTS[row.encoders[name].layout])
 
 
-def refuse_second_encoder(checkpoint: Checkpoint, row: Family, chosen: str, names: Mapping[Part, str]) -> None:
-    """Raise UserError if a whole ResNet of other content lies where ``row`` does not expect one: an average, say.
+def refuse_second_encoder(checkpoint: Checkpoint, row: Family, chosen: str, names: Mapping[Any, str]) -> None:
+    """Raise UserError if a whole network of other content lies where ``row`` does not expect one: an average, say.
 
     Nothing in the keys says which of the two the user wants, and the numbers of both look plausible.
     """
     known = {r for place in row.encoders.values() for r in (*place.roots, *place.layer4_roots, *place.copies)}
-    others = [(layout, root) for layout, root in find_resnets(checkpoint) if root not in known]
+    others = [(layout, root) for layout, root in find_networks(checkpoint) if root not in known]
     if len(others) > MAX_ENCODERS:
-        raise UserError(f"{checkpoint.path} holds {len(others)} ResNets: take one with --prefix, e.g. {others[0][1]!r}")
+        raise UserError(
+            f"{checkpoint.path} holds {len(others)} networks: take one with --prefix, e.g. {others[0][1]!r}"
+        )
     for layout, root in others:
         second = _under(checkpoint, LAYOUTS[layout], root)
-        is_whole = {part.stage for part in second} == {1, 2, 3, 4, 5}
-        if is_whole and (part := _differ(checkpoint, names, second)):
+        if LAYOUTS[layout].is_whole(second) and (part := _differ(checkpoint, names, second)):
             hint = SWAPPED if root.startswith("ema_state_dict") else ""
             first, other = (checkpoint.source_names[n[part]] for n in (names, second))
             raise UserError(
@@ -120,8 +124,8 @@ def _at_prefix(checkpoint: Checkpoint, prefix: str, prefixes: set[str]) -> Encod
     root = ".".join(p for p in prefix.strip(".").split(".") if p not in WRAPPERS)
     for layout in LAYOUTS:
         if names := _take(checkpoint, Place((root,), layout), prefixes):
-            return Encoder(CUSTOM, prefix, names)
-    raise UserError(f"{checkpoint.path} has no ResNet under prefix {prefix!r}. {explain_no_backbone(checkpoint)}")
+            return Encoder(CUSTOM, prefix, names, LAYOUTS[layout])
+    raise UserError(f"{checkpoint.path} has no backbone under prefix {prefix!r}. {explain_no_backbone(checkpoint)}")
 
 
 def key_prefixes(names: Iterable[str]) -> set[str]:
@@ -142,13 +146,16 @@ def _show(root: str) -> str:
 
 
 def _roots(place: Place, prefixes: set[str]) -> list[str]:
-    """The roots of ``place`` where a ResNet begins: its stem and its first block's first convolution."""
-    layout = LAYOUTS[place.layout]
-    begin = [layout.format(Part(stage, 0, 1, "")) for stage in (1, 2)]
-    return [r for r in dict.fromkeys(place.roots) if all(_join(r, name) in prefixes for name in begin)]
+    """The roots of ``place`` where a network begins, by the names of its first tensors."""
+    groups = LAYOUTS[place.layout].begin
+    return [
+        root
+        for root in dict.fromkeys(place.roots)
+        if any(all(_join(root, name) in prefixes for name in group) for group in groups)
+    ]
 
 
-def _take(checkpoint: Checkpoint, place: Place, prefixes: set[str]) -> dict[Part, str] | None:
+def _take(checkpoint: Checkpoint, place: Place, prefixes: set[str]) -> dict[Any, str] | None:
     layout, roots = LAYOUTS[place.layout], _roots(place, prefixes)
     if not roots:
         return None
@@ -167,7 +174,7 @@ def _take(checkpoint: Checkpoint, place: Place, prefixes: set[str]) -> dict[Part
     return names
 
 
-def _under(checkpoint: Checkpoint, layout: Layout, root: str) -> dict[Part, str]:
+def _under(checkpoint: Checkpoint, layout: AnyLayout, root: str) -> dict[Any, str]:
     start = len(root) + 1 if root else 0
     names = {}
     for name in checkpoint.tensors:
@@ -176,7 +183,7 @@ def _under(checkpoint: Checkpoint, layout: Layout, root: str) -> dict[Part, str]
     return names
 
 
-def _differ(checkpoint: Checkpoint, names: Mapping[Part, str], others: Mapping[Part, str]) -> Part | None:
+def _differ(checkpoint: Checkpoint, names: Mapping[Any, str], others: Mapping[Any, str]) -> Any:
     """The first tensor that both have with different content, or None."""
     for part in names:
         if part in others and not part.is_counter:

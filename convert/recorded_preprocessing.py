@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from convert.architecture import Architecture
+from convert.backbone import Network
 from convert.backbone_file import read_sidecar
 from convert.checkpoint import Checkpoint
 from convert.families import TABLE
@@ -22,9 +22,7 @@ ASSUMED = (
 )
 
 
-def preprocessing_of(
-    checkpoint: Checkpoint, family: str, architecture: Architecture
-) -> tuple[Preprocessing, tuple[str, ...]]:
+def preprocessing_of(checkpoint: Checkpoint, family: str, network: Network) -> tuple[Preprocessing, tuple[str, ...]]:
     """The preprocessing of the weights, and notes on it for the user.
 
     A sidecar of this project decides. A Detectron2 file does not record it; the config.yaml beside a fine-tuned one
@@ -42,7 +40,7 @@ def preprocessing_of(
         return written or IMAGENET, notes if written else (*notes, ASSUMED)
     if "style='caffe'" in checkpoint.config_text.replace('"', "'").replace(" ", ""):
         return MSRA_BGR, (*notes, "its config says style='caffe': BGR, no std, stride in the 1x1 convolution")
-    if row.preprocessing_grouped and architecture.groups > 1:
+    if row.preprocessing_grouped and getattr(network, "groups", 1) > 1:
         return row.preprocessing_grouped, notes
     usual = row.preprocessing
     if family == "huggingface":

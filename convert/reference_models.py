@@ -33,7 +33,7 @@ def against_torchvision(backbone: Backbone) -> str:
     """Load the weights, under torchvision's names, strictly into torchvision's own ResNet; all stages must be equal."""
     from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
-    arch = backbone.architecture
+    arch = backbone.resnet("--against is")
     if (arch.stem, arch.res2) != (64, 256 if arch.bottleneck else 64):
         raise UserError(f"torchvision has no ResNet as wide as {arch.name}; leave out --against torchvision")
     block = Bottleneck if arch.bottleneck else BasicBlock
@@ -59,6 +59,7 @@ def against_torchvision(backbone: Backbone) -> str:
 
 def against_detectron2(backbone: Backbone) -> str:
     """Write the .pkl to a temporary folder, load it with Detectron2's checkpointer into its ResNet, compare all."""
+    architecture = backbone.resnet("--against is")
     try:
         import detectron2
         from detectron2.checkpoint import DetectionCheckpointer
@@ -85,7 +86,7 @@ def against_detectron2(backbone: Backbone) -> str:
         raise UserError(f"Detectron2 does not take {len(lost)} of {len(weights)} tensors, first {lost[0]}")
     with torch.no_grad():
         theirs = model(_image())
-    ours = detectron2_forward(weights, backbone.architecture, backbone.preprocessing.stride_in_1x1)(_image())
+    ours = detectron2_forward(weights, architecture, backbone.preprocessing.stride_in_1x1)(_image())
     return _agree(f"detectron2 {detectron2.__version__}", ours, theirs)
 
 

@@ -5,16 +5,30 @@ from __future__ import annotations
 from collections import Counter
 
 from convert.checkpoint import Checkpoint
-from convert.rename import LAYOUTS, Layout, Part
+from convert.layouts import LAYOUTS, AnyLayout
 from runtime.errors import UserError
 from runtime.listing import listed
 
+KINDS = {"resnet": "ResNet", "vit": "ViT", "convnext": "ConvNeXt", "swin": "Swin"}
+CONVERTED = "ResNets, plain ViTs, ConvNeXts and Swin transformers"
+NETWORK_NAMES = {
+    "resnet": "torchvision's ResNet",
+    "vit": "Detectron2's ViT",
+    "convnext": "the authors' ConvNeXt",
+    "swin": "Detectron2's Swin",
+}
 # part of a key -> the kind of network that has it
 OTHER_NETWORKS = {
-    "cls_token": "a vision transformer (ViT)",
-    "pos_embed": "a vision transformer (ViT)",
-    "patch_embed.proj.weight": "a vision transformer (ViT, Swin)",
-    "relative_position_bias_table": "a Swin transformer",
+    "resblocks": "a CLIP vision transformer, which has a norm before its blocks that Detectron2's ViT has not",
+    "class_embedding": "a CLIP vision transformer, which has a norm before its blocks that Detectron2's ViT has not",
+    "embeddings.patch_embeddings.weight": "a vision transformer with rotary positions (DINOv3 of transformers), which "
+    "Detectron2's ViT does not compute",
+    "decoder_embed": "the decoder of a masked autoencoder; its encoder is not in the file",
+    "decoder_blocks": "the decoder of a masked autoencoder; its encoder is not in the file",
+    "relative_position_bias_table": "a Swin transformer or BEiT",
+    "cls_token": "a vision transformer of another kind",
+    "pos_embed": "a vision transformer of another kind",
+    "patch_embed.proj.weight": "a transformer of another kind",
     "trunk_output": "a RegNet",
     "_feature_blocks.block1": "a RegNet",
     "s1.b1": "a RegNet (pycls)",
@@ -22,14 +36,6 @@ OTHER_NETWORKS = {
     "stages.0.0.gamma": "a ConvNeXt",
     "denseblock1": "a DenseNet",
     "mixing_conv": "a SimCLR v2 network with selective kernels (sk1; its sk0 models can be converted)",
-}
-# part of the name of a tensor inside a stage -> what it shows about its block
-BLOCKS = {
-    "downsample.2.": "a pooled shortcut (ResNet-D)",
-    ".se.": "squeeze-and-excitation",
-    ".attn.": "attention",
-    ".mixing_conv.": "selective kernels",
-    ".bias": "a convolution with bias (BN folded in, or none)",
 }
 
 
@@ -41,12 +47,13 @@ def explain_no_backbone(checkpoint: Checkpoint) -> str:
             f"{names[deep]} is a deep stem (ResNet-C/D/S, resnet50d): Detectron2's ResNet has one 7x7 convolution; "
             "use a plain resnet50"
         )
-    if roots := [root for _, root in find_resnets(checkpoint)]:
-        where = listed([f"{r}.*" if r else "the top level" for r in roots], 4)
-        return f"There is a ResNet at {where}: take it with --prefix '{roots[0]}'"
+    if places := find_networks(checkpoint):
+        where = listed([*dict.fromkeys(f"{r}.*" if r else "the top level" for _, r in places)], 4)
+        kinds = " or ".join(dict.fromkeys(KINDS[LAYOUTS[layout].network] for layout, _ in places))
+        return f"There is a {kinds} at {where}: take it with --prefix '{places[0][1]}'"
     for piece, kind in OTHER_NETWORKS.items():
         if match := next((n for n in names if piece in n), None):
-            return f"Its keys ({names[match]}) are those of {kind}; only ResNets can be converted"
+            return f"Its keys ({names[match]}) are those of {kind}; {CONVERTED} can be converted"
     if half := next((n for n in names if n.endswith(("layer1.0.conv1.weight", "res2.0.conv1.weight"))), None):
         return f"{names[half]} has no stem convolution beside it: this is half a network; convert the whole encoder"
     begins = Counter(".".join(source.split(".")[:3])[:40] for source in names.values())
@@ -54,36 +61,27 @@ def explain_no_backbone(checkpoint: Checkpoint) -> str:
     return f"No ResNet of torchvision's topology is among its {len(names)} tensors (keys begin with {sample})"
 
 
-def find_resnets(checkpoint: Checkpoint) -> list[tuple[str, str]]:
-    """Where a ResNet's stem and first block lie: (name of the layout, prefix), in every layout with dotted names."""
+def find_networks(checkpoint: Checkpoint) -> list[tuple[str, str]]:
+    """Where a network begins: (name of the layout, prefix), in every layout with dotted names."""
     places = []
     for layout in LAYOUTS.values():
-        stem, block = layout.format(Part(1, 0, 1, "")), layout.format(Part(2, 0, 1, ""))
-        for name in checkpoint.tensors if "." in block else ():
-            root = name[: -len(stem)]
-            if name.endswith(stem) and (not root or root.endswith(".")) and root + block in checkpoint.tensors:
-                places.append((layout.name, root.rstrip(".")))
-    return places
+        for first, *others in layout.begin:
+            for name in checkpoint.tensors if all("." in other for other in others) else ():
+                root = name[: -len(first)]
+                found = name.endswith(first) and (not root or root.endswith("."))
+                if found and all(root + other in checkpoint.tensors for other in others):
+                    places.append((layout.name, root.rstrip(".")))
+    return list(dict.fromkeys(places))
 
 
-def refuse_strange_parts(checkpoint: Checkpoint, layout: Layout, root: str) -> None:
-    """Refuse tensors inside stem or stages that torchvision's ResNet does not have (SE, biases, pooled shortcuts)."""
+def refuse_strange_parts(checkpoint: Checkpoint, layout: AnyLayout, root: str) -> None:
+    """Refuse tensors of a network that Detectron2's does not have (SE, pooled shortcuts, rotary positions)."""
     start = len(root) + 1 if root else 0
-    inside = tuple(_namespaces(layout))
     for name in checkpoint.tensors:
         local = name[start:]
-        if (not root or name.startswith(f"{root}.")) and local.startswith(inside) and not layout.parse(local):
-            kind = next((k for piece, k in BLOCKS.items() if piece in local), "another kind of block")
+        if (not root or name.startswith(f"{root}.")) and not layout.parse(local) and (kind := layout.strange(local)):
+            network = NETWORK_NAMES[layout.network]
             raise UserError(
                 f"{checkpoint.path} cannot be converted: {checkpoint.source_names[name]} is not a tensor of "
-                f"torchvision's ResNet ({kind}), and Detectron2's has no place for it; use a plain resnet50"
+                f"{network} ({kind}), and Detectron2's has no place for it"
             )
-
-
-def _namespaces(layout: Layout) -> list[str]:
-    """The beginnings of names that only the ResNet itself may use; Caffe2's flat names have none."""
-    stem = [layout.format(Part(1, 0, 1, field)) for field in ("", "weight")]
-    stages = [layout.format(Part(stage, 0, 1, "")) for stage in (2, 3, 4, 5)]
-    if "." not in stages[0]:
-        return []
-    return [n.rsplit(".", 1)[0] + "." for n in stem] + [n.split(".0.")[0] + "." for n in stages]

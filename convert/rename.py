@@ -7,6 +7,7 @@ name and reads it back, from one table of templates, so that every renaming is a
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -48,12 +49,48 @@ _FIELDS = {
 _VALUES: dict[str, dict] = {**_STAGES, **_CONVS, **_FIELDS}
 
 
+# part of the name of a tensor inside a stage -> what it shows about its block
+STRANGE = {
+    "downsample.2.": "a pooled shortcut (ResNet-D)",
+    ".se.": "squeeze-and-excitation",
+    ".attn.": "attention",
+    ".mixing_conv.": "selective kernels",
+    ".bias": "a convolution with bias (BN folded in, or none)",
+}
+
+
 @dataclass(frozen=True)
 class Layout:
     """One naming scheme. ``templates``: stem conv, stem BN, block conv, block BN, shortcut conv, shortcut BN."""
 
     name: str
     templates: tuple[str, ...]
+
+    network = "resnet"
+
+    @property
+    def begin(self) -> tuple[tuple[str, ...], ...]:
+        """The names by which a network in this scheme is found: its stem and its first block's first convolution."""
+        return (tuple(self.format(Part(stage, 0, 1, "")) for stage in (1, 2)),)
+
+    @property
+    def inside(self) -> tuple[str, ...]:
+        """The beginnings of names that only the ResNet itself may use; Caffe2's flat names have none."""
+        stem = [self.format(Part(1, 0, 1, field)) for field in ("", "weight")]
+        stages = [self.format(Part(stage, 0, 1, "")) for stage in (2, 3, 4, 5)]
+        if "." not in stages[0]:
+            return ()
+        return tuple([n.rsplit(".", 1)[0] + "." for n in stem] + [n.split(".0.")[0] + "." for n in stages])
+
+    def strange(self, name: str) -> str | None:
+        """What a name that ``parse`` does not read shows of the block that it is in; None outside of the network."""
+        if not name.startswith(self.inside):
+            return None
+        return next((kind for piece, kind in STRANGE.items() if piece in name), "another kind of block")
+
+    def is_whole(self, parts: Iterable[Part]) -> bool:
+        """Whether the parts are of all stages."""
+        return {part.stage for part in parts} == {1, 2, 3, 4, 5}
 
     def parse(self, name: str) -> Part | None:
         """The Part with this name, or None if it is not a tensor of this network."""
@@ -151,5 +188,4 @@ HUGGINGFACE = Layout(
         *_blocks("encoder.stages.{zero}.layers.{block}.", *_HF),
     ),
 )
-_ALL = (TORCHVISION, DETECTRON2, SEQUENTIAL, BLOCK_LIST, SIMCLR2, HUGGINGFACE, MSRA, BLOBS)
-LAYOUTS = {layout.name: layout for layout in _ALL}
+RESNET_LAYOUTS = (TORCHVISION, DETECTRON2, SEQUENTIAL, BLOCK_LIST, SIMCLR2, HUGGINGFACE, MSRA, BLOBS)

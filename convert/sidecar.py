@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from convert.backbone import Backbone
+from convert.rename import COUNTER
 from runtime.version import __version__
 
 SCHEMA = 1
@@ -35,19 +36,23 @@ def sidecar(backbone: Backbone, files: Mapping[str, str]) -> dict[str, Any]:
 def report(backbone: Backbone) -> str:
     """The summary for the user: what was recognised, tensors per stage, the verification, the config it needs."""
     stages: dict[str, int] = {}
+    network = backbone.architecture
     for name in backbone.tensors:
-        if not name.endswith("num_batches_tracked"):
-            stages[name.split(".")[0]] = stages.get(name.split(".")[0], 0) + 1
+        if not name.endswith(COUNTER):
+            stage = network.stage_of(name.removeprefix(network.prefix))
+            stages[stage] = stages.get(stage, 0) + 1
     coverage, difference = backbone.coverage, backbone.max_abs_diff
-    rows = [f"{s:8}{n:8}   {'not checked' if difference is None else difference[s]}" for s, n in stages.items()]
+    wide = max(8, *(len(stage) + 1 for stage in stages))
+    rows = [f"{s:{wide}}{n:8}   {'not checked' if difference is None else difference[s]}" for s, n in stages.items()]
     needs = " ".join(f"{key} {str(value).replace(' ', '')}" for key, value in backbone.config.items())
-    arch = backbone.architecture.name
+    arch = network.name
     return "\n".join(
         [
             f"{backbone.source.name}: {arch}, {backbone.family} family, {backbone.encoder} encoder",
-            f"{'stage':8}{'tensors':>8}   max |diff|",
+            f"{'stage':{wide}}{'tensors':>8}   max |diff|",
             *rows,
-            f"{'total':8}{coverage.set:8}   of {coverage.backbone_tensors}; {len(coverage.dropped)} others left behind",
+            f"{'total':{wide}}{coverage.set:8}   of {coverage.backbone_tensors}; "
+            f"{len(coverage.dropped)} others left behind",
             f"needs: {needs}",
             *(f"note: {note}" for note in backbone.notes),
         ]

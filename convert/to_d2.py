@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Convert the ResNet of any self-supervised or supervised checkpoint to a Detectron2 backbone, and verify it.
+"""Convert the ResNet or ViT of a self-supervised or supervised checkpoint to a Detectron2 backbone, and verify it.
 
 python convert/to_d2.py checkpoint_0199.pth.tar            # -> checkpoint_0199.pkl and .json beside it
 python convert/to_d2.py ckpt.pth backbones/moco.pkl --format pkl,safetensors --emit-config
@@ -39,7 +39,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         "--family", choices=["auto", *TABLE], default="auto", metavar="NAME", help="see --list-families"
     )
     source.add_argument("--encoder", choices=sorted({e for row in TABLE.values() for e in row.encoders}))
-    source.add_argument("--prefix", help="take the ResNet under this prefix, whatever its family")
+    source.add_argument("--prefix", help="take the network under this prefix, whatever its family")
+    source.add_argument("--heads", type=int, metavar="N", help="attention heads of a ViT, which no tensor shows")
     source.add_argument(
         "--preprocessing", choices=list(PREPROCESSING), help="how its images were normalised, if unusual"
     )
@@ -63,7 +64,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     if args.checkpoint is None and not args.list_families:
         parser.error("the checkpoint to convert is missing")
     if args.prefix is not None and (args.family != "auto" or args.encoder):
-        parser.error("--prefix already names the ResNet: leave out --family and --encoder")
+        parser.error("--prefix already names the network: leave out --family and --encoder")
+    if args.heads is not None and args.heads < 1:
+        parser.error(f"argument --heads: {args.heads} is not a number of attention heads")
     if args.reverse and args.emit_config:
         parser.error("--emit-config writes Detectron2's keys: leave it out with --reverse")
     return args
@@ -94,6 +97,7 @@ def main() -> int:
         family=args.family,
         encoder=args.encoder,
         prefix=args.prefix,
+        heads=args.heads,
         preprocessing=PREPROCESSING.get(args.preprocessing),
         verify=not args.no_verify,
         against=args.against,

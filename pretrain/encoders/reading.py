@@ -98,7 +98,7 @@ def _network_of(backbone: Backbone) -> ResNet:
 
     from convert.rename import DETECTRON2, TORCHVISION
 
-    arch = backbone.architecture
+    arch = backbone.resnet("probes are")
     if (arch.stem, arch.res2) != (64, 256 if arch.bottleneck else 64):
         raise UserError(f"{backbone.source} holds a {arch.name}; probes read networks of torchvision's width only")
     block = Bottleneck if arch.bottleneck else BasicBlock

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
 FIXED_BY_WEIGHTS = tuple(IMAGENET.config())  # the four settings that weights fix beside the architecture
+POSITIONS = ("MODEL.VIT.PRETRAIN_IMG_SIZE", "MODEL.VIT.PRETRAIN_CLS_TOKEN")  # the shape of a ViT's position embedding
 INPUT_FORMATS = tuple(sorted({preprocessing.format for preprocessing in PREPROCESSING.values()}))
 DETECTOR_FILE = "model_final.pth"
 MSRA_FILES = {50: "R-50", 101: "R-101"}
@@ -218,7 +219,7 @@ def apply_settings(cfg: CfgNode, init: Init, explicit: Mapping[str, str]) -> lis
             node = node[parent]
         if same_value(node[leaf], value):
             continue
-        if key in explicit or key not in FIXED_BY_WEIGHTS:
+        if key in explicit or key not in (*FIXED_BY_WEIGHTS, *POSITIONS):
             where = explicit.get(key, "the config")
             raise UserError(
                 f"{key} is {node[leaf]} in {where}, but {init.weights or 'random initialisation'} needs {value}; "

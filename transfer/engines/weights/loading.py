@@ -16,8 +16,25 @@ from runtime.errors import UserError
 from runtime.logs import get_logger
 from transfer.engines.weights.names import align, from_caffe2
 
-# what a backbone file must set: the ResNet, and res5 where it is part of the C4 head
-BACKBONE = re.compile(r"^(backbone\.(bottom_up\.)?(stem|res[2-5])\.|roi_heads\.res5\.\d)")
+# what a backbone file must set: the ResNet, and res5 where it is part of the C4 head; the ViT, Swin or ConvNeXt below its
+# pyramid, without what only a detector has (relative positions of a ViT, its residual branches, an index)
+BACKBONE = re.compile(
+    r"^(backbone\.(bottom_up\.)?(stem|res[2-5])\.|roi_heads\.res5\.\d"
+    r"|backbone\.net\.(?!.*\.(rel_pos_[hw]|residual\.))"
+    r"|backbone\.bottom_up\.(patch_embed|layers|downsample_layers|stages)\.(?!.*\.relative_position_index$))"
+)
+# what a backbone file may have and a detector leave out
+OPTIONAL = re.compile(r"^backbone\.net\.(cls_token|register_tokens|norm\.(weight|bias))$")
+NETWORK = re.compile(r"^backbone\.(net|bottom_up)\.(blocks|layers|stages)\.")  # of a ViT, Swin or ConvNeXt
+# end of a name that a backbone file has and the config's network has not -> the setting that would take it
+SWITCHES = {
+    ".ls1.gamma": "MODEL.VIT.LAYER_SCALE True",
+    ".ls2.gamma": "MODEL.VIT.LAYER_SCALE True",
+    ".mlp.w12.weight": "MODEL.VIT.FEED_FORWARD swiglu",
+    ".attn.qkv.bias": "QKV_BIAS True",
+    ".grn.gamma": "MODEL.CONVNEXT.GRN True",
+    ".gamma": "MODEL.CONVNEXT.LAYER_SCALE True",
+}
 # what a whole detector has besides it, under Detectron2's names
 DETECTOR_PARTS = ("proposal_generator.", "roi_heads.box_predictor.")
 STATISTICS = (".running_mean", ".running_var")
@@ -63,6 +80,7 @@ def load_weights(model: nn.Module, path: str | Path, *, trained: bool = False) -
     ]
     _refuse_random_backbone(path, report.wrong_shape, absent)
     _refuse_deeper_backbone(path, state, report.unused)
+    _refuse_unheld_tensors(path, state, report.unused)
     if trained:
         _refuse_random_detector(path, report.wrong_shape, absent)
     model.load_state_dict(chosen, strict=False)
@@ -120,13 +138,13 @@ def _refuse_random_backbone(path: str | Path, wrong_shape: list[str], absent: li
     if wrong:
         raise UserError(
             f"{path}: its backbone has other shapes than the config asks for ({len(wrong)} tensors, e.g. {wrong[0]}); "
-            "check MODEL.RESNETS.DEPTH and widths against the file"
+            "check depth and widths in the MODEL section against the file"
         )
     random = [name for name in absent if BACKBONE.match(name)]
     if random:
         raise UserError(
             f"{path}: {len(random)} tensors of the backbone are not in it and would stay random, e.g. {random[0]}; "
-            "convert the checkpoint with convert/to_d2.py, or check MODEL.RESNETS"
+            "convert the checkpoint with convert/to_d2.py, or check the MODEL section"
         )
 
 
@@ -139,6 +157,20 @@ def _refuse_deeper_backbone(path: str | Path, model: Iterable[str], unused: Iter
         raise UserError(
             f"{path}: its backbone is deeper than the config's, {len(extra)} blocks have no place in it, e.g. "
             f"{min(extra)}; check MODEL.RESNETS.DEPTH"
+        )
+
+
+def _refuse_unheld_tensors(path: str | Path, model: Iterable[str], unused: Iterable[str]) -> None:
+    """Refuse a ViT, Swin or ConvNeXt with parts that the config's network lacks: it would compute something else."""
+    if not any(NETWORK.match(name) for name in model):
+        return
+    lost = [name for name in unused if BACKBONE.match(name) and not OPTIONAL.match(name)]
+    if lost:
+        first = next((name for name in lost if name.endswith(tuple(SWITCHES))), lost[0])
+        setting = next((value for end, value in SWITCHES.items() if first.endswith(end)), "depth and parts in MODEL")
+        raise UserError(
+            f"{path}: {len(lost)} tensors of its backbone have no place in the config's network, e.g. {first}; "
+            f"set {setting}, or choose another backbone"
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from convert.architecture import Architecture, infer
 from convert.checkpoint import read_checkpoint
 from convert.recognition import recognise
+from convert.rename import Part
 from runtime.errors import UserError
 from runtime.free_memory import free_memory
 from runtime.provenance import usable_cores
@@ -145,7 +146,13 @@ def look_at_weights(inits: Mapping[str, str]) -> Architecture:
     found: dict[str, Architecture] = {}
     for name, file in inits.items():
         checkpoint = read_checkpoint(file, checksums=False)
-        parts = recognise(checkpoint).names
+        encoder = recognise(checkpoint)
+        if encoder.layout.network != "resnet":
+            raise UserError(
+                f"--init {name} holds a {encoder.layout.network}; this command makes plans for ResNets: write a plan "
+                "with a config of that network (docs/gap.md)"
+            )
+        parts = {part: key for part, key in encoder.names.items() if isinstance(part, Part)}
         found[name] = infer({part: checkpoint.tensors[key].shape for part, key in parts.items()})
     first = next(iter(found))
     for name, architecture in found.items():

@@ -1,0 +1,110 @@
+"""The tensors of a network from the pieces of a file: parts joined, and singleton dimensions as Detectron2 has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from convert.checkpoint import Checkpoint
+from convert.lazy_array import LazyArray
+from convert.network_checks import compare_shapes
+from convert.spelling import Piece
+from runtime.errors import UserError
+
+# tensors that makers keep in parts, in the order in which the parts are joined along the first dimension
+JOINED = (("q", "k", "v"), ("gate", "up"))
+
+
+class Pieces:
+    """The pieces of one network in a checkpoint, by the name of the tensor that they belong to and their part."""
+
+    def __init__(self, checkpoint: Checkpoint, names: Mapping[Any, str]) -> None:
+        self.checkpoint = checkpoint
+        self.of: dict[str, dict[str, str]] = {}
+        for piece, name in names.items():
+            assert isinstance(piece, Piece)
+            self.of.setdefault(piece.name, {})[piece.part] = name
+        self._rename_packed()
+
+    def _rename_packed(self) -> None:
+        """timm packs SwiGLU's two input layers into fc1, twice as wide as fc2's input: here w12 and w3."""
+        for name in [n for n in self.of if n.endswith("mlp.fc1.weight")]:
+            other = name.replace("fc1", "fc2")
+            if other in self.of and self._plain_shape(name)[:1] == tuple(2 * n for n in self._plain_shape(other)[1:2]):
+                for old, new in (("fc1", "w12"), ("fc2", "w3")):
+                    for field in ("weight", "bias"):
+                        if pieces := self.of.pop(name.replace("fc1.weight", f"{old}.{field}"), None):
+                            self.of[name.replace("fc1.weight", f"{new}.{field}")] = pieces
+
+    def _plain_shape(self, name: str) -> tuple[int, ...]:
+        return next(iter(self._tensors(name).values())).shape
+
+    def _tensors(self, name: str) -> dict[str, LazyArray]:
+        return {part: self.checkpoint.tensors[source] for part, source in self.of[name].items()}
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Tensor -> its shape when its parts are joined. Raises UserError where a part is missing."""
+        return {name: self._shape(name) for name in self.of}
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        tensors = self._tensors(name)
+        if "" in tensors:
+            return tensors[""].shape
+        order = self._order(name)
+        shapes = [tensors[part].shape for part in order]
+        if any(shape[1:] != shapes[0][1:] for shape in shapes):
+            raise UserError(f"the parts of {name} have different shapes, {' and '.join(map(str, shapes))}")
+        return (sum(shape[0] for shape in shapes), *shapes[0][1:])
+
+    def _order(self, name: str) -> tuple[str, ...]:
+        here = set(self.of[name])
+        for order in JOINED:
+            if here == set(order):
+                return order
+        raise UserError(f"{name} is there in part only ({', '.join(sorted(here))}): this is half a network")
+
+    def load(self, expected: Mapping[str, tuple[int, ...]], name: str) -> dict[str, np.ndarray]:
+        """float32 arrays of all tensors of ``expected``, in its order; ``name`` is the network's.
+
+        A whole tensor stays a view of the mapped file. Raises UserError for integer weights, NaN and Inf, and where a
+        shape differs by more than dimensions of 1.
+        """
+        squeezed = {key: _fit(shape, expected.get(key)) for key, shape in self.shapes().items()}
+        compare_shapes(squeezed, expected, name)
+        return {key: self._array(key).reshape(shape) for key, shape in expected.items()}
+
+    def arrays(self) -> dict[str, dict[str, np.ndarray]]:
+        """Tensor -> part -> float32 array, as the file has them."""
+        return {name: {part: self._read(source) for part, source in parts.items()} for name, parts in self.of.items()}
+
+    def _array(self, name: str) -> np.ndarray:
+        parts = self.of[name]
+        if "" in parts:
+            return self._read(parts[""])
+        return np.concatenate([self._read(parts[part]) for part in self._order(name)])
+
+    def _read(self, source: str) -> np.ndarray:
+        tensor, where = self.checkpoint.tensors[source], self.checkpoint.source_names[source]
+        if not tensor.is_float:
+            raise UserError(f"{where} holds {tensor.dtype}, not floating point weights")
+        array = tensor.load_float32()
+        if not is_finite(array):
+            if tensor.dtype == "float64" and np.isfinite(tensor.load()).all():
+                raise UserError(f"{where} holds numbers too large for float32, which Detectron2 computes in")
+            raise UserError(f"{where} holds NaN or Inf: the training diverged; take an earlier checkpoint")
+        return array
+
+
+def is_finite(array: np.ndarray) -> bool:
+    """Whether no number is NaN or Inf: one pass without a copy, since either makes a sum of squares NaN or Inf."""
+    flat = array.reshape(-1)
+    with np.errstate(all="ignore"):
+        return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(array).all())  # the sum alone may overflow
+
+
+def _fit(shape: tuple[int, ...], expected: tuple[int, ...] | None) -> tuple[int, ...]:
+    """``expected`` if it is ``shape`` but for dimensions of 1, which makers write where others have none."""
+    same = expected is not None and [n for n in shape if n != 1] == [n for n in expected if n != 1]
+    return expected if same and expected is not None else shape
