@@ -21,6 +21,7 @@ from runtime.atomic import atomic_path, read_json, write_json, write_text
 from runtime.errors import UserError
 from runtime.pasteable import pasteable
 
+IN_DETECTOR = ("backbone.net.", "backbone.bottom_up.")  # beginnings of full names
 AUTHOR = "self-supervised detection transfer"  # Detectron2 prints it when it reads the file
 
 
@@ -186,20 +187,25 @@ SUFFIXES = (".tar", ".pth", ".pt", ".ckpt", ".pkl", ".safetensors")
 def read_backbone(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any] | None]:
     """Read a backbone file (.pkl, .pth, .safetensors; Detectron2's or Caffe2's names) -> (tensors, sidecar).
 
-    ``tensors``: Detectron2 name -> array, float32 (``num_batches_tracked`` int64). ``sidecar``: the JSON beside it, or
-    None. Nothing in the file is executed. Raises UserError for a file that is not a backbone (an unconverted
-    checkpoint, for example), is damaged or malicious, or is not the one its sidecar describes.
+    ``tensors``: Detectron2 name (of other networks than ResNets the full one in a detector) -> array, float32
+    (``num_batches_tracked`` int64). ``sidecar``: the JSON beside it, or None. Nothing in the file is executed. Raises
+    UserError for a file that is not a backbone (an unconverted checkpoint, for example), is damaged or malicious, or is
+    not the one its sidecar describes.
     """
     path = Path(path)
     checkpoint = read_checkpoint(path)
     tensors: dict[str, np.ndarray] = {}
     try:
+        for name in checkpoint.tensors:
+            local = name.removeprefix("model.")
+            if local.startswith(IN_DETECTOR):
+                tensors[local] = checkpoint.tensors[name].load_float32()
         for part, name in _backbone_names(checkpoint).items():
             tensor = checkpoint.tensors[name]
             tensors[DETECTRON2.format(part)] = tensor.load() if part.is_counter else tensor.load_float32()
     except UserError as error:
         raise UserError(f"cannot read {path}: {error}") from error
-    if "stem.conv1.weight" not in tensors:
+    if "stem.conv1.weight" not in tensors and not any(name.startswith(IN_DETECTOR) for name in tensors):
         raise UserError(
             f"{path} is not a Detectron2 backbone; convert it first: {pasteable('convert/to_d2.py', [path])}"
         )

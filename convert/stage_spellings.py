@@ -12,7 +12,7 @@ NORM, DEPTHWISE = f"{BLOCK}.norm.{{f}}", f"{BLOCK}.dwconv.{{f}}"
 FIRST, SECOND = f"{BLOCK}.pwconv1.{{f}}", f"{BLOCK}.pwconv2.{{f}}"
 SCALE, GRN_SCALE, GRN_SHIFT = f"{BLOCK}.gamma", f"{BLOCK}.grn.gamma", f"{BLOCK}.grn.beta"
 STAGES = range(4)
-_SPARSE = {".kernel": "a sparse convolution of FCMAE's training; take the released encoder"}
+_SPARSE = {"kernel": "a sparse convolution of FCMAE's training; take the released encoder"}
 
 CONVNEXT = Spelling(
     "convnext",

@@ -17,7 +17,7 @@ FLOAT32_SOFTMAX = 5e-6  # transformers takes the softmax of its attention in flo
 
 @dataclass(frozen=True)
 class Maker:
-    """``build()``: the network in evaluation mode; ``features``: of it for images, the last maps of the detector's network.
+    """``build()``: the network in evaluation mode; ``features``: for images, the detector's last maps.
 
     ``family`` and ``name`` are what the converter has to find, ``dropped`` what it has to leave behind (beginnings of
     names). ``rounding``: 0 where its operations are the detector's in the same

@@ -1,4 +1,4 @@
-"""Transformers and ConvNeXts: the maker's network and the detector's, with the converted weights, give the same features."""
+"""Transformers and ConvNeXts: the maker's network and the detector's with converted weights give the same features."""
 
 from __future__ import annotations
 

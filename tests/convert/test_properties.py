@@ -14,10 +14,11 @@ from convert.checkpoint import Checkpoint, _add
 from convert.families import TABLE
 from convert.lazy_array import LazyArray, Storage
 from convert.recognition import recognise
-from convert.rename import COUNTER, LAYOUTS, Part
+from convert.rename import COUNTER, RESNET_LAYOUTS, Part
 from runtime.errors import UserError
 from tests.convert.checkpoints import NAMES, fixture, in_layout
 
+LAYOUTS = {layout.name: layout for layout in RESNET_LAYOUTS}
 architectures = st.builds(
     lambda depth, stem, groups, width, out: (
         Architecture(depth, stem * 8, out * 8, groups * width, groups) if depth >= 50 else Architecture(depth, res2=64)

@@ -40,7 +40,7 @@ REFUSED = {
     "squeeze and excitation": (change(STATE, layer1__0__se__fc1__weight=torch.zeros(2, 32, 1, 1)), "squeeze-and-excit"),
     "folded batch norm": (change(STATE, layer1__0__conv1__bias=torch.zeros(8)), "BN folded in"),
     "stem bias": (change(STATE, conv1__bias=torch.zeros(8)), "conv1.bias is not a tensor"),
-    "vit": (VIT, "vision transformer.*only ResNets"),
+    "part of a vit": (VIT, "vision transformer of another kind.*ResNets, plain ViTs"),
     "moco v3 vit": ({f"module.base_encoder.{k}": v for k, v in VIT.items()}, "vision transformer"),
     "regnet": ({"_feature_blocks.block1.0.weight": torch.zeros(4)}, "RegNet"),
     "no stem": (change(STATE, conv1__weight=None), "no stem convolution beside it: this is half a network"),

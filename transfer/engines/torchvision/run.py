@@ -103,10 +103,7 @@ class Run:
             load_weights(self.model, cfg.MODEL.WEIGHTS)
         self.frozen = FrozenBackbone(cfg, self.model, self.stored)
         model = self._wrapped()
-        feed = TrainingFeed(cfg, rank(), rank_count(), self.process_seed)
-        for module in self.model.modules():
-            if isinstance(module, FastRCNNOutputLayers):
-                module.count_images(feed.images_of_classes)
+        feed = self._feed()
         if self.worker_seed < 0:  # a new DataLoader iterator makes this draw
             self.worker_seed = draw_base_seed()
         batches, measuring = feed.streams(self.worker_seed, self.start, self.precise_bn_position)
@@ -152,6 +149,14 @@ class Run:
         if self.start >= cfg.SOLVER.MAX_ITER and any_rank(not final.exists(), self.device):
             self._save(done - 1, True)  # a resumed run with nothing left to train
         return self._summary(done, time.perf_counter() - began)
+
+    def _feed(self) -> TrainingFeed:
+        """The training batches; a federated loss learns how many images have each class."""
+        feed = TrainingFeed(self.cfg, rank(), rank_count(), self.process_seed)
+        for module in self.model.modules():
+            if isinstance(module, FastRCNNOutputLayers):
+                module.count_images(feed.images_of_classes)
+        return feed
 
     def _wrapped(self) -> nn.Module:
         if self.cfg.ENGINE.COMPILE:

@@ -16,8 +16,8 @@ from runtime.errors import UserError
 from runtime.logs import get_logger
 from transfer.engines.weights.names import align, from_caffe2
 
-# what a backbone file must set: the ResNet, and res5 where it is part of the C4 head; the ViT, Swin or ConvNeXt below its
-# pyramid, without what only a detector has (relative positions of a ViT, its residual branches, an index)
+# what a backbone file must set: the ResNet, and res5 where it is part of the C4 head; the ViT, Swin or ConvNeXt below
+# its pyramid, without what only a detector has (relative positions of a ViT, its residual branches, an index)
 BACKBONE = re.compile(
     r"^(backbone\.(bottom_up\.)?(stem|res[2-5])\.|roi_heads\.res5\.\d"
     r"|backbone\.net\.(?!.*\.(rel_pos_[hw]|residual\.))"
@@ -25,7 +25,8 @@ BACKBONE = re.compile(
 )
 # what a backbone file may have and a detector leave out
 OPTIONAL = re.compile(r"^backbone\.net\.(cls_token|register_tokens|norm\.(weight|bias))$")
-NETWORK = re.compile(r"^backbone\.(net|bottom_up)\.(blocks|layers|stages)\.")  # of a ViT, Swin or ConvNeXt
+# a block of a ViT, Swin or ConvNeXt
+NETWORK = re.compile(r"^backbone\.(net\.blocks\.\d+|bottom_up\.(layers\.\d+\.blocks|stages\.\d+)\.\d+)\.")
 # end of a name that a backbone file has and the config's network has not -> the setting that would take it
 SWITCHES = {
     ".ls1.gamma": "MODEL.VIT.LAYER_SCALE True",
@@ -138,7 +139,7 @@ def _refuse_random_backbone(path: str | Path, wrong_shape: list[str], absent: li
     if wrong:
         raise UserError(
             f"{path}: its backbone has other shapes than the config asks for ({len(wrong)} tensors, e.g. {wrong[0]}); "
-            "check depth and widths in the MODEL section against the file"
+            "check MODEL.RESNETS.DEPTH and widths, or those of MODEL.VIT, SWIN, CONVNEXT, against the file"
         )
     random = [name for name in absent if BACKBONE.match(name)]
     if random:
@@ -162,12 +163,15 @@ def _refuse_deeper_backbone(path: str | Path, model: Iterable[str], unused: Iter
 
 def _refuse_unheld_tensors(path: str | Path, model: Iterable[str], unused: Iterable[str]) -> None:
     """Refuse a ViT, Swin or ConvNeXt with parts that the config's network lacks: it would compute something else."""
-    if not any(NETWORK.match(name) for name in model):
+    blocks = {match[0] for name in model if (match := NETWORK.match(name))}
+    if not blocks:
         return
     lost = [name for name in unused if BACKBONE.match(name) and not OPTIONAL.match(name)]
     if lost:
-        first = next((name for name in lost if name.endswith(tuple(SWITCHES))), lost[0])
-        setting = next((value for end, value in SWITCHES.items() if first.endswith(end)), "depth and parts in MODEL")
+        deeper = [name for name in lost if (match := NETWORK.match(name)) and match[0] not in blocks]
+        switched = [] if deeper else [name for name in lost if name.endswith(tuple(SWITCHES))]
+        first = [*deeper, *switched, *lost][0]
+        setting = SWITCHES[next(end for end in SWITCHES if first.endswith(end))] if switched else "its depth in MODEL"
         raise UserError(
             f"{path}: {len(lost)} tensors of its backbone have no place in the config's network, e.g. {first}; "
             f"set {setting}, or choose another backbone"
