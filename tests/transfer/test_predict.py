@@ -182,7 +182,7 @@ def test_nothing_is_written_when_nothing_can_be_said(command, images, tmp_path, 
         ("gone.png", "no such image, folder, list or data set"),
         ("gone/*.png", "no image matches"),
         ("EMPTY", "no image in it"),
-        ("coco:gone.json:gone", "is missing"),
+        ("coco:gone.json:gone", "is not there"),
     ],
 )
 def test_what_does_not_exist_is_one_line(command, tmp_path, word, message):

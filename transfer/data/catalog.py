@@ -141,7 +141,7 @@ class DatasetSpec:
         absent = [str(path) for path in required if not path.exists()]
         if absent:
             raise UserError(
-                f"data set {self.name} is missing: {' and '.join(absent)} not found. "
+                f"data set {self.name} is not there: {' and '.join(absent)} not found. "
                 f"Expected layout: {LAYOUTS[self.kind]}, below $DETECTRON2_DATASETS (now {data_root()}) for built-in "
                 f"names. To try everything on generated data instead, run: make demo"
             )

@@ -31,7 +31,7 @@ class Datasets:
         if not_text := [name for name in names if not isinstance(name, str)]:
             raise UserError(f"DATASETS: {not_text[0]!r} is not the name of a data set; write ('NAME',)")
         if train and not cfg.DATASETS.TRAIN:
-            raise UserError("DATASETS.TRAIN is empty; name at least one training set")
+            raise UserError("DATASETS.TRAIN is empty: the data set to train on is not there; name one")
         if not train and not cfg.DATASETS.TEST:
             raise UserError("DATASETS.TEST is empty; --eval-only has nothing to evaluate on")
         return cls(

@@ -121,7 +121,8 @@ def settings_to_continue(job: Job) -> tuple[RunSettings, int]:
 
     Raises UserError for a difference that is not in ``allow_change``. Nothing of the run has been overwritten by then.
     """
-    settings = run_settings(job.cfg, job.init, job.engine.name, job.world_size)
+    evaluators = [evaluator_id(get_dataset(name), job.evaluator) for name in job.cfg.DATASETS.TEST]
+    settings = run_settings(job.cfg, job.init, job.engine.name, job.world_size, evaluators)
     latest = load_latest(job.folder, warn=False) if job.resume else None  # the engine warns when it loads it
     if latest is None:
         return settings, 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Keys that may differ on a resume. Everything else decides the result: SOLVER.MAX_ITER by the schedule that is
 # stretched to it, TEST.EVAL_PERIOD by the history of the result, MODEL.DEVICE by its arithmetic.
 FREE_KEYS = ("DATALOADER.NUM_WORKERS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EXPECTED_RESULTS", "VIS_PERIOD")
+LATER = ("evaluator",)  # what checkpoints of earlier versions do not say
 log = get_logger("run")
 
 
@@ -45,15 +46,21 @@ class RunSettings:
                 checkpoint,
             )
             return
-        changed = changed_settings(stored["settings"], self.settings, allowed, checkpoint)
+        before = stored["settings"]
+        now = {key: value for key, value in self.settings.items() if key in before or key not in LATER}
+        changed = changed_settings(before, now, allowed, checkpoint)
         self.changes = list(stored.get("changes") or [])
         if changed:
             self.changes.append({"iteration": iterations, "changed": changed})
             log.warning("continuing at iteration %d with changed settings: %s", iterations, ", ".join(changed))
 
 
-def run_settings(cfg: CfgNode, init: Mapping[str, Any], engine: str, world_size: int) -> RunSettings:
-    """The deciding settings of a run: by config key, and ``init``, ``engine`` and ``world_size``.
+def run_settings(
+    cfg: CfgNode, init: Mapping[str, Any], engine: str, world_size: int, evaluators: Sequence[str] = ()
+) -> RunSettings:
+    """The deciding settings of a run: by config key, and ``init``, ``engine``, ``world_size`` and ``evaluator``.
+
+    ``evaluators``: the id of the evaluator of each of DATASETS.TEST; the history of the result is made with them.
 
     ``init`` is the entry of result.json: an initialisation is compared by the content of its weights, wherever they
     are. Data sets are compared by their content too, under the config keys that name them.
@@ -62,9 +69,8 @@ def run_settings(cfg: CfgNode, init: Mapping[str, Any], engine: str, world_size:
     for part in ("TRAIN", "TEST"):
         settings[f"DATASETS.{part}"] = [_content_of(name) for name in cfg.DATASETS[part]]
     weights = f" {init['sha256']}" if init.get("sha256") else ""
-    return RunSettings(
-        {**settings, "SEED": cfg.SEED, "init": f"{init['kind']}{weights}", "engine": engine, "world_size": world_size}
-    )
+    own: dict[str, Any] = {"SEED": cfg.SEED, "init": f"{init['kind']}{weights}", "engine": engine}
+    return RunSettings({**settings, **own, "world_size": world_size, "evaluator": list(evaluators)})
 
 
 def _content_of(name: str) -> str:

@@ -94,6 +94,17 @@ def test_another_initialisation_is_refused(resume: Train, tmp_path: Path) -> Non
         resume("--init", str(path))
 
 
+def test_another_evaluator_is_refused_unless_the_checkpoint_does_not_say(resume: Train, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"evaluator was \['coco/101pt-100'\], is \['coco/pycocotools-.*'\]\. "):
+        resume("--evaluator", "official")
+    assert resume("--evaluator", "fast") == 0  # the same rule by another name
+    file = tmp_path / "run" / "model_final.pth"
+    old = torch.load(file, weights_only=True)
+    del old[SETTINGS_KEY]["settings"]["evaluator"]
+    torch.save(old, file)
+    assert resume("--evaluator", "official") == 0
+
+
 def test_every_difference_is_named_at_once(resume: Train) -> None:
     with pytest.raises(UserError, match=r"SOLVER\.BASE_LR was .*; SOLVER\.MAX_ITER was 2, is 4\. ") as caught:
         resume("--allow-change", "SEED", SOLVER__BASE_LR="0.001", SOLVER__MAX_ITER="4", SEED="1")
