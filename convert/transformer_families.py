@@ -42,6 +42,9 @@ TRANSFORMER_FAMILIES: dict[str, Family] = {
         "query",
         heads={384: 12},
     ),
+    "supervised-vit": Family(
+        "this project's supervised ViTs", {"encoder": Place(in_wrappers("encoder_q"), "vit")}, heads={384: 12}
+    ),
     "vit-torchvision": Family("torchvision vit_b_16 and its like", {"encoder": Place(FLAT, "vit of torchvision")}),
     "vit-huggingface": Family(
         "transformers ViTModel, ViTMAE, Dinov2Model, with or without registers",

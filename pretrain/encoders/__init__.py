@@ -1,4 +1,4 @@
-"""Encoders: torchvision ResNets with a contrastive head, and a BatchNorm in groups for shuffling on one device."""
+"""Encoders: torchvision ResNets and ViTs with a head, and a BatchNorm in groups for shuffling on one device."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from pretrain.encoders.small_maps import multiply_on_small_maps
+from pretrain.encoders.vit import VITS, VisionTransformer
 
 if TYPE_CHECKING:  # slow to import, so imported where a network is built
     from torchvision.models import ResNet
 
-ARCHITECTURES = (
+RESNETS = (
     "resnet18",
     "resnet34",
     "resnet50",
@@ -26,6 +27,7 @@ ARCHITECTURES = (
     "wide_resnet50_2",
     "wide_resnet101_2",
 )
+ARCHITECTURES = (*RESNETS, *VITS)
 
 
 class SplitBatchNorm2d(nn.BatchNorm2d):
@@ -62,12 +64,23 @@ class SplitBatchNorm2d(nn.BatchNorm2d):
         return torch.cat(parts)
 
 
-def build_encoder(arch: str, *, outputs: int, mlp: bool = False, stem: str = "imagenet", bn_splits: int = 1) -> ResNet:
-    """A torchvision ResNet whose ``fc`` gives ``outputs`` numbers: B x 3 x H x W -> B x outputs.
+def build_encoder(
+    arch: str,
+    *,
+    outputs: int,
+    mlp: bool = False,
+    stem: str = "imagenet",
+    bn_splits: int = 1,
+    image_size: int = 224,
+) -> nn.Module:
+    """A torchvision ResNet, or a ViT, whose head gives ``outputs`` numbers: B x 3 x H x W -> B x outputs.
 
-    ``mlp`` makes the head MoCo v2's fc.0 - ReLU - fc.2 with a hidden layer as wide as the features. ``stem`` "cifar"
-    is a 3x3 convolution of stride 1 without max-pooling, for images of about 32 pixels.
+    A ViT takes images of ``image_size`` pixels only. ``mlp`` makes the head MoCo v2's: a linear layer as wide as the
+    features, ReLU, a linear layer. ``stem`` "cifar" is a 3x3 convolution of stride 1 without max-pooling, for images of
+    about 32 pixels.
     """
+    if arch in VITS:
+        return VisionTransformer(VITS[arch], image_size=image_size, outputs=outputs, mlp=mlp)
     from torchvision.models import get_model
 
     norm = partial(SplitBatchNorm2d, num_splits=bn_splits) if bn_splits > 1 else None
@@ -83,8 +96,30 @@ def build_encoder(arch: str, *, outputs: int, mlp: bool = False, stem: str = "im
     return encoder
 
 
-def pooled_features(encoder: ResNet, images: torch.Tensor) -> torch.Tensor:
-    """Globally pooled features before the head: B x 3 x H x W -> B x C (512 for ResNet-18/34, else 2048)."""
+def head_of(encoder: nn.Module) -> tuple[nn.Linear, bool]:
+    """The linear head of an encoder that was built without ``mlp``, and whether the encoder is a ViT."""
+    vit = isinstance(encoder, VisionTransformer)
+    head = encoder.head if vit else encoder.fc
+    assert isinstance(head, nn.Linear)
+    return head, vit
+
+
+def replace_head(encoder: nn.Module, head: nn.Module) -> None:
+    """Give an encoder another head."""
+    setattr(encoder, "head" if isinstance(encoder, VisionTransformer) else "fc", head)
+
+
+def pooled_features(encoder: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """Features before the head: B x 3 x H x W -> B x C.
+
+    A ResNet's are pooled over the map (C is 512 for ResNet-18 and 34, else 2048), a ViT's are its class token.
+    """
+    if isinstance(encoder, VisionTransformer):
+        return encoder.pooled(images)
+    return _pooled(encoder, images)  # type: ignore[arg-type]
+
+
+def _pooled(encoder: ResNet, images: torch.Tensor) -> torch.Tensor:
     x = encoder.maxpool(encoder.relu(encoder.bn1(encoder.conv1(images))))
     x = encoder.layer4(encoder.layer3(encoder.layer2(encoder.layer1(x))))
     return encoder.avgpool(x).flatten(1)

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
-from pretrain.encoders import ARCHITECTURES, build_encoder
+from convert.vit import VisionTransformer
+from pretrain.encoders import RESNETS, build_encoder, vit
 from pretrain.encoders.checkpoint_file import load_checkpoint
 from runtime.errors import UserError
 from runtime.listing import listed
@@ -26,13 +28,14 @@ HEADS = ({"fc.weight", "fc.bias"}, {"fc.0.weight", "fc.0.bias", "fc.2.weight", "
 
 @dataclass(frozen=True)
 class ReadEncoder:
-    """network: in evaluation mode, maps B x 3 x H x W, normalised as this project's views, to the head's outputs.
+    """network: in evaluation mode, maps B x 3 x H x W, normalised as this project's views, to the head's outputs; a
+    ResNet, or a ViT, whose features are its class token.
 
     arch: its name. has_head: whether the file held a head; without one ``network`` gives the pooled features.
     settings: those of the pretraining, {} where they are not recorded. origin: how the file was understood.
     """
 
-    network: ResNet
+    network: nn.Module
     arch: str
     has_head: bool
     settings: dict[str, Any]
@@ -49,7 +52,7 @@ def read_encoder(path: str | Path, arch: str | None = None) -> ReadEncoder:
         prefix = next((p for p in PREFIXES if p + "conv1.weight" in checkpoint["state_dict"]), None)
     except (UserError, TypeError):
         prefix = None
-    if prefix is None or (arch or str(checkpoint["arch"])) not in ARCHITECTURES:
+    if prefix is None or (arch or str(checkpoint["arch"])) not in RESNETS:
         return _converted(path, arch)
     return _of_pretraining(path, arch or str(checkpoint["arch"]), prefix, checkpoint)
 
@@ -81,16 +84,45 @@ def _of_pretraining(path: str | Path, arch: str, prefix: str, checkpoint: dict[s
 
 
 def _converted(path: str | Path, arch: str | None) -> ReadEncoder:
-    """The backbone that the converter finds in the file, as torchvision's network without a head."""
+    """The backbone that the converter finds in the file, as a network without a head."""
     from convert.conversion import convert
 
     backbone = convert(path, verify=False)
     name = backbone.architecture.name
     if arch is not None and arch != name:
         raise UserError(f"{path} holds a {name}, not the {arch} of -a")
-    network = _network_of(backbone)
     origin = f"family {backbone.family}, encoder {backbone.encoder}"
-    return ReadEncoder(network.eval(), name, False, {}, origin)
+    if isinstance(backbone.architecture, VisionTransformer):
+        side = backbone.architecture.grid * backbone.architecture.patch
+        return ReadEncoder(_vit_of(backbone).eval(), name, False, {"image_size": side}, origin)
+    return ReadEncoder(_network_of(backbone).eval(), name, False, {}, origin)
+
+
+def _vit_of(backbone: Backbone) -> nn.Module:
+    """A plain ViT whose features are its class token, at the image size of its positions."""
+    arch = backbone.architecture
+    assert isinstance(arch, VisionTransformer)
+    unlike = {
+        f"patches of {arch.patch} pixels": arch.patch != vit.PATCH,
+        "no class token": not (arch.cls_token and arch.cls_position),
+        "registers": arch.registers > 0,
+        "layer scale": arch.layer_scale,
+        "SwiGLU": arch.gated,
+        "no bias on queries": not arch.qkv_bias,
+        "no final norm": not arch.final_norm,
+        f"a feed-forward network of {arch.hidden}": not arch.gated and arch.hidden != 4 * arch.width,
+    }
+    if parts := [what for what, is_so in unlike.items() if is_so]:
+        raise UserError(f"{backbone.source} is a {arch.name} with {parts[0]}; probes read plain ViTs without that")
+    size = vit.Size(arch.width, arch.depth, arch.heads)
+    network = vit.VisionTransformer(size, image_size=arch.grid * arch.patch, outputs=1)
+    network.head = nn.Identity()
+    for module in network.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = arch.norm_eps
+    network.load_state_dict({k.removeprefix(arch.prefix): torch.tensor(a) for k, a in backbone.tensors.items()})
+    _expect_views(network, network.patch_embed, backbone.preprocessing)
+    return network
 
 
 def _network_of(backbone: Backbone) -> ResNet:
@@ -110,12 +142,12 @@ def _network_of(backbone: Backbone) -> ResNet:
     for module in network.modules():
         if backbone.preprocessing.stride_in_1x1 and isinstance(module, Bottleneck):
             module.conv1.stride, module.conv2.stride = module.conv2.stride, module.conv1.stride
-    _expect_views(network, backbone.preprocessing)
+    _expect_views(network, network.conv1, backbone.preprocessing)
     return network
 
 
-def _expect_views(network: ResNet, preprocessing: Preprocessing) -> None:
-    """Let the network take images that are normalised as this project's views, whatever it was trained with."""
+def _expect_views(network: nn.Module, first: nn.Module, preprocessing: Preprocessing) -> None:
+    """Let the network take images that are normalised as this project's views; ``first`` is its first layer."""
     from convert.preprocessing import IMAGENET
 
     if preprocessing.config() == {**IMAGENET.config(), "MODEL.RESNETS.STRIDE_IN_1X1": preprocessing.stride_in_1x1}:
@@ -130,4 +162,4 @@ def _expect_views(network: ResNet, preprocessing: Preprocessing) -> None:
         (images,) = inputs
         return images[:, order] * scale.to(images) + shift.to(images)
 
-    network.conv1.register_forward_pre_hook(renormalise)
+    first.register_forward_pre_hook(renormalise)

@@ -19,7 +19,8 @@ from pretrain.methods.queue_rows import (
     sampling_rule,
 )
 from pretrain.methods.row import MethodRow, ModelSettings, NoOptions, Sizes, option
-from runtime.arguments import Bounds
+from runtime.arguments import Bounds, positive
+from runtime.errors import UserError
 
 if TYPE_CHECKING:
     from pretrain.methods.base import Method
@@ -87,6 +88,46 @@ def _invaspread(model: ModelSettings, options: NoOptions, sizes: Sizes) -> Metho
     )
 
 
+@dataclass(frozen=True)
+class MoCoV3Options:
+    """Flags of MoCo v3."""
+
+    moco_mlp_dim: int = option(
+        4096, "moco_v3: width of the hidden layers of projector and predictor (4096)", type=positive
+    )
+    moco_m_cos: bool = option(False, "moco_v3: raise the momentum to 1 along half a cosine")
+    stop_grad_conv1: bool = option(False, "moco_v3: keep the random patch projection of a ViT")
+
+
+def _moco_v3(model: ModelSettings, options: MoCoV3Options, sizes: Sizes) -> Method:
+    from pretrain.methods.moco_v3 import MoCoV3
+
+    return MoCoV3(
+        model.encoder(model.moco_dim),
+        dim=model.moco_dim,
+        hidden=options.moco_mlp_dim,
+        momentum=model.moco_m,
+        temperature=model.moco_t,
+        total_steps=sizes.total_steps if options.moco_m_cos else 0,
+        stop_grad_patches=options.stop_grad_conv1,
+        batch=sizes.global_batch // sizes.parts,
+        bf16=model.bf16,
+    )
+
+
+def _check_moco_v3(model: ModelSettings, options: MoCoV3Options, sizes: Sizes) -> None:
+    vit = model.arch.startswith("vit_")
+    for flags, why in (
+        (["--mlp"] * model.mlp, "has a projector of its own"),
+        (["--bn-splits"] * (model.bn_splits > 1), "does not shuffle its keys"),
+        (["--stop-grad-conv1"] * (options.stop_grad_conv1 and not vit), "has patches with a ViT only"),
+    ):
+        if flags:
+            raise UserError(f"{flags[0]} is not for --method moco_v3, which {why}; leave it out")
+    if model.arch.startswith("vit_conv") and options.stop_grad_conv1:
+        raise UserError("--stop-grad-conv1 keeps a patch projection; -a vit_conv_* learns convolutions instead")
+
+
 def _supervised(model: ModelSettings, options: NoOptions, sizes: Sizes) -> Method:
     from pretrain.methods.supervised import Supervised
 
@@ -117,7 +158,17 @@ METHODS: dict[str, MethodRow] = {
     "instdisc": MethodRow("instdisc", _bank, InstDiscOptions, crops=1),
     "end_to_end": MethodRow("end_to_end", _end_to_end, EndToEndOptions, encodings=lambda options: 2),
     "invaspread": MethodRow("invaspread", _invaspread, views="v1_grey_last", encodings=lambda options: 2),
-    "supervised": MethodRow("supervised", _supervised, crops=1, views="supervised", labels=True),
+    "moco_v3": MethodRow(
+        "moco_v3",
+        _moco_v3,
+        MoCoV3Options,
+        views="v3",
+        check_sizes=_check_moco_v3,
+        encodings=lambda options: 2,
+        vits=True,
+        rate_of_256=True,
+    ),
+    "supervised": MethodRow("supervised", _supervised, crops=1, views="supervised", labels=True, vits=True),
 }
 
 

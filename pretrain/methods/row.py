@@ -10,7 +10,7 @@ from runtime.arguments import Bounds
 from runtime.findings import Finding
 
 if TYPE_CHECKING:
-    from torchvision.models import ResNet
+    from torch import nn
 
     from pretrain.methods.base import Method
 
@@ -32,17 +32,25 @@ class ModelSettings:
     moco_k: int
     moco_m: float
     moco_t: float
+    image_size: int = 224
 
     @property
     def bf16(self) -> bool:
         """Whether the encoders compute in bfloat16."""
         return self.precision == "bf16"
 
-    def encoder(self, outputs: int) -> ResNet:
+    def encoder(self, outputs: int) -> nn.Module:
         """A new encoder, B x 3 x H x W -> B x outputs."""
         from pretrain.encoders import build_encoder
 
-        return build_encoder(self.arch, outputs=outputs, mlp=self.mlp, stem=self.stem, bn_splits=self.bn_splits)
+        return build_encoder(
+            self.arch,
+            outputs=outputs,
+            mlp=self.mlp,
+            stem=self.stem,
+            bn_splits=self.bn_splits,
+            image_size=self.image_size,
+        )
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,8 @@ class MethodRow:
     advise: what of them is allowed and probably a mistake. encodings: how many encodings of an image the backward pass
     needs, which its memory follows. sampling: the rule by which an epoch's images are drawn, None for all alike.
     class_report: "wanted" or "needed" where the method reports with class labels that it does not learn from.
+    vits: whether it trains ViTs. rate_of_256: --lr is for 256 images, scaled to the batch, and follows a cosine by step
+    after the warm-up, as in MoCo v3.
     """
 
     recipe: str
@@ -114,6 +124,8 @@ class MethodRow:
     encodings: Callable[[Any], int] = field(default=lambda options: 1)
     sampling: Callable[[Any], SamplingRule | None] = field(default=lambda options: None)
     class_report: Callable[[Any], str | None] = field(default=lambda options: None)
+    vits: bool = False
+    rate_of_256: bool = False
 
     def arguments(self) -> dict[str, dict[str, Any]]:
         """{name of an option: its keyword arguments for argparse}."""

@@ -16,10 +16,20 @@ SMALLEST_IMAGE = 8  # pixels: a ResNet halves an image five times
 def check_settings(settings: Settings) -> None:
     """Refuse what no data set could make right."""
     from pretrain.encoders import ARCHITECTURES
+    from pretrain.encoders.vit import PATCH, VITS
+    from pretrain.methods import METHODS
 
     model, optimisation, data = settings.model, settings.optimisation, settings.data
     if model.arch not in ARCHITECTURES:
         raise UserError(f"unknown encoder -a {model.arch}; choose one of {', '.join(ARCHITECTURES)}")
+    if model.arch in VITS:
+        if not settings.row.vits:
+            able = " and ".join(name for name, row in METHODS.items() if row.vits)
+            raise UserError(f"-a {model.arch} is for --method {able}; --method {settings.method} trains ResNets")
+        if data.image_size % PATCH:
+            raise UserError(f"--image-size {data.image_size} must be a multiple of {PATCH}, the side of a patch")
+        if model.stem != "imagenet" or model.bn_splits > 1:
+            raise UserError("--stem and --bn-splits are for ResNets; leave them out with a ViT")
     if data.image_size < SMALLEST_IMAGE:
         raise UserError(f"--image-size {data.image_size} is too small for a ResNet; use 32 or more")
     if not 0 <= model.moco_m <= 1:

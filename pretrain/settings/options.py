@@ -36,6 +36,7 @@ OURS: dict[str, Any] = {
     "lr_gamma": 0.1,
     "schedule_factors": None,
     "warmup_epochs": 0.0,
+    "optimizer": "sgd",
     "seed": 0,
 }
 # What may differ between a run and its continuation without changing a single number.
@@ -70,7 +71,7 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to train")
     group.add_argument("--method", choices=sorted(METHODS), help=f"pretext task ({OFFICIAL['method']})")
     group.add_argument("--recipe", choices=sorted(RECIPES), help="published settings; what it sets is printed")
-    group.add_argument("-a", "--arch", metavar="ARCH", help="torchvision ResNet (resnet50)")
+    group.add_argument("-a", "--arch", metavar="ARCH", help="torchvision ResNet or vit_small ... (resnet50)")
     group.add_argument("--stem", choices=["imagenet", "cifar"], help="cifar: 3x3 stride 1, for 32 px images")
     group.add_argument("--image-size", type=positive, metavar="PX", help="side of a crop (224)")
     group.add_argument("--precision", choices=["fp32", "bf16"], help="arithmetic of the encoders (fp32)")
@@ -89,7 +90,7 @@ def _add_official(parser: argparse.ArgumentParser) -> None:
 
 def _add_optimisation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("optimisation")
-    group.add_argument("--lr", "--learning-rate", type=float, help="initial learning rate (0.03)")
+    group.add_argument("--lr", "--learning-rate", type=float, help="learning rate (0.03); moco_v3: for 256 images")
     group.add_argument("-b", "--batch-size", type=positive, help="images per step on one machine, all GPUs (256)")
     group.add_argument("--epochs", type=positive, help="(200)")
     group.add_argument("--start-epoch", type=whole, default=0, help="first epoch when a checkpoint has no step")
@@ -99,7 +100,8 @@ def _add_optimisation(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--lr-every", type=positive, metavar="STEPS", help="multiply the rate every so many steps ...")
     group.add_argument("--lr-gamma", type=float, help="... by this")
     group.add_argument("--warmup-epochs", type=float, help="linear warm-up (0: MoCo has none)")
-    group.add_argument("--momentum", type=float, help="of SGD (0.9)")
+    group.add_argument("--optimizer", choices=["sgd", "lars", "adamw"], help="(sgd)")
+    group.add_argument("--momentum", type=float, help="of SGD and LARS (0.9)")
     group.add_argument("--wd", "--weight-decay", dest="weight_decay", type=float, help="(1e-4)")
     group.add_argument("--accumulate", type=positive, metavar="N", help="split each process's batch into N parts")
 
@@ -116,8 +118,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("data")
     group.add_argument("-j", "--workers", type=whole, help="loader processes (32, at most the cores there are)")
     group.add_argument("--cache", metavar="DIR", default=None, help="pre-decoded images (pretrain/cache_images.py)")
-    group.add_argument("--views", choices=["v1", "v2", "cifar"], help="augmentation by name (v1; v2 with --aug-plus; "
-                       "cifar: of the official CIFAR-10 demo)")  # fmt: skip
+    group.add_argument("--views", choices=["v1", "v2", "v3", "cifar"], help="augmentation by name (v1; v2 with "
+                       "--aug-plus; v3: MoCo v3's; cifar: of the official CIFAR-10 demo)")  # fmt: skip
     group.add_argument("--aug-on", choices=["auto", "device", "cpu"], help="where colour and blur are computed (auto)")
     group.add_argument("--max-bad", type=float, default=0.01, metavar="SHARE", help="bad images tolerated (0.01)")
     group.add_argument("--val", metavar="DIR", default=None, help="labelled images for the probe (DIR/val)")

@@ -26,6 +26,16 @@ OFFICIAL: dict[str, Any] = {
 }
 
 V2 = {"mlp": True, "moco_t": 0.2, "aug_plus": True, "cos": True}  # 2003.04297, table 1
+V3 = {
+    "method": "moco_v3",
+    "batch_size": 4096,
+    "moco_dim": 256,
+    "moco_m": 0.99,
+    "moco_m_cos": True,
+    "moco_t": 1.0,
+    "cos": True,
+    "warmup_epochs": 10.0,
+}
 SMALL = {"arch": "resnet18", "image_size": 64, "batch_size": 64, "moco_k": 2048, "lr": 0.06, "precision": "bf16"}
 SHORT = {"moco_m": 0.99, "warmup_epochs": 2.0}
 
@@ -85,6 +95,19 @@ RECIPES: dict[str, dict[str, Any]] = {
         "epochs": 301,
         "schedule": [120, 160, 200],
         "schedule_factors": [0.1, 0.05, 0.01],
+    },
+    # 2104.02057: ResNet-50 for 100 epochs on 16 GPUs, and ViT-S for 300; --lr is for 256 images of the batch
+    "moco_v3": {**V3, "epochs": 100, "lr": 0.6, "weight_decay": 1e-6, "optimizer": "lars"},
+    "moco_v3_vit": {
+        **V3,
+        "arch": "vit_small",
+        "epochs": 300,
+        "lr": 1.5e-4,
+        "weight_decay": 0.1,
+        "optimizer": "adamw",
+        "warmup_epochs": 40.0,
+        "moco_t": 0.2,
+        "stop_grad_conv1": True,
     },
     # torchvision's reference for ResNets
     "supervised": {"method": "supervised", "lr": 0.1, "epochs": 90, "schedule": [30, 60]},

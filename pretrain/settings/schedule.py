@@ -13,6 +13,7 @@ class Schedule:
     """The learning rate at every step of a run of ``total_steps`` steps.
 
     ``cos``: half a cosine, held constant within an epoch as MoCo v2 does (within a step when ``by_step``).
+    ``after_warmup``: the cosine begins with the end of the warm-up, and the warm-up at 0 (MoCo v3).
     ``every``: times ``gamma`` each so many steps. Otherwise times ``gamma`` at each of ``milestones`` (epochs), or to
     ``factors[i]`` of the base rate where factors are given. ``warmup_steps`` rise linearly to the base rate.
     """
@@ -22,6 +23,7 @@ class Schedule:
     steps_per_epoch: int
     cos: bool = False
     by_step: bool = False
+    after_warmup: bool = False
     every: int | None = None
     milestones: Sequence[int] = ()
     gamma: float = 0.1
@@ -31,7 +33,10 @@ class Schedule:
     def rate(self, step: int) -> float:
         """Learning rate of step ``step`` (counted from 0)."""
         if step < self.warmup_steps:
-            return self.base * (step + 1) / self.warmup_steps
+            return self.base * (step if self.after_warmup else step + 1) / self.warmup_steps
+        if self.cos and self.after_warmup:
+            left = self.total_steps - self.warmup_steps
+            return self.base * 0.5 * (1 + math.cos(math.pi * (step - self.warmup_steps) / left))
         if self.cos:
             done = step if self.by_step else step // self.steps_per_epoch * self.steps_per_epoch
             return self.base * 0.5 * (1 + math.cos(math.pi * done / self.total_steps))

@@ -38,7 +38,8 @@ class DataSettings:
 class OptimisationSettings:
     """Batch, length and learning rate. batch_size: images per step of one machine. iterations: length in steps, None
     for ``epochs``. schedule: epochs at which the rate changes, by ``lr_gamma`` or to ``schedule_factors`` of ``lr``.
-    lr_every: steps between multiplications by ``lr_gamma``. start_epoch: where a checkpoint without a step begins."""
+    lr_every: steps between multiplications by ``lr_gamma``. optimizer: sgd, lars or adamw. start_epoch: where a
+    checkpoint without a step begins."""
 
     batch_size: int
     accumulate: int
@@ -54,6 +55,7 @@ class OptimisationSettings:
     warmup_epochs: float
     momentum: float
     weight_decay: float
+    optimizer: str
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,9 @@ def optimizer_state(optimizer: torch.optim.Optimizer, method: Method) -> dict[st
     """
     state = optimizer.state_dict()
     everything = len(list(method.parameters()))
-    group = {**state["param_groups"][0], "fused": None}  # the kernel is this program's choice, not the file's
+    group = dict(state["param_groups"][0])
+    if "fused" in group:
+        group["fused"] = None  # the kernel is this program's choice, not the file's
     state["param_groups"] = [{**group, "params": list(range(everything))}]
     return state
 

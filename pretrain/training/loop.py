@@ -10,7 +10,7 @@ import torch
 from pretrain.methods.base import Method
 from pretrain.methods.exchange import average_gradients
 from pretrain.settings.schedule import Schedule
-from pretrain.training.optimiser import SkippableSGD
+from pretrain.training.optimiser import Skippable
 from pretrain.training.recorder import Recorder
 from pretrain.training.step_guard import BatchStatistics, StepGuard
 from pretrain.views.batch import Batch
@@ -108,7 +108,7 @@ class Stepper:
     """One training step. The host queues work on the device and waits for none of it, except for readings."""
 
     def __init__(
-        self, method: Method, optimizer: SkippableSGD, guard: StepGuard, parts: int = 1,
+        self, method: Method, optimizer: Skippable, guard: StepGuard, parts: int = 1,
         note: Callable[[Method, Batch, torch.Tensor], None] | None = None,
     ) -> None:  # fmt: skip
         """``parts`` is the number of parts over which gradients are accumulated; ``note`` is told of each step's batch,

@@ -1,11 +1,28 @@
-"""SGD whose update can be skipped by a flag on the device."""
+"""Optimisers whose update can be skipped by a flag on the device."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+
+if TYPE_CHECKING:
+    from pretrain.settings.values import OptimisationSettings
+
+TRUST = 0.001  # of LARS
+
+
+class Skippable(Protocol):
+    """What the loop needs of an optimiser."""
+
+    param_groups: list[dict[str, Any]]
+
+    def update(self, refused: torch.Tensor) -> None:
+        """One step, unless ``refused`` (0-dim bool on the parameters' device)."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients."""
 
 
 class SkippableSGD(torch.optim.SGD):
@@ -45,3 +62,72 @@ class SkippableSGD(torch.optim.SGD):
                 if (before := self.state[parameter].get("momentum_buffer")) is not None:
                     buffer.copy_(before)
                 self.state[parameter]["momentum_buffer"] = buffer
+
+
+class SkippableAdamW(torch.optim.AdamW):
+    """AdamW in one fused kernel, with the flag of ``SkippableSGD``."""
+
+    found_inf: torch.Tensor | None = None
+
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], lr: float, *, weight_decay: float = 0.0) -> None:
+        super().__init__(parameters, lr, weight_decay=weight_decay, fused=True)
+        for group in self.param_groups:
+            for parameter in group["params"]:  # the kernel would not create them in a first step that is refused
+                self.state[parameter] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=parameter.device),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
+
+    def update(self, refused: torch.Tensor) -> None:
+        """One step, unless ``refused`` (0-dim bool on the parameters' device)."""
+        self.found_inf = refused.float()
+        self.step()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load moments and settings; the fused kernel stays."""
+        super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            group.update(foreach=None, fused=True)
+
+
+class SkippableLARS(torch.optim.Optimizer):
+    """LARS (1708.03888) as in MoCo v3: norms and biases get neither a rate of their own nor weight decay."""
+
+    def __init__(
+        self, parameters: Iterable[torch.nn.Parameter], lr: float, *, momentum: float = 0.9, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["mu"] = torch.zeros_like(parameter)
+
+    @torch.no_grad()
+    def update(self, refused: torch.Tensor) -> None:
+        """One step, unless ``refused`` (0-dim bool on the parameters' device)."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                step = p.grad
+                if p.ndim > 1:
+                    step = step.add(p, alpha=group["weight_decay"])
+                    size, length = torch.linalg.vector_norm(p), torch.linalg.vector_norm(step)
+                    usable = (size > 0) & (length > 0)
+                    step = step * torch.where(usable, TRUST * size / length.clamp_min(1e-38), torch.ones_like(size))
+                mu = self.state[p]["mu"]
+                moved = mu * group["momentum"] + step
+                # torch.where, since the host does not know the flag; a refused gradient may hold NaN
+                mu.copy_(torch.where(refused, mu, moved))
+                p.copy_(torch.where(refused, p, p - group["lr"] * moved))
+
+
+def build_optimizer(
+    parameters: Iterable[torch.nn.Parameter], optimisation: OptimisationSettings
+) -> SkippableSGD | SkippableAdamW | SkippableLARS:
+    """The optimiser that --optimizer names."""
+    lr, decay = optimisation.lr, optimisation.weight_decay
+    if optimisation.optimizer == "adamw":
+        return SkippableAdamW(parameters, lr, weight_decay=decay)
+    kind = SkippableLARS if optimisation.optimizer == "lars" else SkippableSGD
+    return kind(parameters, lr, momentum=optimisation.momentum, weight_decay=decay)

@@ -64,15 +64,19 @@ def training_views(settings: Settings) -> Views:
     return build_views(kind, image_size=data.image_size, views=row.crops, aug_on=data.aug_on)
 
 
-def timetable(settings: Settings, total_steps: int, steps_per_epoch: int, *, probing: bool) -> Timetable:
+def timetable(
+    settings: Settings, total_steps: int, steps_per_epoch: int, *, probing: bool, global_batch: int = 256
+) -> Timetable:
     """The run's learning rates, and the steps after which it saves and (when ``probing``) probes."""
     optimisation = settings.optimisation
+    scale = global_batch / 256 if settings.row.rate_of_256 else 1.0
     schedule = Schedule(
-        optimisation.lr,
+        optimisation.lr * scale,
         total_steps,
         steps_per_epoch,
         cos=optimisation.cos,
         by_step=optimisation.iterations is not None,
+        after_warmup=settings.row.rate_of_256,
         every=optimisation.lr_every,
         milestones=sorted(optimisation.schedule),
         gamma=optimisation.lr_gamma,

@@ -26,7 +26,7 @@ from pretrain.training.informed_epochs import InformedEpochs
 from pretrain.training.knn_monitor import build_knn_monitor, run_probe
 from pretrain.training.loop import Loop, Stepper
 from pretrain.training.memory import Estimate, estimate
-from pretrain.training.optimiser import SkippableSGD
+from pretrain.training.optimiser import build_optimizer
 from pretrain.training.preparation import (
     machines,
     open_training_images,
@@ -99,12 +99,7 @@ class Run:
         seed_everything(derive_seed(settings.seed, "weights"))
         self.method: Method = settings.build_method(sizes).to(world.device)
         self.method.to(memory_format=torch.channels_last)  # BatchNorm 3x, bf16 convolutions faster still
-        self.optimizer = SkippableSGD(
-            self.method.trained_parameters(),
-            optimisation.lr,
-            momentum=optimisation.momentum,
-            weight_decay=optimisation.weight_decay,
-        )
+        self.optimizer = build_optimizer(self.method.trained_parameters(), optimisation)
         self.checkpoints = CheckpointFolder(settings.saving.folder, sizes.steps_per_epoch, settings.saving.keep)
         self.recorded = deciding(settings, fingerprint=source.fingerprint, ranks=world.size)
         self.informed: InformedEpochs | None = None
@@ -199,7 +194,13 @@ class Run:
                 settings.optimisation.accumulate,
                 note=self.informed.note if self.informed else None,
             ),
-            timetable(settings, self.total_steps, self.sizes.steps_per_epoch, probing=monitor is not None),
+            timetable(
+                settings,
+                self.total_steps,
+                self.sizes.steps_per_epoch,
+                probing=monitor is not None,
+                global_batch=self.sizes.global_batch,
+            ),
             recorder,
             save=self._save,
             probe=partial(run_probe, monitor, self.world),

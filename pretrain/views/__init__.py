@@ -40,7 +40,8 @@ class Slot(IntEnum):
     TOP, LEFT, FLIP = 20, 21, 22
     JITTER, BRIGHTNESS, CONTRAST, SATURATION, HUE, JITTER_ORDER = 23, 24, 25, 26, 27, 28
     GREY, BLUR, SIGMA = 29, 30, 31
-    COUNT = 32
+    SOLARIZE = 32
+    COUNT = 33
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class ViewKind:
     which the shorter side is resized to ``margin`` times the side of the view.
     jitter: strengths of brightness, contrast, saturation and hue, applied with probability jitter_p.
     grey_first: grey before the colour jitter (v1) or after it (v2). sigma: range of the blur, in pixels.
+    blur_ps, solarize_ps: probabilities of the views, in order, where these differ; otherwise blur_p, and none.
     """
 
     views: int = 2
@@ -63,6 +65,8 @@ class ViewKind:
     blur_p: float = 0.0
     sigma: tuple[float, float] = (0.1, 2.0)
     margin: float = 256 / 224
+    blur_ps: tuple[float, ...] = ()
+    solarize_ps: tuple[float, ...] = ()
 
 
 V1 = ViewKind(jitter=(0.4, 0.4, 0.4, 0.4), jitter_p=1.0, grey_p=0.2, grey_first=True)
@@ -72,6 +76,8 @@ KINDS: dict[str, ViewKind] = {
     "v2": V2,  # MoCo v2 (arXiv 2003.04297, section 3): v1 with weaker hue, grey last, and SimCLR's blur
     "v1_grey_last": replace(V1, grey_first=False),  # arXiv 1904.03436: crop, jitter, grey, flip
     "cifar": replace(V2, scale=(0.08, 1.0), blur_p=0.0),  # the official CIFAR-10 demo: no blur, torchvision's scale
+    # MoCo v3 (2104.02057, appendix A.1): BYOL's two unlike views
+    "v3": replace(V2, scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), blur_ps=(1.0, 0.1), solarize_ps=(0.0, 0.2)),
     "supervised": ViewKind(views=1, scale=(0.08, 1.0)),  # torchvision's reference recipe
     "eval": ViewKind(views=1, scale=None, flip_p=0.0),  # shorter side to 256/224 of the size, central crop
     "whole": ViewKind(views=1, scale=None, flip_p=0.0, margin=1.0),  # CIFAR-10 demo: a 32 px image unchanged
@@ -161,8 +167,11 @@ class Views:
         table[..., device_colour.Column.ORDER] = np.floor(u[..., Slot.JITTER_ORDER] * len(device_colour.ORDERS))
         table[..., device_colour.Column.GREY] = u[..., Slot.GREY] < kind.grey_p
         low, high = kind.sigma
-        sigma = np.where(u[..., Slot.BLUR] < kind.blur_p, low + (high - low) * u[..., Slot.SIGMA], 0.0)
-        table[..., device_colour.Column.TAPS :] = device_colour.blur_taps(sigma)
+        blur_p = np.resize(kind.blur_ps or (kind.blur_p,), u.shape[1])
+        sigma = np.where(u[..., Slot.BLUR] < blur_p, low + (high - low) * u[..., Slot.SIGMA], 0.0)
+        table[..., device_colour.TAPS] = device_colour.blur_taps(sigma)
+        solarize_p = np.resize(kind.solarize_ps or (0.0,), u.shape[1])
+        table[..., device_colour.Column.SOLARIZE] = u[..., Slot.SOLARIZE] < solarize_p
         return torch.from_numpy(np.ascontiguousarray(table.transpose(1, 0, 2)))
 
     def finish_on_cpu(self, out: np.ndarray, params: torch.Tensor) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pretrain.views import device_colour
-from pretrain.views.device_colour import GREY_WEIGHTS, ORDERS, Column
+from pretrain.views.device_colour import GREY_WEIGHTS, ORDERS, TAPS, Column
 
 try:
     import cv2
@@ -25,7 +25,7 @@ _WEIGHTS = np.asarray(GREY_WEIGHTS, np.float32)
 
 
 def augment(image: np.ndarray, params: torch.Tensor, *, grey_first: bool = False) -> None:
-    """Colour jitter, grey and blur of one view, in place. image: uint8 H x W x 3, contiguous; params: COLUMNS."""
+    """Colour jitter, grey, blur, solarize, in place. image: uint8 H x W x 3, contiguous; params: COLUMNS."""
     if cv2 is None:
         x = torch.from_numpy(image).permute(2, 0, 1)[None].float().div_(255.0).contiguous()
         x = device_colour.augment(x, params[None], grey_first=grey_first)
@@ -40,9 +40,11 @@ def augment(image: np.ndarray, params: torch.Tensor, *, grey_first: bool = False
     if not grey_first:
         _grey(image, row)
     if row[Column.TAPS] < 1.0:
-        half = np.asarray(row[Column.TAPS :], np.float32)
+        half = np.asarray(row[TAPS], np.float32)
         taps = np.concatenate([half[:0:-1], half])
         cv2.sepFilter2D(image, -1, taps, taps, dst=image, borderType=cv2.BORDER_REPLICATE)
+    if row[Column.SOLARIZE]:
+        np.copyto(image, 255 - image, where=image >= 128)
 
 
 def _grey(image: np.ndarray, row: list[float]) -> None:

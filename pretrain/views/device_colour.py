@@ -35,9 +35,11 @@ class Column(IntEnum):
     ORDER = 4  # row of ORDERS
     GREY = 5  # 0 or 1
     TAPS = 6  # first of the columns with the right half of the blur's taps, centre first; 1 0 0 ... for no blur
+    SOLARIZE = TAPS + _BLUR_RADIUS + 1  # 0 or 1
 
 
-COLUMNS = Column.TAPS + _BLUR_RADIUS + 1
+TAPS = slice(Column.TAPS, Column.TAPS + _BLUR_RADIUS + 1)
+COLUMNS = Column.SOLARIZE + 1
 
 
 FACTORS = (Column.BRIGHTNESS, Column.CONTRAST, Column.SATURATION)
@@ -91,13 +93,22 @@ def _normalise_rows(pixels: torch.Tensor, factor: torch.Tensor, shift: torch.Ten
 
 
 def augment(x: torch.Tensor, params: torch.Tensor, *, grey_first: bool = False) -> torch.Tensor:
-    """Colour jitter, grey and blur. x: float32 N x 3 x H x W in [0, 1], overwritten; params: N x COLUMNS, CPU."""
+    """Colour jitter, grey, blur, solarize. x: float32 N x 3 x H x W in [0, 1], overwritten; params: N x COLUMNS."""
     if grey_first:
         x = _grey(x, params)
     x = _jitter(x, params)
     if not grey_first:
         x = _grey(x, params)
-    return _blur(x, params)
+    return _solarize(_blur(x, params), params)
+
+
+def _solarize(x: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
+    """Invert the pixels of at least 128 / 255, as PIL's ``ImageOps.solarize`` does."""
+    rows = _rows(params[:, Column.SOLARIZE] > 0, x)
+    if len(rows):
+        part = x[rows]
+        x[rows] = torch.where(part >= 127.5 / 255.0, 1.0 - part, part)
+    return x
 
 
 def luma(x: torch.Tensor) -> torch.Tensor:
@@ -207,7 +218,7 @@ def _blur(x: torch.Tensor, params: torch.Tensor) -> torch.Tensor:
     blurred = params[:, Column.TAPS] < 1.0
     if not blurred.any():
         return x
-    half = params[blurred, Column.TAPS :]
+    half = params[blurred, TAPS]
     taps = send(torch.cat([half[:, 1:].flip(1), half], 1), x.device)
     rows = _rows(blurred, x)
     x[rows] = separable(x[rows], taps)

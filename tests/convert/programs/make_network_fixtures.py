@@ -222,6 +222,14 @@ def all_fixtures() -> dict[str, dict[str, Any]]:
         query="state_dict.module.base_encoder.",
         key="state_dict.module.momentum_encoder.",
     )
+    own_supervised = under("state_dict.module.encoder_q.", vit)
+    add(
+        "this-project-supervised-vit",
+        "supervised-vit",
+        "pretrain/main.py --method supervised",
+        own_supervised,
+        encoder="state_dict.module.encoder_q.",
+    )
     add(
         "torchvision-vit",
         "vit-torchvision",

@@ -27,9 +27,10 @@ def photo(seed: int, size: int = 80) -> np.ndarray:
 
 
 def table(rows: list[list[float]]) -> torch.Tensor:
-    """Parameter table of rows that end in sigma."""
+    """Parameter table of rows that end in sigma; nothing is solarized."""
     values = np.array(rows, np.float64)
-    return torch.from_numpy(np.hstack([values[:, :SIGMA], device_colour.blur_taps(values[:, SIGMA])])).float()
+    taps, no = device_colour.blur_taps(values[:, SIGMA]), np.zeros((len(values), 1))
+    return torch.from_numpy(np.hstack([values[:, :SIGMA], taps, no])).float()
 
 
 def run(stage: str, images: list[np.ndarray], rows: list[list[float]], monkeypatch, grey_first=False) -> np.ndarray:

@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 from pretrain.batches.loader import build_loader
 from pretrain.images import open_images
 from pretrain.views import KINDS, MEAN, STD, build_views
-from pretrain.views.device_colour import COLUMNS, Column
+from pretrain.views.device_colour import COLUMNS, TAPS, Column
 
 SIZE = 64
 
@@ -160,7 +160,7 @@ def test_parameters_are_drawn_as_often_and_as_strong_as_the_recipe_says():
         assert abs(rows[:, Column.GREY].mean() - 0.2) < 0.02
         blurred = rows[:, Column.TAPS] < 1.0
         assert abs(blurred.mean() - 0.5) < 0.03
-        taps = rows[blurred, Column.TAPS :].astype(np.float64)
+        taps = rows[blurred, TAPS].astype(np.float64)
         sigma = np.sqrt(2 * (taps * np.arange(taps.shape[1]) ** 2).sum(1))
         assert kstest(sigma, "uniform", (0.1, 1.9)).pvalue > 1e-3
 
