@@ -24,6 +24,7 @@ ID_0 = (
     "is lower"
 )
 ImageFields = Callable[[dict[str, Any], dict[Any, int]], dict[str, Any]]
+LISTS = ("images", "annotations", "categories")
 
 
 @contextlib.contextmanager
@@ -45,9 +46,14 @@ def load_json(path: Path, name: str) -> dict[str, Any]:
     """
     try:
         with collector_paused():
-            content = json.loads(path.read_text(encoding="utf-8-sig"))
+            text = path.read_text(encoding="utf-8-sig")
+            content = json.loads(text)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"data set {name}: {path} is not readable JSON ({error})") from error
+    if repeated := next((key for key in LISTS if text.count(f'"{key}"') > 1 and _is_repeated(text, key)), None):
+        raise UserError(
+            f'data set {name}: {path} has "{repeated}" twice, of which a JSON reader sees one; join the two lists'
+        )
     for key in ("images", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise UserError(f'data set {name}: {path} has no list "{key}"; a COCO instances file is expected')
@@ -56,6 +62,18 @@ def load_json(path: Path, name: str) -> dict[str, Any]:
     content.setdefault("annotations", [])
     normalise_ids(content, f"data set {name}: {path}")
     return content
+
+
+def _is_repeated(text: str, key: str) -> bool:
+    """Whether one object of a JSON text has ``key`` twice. Slow: a file hardly ever has the word twice at all."""
+    found = False
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        nonlocal found
+        found = found or sum(name == key for name, _ in pairs) > 1
+
+    json.loads(text, object_pairs_hook=look)
+    return found
 
 
 def read_coco(path: Path, images: Path, *, name: str = "", subset: set[Any] | None = None) -> Labels:

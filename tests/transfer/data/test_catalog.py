@@ -27,6 +27,19 @@ def toy(tmp_path):
     return tmp_path, coco_content(tmp_path / "images")
 
 
+@pytest.mark.parametrize("key", ["images", "annotations", "categories"])
+def test_a_list_that_is_there_twice_is_named(toy, key):
+    """Files joined by hand: a JSON reader would take the second list and drop the first."""
+    folder, content = toy
+    text = json.dumps(content)
+    (folder / "x.json").write_text(f'{text[:-1]}, "{key}": []}}')
+    with pytest.raises(UserError, match=f'x.json has "{key}" twice, of which a JSON reader sees one'):
+        get_dataset(f"coco:{folder / 'x.json'}:{folder / 'images'}").records()
+    content["info"] = {"description": f"about {key}", key: 3}  # the same word elsewhere is no list
+    (folder / "y.json").write_text(json.dumps(content))
+    assert get_dataset(f"coco:{folder / 'y.json'}:{folder / 'images'}").records()
+
+
 def test_coco_records_are_sorted_contiguous_and_float(toy):
     folder, content = toy
     content["images"].reverse()
