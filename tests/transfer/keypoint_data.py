@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from transfer.data.catalog import DatasetSpec
+from transfer.evaluate.detections import Detections
+
 PARTS = ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
 NAMES = ["nose", *(f"{side}_{part}" for part in PARTS for side in ("left", "right"))]  # COCO's 17, in its order
 
@@ -51,3 +54,19 @@ def write_keypoints(folder: Path, images: int = 8, **categories: Any) -> str:
     content = {"images": entries, "annotations": annotations, "categories": [category]}
     (folder / "person_keypoints.json").write_text(json.dumps(content))
     return f"coco:{folder / 'person_keypoints.json'}:{folder}"
+
+
+def near_truth(spec: DatasetSpec, seed: int) -> Detections:
+    """Two detections per person, keypoints some pixels off, and one of nothing in every image."""
+    rng = np.random.RandomState(seed)
+    images = []
+    for record in spec.records():
+        boxes, points = [[5.0, 5, 40, 40]], [np.concatenate([rng.uniform(5, 40, (17, 2)), np.ones((17, 1))], 1)]
+        for annotation in record["annotations"] * 2:
+            x, y, w, h = annotation["bbox"]
+            truth = np.array(annotation["keypoints"], dtype=float).reshape(17, 3)
+            boxes.append([x, y, x + w, y + h])
+            points.append(np.concatenate([truth[:, :2] + rng.normal(0, 1.5, (17, 2)), rng.rand(17, 1)], 1))
+        scores = rng.rand(len(boxes)).round(1)  # with ties
+        images.append((record["image_id"], boxes, scores, np.zeros(len(boxes)), None, np.array(points)))
+    return Detections.from_images(images)

@@ -140,7 +140,7 @@ def test_a_folder_in_use_is_refused(data, tmp_path, monkeypatch):
         ((), {"DATASETS.TRAIN": "()"}, "DATASETS.TRAIN is empty"),
         ((), {"MODEL.ROI_HEADS.NUM_CLASSES": "7"}, "NUM_CLASSES is 7 (command line)"),
         ((), {"SOLVER.BASE_RL": "0.1"}, "did you mean SOLVER.BASE_LR"),
-        ((), {"INPUT.CROP.ENABLED": "True"}, "INPUT.CROP.ENABLED"),
+        ((), {"INPUT.CROP.ENABLED": "True", "INPUT.LSJ.ENABLED": "True"}, "INPUT.CROP.ENABLED and INPUT.LSJ.ENABLED"),
         ((), {"MODEL.KEYPOINT_ON": "True"}, "names 0 keypoints in its categories"),
         ((), {"SOLVER.STEPS": "(2,)"}, "SOLVER.STEPS (2,) must rise from 1 and end before SOLVER.MAX_ITER 2"),
         ((), {"SOLVER.BASE_LR": "-0.1"}, "SOLVER.BASE_LR -0.1 must be above 0"),

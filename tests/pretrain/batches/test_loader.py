@@ -126,7 +126,7 @@ def test_options_that_make_no_sense_are_refused(folder):
     with pytest.raises(UserError, match="larger than the data set"):
         batches(folder, batch_size=49)
     with pytest.raises(UserError, match="unknown kind of views"):
-        build_views("v3")
+        build_views("v9")
     with pytest.raises(UserError, match="aug_on"):
         build_views("v2", aug_on="gpu")
 

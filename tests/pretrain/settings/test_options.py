@@ -34,6 +34,7 @@ def test_the_typed_settings_are_those_that_are_recorded() -> None:
     groups = (settings, settings.model, settings.options, settings.data, settings.optimisation)
     fields = {field.name: getattr(group, field.name) for group in groups for field in dataclasses.fields(group)}
     of_other_methods = {"bank_momentum", "instdisc_form", "share_encoder", "num_cluster", "pcl_warmup", "pcl_r"}
+    of_other_methods |= {"moco_mlp_dim", "moco_m_cos", "stop_grad_conv1"}
     assert settings.recorded.keys() - fields.keys() == of_other_methods
     for name in settings.recorded.keys() - of_other_methods:
         value = settings.recorded[name]

@@ -15,8 +15,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from tests.transfer.evaluate.random_sets import as_masks, random_problem
-from tests.transfer.evaluate.test_keypoint_ap import near_truth
-from tests.transfer.keypoint_data import write_keypoints
+from tests.transfer.keypoint_data import near_truth, write_keypoints
 from transfer.data.catalog import get_dataset
 from transfer.evaluate import evaluate, keypoint_ap, lvis_ap
 from transfer.evaluate.coco_ap import SUMMARY, coco_ap, coco_truth

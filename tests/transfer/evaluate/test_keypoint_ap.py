@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from runtime.errors import UserError
-from tests.transfer.keypoint_data import write_keypoints
+from tests.transfer.keypoint_data import near_truth, write_keypoints
 from tests.transfer.toy_data import write_coco, write_voc
 from transfer.data.catalog import get_dataset
 from transfer.evaluate import evaluate
@@ -21,22 +21,6 @@ from transfer.evaluate.match_tables import match_table
 @pytest.fixture(scope="module")
 def people(tmp_path_factory):
     return get_dataset(write_keypoints(tmp_path_factory.mktemp("people")))
-
-
-def near_truth(spec, seed):
-    """Two detections per person, keypoints some pixels off, and one of nothing in every image."""
-    rng = np.random.RandomState(seed)
-    images = []
-    for record in spec.records():
-        boxes, points = [[5.0, 5, 40, 40]], [np.concatenate([rng.uniform(5, 40, (17, 2)), np.ones((17, 1))], 1)]
-        for annotation in record["annotations"] * 2:
-            x, y, w, h = annotation["bbox"]
-            truth = np.array(annotation["keypoints"], dtype=float).reshape(17, 3)
-            boxes.append([x, y, x + w, y + h])
-            points.append(np.concatenate([truth[:, :2] + rng.normal(0, 1.5, (17, 2)), rng.rand(17, 1)], 1))
-        scores = rng.rand(len(boxes)).round(1)  # with ties
-        images.append((record["image_id"], boxes, scores, np.zeros(len(boxes)), None, np.array(points)))
-    return Detections.from_images(images)
 
 
 def by_pycocotools(spec, detections):
