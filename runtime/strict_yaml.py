@@ -7,6 +7,8 @@ aliases expand exponentially, and one inside its own anchor never ends. Depth an
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,16 @@ MAX_BYTES = 1 << 20  # a plan or config is a page long; a megabyte of YAML is so
 MAX_VALUES = 20_000  # aliases counted as what they stand for
 MAX_DEPTH = 30
 MAX_NUMBER = 100  # characters of an unquoted word that could be a number
+EVALUATED = "tag:yaml.org,2002:python/object/apply:eval"  # of Python expressions in configs of Detectron2
+NO_EXPRESSIONS: Mapping[str, Any] = {}
 
 
 class _StrictLoader(yaml.SafeLoader):
     """Safe YAML within the limits above."""
 
-    def __init__(self, text: str, aliases: bool) -> None:
+    def __init__(self, text: str, aliases: bool, known: Mapping[str, Any]) -> None:
         super().__init__(text)
-        self._may_alias = aliases
+        self._may_alias, self._known = aliases, known
         self._depth = self._values = 0
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -76,13 +80,20 @@ class _StrictLoader(yaml.SafeLoader):
         numeric = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
         if numeric and len(node.value) > MAX_NUMBER:  # 1:1:1:... is a number to base 60, at a quadratic cost
             raise ConstructorError(None, None, f"a number of {len(node.value)} characters", node.start_mark)
+        if node.tag == EVALUATED and isinstance(node, yaml.SequenceNode) and len(node.value) == 1:
+            text = node.value[0].value
+            if isinstance(text, str) and text in self._known:
+                return copy.deepcopy(self._known[text])
         return super().construct_object(node, deep)
 
 
-def parse_yaml(text: str, where: str, *, aliases: bool = False) -> Any:
-    """The value of a YAML document. Raises UserError that begins with ``where`` and, if known, the line."""
+def parse_yaml(text: str, where: str, *, aliases: bool = False, known: Mapping[str, Any] = NO_EXPRESSIONS) -> Any:
+    """The value of a YAML document. Raises UserError that begins with ``where`` and, if known, the line.
+
+    ``known``: Python expressions whose values are known; they are replaced, never evaluated, and others are errors.
+    """
     try:
-        return _StrictLoader(text, aliases).get_single_data()
+        return _StrictLoader(text, aliases, known).get_single_data()
     except ConstructorError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"{where}{line} cannot be read: {error.problem}; only plain YAML is read") from error
@@ -91,8 +102,10 @@ def parse_yaml(text: str, where: str, *, aliases: bool = False) -> Any:
         raise UserError(f"{where} cannot be read: not YAML ({' '.join(str(error).split())[:300]})") from error
 
 
-def read_yaml(path: Path, where: str, *, aliases: bool = False) -> dict[str, Any]:
-    """The mapping in the YAML file ``path``, {} if it is empty. Raises UserError that begins with ``where``."""
+def read_yaml(
+    path: Path, where: str, *, aliases: bool = False, known: Mapping[str, Any] = NO_EXPRESSIONS
+) -> dict[str, Any]:
+    """The mapping in the YAML file ``path``, {} if it is empty, as ``parse_yaml`` reads it."""
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
@@ -102,7 +115,7 @@ def read_yaml(path: Path, where: str, *, aliases: bool = False) -> dict[str, Any
         raise UserError(f"{where} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{where} cannot be read: not text in UTF-8 ({error.reason})") from error
-    value = parse_yaml(text, where, aliases=aliases)
+    value = parse_yaml(text, where, aliases=aliases, known=known)
     if value is None:
         return {}
     if not isinstance(value, dict):

@@ -85,6 +85,8 @@ def stored_detections(path: Path, spec: "DatasetSpec") -> "Detections":
     from transfer.evaluate.detections import Detections
 
     detections = Detections.load(path)
+    if detections.are_proposals:
+        raise UserError(f"{path}: proposals of a network alone, up to a thousand an image, are not drawn")
     unknown = set(detections.image_ids) - set(spec.summary.image_ids)
     if unknown or any(not 0 <= c < len(spec.class_names) for c in set(detections.category.tolist())):
         raise UserError(f"{path}: not detections of data set {spec.name} as it is now; evaluate the run again")

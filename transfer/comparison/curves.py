@@ -21,7 +21,6 @@ from transfer.records.run import Run
 
 Curve = list[tuple[float, float]]  # (iteration, value), ascending
 BySeed = Mapping[int, Mapping[int, float]]  # seed -> iteration -> value
-TASK, METRIC = "bbox", "AP"  # what the curves show
 # keys in which runs of one config differ when only the length of their schedule does
 LENGTH_KEYS = ("iterations", "SOLVER.MAX_ITER", "SOLVER.STEPS", "SOLVER.CHECKPOINT_PERIOD", "TEST.EVAL_PERIOD")
 
@@ -50,7 +49,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class ScheduleLengths:
-    """Tables that differ in the length of their schedule alone, by iterations, and AP at the end of each schedule."""
+    """Tables that differ in the length of their schedule alone, by iterations, and their headline metric."""
 
     tables: Mapping[int, Table]  # ascending
     curves: Curves
@@ -62,23 +61,24 @@ class ScheduleLengths:
 
 
 def learning_curves(tables: Sequence[Table]) -> list[Curves]:
-    """Mean AP over runs at the evaluations during training, for every table.
+    """Mean headline metric over runs at the evaluations during training, for every table.
 
     No curves where nothing was evaluated before the end.
     """
     means, by_seed = [], []
     for table in tables:
         by_init = {init: [run for run in table.runs if run.init == init and run.finished] for init in table.inits}
-        means.append({init: mean_curve(runs, TASK, METRIC) for init, runs in by_init.items()})
-        by_seed.append({init: _by_seed(runs) for init, runs in by_init.items()})
+        shown = table.headline
+        means.append({init: mean_curve(runs, *shown) if shown else [] for init, runs in by_init.items()})
+        by_seed.append({init: _by_seed(runs, *shown) if shown else {} for init, runs in by_init.items()})
     return _curves(means, by_seed)
 
 
-def _by_seed(runs: Sequence[Run]) -> BySeed:
+def _by_seed(runs: Sequence[Run], task: str, metric: str) -> BySeed:
     """The curve of every seed that all pretraining runs have, as a mean over them: otherwise they would not cancel."""
     repeats = len({run.pretraining for run in runs})
     seeds = [seed for seed, n in Counter(run.seed for run in runs).items() if n == repeats]
-    curves = {seed: mean_curve([run for run in runs if run.seed == seed], TASK, METRIC) for seed in seeds}
+    curves = {seed: mean_curve([run for run in runs if run.seed == seed], task, metric) for seed in seeds}
     return {seed: {int(iteration): value for iteration, value in curve} for seed, curve in curves.items()}
 
 
@@ -90,7 +90,8 @@ def schedule_lengths(tables: Sequence[Table]) -> list[ScheduleLengths]:
         curves: dict[str, Curve] = {}
         seeds: dict[str, dict[int, dict[int, float]]] = {}
         for init in dict.fromkeys(init for table in group.values() for init in table.inits):
-            rows = {length: row for length, table in group.items() if (row := table.row(init, TASK, METRIC))}
+            by_length = {length: table.row(init, *table.headline) for length, table in group.items() if table.headline}
+            rows = {length: row for length, row in by_length.items() if row}
             curves[init] = [(float(length), row.mean) for length, row in rows.items()]
             for length, row in rows.items():
                 for seed in dict.fromkeys(seed for run in row.cells.values() for seed in run):

@@ -12,11 +12,11 @@ from transfer.comparison.intervals import Interval, mean, sample_std
 from transfer.comparison.like_for_like import Allowed, check_equal
 from transfer.comparison.variance import Cells
 from transfer.comparison.verdicts import Verdict
+from transfer.evaluate.headline import headline
 from transfer.records.run import Run
 
 ImageInterval = Callable[[Run, Run, str, str], Interval]  # (run, reference run, task, metric) -> interval over images
 ROLES = ("supervised", "random")  # of references
-HEADLINE = "AP"  # the metric that verdicts are about, of the first task that has it
 
 
 @dataclass(frozen=True)
@@ -85,10 +85,14 @@ class Table:
         return list(dict.fromkeys((row.task, row.metric) for row in self.rows))
 
     @property
+    def headline(self) -> tuple[str, str] | None:
+        """(task, metric) of ``headline_rows``."""
+        return headline(self.metrics)
+
+    @property
     def headline_rows(self) -> list[Row]:
-        """The rows that verdicts are about: AP of the first task that has it."""
-        task = next((task for task, metric in self.metrics if metric == HEADLINE), None)
-        return [row for row in self.rows if (row.task, row.metric) == (task, HEADLINE)]
+        """The rows that verdicts are about: AP of the first task that has it, or the recall of proposals."""
+        return [row for row in self.rows if (row.task, row.metric) == self.headline]
 
     def failures(self, init: str) -> list[Run]:
         """The failed runs of one initialisation; runs that have not been started are not among them."""
@@ -167,11 +171,11 @@ def _fail_without_headline(groups: Iterable[dict[tuple[str, int], Run]]) -> None
     of_groups = list(groups)
     finished = [run for group in of_groups for run in group.values() if run.finished]
     fullest = max((run.metrics for run in finished), key=len, default={})
-    headline = next((key for key in fullest if key[1] == HEADLINE), None)
+    judged = headline(fullest)
     for group in of_groups:
         for key, run in group.items():
-            if run.finished and headline is not None and headline not in run.metrics:
-                group[key] = replace(run, status="failed", error=f"its {headline[0]} {HEADLINE} is not a number")
+            if run.finished and judged is not None and judged not in run.metrics:
+                group[key] = replace(run, status="failed", error=f"its {' '.join(judged)} is not a number")
 
 
 def _refuse_repeated_weights(name: str, group: RunsOfInit) -> None:

@@ -91,6 +91,8 @@ def load_detections(run: Run) -> tuple | str:
         detections = Detections.load(run.detections).in_order_of(spec.summary.image_ids)
     except UserError as error:
         return str(error).split(";")[0]
+    if detections.are_proposals:
+        return "proposals have no classes"
     if (detections.category >= len(spec.class_names)).any():
         return f"{run.detections}: a category is not one of the {len(spec.class_names)} classes of {spec.name}"
     return spec, detections

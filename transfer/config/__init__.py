@@ -23,6 +23,9 @@ from transfer.config.schema import ADDED, KEYS, LATER, OWN_PREFIX, PART_OF, Supp
 
 CONFIG_FOLDER = data_folder("configs")
 BASE_KEY = "_BASE_"
+# the one Python expression in Detectron2's configs, of Base-RetinaNet.yaml, and its value
+RETINANET_SIZES = "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]"
+EXPRESSIONS = {RETINANET_SIZES: [[x, x * 2 ** (1.0 / 3), x * 2 ** (2.0 / 3)] for x in [32, 64, 128, 256, 512]]}
 MAX_FILES = 64  # of one config and its bases; Detectron2's longest chain has four
 # where a run starts from and where it is written; not part of what the run measures
 RUN_KEYS = ("MODEL.WEIGHTS", "SEED", "OUTPUT_DIR")
@@ -195,7 +198,8 @@ def _read_yaml_with_bases(file: Path, derived: tuple[Path, ...] = (), read: list
     if file.resolve() in derived:
         circle = [*derived[derived.index(file.resolve()) :], file]
         raise UserError(f"config {file}: circular {BASE_KEY}: {' -> '.join(path.name for path in circle)}")
-    written = read_yaml(file, f"config {file}", aliases=True)  # Detectron2's own dumps have aliases of flat lists
+    # Detectron2's own dumps have aliases of flat lists
+    written = read_yaml(file, f"config {file}", aliases=True, known=EXPRESSIONS)
     bases = written.pop(BASE_KEY, [])
     merged: dict[str, Any] = {}
     for base in bases if isinstance(bases, list) else [bases]:

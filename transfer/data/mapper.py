@@ -68,7 +68,8 @@ class DetectionMapper:
     """Maps records to items. The random choices are drawn by ``geometry``, so that they can be replayed without images.
 
     ``masks``: "" for boxes only, "polygon" (lists of float64 arrays x0 y0 x1 y1 ...) or "bitmask" (bool N x H x W).
-    ``keypoints``: ``mirrored_order`` of the keypoints to read; None for a detector without keypoints.
+    ``keypoints``: ``mirrored_order`` of the keypoints to read; None for a detector without keypoints. ``proposals``:
+    how many of a record's proposals are kept, the best; None for a detector that makes its own.
     """
 
     def __init__(
@@ -79,11 +80,12 @@ class DetectionMapper:
         geometry: RandomGeometry,
         masks: str = "",
         keypoints: Sequence[int] | None = None,
+        proposals: int | None = None,
     ) -> None:
         if masks not in ("", *MASK_FORMATS):
             raise UserError(f"INPUT.MASK_FORMAT {masks!r} must be polygon or bitmask")
         self.train, self.image_format, self.geometry = train, image_format, geometry
-        self.masks, self.keypoints = masks, keypoints
+        self.masks, self.keypoints, self.proposals = masks, keypoints, proposals
         # what is left of an object's mask after a crop has a smaller box than what is left of its box
         self.boxes_from_masks = bool(masks and (geometry.crop or geometry.jitter))
 
@@ -91,7 +93,8 @@ class DetectionMapper:
         """Item: image (uint8 C x H x W), height, width (original), image_id, file_name, and in training instances.
 
         instances: boxes float32 N x 4 (x0 y0 x1 y1 in the resized image), classes int64 N, masks (see the class),
-        keypoints float32 N x K x 3 (x, y, visibility; all 0 where not labelled or outside the image).
+        keypoints float32 N x K x 3 (x, y, visibility; all 0 where not labelled or outside the image). With
+        ``proposals`` also proposals: boxes float32 P x 4 in the resized image and logits float32 P, best first.
         Raises UserError naming an unreadable image, a size that differs from the annotation, or an unusable mask.
         """
         pixels = read_image(record["file_name"], self.image_format)
@@ -103,8 +106,12 @@ class DetectionMapper:
             )
         item = self.item_of(pixels, draw, name=f"image {record['file_name']}")
         item.update({key: record[key] for key in ("file_name", "image_id") if key in record})
+        geometry = self.geometry.of(draw, (height, width))
+        if self.proposals is not None:
+            boxes, logits = record["proposals"]
+            item["proposals"] = _proposals(boxes, logits, geometry, self.proposals)
         if self.train and "annotations" in record:
-            item["instances"] = self._instances(record, self.geometry.of(draw, (height, width)))
+            item["instances"] = self._instances(record, geometry)
         return item
 
     def item_of(self, pixels: np.ndarray, draw: Draw, *, name: str = "image") -> dict[str, Any]:
@@ -194,6 +201,13 @@ class DetectionMapper:
                 return np.zeros(geometry.after, dtype=bool)
             mask = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, *geometry.after)))
         return np.ascontiguousarray(mask.astype(bool))
+
+
+def _proposals(boxes: np.ndarray, logits: np.ndarray, geometry: Geometry, most: int) -> dict[str, torch.Tensor]:
+    """The best ``most`` proposals of which something is left in the changed image."""
+    changed = torch.as_tensor(geometry.boxes(boxes.copy())).float()
+    keep = (changed[:, 2:] > changed[:, :2]).all(dim=1)
+    return {"boxes": changed[keep][:most], "logits": torch.as_tensor(logits.astype(np.float32))[keep][:most]}
 
 
 def _are_boxes(boxes: torch.Tensor) -> torch.Tensor:

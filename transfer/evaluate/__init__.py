@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from runtime.errors import UserError
 from transfer.evaluate.detections import Detections
+from transfer.evaluate.headline import PROPOSALS
 
 if TYPE_CHECKING:
     from transfer.data.catalog import DatasetSpec
 
 Metrics = dict[str, dict[str, float]]  # {"bbox": {"AP": 27.1, ...}, "segm": {...}}, percent
+OF_PROPOSALS = "proposals/recall-1000"
 
 
 def evaluate(
@@ -21,7 +23,8 @@ def evaluate(
 
     ``evaluator``: ``official`` (pycocotools), ``fast`` (this project's, with equal results) or ``auto`` (``fast``),
     ``auto-300`` for another limit than 100 detections; it affects only boxes and masks of COCO data. ``sigmas`` are
-    those of ``keypoint_ap``. Raises UserError for detections of other images and a data set without annotations.
+    those of ``keypoint_ap``. Proposals have a recall, whatever the evaluator. Raises UserError for detections of other
+    images and a data set without annotations.
     """
     expected = set(spec.summary.image_ids)
     detected = set(detections.image_ids)
@@ -32,14 +35,20 @@ def evaluate(
         )
     if not spec.summary.annotated(masks=detections.masks is not None):
         raise UserError(f"data set {spec.name} has no annotations to evaluate against")
+    if detections.are_proposals:
+        from transfer.evaluate.proposal_recall import objects_of, proposal_recall
+
+        return {PROPOSALS: proposal_recall(objects_of(spec), detections)}, OF_PROPOSALS
     metrics, used = EVALUATORS[spec.evaluator](spec, detections, evaluator)
     if detections.keypoints is not None:
         metrics["keypoints"] = _keypoints(spec, detections, sigmas)
     return metrics, used
 
 
-def evaluator_id(spec: DatasetSpec, evaluator: str = "auto") -> str:
-    """The id that ``evaluate`` would return for this data set."""
+def evaluator_id(spec: DatasetSpec, evaluator: str = "auto", *, proposals: bool = False) -> str:
+    """The id that ``evaluate`` would return for this data set; ``proposals``: of a region proposal network alone."""
+    if proposals:
+        return OF_PROPOSALS
     return EVALUATOR_IDS[spec.evaluator](spec, evaluator)
 
 

@@ -29,6 +29,7 @@ class Detections:
     ``boxes`` float32 N x 4: x0 y0 x1 y1 in pixels of the original image. ``scores`` float32 N.
     ``masks``: N COCO run-length masks of the original image's size, or None for a detector without masks.
     ``keypoints`` float32 N x K x 3: x, y in pixels of the original image and a score; None without a keypoint branch.
+    ``are_proposals``: of a region proposal network alone; scores are its logits, and every category is 0.
     """
 
     image_ids: list[Any]
@@ -38,6 +39,7 @@ class Detections:
     scores: np.ndarray
     masks: list[Rle] | None = None
     keypoints: np.ndarray | None = None
+    are_proposals: bool = False
 
     def __post_init__(self) -> None:
         self.image_index = np.asarray(self.image_index, dtype=np.int32)
@@ -135,6 +137,8 @@ class Detections:
             arrays["mask_counts"] = np.frombuffer(b"".join(counts), dtype=np.uint8)
         if self.keypoints is not None:
             arrays["keypoints"] = self.keypoints
+        if self.are_proposals:
+            arrays["are_proposals"] = np.array(True)
         with atomic_path(path) as partial, open(partial, "wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
@@ -149,7 +153,8 @@ class Detections:
                 ids = [int(i) for i in ids]
             masks = _unpack_masks(arrays) if "mask_counts" in arrays else None
             flat = {name: arrays[name] for name in ("image_index", "category", "boxes", "scores")}
-            loaded = cls(ids, **flat, masks=masks, keypoints=arrays.get("keypoints"))
+            are_proposals = bool(arrays.get("are_proposals", False))
+            loaded = cls(ids, **flat, masks=masks, keypoints=arrays.get("keypoints"), are_proposals=are_proposals)
             loaded.check()
             return loaded
         except FileNotFoundError as error:

@@ -11,6 +11,7 @@ from transfer.data.catalog import DatasetSpec, get_dataset
 from transfer.engines.protocol import Engine
 from transfer.engines.training.checks import check_values
 from transfer.engines.training.choices import class_count_keys
+from transfer.engines.training.proposals import read_proposals
 from transfer.evaluate.keypoint_ap import COCO_KEYPOINTS
 
 if TYPE_CHECKING:
@@ -59,6 +60,15 @@ def check(
         check_keypoints(cfg, datasets)
     check_labels(cfg, datasets)
     check_classes(cfg, datasets, explicit)
+    if cfg.MODEL.LOAD_PROPOSALS:
+        check_proposals(cfg, datasets)
+
+
+def check_proposals(cfg: CfgNode, datasets: Datasets) -> None:
+    """Every image has an entry in the file of proposals of its data set; the files are read whole."""
+    for part, specs in (("TRAIN", datasets.train), ("TEST", datasets.test)):
+        for spec, file in zip(specs, cfg.DATASETS[f"PROPOSAL_FILES_{part}"]):
+            read_proposals(file, spec.summary.image_ids)
 
 
 def check_labels(cfg: CfgNode, datasets: Datasets) -> None:

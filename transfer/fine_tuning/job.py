@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from transfer.config.expectations import failed_expectations
 from transfer.data.catalog import get_dataset
 from transfer.data.set_findings import finding_records
 from transfer.engines.protocol import Engine, TrainSummary
+from transfer.engines.training.choices import finds_proposals
 from transfer.engines.weights.checkpoints import SETTINGS_KEY, load_latest
 from transfer.evaluate import Metrics, evaluate, evaluator_id
 from transfer.evaluate.detections import Detections
@@ -54,6 +55,11 @@ class Job:
     def is_main(self) -> bool:
         """Whether this process evaluates and writes."""
         return self.rank == 0
+
+    def evaluators(self, datasets: Iterable[str]) -> list[str]:
+        """The id of the evaluator of each of these data sets."""
+        proposals = finds_proposals(self.cfg)
+        return [evaluator_id(get_dataset(name), self.evaluator, proposals=proposals) for name in datasets]
 
     def metrics(self, dataset: str, detections: Detections) -> Metrics:
         """Metrics of a data set's detections by task."""
@@ -121,7 +127,7 @@ def settings_to_continue(job: Job) -> tuple[RunSettings, int]:
 
     Raises UserError for a difference that is not in ``allow_change``. Nothing of the run has been overwritten by then.
     """
-    evaluators = [evaluator_id(get_dataset(name), job.evaluator) for name in job.cfg.DATASETS.TEST]
+    evaluators = job.evaluators(job.cfg.DATASETS.TEST)
     settings = run_settings(job.cfg, job.init, job.engine.name, job.world_size, evaluators)
     latest = load_latest(job.folder, warn=False) if job.resume else None  # the engine warns when it loads it
     if latest is None:
@@ -180,7 +186,7 @@ def _finish(job: Job, header: Mapping[str, Any], summary: TrainSummary, history:
         summary=summary,
         history=history,
         by_dataset=by_dataset,
-        evaluators=[evaluator_id(get_dataset(name), job.evaluator) for name in by_dataset],
+        evaluators=job.evaluators(by_dataset),
         evaluate_seconds=time.perf_counter() - began,
         detections=names,
     )
@@ -218,7 +224,7 @@ def evaluate_only(job: Job, weights: Path) -> int:
             "metrics_by_dataset": by_dataset,
             "provenance": provenance(),
         }
-        record["evaluators"] = [evaluator_id(get_dataset(name), job.evaluator) for name in by_dataset]
+        record["evaluators"] = job.evaluators(by_dataset)
         record["findings"] = finding_records((), [get_dataset(name) for name in by_dataset])
         write_json(job.folder / "evaluation.json", record)
         log.info("%s", metrics_table(by_dataset))

@@ -17,9 +17,11 @@ SCORE = 0.3  # detections below are not drawn
 
 
 def log_pictures(folder: Path, iteration: int, spec: DatasetSpec, detections: Detections) -> None:
-    """Write detections on the first images of a test set to TensorBoard, as ``detections/SET/IMAGE``."""
+    """Write detections on the first images of a test set to TensorBoard, as ``detections/SET/IMAGE``; no proposals."""
     from torch.utils.tensorboard import SummaryWriter
 
+    if detections.are_proposals:
+        return  # a thousand boxes an image hide it
     files = {record["image_id"]: record["file_name"] for record in spec.records()}
     with SummaryWriter(str(folder), filename_suffix=".pictures") as board:
         for index, image_id in enumerate(detections.image_ids[:PICTURES]):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
+from transfer.evaluate.headline import headline
 from transfer.planning.fields import Fields
 from transfer.records.result_file import read_result
 from transfer.report.content import RateSearch
@@ -75,13 +76,15 @@ def split_names(folder: Path, key: str, part: str) -> tuple[str, ...]:
 
 
 def grid_scores(folder: Path, rates: Sequence[float]) -> dict[float, float]:
-    """Held-out box AP of every run of the grid that has ended; NaN for one that failed, e.g. because it diverged."""
+    """Held-out AP (recall of proposals) of every run of the grid that has ended; NaN for one that failed."""
     scores = {}
     for rate in rates:
         path = folder / f"lr{rate:g}" / "result.json"
         if path.is_file():
             result = read_result(path.parent) or {}
-            value = result.get("metrics", {}).get("bbox", {}).get("AP") if result.get("status") == "finished" else None
+            metrics = result.get("metrics", {}) if result.get("status") == "finished" else {}
+            judged = headline((task, metric) for task, values in metrics.items() for metric in values)
+            value = metrics[judged[0]][judged[1]] if judged else None
             scores[rate] = math.nan if value is None else float(value)
     return scores
 

@@ -49,6 +49,7 @@ class Detector:
         UserError for missing files, weights that do not fit the config, and settings that the engine does not honour.
         """
         from transfer.config import load_config
+        from transfer.engines.training.choices import finds_proposals
         from transfer.prediction.run_files import choose_engine, find_classes, find_files
 
         files = find_files(run, config)
@@ -58,6 +59,11 @@ class Detector:
         cfg.OUTPUT_DIR = str(files.folder)
         if cfg.MODEL.LOAD_PROPOSALS:
             raise UserError("MODEL.LOAD_PROPOSALS: a detector without its own proposals cannot be shown new images")
+        if finds_proposals(cfg):
+            raise UserError(
+                "MODEL.META_ARCHITECTURE ProposalNetwork finds proposals, not objects with a class; use a detector, or "
+                "train_net.py --eval-only for the proposals of a data set"
+            )
         chosen = choose_engine(engine, files.folder)
         check_detector(cfg, chosen)
         cfg.freeze()

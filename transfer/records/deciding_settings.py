@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtime.atomic import sha256_file
 from runtime.logs import get_logger
 from runtime.recorded_settings import changed_settings
 from transfer.config import recipe
@@ -63,11 +64,14 @@ def run_settings(
     ``evaluators``: the id of the evaluator of each of DATASETS.TEST; the history of the result is made with them.
 
     ``init`` is the entry of result.json: an initialisation is compared by the content of its weights, wherever they
-    are. Data sets are compared by their content too, under the config keys that name them.
+    are. Data sets and files of proposals are compared by their content too, under the config keys that name them.
     """
     settings = {key: value for key, value in recipe(cfg).items() if key not in FREE_KEYS}
     for part in ("TRAIN", "TEST"):
         settings[f"DATASETS.{part}"] = [_content_of(name) for name in cfg.DATASETS[part]]
+        if cfg.MODEL.LOAD_PROPOSALS:
+            key = f"PROPOSAL_FILES_{part}"
+            settings[f"DATASETS.{key}"] = [f"sha256 {sha256_file(path)}" for path in cfg.DATASETS[key]]
     weights = f" {init['sha256']}" if init.get("sha256") else ""
     own: dict[str, Any] = {"SEED": cfg.SEED, "init": f"{init['kind']}{weights}", "engine": engine}
     return RunSettings({**settings, **own, "world_size": world_size, "evaluator": list(evaluators)})

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.atomic import write_json
+from runtime.atomic import sha256_file, write_json
 from runtime.errors import UserError
 from runtime.provenance import hardware, provenance
 from transfer.config import config_sha256, flatten, recipe
@@ -97,10 +97,17 @@ def run_header(
         "engine": describe_engine(engine),
         "world_size": world_size,
         "changes": changes,
-        "datasets": {part.lower(): [describe_dataset(spec) for spec in specs] for part, specs in sets.items()},
+        "datasets": {part.lower(): _describe_sets(cfg, part, specs) for part, specs in sets.items()},
         "findings": finding_records(sets["TRAIN"], sets["TEST"]),
         "provenance": provenance(),
     }
+
+
+def _describe_sets(cfg: CfgNode, part: str, specs: Iterable[DatasetSpec]) -> list[dict[str, Any]]:
+    """The entries of DATASETS.TRAIN or TEST; a detector that is given proposals has the digest of their files, too."""
+    files = cfg.DATASETS[f"PROPOSAL_FILES_{part}"] if cfg.MODEL.LOAD_PROPOSALS else ()
+    entries = [describe_dataset(spec) for spec in specs]
+    return [{**one, "proposals": sha256_file(file)} for one, file in zip(entries, files)] if files else entries
 
 
 def describe_config(cfg: CfgNode, name: str) -> dict[str, Any]:

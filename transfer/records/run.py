@@ -122,6 +122,8 @@ def must_agree(record: Mapping[str, Any]) -> dict[str, Any]:
     for part, sets in record["datasets"].items():
         agree[f"datasets.{part}.sha256"] = [one["sha256"] for one in sets]
         agree[f"datasets.{part}.images"] = [one.get("images") for one in sets]
+        if any("proposals" in one for one in sets):
+            agree[f"datasets.{part}.proposals"] = [one.get("proposals") for one in sets]
     return agree
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from transfer.comparison.comparison import ConfigComparison, Failure
-from transfer.comparison.curves import METRIC, TASK, Curves, history
+from transfer.comparison.curves import Curves, history
 from transfer.report.charts import Bars, Dot, DotIntervals, Lines
 from transfer.report.csv_rows import (
     MAIN,
@@ -114,7 +114,9 @@ def _variance_figure(config: ConfigComparison) -> list[Figure]:
     if not groups:
         return []
     name = "Variance of a run by its source"
-    chart = Bars(groups, {source: i for i, source in enumerate(SOURCES)}, "variance of AP, squared points")
+    chart = Bars(
+        groups, {source: i for i, source in enumerate(SOURCES)}, f"variance of {_headline(config)}, squared points"
+    )
     return [Figure(name, chart, f"{name}; an estimate below 0 is drawn as 0")]
 
 
@@ -137,18 +139,25 @@ def _curve_parts(config: ConfigComparison, styles: Mapping[str, int]) -> Parts:
     curves = config.curves
     if not curves.by_init:
         return []
-    name = "AP against iterations, mean over seeds"
+    name = f"{_headline(config)} against iterations, mean over seeds"
     bands = curve_bands(config)
     caption = f"{name}; the band goes from the lowest to the highest run" if bands else name
     figure = Figure(name, Lines(curves.by_init, styles, "iteration", bands), caption)
     return [element("h3", "Learning curves"), figure, paragraph(order_text(curves, "iteration"))]
 
 
+def _headline(config: ConfigComparison) -> str:
+    return config.table.headline[1] if config.table.headline else ""
+
+
 def curve_bands(config: ConfigComparison) -> dict[str, list[tuple[float, float, float]]]:
-    """(iteration, lowest, highest AP of a run) along every curve; none for an initialisation with one run."""
-    bands = {}
+    """(iteration, lowest, highest value of a run) along every curve; none for an initialisation with one run."""
+    bands: dict[str, list[tuple[float, float, float]]] = {}
+    if config.table.headline is None:
+        return bands
     for init, curve in config.curves.by_init.items():
-        histories = [history(run, TASK, METRIC) for run in config.table.runs if run.init == init and run.finished]
+        runs = [run for run in config.table.runs if run.init == init and run.finished]
+        histories = [history(run, *config.table.headline) for run in runs]
         histories = [values for values in histories if values]  # the runs that the mean is over
         if len(histories) > 1:
             values = [(x, [one[int(x)] for one in histories]) for x, _ in curve]

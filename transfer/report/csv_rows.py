@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from transfer.comparison.differences import WIDER
 from transfer.comparison.gap import ROLES, Gap, Row, Table
 from transfer.comparison.variance import Component, components
+from transfer.evaluate.headline import PROPOSALS
 from transfer.report.escaping import csv_text
 
 OF_GAP = ("", "_init", "_low", "_high", "_n", "_interval", "_verdict")  # the columns of earlier versions
@@ -22,14 +23,25 @@ COLUMNS = [
     *("failed", "pretraining_runs", "variance_pretraining", "variance_seed", "variance_residual"),
     *(f"vs_{role}{part}" for role in ROLES for part in MORE_OF_GAP),
 ]
-TASKS = {"bbox": "box", "segm": "mask", "keypoints": "keypoint"}
-MAIN = ("AP", "AP50", "AP75")  # the columns of the papers' tables
-SIZES = ("APs", "APm", "APl", "APr", "APc", "APf")  # by object size, by category frequency (LVIS)
+TASKS = {"bbox": "box", "segm": "mask", "keypoints": "keypoint", PROPOSALS: "proposal"}
+MAIN = ("AP", "AP50", "AP75", "AR@100", "AR@1000")  # the columns of the papers' tables
+SIZES = (
+    "APs",
+    "APm",
+    "APl",
+    "APr",
+    "APc",
+    "APf",
+    "ARs@1000",
+    "ARm@1000",
+    "ARl@1000",
+)  # by object size, by category frequency (LVIS)
 SINGLE_INTERVALS = (
     "Intervals are single 95 % intervals: of many, about one in twenty misses the truth. Verdicts are adjusted for all "
-    "comparisons of this report (Holm), so an interval may exclude 0 and its verdict be undecided. Only AP has "
-    "verdicts: the metrics of one run are computed from the same detections, and several of them agreeing is not "
-    "several pieces of evidence. * An interval wider than the metric can be: the runs do not bound the difference."
+    "comparisons of this report (Holm), so an interval may exclude 0 and its verdict be undecided. Only AP (AR@1000 of "
+    "proposals) has verdicts: the metrics of one run are computed from the same detections, and several of them "
+    "agreeing is not several pieces of evidence. * An interval wider than the metric can be: the runs do not bound the "
+    "difference."
 )
 
 CsvRow = dict[str, str]  # column -> text

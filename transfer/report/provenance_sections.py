@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from runtime.provenance import provenance
 from transfer.comparison.gap import Table
+from transfer.evaluate.headline import headline
 from transfer.records.run import Run
 from transfer.report.content import Report
 from transfer.report.csv_rows import number
@@ -14,7 +15,7 @@ from transfer.report.markup import Markup
 from transfer.report.page import Section, details, paragraph, preformatted, table
 
 COLUMNS = [
-    *("run", "AP", "iterations", "train s", "backbone sha256", "data sha256"),
+    *("run", "AP or AR", "iterations", "train s", "backbone sha256", "data sha256"),
     *("engine", "hardware", "code", "command"),
 ]
 DIGITS = 12  # of a sha256 or a commit: enough to recognise it
@@ -38,7 +39,7 @@ def _row(run: Run) -> list[str]:
     data = [one["sha256"] or "" for part in record["datasets"].values() for one in part]
     return [
         run.name,
-        number(next((value for (_, metric), value in run.metrics.items() if metric == "AP"), None)),
+        number(run.metrics.get(headline(run.metrics) or ("", ""))),
         str(record["iterations"]),
         f"{(record.get('seconds') or {}).get('train') or 0:.0f}",
         (record["init"].get("sha256") or "none")[:DIGITS],

@@ -108,7 +108,7 @@ def _decided_early(subject: str, what: str, reference: str, gap: Gap, verdict: V
     """The numbers are those of all seeds, and need not agree with a verdict that fewer seeds reached."""
     word = f"{RELATION.get(verdict.word, '')} {reference}"
     if verdict.word == EQUIVALENT:
-        word = f"equivalent to {reference} within ±{verdict.margin:g} AP"
+        word = f"equivalent to {reference} within ±{verdict.margin:g} points"
     return (
         f"{subject} is {word} with these weights, decided with {verdict.decided_with} seeds; with all "
         f"{len(gap.difference.seeds)} the difference is {what} ({bounds})"

@@ -93,6 +93,7 @@ def test_bases_merge_in_order_and_relative(tmp_path):
     [
         ("SOLVER: {BASE_RL: 0.1}", "unknown key SOLVER.BASE_RL; did you mean SOLVER.BASE_LR"),
         ("MODEL: !!python/object/apply:os.system ['true']", "only plain YAML"),
+        ("SEED: !!python/object/apply:eval ['1 + 1']", "only plain YAML"),
         ("_BASE_: https://example.org/x.yaml", "must be a local file"),
         ("_BASE_: c.yaml", r"circular _BASE_: c\.yaml -> c\.yaml"),
         ("_BASE_: nowhere.yaml", "does not exist"),
@@ -146,8 +147,8 @@ def test_digest_ignores_where_a_run_starts_and_goes_but_nothing_else():
 def test_unsupported_keys_name_what_an_engine_must_refuse():
     cfg = default_config()
     assert changed_keys(cfg) == {}
-    merge_opts(cfg, ["MODEL.LOAD_PROPOSALS", "True", "INPUT.FORMAT", "RGB", "ENGINE.ACCUMULATE", "2"])
-    assert unsupported_keys(cfg) == {"MODEL.LOAD_PROPOSALS": True}
+    merge_opts(cfg, ["VIS_PERIOD", "20", "INPUT.FORMAT", "RGB", "ENGINE.ACCUMULATE", "2"])
+    assert unsupported_keys(cfg) == {"VIS_PERIOD": 20}
     assert unsupported_keys(cfg, "own") == {"ENGINE.ACCUMULATE": 2}
 
 
@@ -213,17 +214,11 @@ def test_detectron2s_own_configs_load_to_the_same_values():
     folder = Path(model_zoo.__file__).parent / "configs"
     files = sorted(folder.rglob("*.yaml"))
     assert len(files) > 60
-    refused = []
     for file in files:
-        try:
-            cfg = load_config(file)
-        except UserError as error:
-            refused.append(f"{file.name}: {error}")
-            continue
+        cfg = load_config(file)
         theirs = get_cfg()
         theirs.merge_from_file(str(file))
         assert flatten(theirs) == {k: v for k, v in flatten(cfg).items() if not is_own(k)}, file
-    assert all("retinanet" in name.lower() and "python/object/apply" in name for name in refused)
 
 
 def test_every_key_has_a_class():

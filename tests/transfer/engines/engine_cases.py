@@ -163,6 +163,8 @@ PEOPLE = {
     "MODEL.ROI_KEYPOINT_HEAD.CONV_DIMS": (32, 32),
 }
 
+GIVEN_PROPOSALS = {"MODEL.LOAD_PROPOSALS": True, "MODEL.PROPOSAL_GENERATOR.NAME": "PrecomputedProposals"}
+
 CASES |= {
     "cascade_mask": {**THIN, **FPN, **MASK, **CASCADE},
     "cascade_two_stages_sigmoid": {
@@ -202,7 +204,11 @@ CASES |= {
     },
     "proposals": {**THIN, **FPN, "MODEL.META_ARCHITECTURE": "ProposalNetwork"},
     "proposals_c4": {**THIN, "MODEL.META_ARCHITECTURE": "ProposalNetwork"},
+    "fast_rcnn": {**THIN, **FPN, **MASK, **GIVEN_PROPOSALS},
+    "fast_rcnn_c4": {**THIN, **GIVEN_PROPOSALS, "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True},
 }  # fmt: skip
+
+GIVEN = ("image", "height", "width", "image_id", "proposals")  # of an input, what a model is given
 
 SCALED = {  # random predictors hardly move: spread their outputs so that scores and boxes differ
     "cls_score": 10.0,
@@ -238,9 +244,21 @@ def draw_inputs(num_classes: int) -> list[dict[str, Any]]:
                 "classes": torch.from_numpy(rng.randint(0, num_classes, count)),
                 "polygons": polygons,
                 "keypoints": draw_keypoints(boxes),
+                "proposals": draw_proposals(boxes, height, width),
             }
         )
     return items
+
+
+def draw_proposals(boxes: np.ndarray, height: int, width: int) -> dict[str, torch.Tensor]:
+    """Proposals around the boxes and elsewhere, best first."""
+    rng = np.random.RandomState(len(boxes) + 10)
+    near = np.repeat(boxes, 3, axis=0) + rng.uniform(-5, 5, (3 * len(boxes), 4))
+    corner = rng.uniform(0, 40, (20, 2))
+    found = np.concatenate([near, np.concatenate([corner, corner + rng.uniform(8, 30, (20, 2))], axis=1)])
+    found = np.clip(found, 0, [width, height, width, height]).astype(np.float32)
+    logits = np.sort(rng.normal(0, 3, len(found)).astype(np.float32))[::-1].copy()
+    return {"boxes": torch.from_numpy(found), "logits": torch.from_numpy(logits)}
 
 
 def draw_keypoints(boxes: np.ndarray) -> torch.Tensor:
@@ -315,7 +333,7 @@ def run_embedded(settings: dict[str, Any], inputs: list[dict[str, Any]], bitmask
             "masks": masks if cfg.MODEL.MASK_ON else None,
             "keypoints": given["keypoints"] if cfg.MODEL.KEYPOINT_ON else None,
         }
-        items.append({**{k: given[k] for k in ("image", "height", "width", "image_id")}, "instances": instances})
+        items.append({**{k: given[k] for k in GIVEN}, "instances": instances})
     torch.manual_seed(1)
     losses = model.train()(items)
     sum(losses.values()).backward()
@@ -360,7 +378,10 @@ def run_detectron2(settings: dict[str, Any], inputs: list[dict[str, Any]], bitma
             instances.gt_masks = BitMasks(draw_bitmasks(given)) if bitmask else PolygonMasks(given["polygons"])
         if cfg.MODEL.KEYPOINT_ON and len(given["boxes"]):  # as from Detectron2's loader
             instances.gt_keypoints = Keypoints(given["keypoints"])
-        items.append({**{k: given[k] for k in ("image", "height", "width", "image_id")}, "instances": instances})
+        proposals = Instances(instances.image_size)
+        proposals.proposal_boxes = Boxes(given["proposals"]["boxes"].clone())
+        proposals.objectness_logits = given["proposals"]["logits"].clone()
+        items.append({**{k: given[k] for k in GIVEN}, "instances": instances, "proposals": proposals})
     torch.manual_seed(1)
     with EventStorage(), deformable_on_cpu():
         losses = model.train()(items)

@@ -14,8 +14,7 @@ import torch
 
 from runtime.errors import UserError
 from runtime.torch_files import load_torch
-from tests.transfer.data.loaders import signal_the_workers
-from tests.transfer.engines.detectron2_alone import train_with_detectron2_alone
+from tests.transfer.engines.detectron2_alone import register_datasets, train_with_detectron2_alone
 from tests.transfer.keypoint_data import NAMES, write_keypoints
 from transfer.config import load_config
 from transfer.data.catalog import get_dataset
@@ -58,17 +57,6 @@ def arguments(people: str, folder: Path, engine: str, **opts: str) -> list[str]:
     pairs = {**SHRUNK, "DATASETS.TRAIN": data, "DATASETS.TEST": data, "OUTPUT_DIR": str(folder), "SEED": "1", **opts}
     head = ["transfer/train_net.py", "--config-file", "coco_keypoints_R50_FPN_2x.yaml", "--init", "random"]
     return [*head, "--engine", engine, *(word for pair in pairs.items() for word in pair)]
-
-
-@pytest.mark.detectron2
-def test_workers_of_detectron2s_loader_outlive_the_signals_that_stop_a_run(people: str, tmp_path: Path) -> None:
-    from transfer.engines.detectron2.data import own_train_loader
-
-    words = arguments(people, tmp_path, "detectron2", **{"DATALOADER.NUM_WORKERS": "1"})
-    batches = iter(own_train_loader(load_config(words[2], words[7:])))
-    next(batches)
-    signal_the_workers()
-    assert [len(next(batches)) for _ in range(8)] == [2] * 8
 
 
 @pytest.mark.parametrize("engine", ["torchvision", pytest.param("detectron2", marks=pytest.mark.detectron2)])
@@ -158,8 +146,6 @@ def test_another_number_of_keypoints_is_one_line(people: str) -> None:
 def test_mirrored_keypoints_change_sides(people: str) -> None:
     from detectron2.data import MetadataCatalog
     from detectron2.data.datasets.builtin_meta import COCO_PERSON_KEYPOINT_FLIP_MAP, COCO_PERSON_KEYPOINT_NAMES
-
-    from transfer.engines.detectron2.data import register_datasets
 
     register_datasets([people])
     metadata = MetadataCatalog.get(people)

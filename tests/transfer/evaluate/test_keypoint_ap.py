@@ -55,7 +55,7 @@ def test_equal_to_detectron2s_evaluator(people, tmp_path):
     from detectron2.evaluation import COCOEvaluator
     from detectron2.structures import Boxes, Instances
 
-    from transfer.engines.detectron2.data import register_datasets
+    from tests.transfer.engines.detectron2_alone import register_datasets
 
     register_datasets([people.name])
     MetadataCatalog.get(people.name).set(json_file=str(people.annotations), thing_dataset_id_to_contiguous_id={1: 0})

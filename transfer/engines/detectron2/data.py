@@ -1,4 +1,4 @@
-"""Batches for Detectron2: from the shared loader, or from Detectron2's own loader for data that only it provides."""
+"""The shared loader's batches in Detectron2's form."""
 
 from __future__ import annotations
 
@@ -6,31 +6,22 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from detectron2.data import (
-    DatasetCatalog,
-    DatasetMapper,
-    MetadataCatalog,
-    build_detection_test_loader,
-    build_detection_train_loader,
-)
-from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, Keypoints, PolygonMasks
-from torch.utils.data import get_worker_info
+from detectron2.structures import BitMasks, Boxes, Instances, Keypoints, PolygonMasks
 
-from runtime.errors import UserError
-from runtime.stop import leave_signals_to_the_parent
-from transfer.data.catalog import get_dataset
-from transfer.data.keypoints import mirrored_pairs
-from transfer.engines.training.batches import TrainingFeed, build_test_feed
+from transfer.engines.training.batches import TrainingFeed
 
 Items = list[dict[str, Any]]
 
 
 def as_detectron2_items(batch: Sequence[dict[str, Any]]) -> Items:
-    """Items of the shared loader with their targets as Detectron2's Instances; others unchanged."""
+    """Items of the shared loader with their targets and proposals as Detectron2's Instances."""
     items: Items = []
-    for item in batch:
+    for given in batch:
+        item = dict(given)
+        if "proposals" in item:
+            item["proposals"] = _proposals(item)
         if "instances" not in item:
-            items.append(dict(item))
+            items.append(item)
             continue
         targets = item["instances"]
         instances = Instances(tuple(item["image"].shape[1:]))
@@ -44,9 +35,11 @@ def as_detectron2_items(batch: Sequence[dict[str, Any]]) -> Items:
     return items
 
 
-def needs_own_loader(cfg: Any) -> bool:
-    """Whether the config needs data that only Detectron2's loader provides; such runs do not resume exactly."""
-    return bool(cfg.MODEL.LOAD_PROPOSALS)
+def _proposals(item: dict[str, Any]) -> Instances:
+    proposals = Instances(tuple(item["image"].shape[1:]))
+    proposals.proposal_boxes = Boxes(item["proposals"]["boxes"])
+    proposals.objectness_logits = item["proposals"]["logits"]
+    return proposals
 
 
 class ResumableBatches:
@@ -71,63 +64,3 @@ class ResumableBatches:
         for batch in batches:
             self.last = as_detectron2_items(batch)
             yield self.last
-
-
-class _SignalSafeMapper:
-    """Detectron2's mapper for workers that ignore stop signals.
-
-    Detectron2's loader accepts no ``worker_init_fn``, so the first call in a worker sets the signals up.
-    """
-
-    def __init__(self, mapper: DatasetMapper) -> None:
-        self._mapper, self._unprotected = mapper, True
-
-    def __call__(self, record: dict[str, Any]) -> Any:
-        if self._unprotected and get_worker_info() is not None:
-            leave_signals_to_the_parent()
-            self._unprotected = False
-        return self._mapper(record)
-
-
-def own_train_loader(cfg: Any) -> Any:
-    """Detectron2's training loader on the data sets of the shared catalog."""
-    register_datasets([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST], masks=cfg.MODEL.MASK_ON)
-    return build_detection_train_loader(cfg, mapper=_SignalSafeMapper(DatasetMapper(cfg, is_train=True)))
-
-
-def test_batches(cfg: Any, dataset: str, rank: int, world: int) -> Any:
-    """One image at a time, this rank's share."""
-    if needs_own_loader(cfg):
-        register_datasets([dataset], masks=cfg.MODEL.MASK_ON)
-        return build_detection_test_loader(cfg, dataset)
-    return build_test_feed(cfg, dataset, rank, world)
-
-
-def register_datasets(names: Sequence[str], *, masks: bool = False) -> None:
-    """Register the shared records in Detectron2's catalog under these names.
-
-    Built-in names that the shared catalog does not have (panoptic) stay Detectron2's. The shared records
-    hold floats: Detectron2's reader keeps integers, whose resized coordinates it would then truncate. ``masks``: for a
-    detector with masks, see ``DatasetSpec.records``.
-    """
-    for name in names:
-        try:
-            spec = get_dataset(name)
-        except UserError:
-            if name in DatasetCatalog.list():
-                continue
-            raise
-        if name in DatasetCatalog.list():
-            DatasetCatalog.remove(name)
-            MetadataCatalog.remove(name)
-        DatasetCatalog.register(name, lambda spec=spec: _with_box_modes(spec.records(masks=masks)))
-        metadata = MetadataCatalog.get(name)
-        metadata.set(thing_classes=list(spec.class_names), evaluator_type=spec.kind)
-        if points := spec.summary.keypoint_names:
-            metadata.set(keypoint_names=points, keypoint_flip_map=mirrored_pairs(points))
-
-
-def _with_box_modes(records: list[dict[str, Any]]) -> Items:
-    return [
-        {**r, "annotations": [{**a, "bbox_mode": BoxMode(a["bbox_mode"])} for a in r["annotations"]]} for r in records
-    ]

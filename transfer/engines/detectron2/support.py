@@ -22,12 +22,12 @@ import transfer.engines.detectron2.backbones
 import transfer.engines.detectron2.heads  # noqa: F401 (both register this project's parts)
 from runtime.errors import UserError
 from transfer.config import flatten, unsupported_keys
-from transfer.engines.training.choices import CHOICES, check_choices, check_conflicts
+from transfer.engines.training.choices import CHOICES, READER, check_choices, check_conflicts
 
 ENGINE = "detectron2"
 
-# they do not predict boxes with classes, which is all that this project's data sets and evaluation cover
-OTHER_TASKS = ("ProposalNetwork", "SemanticSegmentor", "PanopticFPN")
+# they predict a class for every pixel, which this project's data sets and evaluation do not cover
+OTHER_TASKS = ("SemanticSegmentor", "PanopticFPN")
 
 # registries that a user's script can extend
 REGISTRIES = {
@@ -41,7 +41,7 @@ REGISTRIES = {
     "MODEL.ROI_MASK_HEAD.NAME": ROI_MASK_HEAD_REGISTRY,
     "MODEL.ROI_KEYPOINT_HEAD.NAME": ROI_KEYPOINT_HEAD_REGISTRY,
 }
-UNREGISTERED = {"MODEL.ROI_BOX_HEAD.NAME": "", "MODEL.PROPOSAL_GENERATOR.NAME": "PrecomputedProposals"}
+UNREGISTERED = {"MODEL.ROI_BOX_HEAD.NAME": "", "MODEL.PROPOSAL_GENERATOR.NAME": READER}
 NORMS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MODEL.ROI_MASK_HEAD.NORM")
 
 # keys of this project that Detectron2's trainer or its ViT does not read
@@ -58,15 +58,11 @@ def check_support(cfg: Any) -> None:
     for key, value in {**unsupported_keys(cfg, "own"), **added}.items():
         raise UserError(f"{key} {value!r} is not supported by engine {ENGINE}; use --engine torchvision for it")
     values = flatten(cfg)
-    if values["MODEL.LOAD_PROPOSALS"] and values["INPUT.LSJ.ENABLED"]:
-        raise UserError(
-            f"INPUT.LSJ.ENABLED with MODEL.LOAD_PROPOSALS is not supported by engine {ENGINE}: its reader of "
-            "proposals has no large-scale jitter; set one of them to False"
-        )
     if values["MODEL.META_ARCHITECTURE"] in OTHER_TASKS:
         raise UserError(
             f"MODEL.META_ARCHITECTURE {values['MODEL.META_ARCHITECTURE']!r} is not supported by engine {ENGINE}: only "
-            "detectors of boxes, masks and keypoints are trained and evaluated here; use Detectron2's own script for it"
+            "detectors of boxes, masks, keypoints and proposals are trained and evaluated here; use Detectron2's own "
+            "script for it"
         )
     for key, registry in REGISTRIES.items():
         if values[key] not in registry and values[key] != UNREGISTERED.get(key):
@@ -82,15 +78,7 @@ def check_support(cfg: Any) -> None:
 
 
 def _check_companions(cfg: Any) -> None:
-    """Settings that need something beside them: proposal files, counts of classes."""
-    if cfg.MODEL.LOAD_PROPOSALS:
-        for part in ("TRAIN", "TEST"):
-            names, files = cfg.DATASETS[part], cfg.DATASETS[f"PROPOSAL_FILES_{part}"]
-            if len(names) != len(files):
-                raise UserError(
-                    f"MODEL.LOAD_PROPOSALS needs a file for each data set: DATASETS.PROPOSAL_FILES_{part} has "
-                    f"{len(files)}, DATASETS.{part} {len(names)}"
-                )
+    """Settings that need something beside them: counts of classes."""
     if cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS:
         for name in cfg.DATASETS.TRAIN:
             if name not in MetadataCatalog.list() or not hasattr(MetadataCatalog.get(name), "class_image_count"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,7 @@ from runtime.metrics import cut_metrics
 from runtime.seeds import rng_state, set_rng_state
 from runtime.torch_files import save_torch
 from transfer.data.loader import draw_base_seed
-from transfer.engines.detectron2.data import (
-    Items,
-    ResumableBatches,
-    needs_own_loader,
-    own_train_loader,
-)
+from transfer.engines.detectron2.data import ResumableBatches
 from transfer.engines.torchvision.model.focal_loss import skip_first_call
 from transfer.engines.training.batches import TrainingFeed
 from transfer.engines.training.evaluation import is_evaluation_due, is_evaluation_missing
@@ -49,16 +44,14 @@ class Trainer(DefaultTrainer):
 
     def __init__(self, cfg: Any, process_seed: int, stop_requested: Callable[[], bool], evaluate: Any) -> None:
         self.process_seed, self.stop_requested, self.evaluate = process_seed, stop_requested, evaluate
-        self.feed = (
-            None if needs_own_loader(cfg) else TrainingFeed(cfg, comm.get_rank(), comm.get_world_size(), process_seed)
-        )
-        self.batches = ResumableBatches(self.feed) if self.feed is not None else None
+        self.feed = TrainingFeed(cfg, comm.get_rank(), comm.get_world_size(), process_seed)
+        self.batches = ResumableBatches(self.feed)
         self.precise_bn: PreciseBatchNorm | None = None
         self.random_state: dict[str, Any] | None = None
         self.settings: Mapping[str, Any] | None = None  # stored in every checkpoint
         self.evaluated: Collection[int] = ()  # iterations whose evaluation is in the history
         # DefaultTrainer gets its loader from this class method; an instance attribute replaces it
-        self.build_train_loader = (lambda cfg: self.batches) if self.batches is not None else own_train_loader
+        self.build_train_loader = lambda cfg: self.batches
         super().__init__(cfg)
 
     def begin(self, folder: Path, resume: bool) -> None:
@@ -71,7 +64,7 @@ class Trainer(DefaultTrainer):
         else:
             self._restore(model, *latest)
         self.frozen = FrozenBackbone(self.cfg, model, latest and latest[1].get(OWN_KEY))
-        if self.batches is not None and self.batches.worker_seed < 0:
+        if self.batches.worker_seed < 0:
             self.batches.worker_seed = draw_base_seed()
         if comm.is_main_process():
             self.register_hooks([hooks.PeriodicWriter(self._writers(folder), period=20)])
@@ -101,7 +94,7 @@ class Trainer(DefaultTrainer):
 
     def _restore_stream(self, exact: dict[str, Any] | None) -> bool:
         """Restore random states and stream position; returns False if the checkpoint has none for these ranks."""
-        if exact is None or self.batches is None or len(exact["rng"]) != comm.get_world_size():
+        if exact is None or len(exact["rng"]) != comm.get_world_size():
             return False
         own = exact["rng"][comm.get_rank()]
         restore_loss_state(self.model, own.get("model", {}))
@@ -109,7 +102,6 @@ class Trainer(DefaultTrainer):
         self.batches.start, self.batches.worker_seed = self.start_iter, own["worker_seed"]
         if self.precise_bn is not None:
             self.precise_bn.position = self.batches.precise_bn_start = exact["precise_bn_position"]
-        assert self.feed is not None
         self.feed.process_seed = own["process_seed"]
         return True
 
@@ -142,14 +134,14 @@ class Trainer(DefaultTrainer):
             raise one_value_per_channel(self.iter, self._image_ids(), error) from error
 
     def _image_ids(self) -> list[str]:
-        return [str(item.get("image_id")) for item in self.batches.last] if self.batches is not None else ["unknown"]
+        return [str(item.get("image_id")) for item in self.batches.last]
 
     def save(self, name: str) -> None:
         """Write a checkpoint with the random state of all ranks, whole or not at all; call it on every rank."""
         own = {
             "state": rng_state(),
             "process_seed": self.process_seed,
-            "worker_seed": self.batches.worker_seed if self.batches is not None else -1,
+            "worker_seed": self.batches.worker_seed,
             "model": loss_state(self.model),
         }
         exact = {
@@ -170,18 +162,9 @@ class Trainer(DefaultTrainer):
         cfg = self.cfg
         if cfg.TEST.PRECISE_BN.ENABLED:
             iterations = cfg.TEST.PRECISE_BN.NUM_ITER
-            self.precise_bn = PreciseBatchNorm(self.model, self._precise_bn_batches, iterations=iterations)
+            self.precise_bn = PreciseBatchNorm(self.model, self.batches.measuring, iterations=iterations)
         built: list[HookBase] = [hooks.IterationTimer(), hooks.LRScheduler(), AfterStep(self)]
         return built  # ``begin`` adds the writers, which need to know the first iteration, and the stop
-
-    def _precise_bn_batches(self) -> Iterator[Items]:
-        """Batches for precise batch norm, continued after a resume where the shared loader makes them."""
-        if self.batches is not None:
-            return self.batches.measuring()
-        cfg = self.cfg.clone()
-        cfg.defrost()
-        cfg.DATALOADER.NUM_WORKERS = 0  # as in Detectron2's own hook
-        return iter(own_train_loader(cfg))
 
 
 def loss_state(model: Any) -> dict[str, Any]:

@@ -36,8 +36,9 @@ def build_model(cfg: Any) -> ImageDetector:
     backbone = build_backbone(cfg)
     if model.META_ARCHITECTURE == "RetinaNet":
         return build_retinanet(cfg, backbone, pixels)
-    proposal_generator = build_rpn(cfg, backbone)
+    proposal_generator = None if model.LOAD_PROPOSALS else build_rpn(cfg, backbone)
     if model.META_ARCHITECTURE == "ProposalNetwork":
+        assert proposal_generator is not None  # ``check_conflicts`` refuses LOAD_PROPOSALS with it
         return ProposalNetwork(backbone, proposal_generator, **pixels)
     heads = build_res5_roi_heads if model.ROI_HEADS.NAME.startswith("Res5ROIHeads") else build_standard_roi_heads
     return GeneralizedRCNN(backbone, proposal_generator, heads(cfg, backbone), **pixels)

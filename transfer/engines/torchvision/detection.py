@@ -16,6 +16,7 @@ from runtime.distributed import rank
 from transfer.engines.protocol import ImageResult
 from transfer.engines.torchvision.model.instances import ImageDetections
 from transfer.engines.torchvision.model.postprocess import paste_masks
+from transfer.engines.torchvision.model.proposal_network import ProposalNetwork
 from transfer.engines.torchvision.model.rcnn import ImageDetector
 from transfer.engines.training.ranks import gather_objects
 from transfer.evaluate.detections import Detections, Rle
@@ -66,4 +67,5 @@ def detect_dataset(
     detections = Detections.from_images(itertools.chain.from_iterable(shares))
     if has_masks and detections.masks is None:
         detections.masks = []
+    detections.are_proposals = isinstance(model, ProposalNetwork)
     return detections

@@ -19,7 +19,7 @@ NORM_NAMES = ("", *NORMS)
 # keys with a closed set of values; those of ``transfer.engines.training.choices`` and the embedded engine's own
 CHOICES: dict[str, tuple[Any, ...]] = {
     **choices.CHOICES,
-    "MODEL.META_ARCHITECTURE": ("GeneralizedRCNN", "RetinaNet"),
+    "MODEL.META_ARCHITECTURE": (choices.RCNN, choices.RETINANET, choices.PROPOSALS),
     "MODEL.BACKBONE.NAME": (
         "build_resnet_backbone",
         "build_resnet_fpn_backbone",
@@ -28,7 +28,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
         *BACKBONES,
     ),
     "MODEL.FPN.NORM": NORM_NAMES,
-    "MODEL.PROPOSAL_GENERATOR.NAME": ("RPN",),
+    "MODEL.PROPOSAL_GENERATOR.NAME": ("RPN", choices.READER),
     "MODEL.ROI_HEADS.NAME": ("StandardROIHeads", "CascadeROIHeads", "Res5ROIHeads", "Res5ROIHeadsExtraNorm"),
     "MODEL.ROI_BOX_HEAD.NAME": ("", "FastRCNNConvFCHead"),
     "MODEL.ROI_BOX_HEAD.NORM": NORM_NAMES,

@@ -21,6 +21,7 @@ from transfer.data.random_geometry import RandomGeometry
 from transfer.data.samplers import draw_seeds, repeat_factors
 from transfer.engines.training.choices import class_count_keys
 from transfer.engines.training.input_geometry import training_geometry
+from transfer.engines.training.proposals import with_proposals
 from transfer.engines.training.shared_draws import Batch, SharedDraws
 from transfer.engines.training.world_size import images_per_process
 
@@ -79,7 +80,7 @@ def training_records(cfg: Any) -> list[Record]:
     """
     logger = get_logger(__name__)
     records: list[Record] = []
-    for name in cfg.DATASETS.TRAIN:
+    for index, name in enumerate(cfg.DATASETS.TRAIN):
         spec = get_dataset(name)
         for key in class_count_keys(cfg):
             count = cfg.MODEL[key.split(".")[1]].NUM_CLASSES
@@ -88,7 +89,7 @@ def training_records(cfg: Any) -> list[Record]:
                     f"data set {name} has {len(spec.class_names)} classes, {key} is {count}; set it to "
                     f"{len(spec.class_names)}"
                 )
-        records += spec.records(masks=cfg.MODEL.MASK_ON)
+        records += _records(cfg, "TRAIN", index, spec.records(masks=cfg.MODEL.MASK_ON))
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         annotated = [r for r in records if any(a.get("iscrowd", 0) == 0 for a in r["annotations"])]
         dropped = len(records) - len(annotated)
@@ -100,6 +101,13 @@ def training_records(cfg: Any) -> list[Record]:
     if not records:
         raise UserError(f"no image of {', '.join(cfg.DATASETS.TRAIN)} has an annotation to train on")
     return records
+
+
+def _records(cfg: Any, part: str, index: int, records: list[Record]) -> list[Record]:
+    """The records of data set ``index`` of DATASETS.TRAIN or TEST, with their proposals where the detector has none."""
+    if not cfg.MODEL.LOAD_PROPOSALS:
+        return records
+    return with_proposals(records, cfg.DATASETS[f"PROPOSAL_FILES_{part}"][index])
 
 
 def _images_of_classes(records: list[Record], classes: int) -> list[int]:
@@ -121,12 +129,15 @@ def _mirrored_keypoints(cfg: Any) -> list[int] | None:
 
 def build_mapper(cfg: Any, *, train: bool) -> DetectionMapper:
     """The mapper of INPUT.*; masks and keypoints are read in training only."""
-    settings = cfg.INPUT
+    settings, proposals = cfg.INPUT, None
+    if cfg.MODEL.LOAD_PROPOSALS:
+        proposals = cfg.DATASETS[f"PRECOMPUTED_PROPOSAL_TOPK_{'TRAIN' if train else 'TEST'}"]
     if not train:
         return DetectionMapper(
             train=False,
             image_format=settings.FORMAT,
             geometry=RandomGeometry(min_sizes=(settings.MIN_SIZE_TEST,), max_size=settings.MAX_SIZE_TEST),
+            proposals=proposals,
         )
     return DetectionMapper(
         train=True,
@@ -134,13 +145,15 @@ def build_mapper(cfg: Any, *, train: bool) -> DetectionMapper:
         geometry=training_geometry(cfg),
         masks=settings.MASK_FORMAT if cfg.MODEL.MASK_ON else "",
         keypoints=_mirrored_keypoints(cfg),
+        proposals=proposals,
     )
 
 
 def build_test_feed(cfg: Any, dataset: str, rank: int, world: int) -> TestLoader:
     """This rank's contiguous share of a data set, one image at a time."""
+    index = list(cfg.DATASETS.TEST).index(dataset) if cfg.MODEL.LOAD_PROPOSALS else 0
     return build_test_loader(
-        records=get_dataset(dataset).records(),
+        records=_records(cfg, "TEST", index, get_dataset(dataset).records()),
         mapper=build_mapper(cfg, train=False),
         rank=rank,
         world=world,

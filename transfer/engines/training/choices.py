@@ -36,6 +36,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
 
 RCNN, RETINANET, PROPOSALS = "GeneralizedRCNN", "RetinaNet", "ProposalNetwork"
 CASCADE = "CascadeROIHeads"
+READER = "PrecomputedProposals"  # the proposal generator of a detector that is given its proposals
 BOX_WEIGHTS = KEYS["MODEL.ROI_BOX_HEAD.BBOX_REG_WEIGHTS"]
 AUGMENTABLE = {"META_ARCHITECTURE": RCNN, "KEYPOINT_ON": False, "LOAD_PROPOSALS": False}  # of MODEL, as in Detectron2
 
@@ -138,6 +139,7 @@ def check_choices(values: Mapping[str, Any], choices: Mapping[str, Sequence[Any]
 
 def check_conflicts(cfg: Any, engine: str) -> None:
     """Raise UserError naming ``engine`` for the first of ``CONFLICTS`` that the config has."""
+    _check_proposals(cfg, engine)
     for architectures, conflicts, message in CONFLICTS:
         if cfg.MODEL.META_ARCHITECTURE in architectures and conflicts(cfg.MODEL):
             raise UserError(f"{message} (engine {engine})")
@@ -148,7 +150,31 @@ def check_conflicts(cfg: Any, engine: str) -> None:
                 raise UserError(f"TEST.AUG.ENABLED is not supported by engine {engine} with MODEL.{key} {value}")
 
 
+def _check_proposals(cfg: Any, engine: str) -> None:
+    """What reads proposals is what loads them, and every data set has its file."""
+    loads, reads = cfg.MODEL.LOAD_PROPOSALS, cfg.MODEL.PROPOSAL_GENERATOR.NAME == READER
+    if cfg.MODEL.META_ARCHITECTURE == RCNN and loads != reads:
+        raise UserError(
+            f"MODEL.LOAD_PROPOSALS True and MODEL.PROPOSAL_GENERATOR.NAME {READER} belong together; set both or "
+            f"neither (engine {engine})"
+        )
+    for part in ("TRAIN", "TEST") if loads else ():
+        names, files = cfg.DATASETS[part], cfg.DATASETS[f"PROPOSAL_FILES_{part}"]
+        if len(names) != len(files):
+            raise UserError(
+                f"MODEL.LOAD_PROPOSALS needs a file for each data set: DATASETS.PROPOSAL_FILES_{part} has "
+                f"{len(files)}, DATASETS.{part} {len(names)}"
+            )
+
+
+def finds_proposals(cfg: Any) -> bool:
+    """Whether the detector is a region proposal network alone: boxes without classes."""
+    return bool(cfg.MODEL.META_ARCHITECTURE == PROPOSALS)
+
+
 def class_count_keys(cfg: Any) -> list[str]:
-    """The keys that must equal the number of classes of the data."""
+    """The keys that must equal the number of classes of the data; none where there are no classes."""
+    if finds_proposals(cfg):
+        return []
     sections = ["ROI_HEADS", "RETINANET"] if cfg.MODEL.META_ARCHITECTURE == RETINANET else ["ROI_HEADS"]
     return [f"MODEL.{section}.NUM_CLASSES" for section in sections]

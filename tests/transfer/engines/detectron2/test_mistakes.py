@@ -53,10 +53,6 @@ def test_both_engines_end_with_the_same_message(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (
-            {"MODEL.META_ARCHITECTURE": "ProposalNetwork"},
-            "'ProposalNetwork' is not supported .* Detectron2's own script",
-        ),
         ({"MODEL.META_ARCHITECTURE": "SemanticSegmentor"}, "MODEL.META_ARCHITECTURE 'SemanticSegmentor'"),
         ({"MODEL.META_ARCHITECTURE": "PanopticFPN"}, "MODEL.META_ARCHITECTURE 'PanopticFPN'"),
         ({"MODEL.META_ARCHITECTURE": "YOLO"}, "MODEL.META_ARCHITECTURE 'YOLO' is not registered in Detectron2"),
@@ -72,13 +68,8 @@ def test_both_engines_end_with_the_same_message(
             "CLIP_TYPE 'full' is not supported by engine detectron2",
         ),
         ({"DATALOADER.SAMPLER_TRAIN": "RandomSubsetTrainingSampler"}, "SAMPLER_TRAIN 'RandomSubsetTrainingSampler'"),
-        ({"MODEL.LOAD_PROPOSALS": True}, "PROPOSAL_FILES_TRAIN has 0, DATASETS.TRAIN 1"),
         ({"MODEL.ROI_BOX_HEAD.USE_FED_LOSS": True}, "USE_FED_LOSS needs USE_SIGMOID_CE True"),
         (FEDERATED, "USE_FED_LOSS needs .* LVIS v1 only, not for data set coco:"),
-        (
-            {"MODEL.LOAD_PROPOSALS": True, "INPUT.LSJ.ENABLED": True},
-            "INPUT.LSJ.ENABLED with MODEL.LOAD_PROPOSALS is not supported by engine detectron2",
-        ),
     ],
 )
 def test_what_no_run_could_be_made_with_is_named(
@@ -92,7 +83,7 @@ def test_what_no_run_could_be_made_with_is_named(
     "settings",
     [
         {"MODEL.ROI_HEADS.NAME": "CascadeROIHeads", "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True},
-        {"MODEL.PROPOSAL_GENERATOR.NAME": "PrecomputedProposals"},
+        {"MODEL.META_ARCHITECTURE": "ProposalNetwork"},
         {"MODEL.RESNETS.NORM": "LN"},
         {"DATASETS.TRAIN": ("lvis_v1_train",), **FEDERATED},
     ],

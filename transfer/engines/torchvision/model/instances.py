@@ -43,6 +43,11 @@ class Proposals:
     boxes: torch.Tensor
     logits: torch.Tensor
 
+    @classmethod
+    def from_item(cls, item: Mapping[str, Any], device: torch.device) -> Proposals:
+        """The precomputed proposals of an item of the loaders."""
+        return cls(item["proposals"]["boxes"].to(device), item["proposals"]["logits"].to(device))
+
 
 @dataclass
 class Regions:

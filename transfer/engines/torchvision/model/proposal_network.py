@@ -1,5 +1,4 @@
-"""A region proposal network alone:        square_size: int = 0,
-images to object proposals without classes."""
+"""A region proposal network alone: images to object proposals without classes."""
 
 from __future__ import annotations
 
@@ -37,7 +36,7 @@ class ProposalNetwork(ImageDetector):
         proposals, losses = self.proposal_generator(features, sizes, targets)
         if self.training:
             return dict(losses)
-        found = [ImageDetections(p.boxes, p.logits, torch.zeros(len(p.boxes), dtype=torch.int64)) for p in proposals]
+        found = [ImageDetections(p.boxes, p.logits, torch.zeros_like(p.logits, dtype=torch.int64)) for p in proposals]
         return [
             rescale(one, size, int(item.get("height", size[0])), int(item.get("width", size[1])))
             for one, size, item in zip(found, sizes, items)

@@ -10,7 +10,7 @@ from torch import nn
 
 from transfer.engines.torchvision.model.dilated_c5 import DilatedC5
 from transfer.engines.torchvision.model.fpn import FPN
-from transfer.engines.torchvision.model.instances import ImageDetections, Targets
+from transfer.engines.torchvision.model.instances import ImageDetections, Proposals, Targets
 from transfer.engines.torchvision.model.postprocess import rescale
 from transfer.engines.torchvision.model.resnet import ResNet
 from transfer.engines.torchvision.model.roi_heads import Res5ROIHeads, StandardROIHeads
@@ -70,12 +70,12 @@ class ImageDetector(nn.Module):
 
 
 class GeneralizedRCNN(ImageDetector):
-    """Backbone, region proposal network and region heads."""
+    """Backbone, region proposal network and region heads; without the network, proposals come with the images."""
 
     def __init__(
         self,
         backbone: ResNet | FPN | DilatedC5 | SimpleFeaturePyramid,
-        proposal_generator: RPN,
+        proposal_generator: RPN | None,
         roi_heads: StandardROIHeads | Res5ROIHeads,
         *,
         pixel_mean: Sequence[float],
@@ -86,11 +86,29 @@ class GeneralizedRCNN(ImageDetector):
         self.proposal_generator, self.roi_heads = proposal_generator, roi_heads
 
     def detect_boxes(
-        self, features: dict[str, torch.Tensor], sizes: Sequence[tuple[int, int]]
+        self,
+        features: dict[str, torch.Tensor],
+        sizes: Sequence[tuple[int, int]],
+        items: Sequence[Mapping[str, Any]] = (),
     ) -> list[ImageDetections]:
-        """Detections without masks and keypoints, in the coordinates of the input images of ``sizes``."""
-        proposals, _ = self.proposal_generator(features, sizes)
+        """Detections without masks and keypoints, in the coordinates of the input images of ``sizes``.
+
+        ``items`` have the proposals of a detector that makes none.
+        """
+        proposals, _ = self._propose(features, sizes, items, None)
         return self.roi_heads.detect(features, proposals, sizes)
+
+    def _propose(
+        self,
+        features: dict[str, torch.Tensor],
+        sizes: Sequence[tuple[int, int]],
+        items: Sequence[Mapping[str, Any]],
+        targets: Sequence[Targets] | None,
+    ) -> tuple[list[Proposals], dict[str, torch.Tensor]]:
+        if self.proposal_generator is None:
+            return [Proposals.from_item(item, self.pixel_mean.device) for item in items], {}
+        proposals, losses = self.proposal_generator(features, sizes, targets)
+        return proposals, dict(losses)
 
     def forward(self, items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor] | list[ImageDetections]:
         """Losses by name in training mode; detections in each item's original height x width in evaluation mode.
@@ -101,9 +119,9 @@ class GeneralizedRCNN(ImageDetector):
         features = self.backbone(images)
         if self.training:
             targets = [Targets.from_item(item, images.device) for item in items]
-            proposals, losses = self.proposal_generator(features, sizes, targets)
+            proposals, losses = self._propose(features, sizes, items, targets)
             return {**self.roi_heads.losses(features, proposals, targets, sizes), **losses}
-        detections = self.roi_heads.complete(features, self.detect_boxes(features, sizes))
+        detections = self.roi_heads.complete(features, self.detect_boxes(features, sizes, items))
         return [
             rescale(one, size, int(item.get("height", size[0])), int(item.get("width", size[1])))
             for one, size, item in zip(detections, sizes, items)
