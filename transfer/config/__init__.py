@@ -28,7 +28,7 @@ RETINANET_SIZES = "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 
 EXPRESSIONS = {RETINANET_SIZES: [[x, x * 2 ** (1.0 / 3), x * 2 ** (2.0 / 3)] for x in [32, 64, 128, 256, 512]]}
 MAX_FILES = 64  # of one config and its bases; Detectron2's longest chain has four
 # where a run starts from and where it is written; not part of what the run measures
-RUN_KEYS = ("MODEL.WEIGHTS", "SEED", "OUTPUT_DIR")
+RUN_KEYS = ("MODEL.WEIGHTS", "SEED", "OUTPUT_DIR", "ENGINE.FEATURE_FOLDER")
 
 
 def default_config() -> CfgNode:

@@ -7,6 +7,8 @@ from typing import Any
 
 FROZEN, TUNED = "frozen", "tuned"
 PROTOCOLS = (FROZEN, TUNED)
+BATCH, IMAGE, CACHED = "batch", "image", "cached"
+FEATURES = (BATCH, IMAGE, CACHED)  # ENGINE.FEATURES: how a frozen backbone makes its maps
 FREEZE_AT = "MODEL.BACKBONE.FREEZE_AT"
 # stem and res2 .. res5. Frozen stages have fixed batch-norm statistics, whatever MODEL.RESNETS.NORM says
 FROZEN_SETTINGS: Mapping[str, Any] = {FREEZE_AT: 5}

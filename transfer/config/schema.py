@@ -212,12 +212,17 @@ KEYS: dict[str, Key] = {
     "ENGINE.COMPILE": Key(False, "own", "torch.compile the backbone"),
     "ENGINE.TEST_ARITHMETIC": Key("exact", "own", "of detection: exact (Detectron2's), folded (norms) or bfloat16"),
     "ENGINE.ATTENTION": Key("exact", "own", "of a ViT: exact (Detectron2's operations) or fused (faster, less memory)"),
+    "ENGINE.FEATURES": Key("batch", "own", "of a frozen backbone: batch (Detectron2's), image (each alone) or cached"),
+    "ENGINE.FEATURE_FOLDER": Key("", "own", "of the cache, kept for other runs; empty: in OUTPUT_DIR, removed"),
     **ADDED,
 }
 
 OWN_PREFIX = "ENGINE."
 # keys that records of earlier versions do not have; their defaults are what those versions did
-LATER = {"ENGINE.ATTENTION": KEYS["ENGINE.ATTENTION"].default, **{name: key.default for name, key in ADDED.items()}}
+LATER = {
+    **{name: KEYS[name].default for name in ("ENGINE.ATTENTION", "ENGINE.FEATURES", "ENGINE.FEATURE_FOLDER")},
+    **{name: key.default for name, key in ADDED.items()},
+}
 
 # key -> the switch without which nothing reads it
 PART_OF = {

@@ -95,7 +95,8 @@ class DetectionMapper:
         instances: boxes float32 N x 4 (x0 y0 x1 y1 in the resized image), classes int64 N, masks (see the class),
         keypoints float32 N x K x 3 (x, y, visibility; all 0 where not labelled or outside the image). With
         ``proposals`` also proposals: boxes float32 P x 4 in the resized image and logits float32 P, best first.
-        Raises UserError naming an unreadable image, a size that differs from the annotation, or an unusable mask.
+        In training also view: the shortest edge asked for, and whether the image is mirrored. Raises UserError naming
+        an unreadable image, a size that differs from the annotation, or an unusable mask.
         """
         pixels = read_image(record["file_name"], self.image_format)
         height, width = pixels.shape[:2]
@@ -112,6 +113,8 @@ class DetectionMapper:
             item["proposals"] = _proposals(boxes, logits, geometry, self.proposals)
         if self.train and "annotations" in record:
             item["instances"] = self._instances(record, geometry)
+        if self.train:
+            item["view"] = draw.short_edge, draw.flip
         return item
 
     def item_of(self, pixels: np.ndarray, draw: Draw, *, name: str = "image") -> dict[str, Any]:

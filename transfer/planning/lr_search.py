@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,15 @@ def read_rate(raw: Any, where: str) -> LearningRate | None:
         raise UserError(f"{where}: search must be a list of positive rates, held_out in (0, 1), schedule_factor > 0")
     check_rates(grid, where)
     return LearningRate(search=grid, held_out=held_out, schedule_factor=factor)
+
+
+def read_default_rate(plan: Mapping[str, Any], where: str) -> LearningRate | None:
+    """``lr`` of a plan, or ``rates``, which is a search with everything else at its default. Raises UserError."""
+    if "rates" not in plan:
+        return read_rate(plan.get("lr"), f"{where}: lr")
+    if "lr" in plan:
+        raise UserError(f"{where}: lr and rates both say how fast to train; remove one of them")
+    return read_rate({"search": plan["rates"]}, f"{where}: rates")
 
 
 def check_rates(rates: Sequence[float], where: str) -> None:

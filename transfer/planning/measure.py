@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shlex
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from transfer.planning.needed_runs import power_text
 from transfer.planning.own_data.own_plan import own_plan, prediction_line
 from transfer.planning.plan import Plan, load_plan
 from transfer.planning.preflight import refusal_lines, refusals, refuse_hopeless_plan
+from transfer.planning.protocols import SHARED_FEATURES
 from transfer.planning.runner import Runner
 from transfer.planning.stages import Cell, Stage, choose, plan_stages, pretrain_stage, trained_inits
 from transfer.planning.state import FINISHED, STALE, Outcome, recorded_outcomes, stage_state
@@ -56,7 +58,7 @@ def run_plan(args: argparse.Namespace, command: str) -> int:
         print(power_text(plan, tables, pretraining_hours(plan, outcomes), args.power))
         return 0
     chosen = choose(stages, args.only)
-    if args.report_only and not any(_has_results(plan, seed) for seed in plan.seeds):
+    if args.report_only and trained_inits(plan) and not any(_has_results(plan, seed) for seed in plan.seeds):
         raise UserError(f"--report-only: nothing of {args.plan} has run in {plan.output} yet; run it without the flag")
     found = {} if args.report_only else refusals(plan.output, chosen, launcher)
     if args.dry_run:
@@ -71,6 +73,8 @@ def run_plan(args: argparse.Namespace, command: str) -> int:
             print(line)
     with contextlib.nullcontext() if args.report_only else stop:
         plan, outcomes = _run_stages(plan, args, launcher, stop)
+    if not args.report_only and all(outcome.status == FINISHED for outcome in outcomes.values()) and not args.only:
+        shutil.rmtree(plan.output / SHARED_FEATURES, ignore_errors=True)
     if plan.leakage and not args.report_only and not stop.requested:
         check_leakage(plan)
     stages = plan_stages(plan)

@@ -15,9 +15,16 @@ from transfer.comparison.sequential import SequentialPlan
 from transfer.comparison.verdicts import MARGIN
 from transfer.config import RUN_KEYS
 from transfer.planning.fields import Fields, apply_settings, check_text, read_plan, suggest
-from transfer.planning.lr_search import SEARCHED, LearningRate, read_rate
+from transfer.planning.lr_search import SEARCHED, LearningRate, read_default_rate, read_rate
 from transfer.planning.prepare_scripts import check_prepare
-from transfer.planning.protocols import check_protocol, read_protocols, table_name, with_protocol
+from transfer.planning.protocols import (
+    FEATURES,
+    check_protocol,
+    read_features,
+    read_protocols,
+    table_name,
+    with_protocol,
+)
 from transfer.planning.repetitions import (
     Pretraining,
     check_seeds,
@@ -31,12 +38,12 @@ PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 INIT_KINDS = ("random", "supervised", "weights", "pretrain", "published")
 INIT_KEYS = (*INIT_KINDS, "family", "encoder", "lr")
-CONFIG_KEYS = ("config", "name", "overrides", "data_fraction", "schedule_factor", "protocol")
+CONFIG_KEYS = ("config", "name", "overrides", "data_fraction", "schedule_factor", "protocol", "features")
 PUBLISHED_KEYS = ("init", "pretrain_data", "pretrain_epochs", "source")
 PLAN_KEYS = (
     *("name", "output", "seed", "prepare", "inits", "configs", "seeds", "supervised", "random"),
     *("overrides", "engine", "evaluator", "lr", "allow", "published", "limits", "leakage", "margin", "pretrain_seeds"),
-    "protocol",
+    *("protocol", "features", "rates"),
 )
 
 
@@ -115,7 +122,7 @@ def load_plan(
     check_seeds([data_seed], f"{fields.where}: seed")
     fill = {"output": folder, "seed": str(data_seed), "pretrain_seed": str(data_seed)}
     repetitions = read_repetitions(fields, seed_offset)
-    default_lr = read_rate(raw.get("lr"), f"{fields.where}: lr")
+    default_lr = read_default_rate(raw, fields.where)
     inits = _inits(fields, fill, default_lr, repetitions.pretrain_seeds)
     configs = _configs(fields, fill)
     return Plan(
@@ -229,6 +236,7 @@ def _inits(
 def _configs(fields: Fields, fill: Mapping[str, str]) -> tuple[Config, ...]:
     shared = fields.get("overrides", dict, {})
     default = read_protocols(fields)
+    default_features = fields.get(FEATURES, str, "")
     configs: list[Config] = []
     for raw in fields.items("configs", (str, dict)):
         one = Fields({"config": raw} if isinstance(raw, str) else raw, f"{fields.where}: configs", CONFIG_KEYS)
@@ -248,8 +256,10 @@ def _configs(fields: Fields, fill: Mapping[str, str]) -> tuple[Config, ...]:
             )
         overrides = {k: _fill(v, fill, one.where) if isinstance(v, str) else v for k, v in overrides.items()}
         name = _name(one.get("name", str, "".join(parts)), one.where)
-        for protocol in (chosen := read_protocols(one, default)):
-            own = with_protocol(overrides, protocol, f"{one.where}: {file}")
+        chosen = read_protocols(one, default)
+        features = read_features(one, default_features, chosen)
+        for protocol in chosen:
+            own = with_protocol(overrides, protocol, f"{one.where}: {file}", features)
             check_protocol(config_file(file), own, protocol, f"{one.where}: {file}")
             table = _name(table_name(name, protocol, "name" in one, len(chosen)), one.where)
             configs.append(Config(table, file, own, fraction, factor, protocol))
@@ -260,6 +270,7 @@ def _configs(fields: Fields, fill: Mapping[str, str]) -> tuple[Config, ...]:
             raise UserError(f"{fields.where}: config {name} ends in {SEARCHED}, which the plan adds to other tables")
     if not configs:
         raise UserError(f"{fields.where}: configs is empty")
+    read_features(fields, "", [config.protocol for config in configs])
     return tuple(configs)
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
 from runtime.listing import listed
-from transfer.config.protocol import FROZEN, FROZEN_SETTINGS, PROTOCOLS, TUNED, protocol_of
+from transfer.config.protocol import CACHED, FROZEN, FROZEN_SETTINGS, PROTOCOLS, TUNED, protocol_of
+from transfer.config.protocol import FEATURES as KINDS
 from transfer.planning.command_settings import override_words
 from transfer.planning.fields import Fields
 
-KEY = "protocol"
+KEY, FEATURES = "protocol", "features"
+FEATURES_KEY = "ENGINE.FEATURES"
+SHARED_FEATURES = "features"  # folder in a plan's output, removed when all of its runs have finished
 
 
 def read_protocols(fields: Fields, default: tuple[str, ...] = ("",)) -> tuple[str, ...]:
@@ -31,13 +34,33 @@ def table_name(name: str, protocol: str, given: bool, count: int) -> str:
     return name if protocol != FROZEN or (given and count == 1) else f"{name}-{FROZEN}"
 
 
-def with_protocol(overrides: Mapping[str, Any], protocol: str, where: str) -> dict[str, Any]:
+def read_features(fields: Fields, default: str, protocols: Sequence[str]) -> str:
+    """How frozen backbones make their maps (ENGINE.FEATURES). Raises UserError for one that no protocol uses."""
+    if FEATURES not in fields:
+        return default
+    value: str = fields.get(FEATURES, str)
+    if value not in KINDS or FROZEN not in protocols:
+        raise UserError(
+            f"{fields.where}: {FEATURES} must be one of {', '.join(KINDS)}, of a config with {KEY}: {FROZEN}, not "
+            f"{value!r}"
+        )
+    return value
+
+
+def with_protocol(overrides: Mapping[str, Any], protocol: str, where: str, features: str = "") -> dict[str, Any]:
     """``overrides`` and the keys that ``protocol`` sets. Raises UserError for an override of one of them."""
     if protocol != FROZEN:
         return dict(overrides)
-    if twice := [key for key in FROZEN_SETTINGS if key in overrides]:
+    settings = {**FROZEN_SETTINGS, **({FEATURES_KEY: features} if features else {})}
+    if twice := [key for key in settings if key in overrides]:
         raise UserError(f"{where}: overrides has {listed(twice)}, which protocol: {FROZEN} sets; remove one of the two")
-    return {**overrides, **FROZEN_SETTINGS}
+    return {**overrides, **settings}
+
+
+def shared_folder(output: Path, overrides: Mapping[str, Any]) -> dict[str, str]:
+    """The setting by which all runs of a plan share one feature cache; {} for runs without one."""
+    cached = overrides.get(FEATURES_KEY) == CACHED
+    return {"ENGINE.FEATURE_FOLDER": str(output / SHARED_FEATURES)} if cached else {}
 
 
 def check_protocol(file: Path, overrides: Mapping[str, Any], protocol: str, where: str) -> None:

@@ -15,6 +15,7 @@ from transfer.engines.weights.loading import is_detector
 from transfer.planning.command_settings import override_words
 from transfer.planning.lr_search import SEARCHED, chosen_rate, search_folder, split_folder, split_names
 from transfer.planning.plan import Config, Plan, PlannedInit
+from transfer.planning.protocols import shared_folder
 from transfer.planning.repetitions import Pretraining
 from transfer.planning.slurm.stage_commands import SHARED_SCRIPTS
 
@@ -196,7 +197,9 @@ class _Train:
         ]
         for flag, value in (("--engine", self.plan.engine), ("--evaluator", self.plan.evaluator)):
             argv += [flag, value] if value != "auto" else []
-        argv += override_words({**self.config.overrides, **opts, "SEED": seed, "OUTPUT_DIR": str(folder)})
+        own = self.config.overrides
+        shared = shared_folder(self.plan.output, own)
+        argv += override_words({**own, **opts, **shared, "SEED": seed, "OUTPUT_DIR": str(folder)})
         name = str(folder.relative_to(self.plan.output))
         cell = Cell(table, self.config.name, self.init.name, seed, folder, is_search)
         proof = folder / "result.json"

@@ -26,7 +26,14 @@ class RateSearch:
             f"{rate:g} -> {'failed' if score != score else number(score)}" for rate, score in self.scores.items()
         )
         edge = "; the best is at the edge of the grid" if self.at_edge else ""
-        return f"held-out AP {scores or 'not run yet'}; chosen {self.chosen}{edge}"
+        spread = "" if self.spread is None else f"; spread over the rates {number(self.spread)}"
+        return f"held-out AP {scores or 'not run yet'}; chosen {self.chosen}{spread}{edge}"
+
+    @property
+    def spread(self) -> float | None:
+        """Best minus worst held-out AP of the rates that finished; None for fewer than two."""
+        finished = [score for score in self.scores.values() if score == score]
+        return max(finished) - min(finished) if len(finished) > 1 else None
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,24 @@ def test_parts_are_disjoint_and_nested() -> None:
         parts_of([1], 0.8, 0.2)
 
 
+def test_rates_are_a_search_of_every_initialisation(plan_file: Path) -> None:
+    plan = load_plan(plan_file, settings=["rates=[0.01, 0.02, 0.04, 0.08]"])
+    assert {init.lr.search for init in plan.inits if init.lr} == {(0.01, 0.02, 0.04, 0.08)}
+    assert {stage.cell.is_search for stage in plan_stages(plan) if stage.cell} == {True, False}
+    with pytest.raises(UserError, match="lr and rates both say how fast to train"):
+        load_plan(plan_file, settings=["rates=[0.01]", "lr=0.02"])
+    with pytest.raises(UserError, match="rates: search must be a list of positive rates"):
+        load_plan(plan_file, settings=["rates=[]"])
+
+
+def test_the_spread_over_rates_is_said(tmp_path: Path) -> None:
+    write_grid(tmp_path, {0.01: 4.0, 0.02: 6.5, 0.04: None})
+    search = search_record(tmp_path, (0.01, 0.02, 0.04))
+    assert search.spread == 2.5
+    assert "chosen 0.02; spread over the rates 2.50" in str(search)
+    assert search_record(tmp_path, (0.01, 0.04)).spread is None
+
+
 def test_split_files_are_data_sets(tmp_path: Path) -> None:
     images: list[dict[str, Any]] = [{"id": i, "width": 9, "height": 9, "file_name": f"{i}.jpg"} for i in range(10)]
     for image in images:
@@ -86,7 +104,7 @@ def test_best_held_out_rate_is_chosen(tmp_path: Path) -> None:
     assert chosen_rate(tmp_path, rates) == 0.02  # the smaller of two equal ones
     record = search_record(tmp_path, rates)
     assert (record.chosen, record.at_edge) == (0.02, False)
-    assert str(record).endswith("0.04 -> 24.00, 0.08 -> failed; chosen 0.02")
+    assert str(record).endswith("0.04 -> 24.00, 0.08 -> failed; chosen 0.02; spread over the rates 4.00")
     write_grid(tmp_path / "one", {0.01: 20.0, 0.02: 24.0})
     assert search_record(tmp_path / "one", (0.01, 0.02)).at_edge
     with pytest.raises(UserError, match="has finished"):

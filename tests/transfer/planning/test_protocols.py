@@ -48,12 +48,29 @@ def test_a_config_has_a_protocol_of_its_own(plan_file: Path) -> None:
         (["protocol=frozen", "MODEL.BACKBONE.FREEZE_AT=2"], "overrides has MODEL.BACKBONE.FREEZE_AT, which protocol"),
         (["protocol=tuned", "MODEL.BACKBONE.FREEZE_AT=5"], "protocol: tuned, but the config freezes the whole"),
         (["protocol=frozen", "MODEL.BACKBONE.NAME=build_vit"], "has a backbone that cannot be frozen"),
+        (["protocol=frozen", "features=kept"], "features must be one of batch, image, cached"),
+        (["features=cached"], "features must be one of .* of a config with protocol: frozen"),
+        (["protocol=frozen", "features=cached", "ENGINE.FEATURES=image"], "overrides has ENGINE.FEATURES, which"),
     ],
 )
 def test_mistakes_are_one_line(plan_file: Path, settings: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         load_plan(plan_file, settings=settings)
     assert "\n" not in str(caught.value)
+
+
+def test_a_plan_keeps_the_features_of_frozen_backbones(plan_file: Path) -> None:
+    plan = load_plan(plan_file, settings=["protocol=[frozen, tuned]", "features=cached"])
+    words = {s.cell.table: s.argv for s in plan_stages(plan) if s.kind == "train" and s.cell}
+    frozen, tuned = words["toy-frozen"], words["toy"]
+    assert frozen[frozen.index("ENGINE.FEATURES") + 1] == "cached"
+    assert frozen[frozen.index("ENGINE.FEATURE_FOLDER") + 1] == str(plan.output / "features")
+    assert not any(word.startswith("ENGINE.FEATURE") for word in tuned)
+    one = "configs=[toy.yaml, {config: toy.yaml, name: fixed, protocol: frozen, features: image}]"
+    stages = plan_stages(load_plan(plan_file, settings=[one]))
+    of_fixed = next(s.argv for s in stages if s.cell and s.cell.table == "fixed")
+    assert "image" in of_fixed
+    assert "ENGINE.FEATURE_FOLDER" not in of_fixed
 
 
 def test_a_table_that_the_plan_adds_may_exist_already(plan_file: Path) -> None:

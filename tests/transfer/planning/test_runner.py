@@ -69,6 +69,18 @@ def test_report_only_runs_nothing_and_shows_what_is_missing(plan_file: Path, mea
     assert (refused.returncode, refused.stderr[:26]) == (2, "error: --random does not a")
 
 
+def test_a_plan_of_published_rows_reports_without_a_run(plan_file: Path, measure_gap: list[str]) -> None:
+    rows = 'inits={v2: {published: {init: "MoCo v2", pretrain_data: IN-1M}}}'
+    done = subprocess.run(
+        [*measure_gap, "--set", rows, "--report-only"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path("runs/toy/gap.md").is_file()
+
+
 def test_plan_and_command_line_allow_a_difference(plan_file: Path, measure_gap: list[str]) -> None:
     run(plan_file)
     path = Path("runs/toy/toy/moco/seed1/result.json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import random
 import resource
+import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,8 @@ from transfer.engines.protocol import AfterEval, TrainSummary
 from transfer.engines.torchvision import loop
 from transfer.engines.torchvision.builder import build_model
 from transfer.engines.torchvision.detection import Detector, detect_dataset
+from transfer.engines.torchvision.feature_cache import SUBFOLDER
+from transfer.engines.torchvision.frozen_features import frozen_features
 from transfer.engines.torchvision.inference_arithmetic import detection_model, in_arithmetic
 from transfer.engines.torchvision.inference_augmentation import AugmentedDetector
 from transfer.engines.torchvision.model.box_head import FastRCNNOutputLayers
@@ -144,15 +147,26 @@ class Run:
             )
         finally:
             progress.close()
-        self.frozen.check()
+        self._thaw(done)
         final = self.folder / checkpoint_name(0, final=True)
         if self.start >= cfg.SOLVER.MAX_ITER and any_rank(not final.exists(), self.device):
             self._save(done - 1, True)  # a resumed run with nothing left to train
         return self._summary(done, time.perf_counter() - began)
 
+    def _thaw(self, done: int) -> None:
+        """Check that a frozen backbone is unchanged. With nothing left to train, the run's own feature cache goes."""
+        self.frozen.check()
+        self.model.frozen_stages = None
+        if done >= self.cfg.SOLVER.MAX_ITER and not self.cfg.ENGINE.FEATURE_FOLDER:
+            barrier()
+            if rank() == 0:
+                shutil.rmtree(Path(self.cfg.OUTPUT_DIR) / SUBFOLDER, ignore_errors=True)
+
     def _feed(self) -> TrainingFeed:
-        """The training batches; a federated loss learns how many images have each class."""
+        """The training batches; a federated loss learns how many images have each class, a cache their sizes."""
         feed = TrainingFeed(self.cfg, rank(), rank_count(), self.process_seed)
+        sizes = feed.options["records"].sizes
+        self.model.frozen_stages = frozen_features(self.cfg, self.model, self.frozen.sha256 or "", sizes)
         for module in self.model.modules():
             if isinstance(module, FastRCNNOutputLayers):
                 module.count_images(feed.images_of_classes)

@@ -7,6 +7,7 @@ from typing import Any
 from runtime.errors import UserError
 from transfer.config import flatten, unsupported_keys
 from transfer.config.backbones import BACKBONES
+from transfer.config.protocol import BATCH, CACHED, FEATURES, FROZEN, protocol_of
 from transfer.engines.torchvision.inference_arithmetic import ARITHMETIC
 from transfer.engines.torchvision.model.norms import NORMS
 from transfer.engines.torchvision.model.poolers import POOLER_TYPES
@@ -45,6 +46,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "ENGINE.AMP_DTYPE": tuple(DTYPES),
     "ENGINE.TEST_ARITHMETIC": tuple(ARITHMETIC),
     "ENGINE.ATTENTION": ("exact", "fused"),
+    "ENGINE.FEATURES": FEATURES,
 }
 
 
@@ -54,3 +56,24 @@ def check_support(cfg: Any) -> None:
         raise UserError(f"{key} {value!r} is not supported by engine {ENGINE}; use --engine detectron2 for it")
     choices.check_choices(flatten(cfg), CHOICES, ENGINE)
     choices.check_conflicts(cfg, ENGINE)
+    _check_features(cfg)
+
+
+def _check_features(cfg: Any) -> None:
+    """Maps can be computed for each image alone where nothing trains them, and kept where views come again."""
+    kind = cfg.ENGINE.FEATURES
+    if kind == BATCH:
+        return
+    if protocol_of(flatten(cfg)) != FROZEN:
+        raise UserError(
+            f"ENGINE.FEATURES {kind} needs a frozen backbone: a ResNet with all of its stages frozen "
+            "(MODEL.BACKBONE.FREEZE_AT 5)"
+        )
+    if cfg.ENGINE.COMPILE:
+        raise UserError(f"ENGINE.FEATURES {kind} does not use a compiled backbone; set ENGINE.COMPILE to False")
+    for key in ("CROP", "LSJ") if kind == CACHED else ():
+        if cfg.INPUT[key].ENABLED:
+            raise UserError(
+                f"ENGINE.FEATURES {kind}: with INPUT.{key}.ENABLED no view of an image comes a second time; use image, "
+                "or leave it out"
+            )

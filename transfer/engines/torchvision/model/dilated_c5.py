@@ -26,5 +26,8 @@ class DilatedC5(nn.Module):
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """N x 3 x H x W to {"res5": N x 512 x H/16 x W/16} and the bottom-up's other outputs."""
-        features = self.bottom_up(x)
-        return {**features, "res5": self.reduce(features["res5"])}
+        return self.from_stages(self.bottom_up(x))
+
+    def from_stages(self, stages: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The outputs from those of ``bottom_up``."""
+        return {**stages, "res5": self.reduce(stages["res5"])}

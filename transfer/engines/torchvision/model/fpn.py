@@ -64,7 +64,10 @@ class FPN(nn.Module):
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """N x 3 x H x W to {level: N x C x H/stride x W/stride}, finest level first."""
-        stages = self.bottom_up(x)
+        return self.from_stages(self.bottom_up(x))
+
+    def from_stages(self, stages: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The levels from the outputs of ``bottom_up``."""
         outputs: dict[str, torch.Tensor] = {}
         top: torch.Tensor | None = None
         for level, name in zip(reversed(self.levels), reversed(self.in_features)):

@@ -30,9 +30,8 @@ class ProposalNetwork(ImageDetector):
 
     def forward(self, items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor] | list[ImageDetections]:
         """Losses in training mode; in evaluation mode proposals, whose scores are logits and whose class is 0."""
-        images, sizes = self.batch_images(items)
-        features = self.backbone(images)
-        targets = [Targets.from_item(item, images.device) for item in items] if self.training else None
+        features, sizes = self.features(items)
+        targets = [Targets.from_item(item, self.pixel_mean.device) for item in items] if self.training else None
         proposals, losses = self.proposal_generator(features, sizes, targets)
         if self.training:
             return dict(losses)

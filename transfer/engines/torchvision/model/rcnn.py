@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -18,6 +18,8 @@ from transfer.engines.torchvision.model.rpn import RPN
 from transfer.engines.torchvision.model.simple_feature_pyramid import SimpleFeaturePyramid
 
 Detector = TypeVar("Detector", bound="ImageDetector")
+# (detector, items) -> outputs of the backbone's frozen stages, and each image's own (height, width)
+FrozenStages = Callable[[Any, Sequence[Mapping[str, Any]]], tuple[dict[str, torch.Tensor], list[tuple[int, int]]]]
 
 
 class ImageDetector(nn.Module):
@@ -42,6 +44,7 @@ class ImageDetector(nn.Module):
         self.pixel_mean: torch.Tensor
         self.pixel_std: torch.Tensor
         self.memory_format, self.square_size = torch.contiguous_format, square_size
+        self.frozen_stages: FrozenStages | None = None
 
     def channels_last(self: Detector) -> Detector:
         """Keep weights and images in channels-last memory format from now on; returns the model."""
@@ -67,6 +70,18 @@ class ImageDetector(nn.Module):
         for row, image in zip(batch, images):
             row[:, : image.shape[1], : image.shape[2]].copy_(image)
         return batch.contiguous(memory_format=self.memory_format), sizes
+
+    def features(self, items: Sequence[Mapping[str, Any]]) -> tuple[dict[str, torch.Tensor], list[tuple[int, int]]]:
+        """The backbone's maps of a batch, N x C x H x W each, and each image's own (height, width).
+
+        In training, ``frozen_stages`` gives the outputs of the stages of a frozen backbone instead of the images.
+        """
+        if self.training and self.frozen_stages is not None:
+            stages, sizes = self.frozen_stages(self, items)
+            rest = getattr(self.backbone, "from_stages", None)
+            return (stages if rest is None else rest(stages)), sizes
+        images, sizes = self.batch_images(items)
+        return self.backbone(images), sizes
 
 
 class GeneralizedRCNN(ImageDetector):
@@ -115,10 +130,9 @@ class GeneralizedRCNN(ImageDetector):
 
         An item has ``image`` (uint8, 3 x H x W) and, in training, ``instances``; see ``Targets.from_item``.
         """
-        images, sizes = self.batch_images(items)
-        features = self.backbone(images)
+        features, sizes = self.features(items)
         if self.training:
-            targets = [Targets.from_item(item, images.device) for item in items]
+            targets = [Targets.from_item(item, self.pixel_mean.device) for item in items]
             proposals, losses = self._propose(features, sizes, items, targets)
             return {**self.roi_heads.losses(features, proposals, targets, sizes), **losses}
         detections = self.roi_heads.complete(features, self.detect_boxes(features, sizes, items))

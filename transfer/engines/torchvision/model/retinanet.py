@@ -125,13 +125,12 @@ class RetinaNet(ImageDetector):
 
     def forward(self, items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor] | list[ImageDetections]:
         """Losses by name in training mode, detections in evaluation mode; see ``GeneralizedRCNN.forward``."""
-        images, sizes = self.batch_images(items)
-        features = self.backbone(images)
+        features, sizes = self.features(items)
         maps = [features[name] for name in self.in_features]
         logits, deltas = self.head(maps)
         anchors = self.anchor_generator(maps)
         if self.training:
-            targets = [Targets.from_item(item, images.device) for item in items]
+            targets = [Targets.from_item(item, self.pixel_mean.device) for item in items]
             return self.losses(anchors, logits, deltas, targets)
         found = [self._detect(anchors, [x[i] for x in logits], [x[i] for x in deltas]) for i in range(len(items))]
         return [
