@@ -1,10 +1,11 @@
 """Seconds per training step and per test image, the embedded engine and the real Detectron2 in turns.
 
     python benchmarks/detect.py [--case fpn] [--size 320] [--repeat 7] [--channels-last] [--bf16] [--compile]
-                                [--test-only] [--arithmetic exact|folded|bfloat16]
+                                [--test-only] [--arithmetic exact|folded|bfloat16] [--fused] [--bf16-too]
 
 Each engine has a process of its own, as it would in use: the embedded one tells the C library to keep freed memory.
-Both models have the same weights and see the same random images; the options apply to the embedded one only. The
+Both models have the same weights and see the same random images; the options apply to the embedded one only, but for
+--bf16-too: Detectron2's steps and detections under torch's autocast to bfloat16, which it has no switch for. The
 weights are random, with the statistics of the images in the norms, and class scores far enough apart for detections:
 otherwise the features of an untrained network explode, nothing is detected and the mask branch has nothing to
 compute. Wall and CPU seconds are medians, the ratios (Detectron2 / embedded, above 1: embedded is faster) medians
@@ -38,6 +39,7 @@ CASES = {
     "cascade": "coco_cascade_R50_FPN.yaml",
     "retinanet": "coco_RetinaNet_R50.yaml",
     "keypoints": "coco_keypoints_R50_FPN_2x.yaml",
+    "vit": "coco_ViTB_SFP.yaml",
 }
 SPREAD = 10.0  # of the class scores of untrained networks
 Turn = Callable[[], Any]
@@ -54,6 +56,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--fused", action="store_true", help="ENGINE.ATTENTION fused")
+    parser.add_argument("--bf16-too", action="store_true", help="Detectron2 under autocast to bfloat16")
     parser.add_argument("--arithmetic", default="exact", help="ENGINE.TEST_ARITHMETIC of the test images")
     parser.add_argument("--test-only", action="store_true", help="no training steps")
     return parser.parse_args()
@@ -63,7 +67,13 @@ def prepare(args: argparse.Namespace) -> tuple[Any, list[dict[str, Any]]]:
     """The config and the batch, the same in every process."""
     from transfer.config import load_config
 
-    cfg = load_config(CASES[args.case], ["MODEL.DEVICE", args.device])
+    opts = ["MODEL.DEVICE", args.device]
+    if args.case == "vit":  # Detectron2's trainer has no AdamW: plain steps in both
+        square = ["MODEL.BACKBONE.SQUARE_PAD", str(args.size), "MODEL.VIT.IMG_SIZE", str(args.size)]
+        opts += [*square, "SOLVER.OPTIMIZER", "SGD", "SOLVER.LAYER_DECAY", "1.0", "SOLVER.NO_DECAY", "[]"]
+    if args.fused:
+        opts += ["ENGINE.ATTENTION", "fused"]
+    cfg = load_config(CASES[args.case], opts)
     retinanet = cfg.MODEL.META_ARCHITECTURE == "RetinaNet"
     classes = cfg.MODEL.RETINANET.NUM_CLASSES if retinanet else cfg.MODEL.ROI_HEADS.NUM_CLASSES
     batch = draw_batch(args, classes)
@@ -187,16 +197,22 @@ def detectron2_turns(args: argparse.Namespace, weights_file: str) -> dict[str, T
     trainer = SimpleTrainer(model, [items] * 10000, optimizer)
     trainer.iter = 0
 
+    def lower() -> Any:
+        return torch.autocast(args.device, torch.bfloat16, enabled=args.bf16_too)
+
     def step() -> None:
         model.train()
-        with EventStorage():
+        with EventStorage(), lower():
             trainer.run_step()
 
     @torch.no_grad()
     def detect() -> None:
         model.eval()
-        for output in model(items[:1]):
-            arrays(output["instances"].to("cpu"))
+        with lower():
+            for output in model(items[:1]):
+                found = output["instances"].to("cpu")
+                if not args.bf16_too:  # numpy has no bfloat16
+                    arrays(found)
 
     return {"training step": step, "test image": detect}
 

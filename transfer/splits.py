@@ -2,8 +2,8 @@
 
     python transfer/splits.py --config-file coco_R50_FPN.yaml --fit 0.8 --held-out 0.2 --output runs/x/splits
 
-Images are ordered by a fixed shuffle of their ids: the first share is for training, the last is held out, and smaller
-shares are part of larger ones. With --within both parts lie inside that share. The test set is not used.
+Images are ordered by a shuffle of their ids, fixed by --seed: the first share is for training, the last is held out,
+and smaller shares are part of larger ones. With --within both parts lie inside that share. The test set is not used.
 Writes names.json with the data set names of both parts.
 """
 
@@ -41,6 +41,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--within", type=float, default=1.0, metavar="SHARE", help="both parts inside this share of the images (1)"
     )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the order in which images are taken (0)")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
     args = parser.parse_args()
@@ -48,6 +49,8 @@ def parse() -> argparse.Namespace:
         parser.error("--fit must be above 0")
     if args.held_out < 0:
         parser.error("--held-out must be 0 or more")
+    if not 0 <= args.seed < 2**32:
+        parser.error("--seed must be 0 or more and below 2^32")
     if not 0 < args.within <= 1:
         parser.error("--within must be above 0 and at most 1")
     if args.fit + args.held_out > args.within + 1e-9:
@@ -55,14 +58,14 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def parts_of(ids: list[Any], fit: float, held_out: float, within: float = 1.0) -> Parts:
+def parts_of(ids: list[Any], fit: float, held_out: float, within: float = 1.0, seed: int = 0) -> Parts:
     """Disjoint parts of ``ids``, at least one image each; the part for a smaller ``fit`` is a subset.
 
-    All shares are of ``ids``. Both parts are among the images that ``fit=within`` would give.
+    All shares are of ``ids``. Both parts are among the images that ``fit=within`` would give with this ``seed``.
     """
     import numpy as np
 
-    order = np.random.RandomState(0).permutation(len(ids))  # the order that NAME@P% shares are drawn in
+    order = np.random.RandomState(seed).permutation(len(ids))  # the order that NAME@P%sSEED shares are drawn in
     counts = {"fit": max(1, round(len(ids) * fit)), "held_out": max(1, round(len(ids) * held_out)) if held_out else 0}
     last = max(1, round(len(ids) * within))
     if counts["held_out"] and within < 1:  # what was rounded up must not reach beyond the share
@@ -121,7 +124,7 @@ def main() -> int:
     names: dict[str, list[str]] = {"fit": [], "held_out": []}
     for i, name in enumerate(load_config(args.config_file, args.opts).DATASETS.TRAIN):
         spec = get_dataset(name)
-        parts = parts_of(sorted(spec.summary.image_ids), args.fit, args.held_out, args.within)
+        parts = parts_of(sorted(spec.summary.image_ids), args.fit, args.held_out, args.within, args.seed)
         for part, part_name in SPLITTERS[spec.kind](spec, parts, args.output / f"train{i}").items():
             names[part].append(part_name)
         print(f"{name}: {len(parts['fit'])} images to fit, {len(parts['held_out'])} held out")

@@ -44,7 +44,7 @@ def fake_repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copy(REPOSITORY / package / "__init__.py", root / package)
     (root / "configs").mkdir()
     (root / "configs" / "toy.yaml").write_text("SOLVER:\n  MAX_ITER: 20\n")
-    for module in ("plan", "launchers", "slurm.scripts", "slurm.stage_commands"):
+    for module in ("plan", "config_files", "launchers", "slurm.scripts", "slurm.stage_commands"):
         monkeypatch.setattr(f"transfer.planning.{module}.REPOSITORY", root)
     monkeypatch.chdir(root)
     return root

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runtime.errors import UserError
 from runtime.listing import listed
 from transfer.records.run import LATER_KEYS, Run
+from transfer.records.subsets import KEYS, subset_of
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,12 @@ def check_equal(table: str, runs: Sequence[Run], allow: Collection[str]) -> list
     """Keys in which ``runs`` differ and may. Raises UserError naming every key that may not, and the first two runs.
 
     A run whose own settings changed on a resume is no better than two runs that differ in them: refused by key too.
+    Where every seed has a subset of the training images of its own, the runs of a seed must have the same.
     """
     if not runs:
         return []
     changed_on_resume = _check_changes(table, runs, allow)
-    differing = _differing(runs)
+    differing = _differing_by_seed(runs) if on_own_subsets(runs) else _differing(runs)
     refused = sorted(key for key in differing if not _is_allowed(key, allow))
     if refused:
         key = refused[0]
@@ -44,6 +46,20 @@ def check_equal(table: str, runs: Sequence[Run], allow: Collection[str]) -> list
         )
     different = [Allowed(key, {run.init: run.must_agree.get(key) for run in runs}) for key in sorted(differing)]
     return [*different, *changed_on_resume]
+
+
+def on_own_subsets(runs: Sequence[Run]) -> bool:
+    """Whether every run was trained on the subset that its fine-tuning seed drew."""
+    return bool(runs) and all(subset_of(run.must_agree) == run.seed for run in runs)
+
+
+def _differing_by_seed(runs: Sequence[Run]) -> dict[str, tuple[Run, Run]]:
+    """``_differing`` within each seed, and between the seeds for everything but the subset."""
+    differing: dict[str, tuple[Run, Run]] = {}
+    for seed in dict.fromkeys(run.seed for run in runs):
+        differing |= _differing([run for run in runs if run.seed == seed])
+    rest = [replace(r, must_agree={k: v for k, v in r.must_agree.items() if k not in KEYS}) for r in runs]
+    return {**_differing(rest), **differing}
 
 
 def _differing(runs: Sequence[Run]) -> dict[str, tuple[Run, Run]]:

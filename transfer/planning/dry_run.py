@@ -15,7 +15,7 @@ from transfer.planning.launchers import RESUME, SHARED_KINDS, Launcher, sbatch_s
 from transfer.planning.own_data.record import predicted_seconds
 from transfer.planning.plan import Plan
 from transfer.planning.progress import last_record, max_iterations
-from transfer.planning.stages import Stage
+from transfer.planning.stage import Stage
 from transfer.planning.state import BROKEN, FINISHED, RECORD, stage_folder, stage_state, stored_result
 
 

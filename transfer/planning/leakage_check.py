@@ -7,8 +7,7 @@ from runtime.errors import UserError
 from transfer.comparison.leakage import DISTANCE, Leakage, compare_sets
 from transfer.config import load_config
 from transfer.planning.command_settings import override_words
-from transfer.planning.plan import Plan, PlannedInit
-from transfer.planning.stages import trained_inits
+from transfer.planning.plan import Plan, PlannedInit, trained_inits
 
 RESULT = "leakage.json"
 

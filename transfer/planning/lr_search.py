@@ -17,6 +17,7 @@ from runtime.errors import UserError
 from transfer.evaluate.headline import headline
 from transfer.planning.fields import Fields
 from transfer.records.result_file import read_result
+from transfer.records.subsets import subset_suffix
 from transfer.report.content import RateSearch
 
 LR_KEYS = ("search", "held_out", "schedule_factor")
@@ -69,9 +70,13 @@ def search_folder(output: Path, config: str, init: str) -> Path:
     return output / "lr_search" / config / init
 
 
-def split_folder(output: Path, config: str, fit: float, held_out: float) -> Path:
-    """Where a split of the training images into ``fit`` (to train on) and ``held_out`` (to score on) is described."""
-    return output / "splits" / config / (f"{fit:g}+{held_out:g}" if held_out else f"{fit:g}")
+def split_folder(output: Path, config: str, fit: float, held_out: float, subset: int | None = None) -> Path:
+    """Where a split of the training images into ``fit`` (to train on) and ``held_out`` (to score on) is described.
+
+    ``subset``: the seed that draws it, where every fine-tuning seed has a subset of its own.
+    """
+    own = "" if subset is None else subset_suffix(subset)
+    return output / "splits" / config / (f"{fit:g}+{held_out:g}" if held_out else f"{fit:g}{own}")
 
 
 def split_names(folder: Path, key: str, part: str) -> tuple[str, ...]:

@@ -25,11 +25,12 @@ from transfer.planning.leakage_check import check_leakage, recorded_leakage, unc
 from transfer.planning.lr_search import SEARCHED, search_folder, search_record
 from transfer.planning.needed_runs import power_text
 from transfer.planning.own_data.own_plan import own_plan, prediction_line
-from transfer.planning.plan import Plan, load_plan
+from transfer.planning.plan import Plan, load_plan, trained_inits
 from transfer.planning.preflight import refusal_lines, refusals, refuse_hopeless_plan
 from transfer.planning.protocols import SHARED_FEATURES
 from transfer.planning.runner import Runner
-from transfer.planning.stages import Cell, Stage, choose, plan_stages, pretrain_stage, trained_inits
+from transfer.planning.stage import Cell, Stage
+from transfer.planning.stages import choose, plan_stages, pretrain_stage
 from transfer.planning.state import FINISHED, STALE, Outcome, recorded_outcomes, stage_state
 from transfer.records.run import Run, find_runs, read_run
 from transfer.report.content import RateSearch, Report

@@ -14,8 +14,7 @@ from transfer.comparison.intervals import mean
 from transfer.comparison.next_steps import RUN_COSTS, fine_tuning_hours, shown_hours
 from transfer.comparison.power import POWER, PUBLISHED_SPREADS, SEEDS_OF_A_METHOD, cheapest_plan, seeds_for
 from transfer.comparison.variance import components
-from transfer.planning.plan import Config, Plan
-from transfer.planning.stages import trained_inits
+from transfer.planning.plan import Config, Plan, trained_inits
 
 # names of training sets whose spread somebody published; a part of one varies more
 PUBLISHED = {"voc": r"voc_20\d\d_train(val)?", "coco": r"coco_20\d\d_train", "lvis": r"lvis_v\d(\.\d)?_train"}

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import UserError
-from runtime.repository import REPOSITORY, data_folder, find_file
+from runtime.repository import REPOSITORY, find_file
 from transfer.comparison.sequential import SequentialPlan
 from transfer.comparison.verdicts import MARGIN
 from transfer.config import RUN_KEYS
+from transfer.planning.config_files import check_config_exists, config_file
 from transfer.planning.fields import Fields, apply_settings, check_text, read_plan, suggest
 from transfer.planning.lr_search import SEARCHED, LearningRate, read_default_rate, read_rate
 from transfer.planning.prepare_scripts import check_prepare
@@ -31,6 +32,7 @@ from transfer.planning.repetitions import (
     check_shared_checkpoints,
     pretraining_runs,
     read_repetitions,
+    read_subset_seeds,
 )
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")  # names become folder names
@@ -43,7 +45,7 @@ PUBLISHED_KEYS = ("init", "pretrain_data", "pretrain_epochs", "source")
 PLAN_KEYS = (
     *("name", "output", "seed", "prepare", "inits", "configs", "seeds", "supervised", "random"),
     *("overrides", "engine", "evaluator", "lr", "allow", "published", "limits", "leakage", "margin", "pretrain_seeds"),
-    *("protocol", "features", "rates"),
+    *("protocol", "features", "rates", "subset_seeds"),
 )
 
 
@@ -100,7 +102,15 @@ class Plan:
     stopping: SequentialPlan | None = None  # seeds are added until every comparison is decided
     margin: float = MARGIN  # points of AP within which two initialisations count as equivalent
     limits: str = ""  # what these runs can and cannot show; the report's first paragraph
+    subset_seeds: bool = (
+        False  # whether every fine-tuning seed draws a subset of its own where data_fraction is below 1
+    )
     leakage: bool = True  # whether test images are looked for among those that are trained and pretrained on
+
+
+def trained_inits(plan: Plan) -> list[PlannedInit]:
+    """The initialisations that are run here, i.e. all but the published-only ones."""
+    return [init for init in plan.inits if init.kind != "published"]
 
 
 def load_plan(
@@ -125,6 +135,7 @@ def load_plan(
     default_lr = read_default_rate(raw, fields.where)
     inits = _inits(fields, fill, default_lr, repetitions.pretrain_seeds)
     configs = _configs(fields, fill)
+    searched = any(init.lr and init.lr.search for init in inits)
     return Plan(
         path=path,
         name=name,
@@ -143,6 +154,7 @@ def load_plan(
         margin=repetitions.margin,
         limits=" ".join(fields.get("limits", str, "").split()),
         leakage=fields.get("leakage", bool, True),
+        subset_seeds=read_subset_seeds(fields, [config.data_fraction for config in configs], searched),
     )
 
 
@@ -272,20 +284,6 @@ def _configs(fields: Fields, fill: Mapping[str, str]) -> tuple[Config, ...]:
         raise UserError(f"{fields.where}: configs is empty")
     read_features(fields, "", [config.protocol for config in configs])
     return tuple(configs)
-
-
-def config_file(file: str) -> Path:
-    """The path of a config: an existing path, or a name in configs/."""
-    return Path(file) if Path(file).is_file() else data_folder("configs", REPOSITORY) / file
-
-
-def check_config_exists(file: str, where: str) -> None:
-    """A bare name must be in configs/, a path must exist. Raises UserError with the nearest name."""
-    folder = data_folder("configs", REPOSITORY)
-    if config_file(file).is_file() and (Path(file).is_file() or "/" not in file):
-        return
-    known = [str(p.relative_to(folder)) for p in folder.rglob("*.yaml")]
-    raise UserError(f"{where} names config {file}, which does not exist (looked in configs/){suggest(file, known)}")
 
 
 def _reference(fields: Fields, key: str, inits: tuple[PlannedInit, ...], kinds: tuple[str, ...]) -> str | None:

@@ -10,7 +10,7 @@ from runtime.errors import UserError
 from runtime.listing import listed
 from transfer.planning.launchers import Launcher
 from transfer.planning.recorded_run import OF_THE_RUN, split_command
-from transfer.planning.stages import Stage
+from transfer.planning.stage import Stage
 from transfer.planning.state import FINISHED, stage_state
 
 ARCHITECTURE = re.compile(r"(?:^|\s)(?:-a|--arch)[ =]resnet(\d+)(?=\s|$)")

@@ -13,7 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from runtime.errors import discard_output
-from transfer.planning.stages import Stage
+from transfer.planning.stage import Stage
 
 USUAL_SECONDS = {"prepare": 10.0, "pretrain": 120.0, "convert": 5.0, "split": 5.0, "train": 60.0}
 BAR = "{l_bar}{bar}| {elapsed} elapsed, {remaining} left{postfix}"

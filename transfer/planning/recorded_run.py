@@ -14,7 +14,7 @@ from runtime.errors import UserError
 from runtime.listing import listed
 from transfer.config import explicit_keys, flatten, load_config, resolve_config
 from transfer.data.catalog import get_dataset
-from transfer.planning.stages import Stage
+from transfer.planning.stage import Stage
 from transfer.records.deciding_settings import FREE_KEYS
 
 OF_THE_RUN = ("SEED", "OUTPUT_DIR")  # overrides in which equal runs differ

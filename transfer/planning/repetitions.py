@@ -54,6 +54,23 @@ def read_repetitions(fields: Fields, offset: int) -> Repetitions:
     return Repetitions(seeds, pretrain_seeds, margin, stopping)
 
 
+def read_subset_seeds(fields: Fields, fractions: Sequence[float], searched: bool) -> bool:
+    """``subset_seeds``: whether every fine-tuning seed trains on a subset of its own. Raises UserError.
+
+    ``fractions``: the data_fraction of each config; ``searched``: whether a learning rate is searched.
+    """
+    if not fields.get("subset_seeds", bool, False):
+        return False
+    if all(fraction == 1 for fraction in fractions):
+        raise UserError(f"{fields.where}: subset_seeds needs a config with a data_fraction below 1")
+    if searched:
+        raise UserError(
+            f"{fields.where}: subset_seeds with a search of the rate: it would see labels that other subsets lack; "
+            "give a rate"
+        )
+    return True
+
+
 def check_seeds(seeds: Sequence[int], where: str) -> None:
     """Raise UserError for a seed that a generator cannot take."""
     if min(seeds) < 0 or max(seeds) >= SEED_LIMIT:

@@ -17,7 +17,7 @@ from runtime.logs import last_error
 from runtime.stop import StopSignal
 from transfer.planning.launchers import RESUME, Launcher
 from transfer.planning.progress import PlanProgress
-from transfer.planning.stages import Stage
+from transfer.planning.stage import Stage
 from transfer.planning.state import (
     BROKEN,
     FINISHED,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,43 +14,12 @@ from runtime.listing import listed
 from transfer.engines.weights.loading import is_detector
 from transfer.planning.command_settings import override_words
 from transfer.planning.lr_search import SEARCHED, chosen_rate, search_folder, split_folder, split_names
-from transfer.planning.plan import Config, Plan, PlannedInit
+from transfer.planning.plan import Config, Plan, PlannedInit, trained_inits
 from transfer.planning.protocols import shared_folder
 from transfer.planning.repetitions import Pretraining
 from transfer.planning.slurm.stage_commands import SHARED_SCRIPTS
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One command of a plan. ``late`` returns arguments that are known only after the stages in ``needs`` have run."""
-
-    name: str
-    kind: str  # prepare | pretrain | convert | split | train
-    argv: tuple[str, ...]  # script of this repository, then its arguments
-    folder: Path  # where it writes
-    proof: Path  # the file that exists once the stage has finished
-    needs: tuple[str, ...] = ()  # must have finished
-    after: tuple[str, ...] = ()  # must have ended; a failure counts as an answer (a learning rate that diverges)
-    late: Callable[[], tuple[str, ...]] = field(default=tuple, compare=False)
-    weights: Path | None = None  # backbone a training starts from
-    seed: int | None = None
-    cell: Cell | None = None
-
-    def command(self) -> tuple[str, ...]:
-        """The whole command, late arguments included. Raises UserError when what they are read from is missing."""
-        return (*self.argv, *self.late())
-
-
-@dataclass(frozen=True)
-class Cell:
-    """Where one number of the table comes from."""
-
-    table: str
-    config: str
-    init: str
-    seed: int
-    folder: Path
-    is_search: bool = False  # a run of a learning-rate search, which no table shows
+from transfer.planning.stage import Cell, Stage
+from transfer.planning.subsets import search_parts, split_name, subset_stages
 
 
 def plan_stages(plan: Plan) -> list[Stage]:
@@ -69,17 +38,12 @@ def plan_stages(plan: Plan) -> list[Stage]:
         stages += backbone_stages
     trainings = []
     for config in plan.configs:
-        stages += _subset_stages(plan, config, prepared)
+        stages += subset_stages(plan, config, prepared)
         for init in trained_inits(plan):
             of_init = [_Train(plan, config, init, one, (*prepared, *one.needs)) for one in backbones[init.name]]
             stages += of_init[0].search_stages()  # the rate found with the first pretraining run is used for all
             trainings += of_init
     return stages + [stage for seed in plan.seeds for training in trainings for stage in training.seed_stages(seed)]
-
-
-def trained_inits(plan: Plan) -> list[PlannedInit]:
-    """The initialisations that are run here, i.e. all but the published-only ones."""
-    return [init for init in plan.inits if init.kind != "published"]
 
 
 @dataclass(frozen=True)
@@ -137,32 +101,6 @@ def _conversion(plan: Plan, init: PlannedInit, name: str, source: str, needs: tu
     return Stage(f"convert/{name}", "convert", argv, backbone.parent, backbone, needs, weights=Path(source))
 
 
-def _search_parts(config: Config, init: PlannedInit) -> tuple[float, float]:
-    """Shares of the training images that a learning-rate search trains on and is scored on."""
-    held_out = init.lr.held_out if init.lr else 0.0
-    return config.data_fraction * (1 - held_out), config.data_fraction * held_out
-
-
-def _subset_stages(plan: Plan, config: Config, prepared: tuple[str, ...]) -> list[Stage]:
-    stages = []
-    wanted = {(config.data_fraction, 0.0)} if config.data_fraction < 1 else set()
-    wanted |= {_search_parts(config, init) for init in trained_inits(plan) if init.lr and init.lr.search}
-    opts = override_words({k: v for k, v in config.overrides.items() if k.startswith("DATASETS.")})
-    for fit, held_out in sorted(wanted):
-        folder = split_folder(plan.output, config.name, fit, held_out)
-        argv = ["transfer/splits.py", "--config-file", config.file, "--output", str(folder)]
-        argv += ["--fit", f"{fit:g}", "--held-out", f"{held_out:g}"]
-        if held_out and config.data_fraction < 1:  # a search must not see labels that the runs do not have
-            argv += ["--within", f"{config.data_fraction:g}"]
-        argv += opts
-        stages.append(Stage(_split_name(folder, plan), "split", tuple(argv), folder, folder / "names.json", prepared))
-    return stages
-
-
-def _split_name(folder: Path, plan: Plan) -> str:
-    return str(folder.relative_to(plan.output))
-
-
 @dataclass(frozen=True)
 class _Train:
     """What the runs of one config and one backbone share."""
@@ -207,7 +145,7 @@ class _Train:
 
     def seed_stages(self, seed: int) -> list[Stage]:
         """The run at the config's own rate, and the one at this initialisation's rate where it has one."""
-        late, needs = self._subset()
+        late, needs = self._subset(seed)
         where = Path(self.init.name) / self.backbone.pretraining / f"seed{seed}"
         stages = [self.stage(self.plan.output / self.config.name / where, self.config.name, seed, needs, late, {})]
         rate = self.init.lr
@@ -223,12 +161,13 @@ class _Train:
                 stages.append(self.stage(folder, table, seed, needs, with_rate, {}, after=searched))
         return stages
 
-    def _subset(self) -> tuple[Callable[[], tuple[str, ...]], tuple[str, ...]]:
+    def _subset(self, seed: int) -> tuple[Callable[[], tuple[str, ...]], tuple[str, ...]]:
         """Late schedule and data arguments, and the stages they wait for."""
         if self.config.data_fraction == 1:
             return self._schedule, self.needs
-        folder = split_folder(self.plan.output, self.config.name, self.config.data_fraction, 0.0)
-        needs = (*self.needs, _split_name(folder, self.plan))
+        own = seed if self.plan.subset_seeds else None
+        folder = split_folder(self.plan.output, self.config.name, self.config.data_fraction, 0.0, own)
+        needs = (*self.needs, split_name(folder, self.plan))
         return lambda: (*self._schedule(), *split_names(folder, "TRAIN", "fit")), needs
 
     def _schedule(self, factor: float = 1.0) -> tuple[str, ...]:
@@ -243,8 +182,8 @@ class _Train:
         rate = self.init.lr
         if rate is None or not rate.search:
             return []
-        folder = split_folder(self.plan.output, self.config.name, *_search_parts(self.config, self.init))
-        needs = (*self.needs, _split_name(folder, self.plan))
+        folder = split_folder(self.plan.output, self.config.name, *search_parts(self.config, self.init))
+        needs = (*self.needs, split_name(folder, self.plan))
 
         def late() -> tuple[str, ...]:
             data = (*split_names(folder, "TRAIN", "fit"), *split_names(folder, "TEST", "held_out"))

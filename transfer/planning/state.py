@@ -12,7 +12,7 @@ from runtime.atomic import read_json, sha256_file, write_json
 from runtime.errors import UserError
 from transfer.planning.command_settings import differences
 from transfer.planning.recorded_run import contradictions
-from transfer.planning.stages import Stage
+from transfer.planning.stage import Stage
 from transfer.records.fields import result_problem
 
 RECORD = "record.json"

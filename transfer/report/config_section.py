@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from transfer.comparison.comparison import ConfigComparison, Failure
 from transfer.comparison.curves import Curves, history
+from transfer.comparison.like_for_like import on_own_subsets
 from transfer.report.charts import Bars, Dot, DotIntervals, Lines
 from transfer.report.csv_rows import (
     MAIN,
@@ -30,6 +31,10 @@ from transfer.report.sentences import protocol_sentence, spread_sentence
 
 Parts = list[Part]
 MOST_DOTS = 60
+OWN_SUBSETS = (
+    "Every fine-tuning seed drew a subset of the training images of its own, the same for all initialisations: what "
+    "seeds vary includes what subsets vary."
+)
 SOURCES = ("pretraining run", "fine-tuning seed", "rest")  # of variance, as variance.Components has them
 MOST_CLASSES = 24  # in the plot; of more, the ends with the largest and smallest differences
 
@@ -74,7 +79,9 @@ def config_section(config: ConfigComparison, rows: ConfigRows, number: int, cell
     if not rows.rows:
         return Section(anchor, name, [paragraph("No finished run."), *others])
     fixed = protocol_sentence(config.table)
-    parts: Parts = [*_alarms(config), *([paragraph(fixed)] if fixed else []), values_table(rows, cells, name)]
+    drawn = on_own_subsets([run for run in config.table.runs if run.finished])
+    sentences = [paragraph(text) for text in (fixed, OWN_SUBSETS if drawn else "") if text]
+    parts: Parts = [*_alarms(config), *sentences, values_table(rows, cells, name)]
     for role in ROLES:
         parts += difference_parts(rows, role, cells, name)
     parts += [paragraph(SINGLE_INTERVALS, "soft"), *_spread_parts(config), *others, *class_parts(rows, styles)]

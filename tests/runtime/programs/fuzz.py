@@ -29,6 +29,7 @@ from runtime.repository import REPOSITORY
 from runtime.torch_files import load_torch, save_torch
 from tests.runtime.programs.fuzz_data import DATA_KINDS, DataKind
 from transfer.config import load_config
+from transfer.engines.training.proposals import read_proposals
 from transfer.planning.plan import load_plan
 from transfer.planning.stages import plan_stages
 
@@ -92,6 +93,35 @@ def zips(folder: Path) -> st.SearchStrategy[bytes]:
     return st.one_of(mutated(current, OPCODES), mutated(base.read_bytes(), OPCODES), opcodes().map(wrapped))
 
 
+def proposals(folder: Path) -> st.SearchStrategy[bytes]:
+    """A file of proposals mutated, one with other values in its places, and random opcodes."""
+    boxes, logits = np.tile(np.float32([1, 2, 9, 9]), (3, 1)), np.arange(3, dtype=np.float32)
+    base: dict[str, Any] = {"ids": [1, 2], "boxes": [boxes] * 2, "objectness_logits": [logits] * 2, "bbox_mode": 0}
+    odd: list[Any] = [
+        None,
+        -1,
+        1 << 70,
+        "x",
+        [],
+        [boxes],
+        boxes,
+        boxes.astype(">f8"),
+        logits.astype(int),
+        np.array("x"),
+        {},
+    ]
+    odd += [[np.full((3, 4), np.nan, np.float32)] * 2, [boxes.astype(object)] * 2, np.array([1, 2]), [[1, 2], "a"]]
+    places = st.tuples(st.sampled_from(sorted(base)), st.sampled_from(odd))
+
+    def changed(edits: list[tuple[str, Any]]) -> bytes:
+        return pickle.dumps({**base, **dict(edits)})
+
+    sound = [pickle.dumps(base, protocol) for protocol in (2, 4, 5)]
+    return st.one_of(
+        st.lists(places, max_size=3).map(changed), opcodes(), *(mutated(content, OPCODES) for content in sound)
+    )
+
+
 def safetensors(folder: Path) -> st.SearchStrategy[bytes]:
     """Headers of random entries, and a sound file mutated."""
     integers = st.one_of(st.integers(-2, 20), st.integers(-(1 << 70), 1 << 70))
@@ -134,6 +164,7 @@ def with_mutations(data: DataKind) -> tuple[Callable[[Path], st.SearchStrategy[b
 KINDS: dict[str, tuple[Callable[[Path], st.SearchStrategy[bytes]], str, Callable[[Path], object]]] = {
     "pickles": (pickles, "c.pkl", read_checkpoints),
     "zips": (zips, "c.pth", read_checkpoints),
+    "proposals": (proposals, "p.pkl", lambda path: read_proposals(path, [1, 2])),
     "safetensors": (safetensors, "c.safetensors", lambda path: convert(path, verify=False)),
     "configs": (yaml_of("configs/Base_C4.yaml", "configs/Base_FPN.yaml"), "c.yaml", load_config),
     "plans": (yaml_of("plans/demo.yaml", "plans/lr_search.yaml"), "p.yaml", lambda path: plan_stages(load_plan(path))),

@@ -10,7 +10,8 @@ import pytest
 
 from transfer.planning.command_settings import differences
 from transfer.planning.plan import load_plan
-from transfer.planning.stages import Stage, plan_stages
+from transfer.planning.stage import Stage
+from transfer.planning.stages import plan_stages
 from transfer.planning.state import FINISHED, STALE, record_stage, stage_state
 
 TRAIN = ["transfer/train_net.py", "--config-file", "a.yaml", "--init", "random"]

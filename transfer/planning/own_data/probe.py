@@ -14,12 +14,12 @@ from runtime.atomic import read_json
 from runtime.errors import UserError
 from runtime.logs import last_error
 from runtime.stop import StopSignal
+from transfer.planning.command_settings import override_words
 from transfer.planning.launchers import Launcher
 from transfer.planning.lr_search import split_names
 from transfer.planning.own_data.schedule import Pace
 from transfer.planning.runner import POLL_SECONDS
 from transfer.planning.slurm.stage_commands import SHARED_SCRIPTS
-from transfer.planning.stages import override_words
 
 STEPS = 20
 STATISTICS = 5  # batches for batch norm's statistics

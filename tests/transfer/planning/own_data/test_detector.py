@@ -4,9 +4,9 @@ import pytest
 
 from convert.architecture import Architecture
 from transfer.config import load_config
+from transfer.planning.command_settings import override_words
 from transfer.planning.own_data.detector import choose_detector
 from transfer.planning.own_data.looking import GB, DataLook, Machine
-from transfer.planning.stages import override_words
 
 CPU = Machine(2, 8 * GB)
 GPU = Machine(16, 40 * GB, "a GPU")

@@ -98,7 +98,7 @@ class Attention(nn.Module):
         bias = None
         if self.has_positions:
             rows, columns = relative_logits(q.flatten(0, 1), self.rel_pos_h, self.rel_pos_w, size)
-            bias = (rows[..., None] + columns[..., None, :]).view(*q.shape[:3], -1)
+            bias = (rows[..., None] + columns[..., None, :]).reshape(*q.shape[:3], -1)
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale)
 
 
