@@ -281,3 +281,10 @@ def test_the_embedded_engine_runs_every_config(name):
     from transfer.engines.torchvision.support import check_support
 
     check_support(load_config(name))
+
+
+def test_every_key_that_an_engine_honours_is_in_a_test(repo):
+    texts = "".join(path.read_text() for path in (repo / "tests").rglob("*.py"))
+    choices_only = {"MODEL.ROI_KEYPOINT_HEAD.NAME"}  # has one value
+    honoured = [name for name, key in KEYS.items() if key.embedded in ("used", "own", "added")]
+    assert {name for name in honoured if name not in texts} <= choices_only

@@ -69,6 +69,8 @@ BACKBONE_CASES: dict[str, dict[str, Any]] = {
         **VIT, "MODEL.VIT.EMBED_DIM": 64, "MODEL.VIT.NUM_HEADS": 4, "MODEL.FPN.NORM": "GN",
         "MODEL.ROI_BOX_HEAD.NORM": "GN", "MODEL.ROI_MASK_HEAD.NORM": "",
     },
+    "vit_narrow": {**VIT, "MODEL.VIT.MLP_RATIO": 2.5},
+    "swin_narrow": {**SWIN, "MODEL.SWIN.MLP_RATIO": 2.5},
     "swin_fpn": SWIN,
     "swin_ln": {**SWIN, **LN, "MODEL.SWIN.DROP_PATH_RATE": 0.0, "MODEL.BACKBONE.SQUARE_PAD": 128},
     "swin_absolute": {

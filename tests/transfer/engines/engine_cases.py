@@ -204,6 +204,22 @@ CASES |= {
     },
     "proposals": {**THIN, **FPN, "MODEL.META_ARCHITECTURE": "ProposalNetwork"},
     "proposals_c4": {**THIN, "MODEL.META_ARCHITECTURE": "ProposalNetwork"},
+    "fpn_mask_other_thresholds": {
+        **THIN, **FPN, **MASK, "MODEL.PROPOSAL_GENERATOR.MIN_SIZE": 9, "MODEL.RPN.LOSS_WEIGHT": 0.5,
+        "MODEL.RPN.NMS_THRESH": 0.5, "MODEL.ROI_HEADS.NMS_THRESH_TEST": 0.3,
+        "MODEL.ROI_HEADS.PROPOSAL_APPEND_GT": False, "MODEL.ROI_BOX_HEAD.BBOX_REG_LOSS_WEIGHT": 2.0,
+        "MODEL.ROI_MASK_HEAD.POOLER_RESOLUTION": 10,
+    },
+    "retinanet_other_thresholds": {
+        **THIN, **RETINANET, "MODEL.RETINANET.IN_FEATURES": ["p3", "p4", "p5", "p6"],
+        "MODEL.RETINANET.NMS_THRESH_TEST": 0.3,
+        "MODEL.RETINANET.IOU_THRESHOLDS": [0.2, 0.3], "MODEL.RETINANET.IOU_LABELS": [0, -1, 1],
+        "MODEL.ANCHOR_GENERATOR.SIZES": [[x, x * 1.26] for x in (8, 16, 32, 64)],
+    },
+    "fpn_deformable_groups": {
+        **THIN, **FPN, "MODEL.RESNETS.DEFORM_ON_PER_STAGE": [False, False, True, True],
+        "MODEL.RESNETS.DEFORM_NUM_GROUPS": 2,
+    },
     "fast_rcnn": {**THIN, **FPN, **MASK, **GIVEN_PROPOSALS},
     "fast_rcnn_c4": {**THIN, **GIVEN_PROPOSALS, "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG": True},
 }  # fmt: skip

@@ -157,6 +157,61 @@ def test_parameter_groups_equal_detectron2(bias: tuple[float, float | None]) -> 
         assert group["weight_decay"] == other.get("weight_decay", 1e-4)
 
 
+OTHER_SOLVER = {
+    "SOLVER.BASE_LR": 0.3,
+    "SOLVER.BASE_LR_END": 0.003,
+    "SOLVER.MOMENTUM": 0.7,
+    "SOLVER.NESTEROV": True,
+    "SOLVER.WEIGHT_DECAY": 0.02,
+    "SOLVER.WEIGHT_DECAY_NORM": 0.001,
+    "SOLVER.BIAS_LR_FACTOR": 2.0,
+    "SOLVER.WEIGHT_DECAY_BIAS": 0.05,
+    "SOLVER.MAX_ITER": 60,
+    "SOLVER.STEPS": (30, 50),
+    "SOLVER.GAMMA": 0.2,
+    "SOLVER.NUM_DECAYS": 2,
+    "SOLVER.WARMUP_ITERS": 11,
+    "SOLVER.WARMUP_FACTOR": 0.05,
+    "SOLVER.WARMUP_METHOD": "constant",
+    "SOLVER.RESCALE_INTERVAL": True,
+}
+
+
+@pytest.mark.detectron2
+@pytest.mark.parametrize("scheduler", ["WarmupMultiStepLR", "WarmupCosineLR", "WarmupStepWithFixedGammaLR"])
+def test_every_key_of_the_solver_reaches_it(scheduler: str) -> None:
+    from detectron2.config import get_cfg
+    from detectron2.solver import build_lr_scheduler, build_optimizer
+
+    from transfer.config import default_config
+
+    ours, theirs = default_config(), get_cfg()
+    for key, value in {**OTHER_SOLVER, "SOLVER.LR_SCHEDULER_NAME": scheduler}.items():
+        for cfg in (ours, theirs):
+            cfg.merge_from_list([key, value])
+    torch.manual_seed(0)
+    net, other = Net(), Net()
+    other.load_state_dict(net.state_dict())
+    optimizer, schedule = build_solver(ours, net)
+    expected = build_optimizer(theirs, other)
+    stepper = build_lr_scheduler(theirs, expected)
+    schedule.set(0)
+    for iteration in range(12):
+        for one, model in ((optimizer, net), (expected, other)):
+            one.zero_grad()
+            model.gn(
+                model.norm(model.conv(torch.full((2, 3, 2, 2), iteration / 9).cumsum(3)))
+            ).square().sum().backward()
+            one.step()
+        schedule.set(iteration + 1)
+        stepper.step()
+        rates_of = [
+            [(g["lr"], g["weight_decay"], g["momentum"]) for g in one.param_groups] for one in (optimizer, expected)
+        ]
+        assert rates_of[0] == rates_of[1], iteration
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in net.state_dict().items())
+
+
 def adamw_config(**settings: Any) -> Any:
     from transfer.config import default_config
 
