@@ -1,4 +1,4 @@
-"""Evaluation against pycocotools: the same detections, seconds of each, the ratio, and the largest difference.
+"""Evaluation against pycocotools and hotcoco: the same detections, seconds of each, the ratio, the largest difference.
 
     python benchmarks/evaluate.py [--images 500] [--repeat 5]
 
@@ -19,6 +19,7 @@ if not __package__:  # run as a script: import from the repository, not from thi
 import argparse
 import copy
 import functools
+import importlib.util
 import statistics
 import time
 from collections.abc import Callable
@@ -124,7 +125,7 @@ def main() -> int:
     print(
         f"{args.images} images, {args.classes} classes, {args.detections} detections each; median of {args.repeat} runs"
     )
-    print(f"{'':32s} {'this':>10s} {'pycocotools':>13s} {'ratio':>24s}")
+    print(f"{'':32s} {'this':>10s} {'other':>13s} {'ratio':>24s}")
     tasks = {"bbox": results, "segm": as_masks(results)}
     for task, rows in tasks.items():
 
@@ -132,9 +133,10 @@ def main() -> int:
             truth, listed = copy.deepcopy(content), copy.deepcopy(rows)
             return lambda: coco_ap(coco_truth(truth, backend), listed, task, backend=backend)
 
-        compare(
-            f"COCO {task}", functools.partial(prepared, "fast"), functools.partial(prepared, "official"), args.repeat
-        )
+        for other in ("official", *(("hotcoco",) if importlib.util.find_spec("hotcoco") else ())):
+            name = {"official": "pycocotools"}.get(other, other)
+            ours, theirs = functools.partial(prepared, "fast"), functools.partial(prepared, other)
+            compare(f"COCO {task}, {name}", ours, theirs, args.repeat)
     for task, rows in tasks.items():
         begin = time.process_time()
         lvis_ap(content, rows, task)

@@ -27,7 +27,7 @@ def parse() -> argparse.Namespace:
         "--evaluator",
         default="auto",
         metavar="NAME",
-        help="for COCO data: auto, official or fast; auto-300 evaluates 300 detections a class and image, not 100",
+        help="for COCO data: auto, official, fast or hotcoco; auto-300 takes 300 detections a class and image, not 100",
     )
     parser.add_argument(
         "--scale-to-batch", type=int, metavar="N", help="use a batch of N and scale the schedule linearly"

@@ -217,7 +217,7 @@ def test_a_raised_limit_of_detections_is_recorded(data, finished, run_cli):
 
 def test_an_unknown_evaluator_is_refused(data, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", arguments(data, tmp_path / "run", "--evaluator", "slow"))
-    with pytest.raises(UserError, match="evaluator 'slow': choose auto, official or fast"):
+    with pytest.raises(UserError, match="evaluator 'slow': choose auto, official, fast or hotcoco"):
         train_net.main()
 
 

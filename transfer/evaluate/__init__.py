@@ -21,7 +21,7 @@ def evaluate(
 ) -> tuple[Metrics, str]:
     """Metrics of the detections of one data set, and the id of the evaluator that computed them.
 
-    ``evaluator``: ``official`` (pycocotools), ``fast`` (this project's, with equal results) or ``auto`` (``fast``),
+    ``evaluator``: ``official`` (pycocotools), ``fast`` (this project's), ``hotcoco`` or ``auto`` (``fast``), all equal,
     ``auto-300`` for another limit than 100 detections; it affects only boxes and masks of COCO data. ``sigmas`` are
     those of ``keypoint_ap``. Proposals have a recall, whatever the evaluator. Raises UserError for detections of other
     images and a data set without annotations.

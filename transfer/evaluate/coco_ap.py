@@ -1,12 +1,13 @@
-"""COCO box and mask AP with Detectron2's keys, by pycocotools or by this project's faster evaluator."""
+"""COCO box and mask AP with Detectron2's keys, by pycocotools, hotcoco or this project's own evaluator."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,10 +21,11 @@ from transfer.evaluate.matching import IOUS, Objects, Scored, mean_percent, prec
 SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 AREA_INDEX = {"AP": 0, "AP50": 0, "AP75": 0, "APs": 1, "APm": 2, "APl": 3}
 MAX_DETECTIONS = 100  # per image and class
+HOTCOCO = "hotcoco"  # backend and package: an evaluator in Rust
 
 
 class Rule(NamedTuple):
-    """A backend (``official``: pycocotools, or ``fast``) and how many detections of a class in an image count."""
+    """A backend (``official``: pycocotools, ``fast``, hotcoco) and how many detections of a class in an image count."""
 
     backend: str
     limit: int = MAX_DETECTIONS
@@ -33,36 +35,41 @@ class Rule(NamedTuple):
         """What result.json records: ``coco/101pt-100``; of pycocotools the version, and a limit other than 100."""
         if self.backend == "fast":
             return f"coco/101pt-{self.limit}"
-        version = f"coco/pycocotools-{importlib.metadata.version('pycocotools')}"
+        package = "pycocotools" if self.backend == "official" else self.backend
+        version = f"coco/{package}-{importlib.metadata.version(package)}"
         return version if self.limit == MAX_DETECTIONS else f"{version}-{self.limit}"
 
 
 def choose_rule(evaluator: str) -> Rule:
-    """The rule of the command line's auto, official or fast, each with an optional limit: ``auto-300``."""
-    match = re.fullmatch(r"(auto|official|fast)(?:-([1-9]\d{0,5}))?", evaluator)
+    """The rule of the command line's auto, official, fast or hotcoco, each with an optional limit: ``auto-300``."""
+    match = re.fullmatch(r"(auto|official|fast|hotcoco)(?:-([1-9]\d{0,5}))?", evaluator)
     if match is None:
         raise UserError(
-            f"evaluator {evaluator!r}: choose auto, official or fast, with more than {MAX_DETECTIONS} detections of a "
-            "class in an image as auto-300"
+            f"evaluator {evaluator!r}: choose auto, official, fast or hotcoco, with more than {MAX_DETECTIONS} "
+            "detections of a class in an image as auto-300"
         )
+    if match[1] == HOTCOCO and importlib.util.find_spec(HOTCOCO) is None:
+        raise UserError("evaluator hotcoco: it is not installed; pip install hotcoco, or use auto")
     return Rule("fast" if match[1] == "auto" else match[1], int(match[2] or MAX_DETECTIONS))
 
 
 def recorded_limit(evaluator_id: str) -> int:
     """The limit in an id that ``Rule.id`` wrote; ids of several test sets are joined by +, the first one counts."""
-    match = re.fullmatch(r"coco/(?:101pt|pycocotools-[^-]+)-(\d+)", evaluator_id.split("+")[0])
+    match = re.fullmatch(r"coco/(?:101pt|pycocotools-[^-]+|hotcoco-[^-]+)-(\d+)", evaluator_id.split("+")[0])
     return int(match[1]) if match else MAX_DETECTIONS
 
 
 def coco_truth(content: dict[str, Any], backend: str) -> Any:
-    """A parsed annotation file in the form that the backend takes: pycocotools' COCO, or the file unchanged.
+    """A parsed annotation file in the form that the backend takes: a COCO object of its own, or the file unchanged.
 
-    For pycocotools the annotations are numbered from 1: it takes a match with an object whose id is 0 for no match,
+    For the others the annotations are numbered from 1: it takes a match with an object whose id is 0 for no match,
     and stores ids as floats, so that text fails.
     """
     if backend == "fast":
         return content
     content = {**content, "annotations": renumbered(content["annotations"])}
+    if backend == HOTCOCO:
+        return _by_hotcoco(lambda hotcoco: hotcoco.COCO(content))
     from pycocotools.coco import COCO
 
     truth = COCO()
@@ -132,10 +139,34 @@ def coco_precision(
 ) -> np.ndarray:
     """Precision T x R x K x A at the IoU thresholds, recalls, classes and area ranges; -1 where undefined.
 
-    Both backends use ``max_detections`` per image and class. pycocotools adds fields to ``results`` in place.
+    All backends use ``max_detections`` per image and class. pycocotools adds fields to ``results`` in place.
     """
-    compute = _official_precision if backend == "official" else _fast_precision
-    return compute(truth, results, task, max_detections)
+    backends = {"official": _official_precision, HOTCOCO: _hotcoco_precision, "fast": _fast_precision}
+    return backends[backend](truth, results, task, max_detections)
+
+
+def _by_hotcoco(compute: Callable[[Any], Any]) -> Any:
+    """``compute(hotcoco)``; what it does not take ends in one line."""
+    import hotcoco
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            return compute(hotcoco)
+    except (TypeError, ValueError, KeyError, RuntimeError, OverflowError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"evaluator hotcoco cannot evaluate this data ({reason}); use auto") from error
+
+
+def _hotcoco_precision(truth: Any, results: list[dict[str, Any]], task: str, max_detections: int) -> np.ndarray:
+    def compute(hotcoco: Any) -> np.ndarray:
+        evaluation = hotcoco.COCOeval(truth, truth.load_res(results), task)
+        evaluation.params.max_dets = [max_detections]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        return np.asarray(evaluation.eval["precision"])[..., 0]
+
+    precision: np.ndarray = _by_hotcoco(compute)
+    return precision
 
 
 def _official_precision(truth: Any, results: list[dict[str, Any]], task: str, max_detections: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from transfer.config import explicit_keys, flatten
 from transfer.config.values import ONE, check_bound
 from transfer.data.set_findings import named_findings
 from transfer.engines.protocol import Engine
-from transfer.evaluate.coco_ap import MAX_DETECTIONS, choose_rule
+from transfer.evaluate.coco_ap import HOTCOCO, MAX_DETECTIONS, choose_rule, coco_truth
 from transfer.fine_tuning.checks import Datasets, check, class_count_keys
 from transfer.fine_tuning.initialisation import Init, apply_settings, evaluated_model, require_init, resolve_init
 from transfer.fine_tuning.weight_addresses import local_weights
@@ -59,6 +59,10 @@ def prepare(cfg: CfgNode, args: argparse.Namespace, folder: Path, engine: Engine
         require_init(args.init or cfg.MODEL.WEIGHTS)
     datasets = Datasets.of(cfg, train=train)
     check(cfg, datasets, engine, processes=processes, explicit=explicit, train=train)
+    if choose_rule(args.evaluator).backend == HOTCOCO:
+        for spec in datasets.test:
+            if spec.kind == "coco":
+                coco_truth(spec.content(), HOTCOCO)  # raises here what would end the run after its training
     for name, finding in named_findings(datasets.train, datasets.test):
         log.info("data set %s: %s", name, finding.line())
     set_class_counts(cfg, datasets)

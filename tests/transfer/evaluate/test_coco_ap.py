@@ -161,7 +161,7 @@ def test_evaluators_are_checked():
     assert choose_rule("auto") == choose_rule("fast") == Rule("fast", 100)
     assert choose_rule("official-256") == Rule("official", 256)
     for name in ("slow", "auto-", "auto-0", "fast--1", "-100", "fast-1e3"):
-        with pytest.raises(UserError, match="auto, official or fast"):
+        with pytest.raises(UserError, match="auto, official, fast or hotcoco"):
             choose_rule(name)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import importlib.metadata
+import importlib.util
 import io
 import json
 import math
@@ -14,11 +16,12 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from runtime.errors import UserError
 from tests.transfer.evaluate.random_sets import as_masks, random_problem
 from tests.transfer.keypoint_data import near_truth, write_keypoints
 from transfer.data.catalog import get_dataset
 from transfer.evaluate import evaluate, keypoint_ap, lvis_ap
-from transfer.evaluate.coco_ap import SUMMARY, coco_ap, coco_truth
+from transfer.evaluate.coco_ap import SUMMARY, choose_rule, coco_ap, coco_truth, recorded_limit
 from transfer.evaluate.keypoint_ap import keypoint_results
 
 hotcoco = pytest.importorskip("hotcoco")
@@ -60,6 +63,53 @@ def test_coco_on_random_sets(seeds: range, task: str) -> None:
         names = [category["name"] for category in content["categories"]]
         ours = coco_ap(coco_truth(content, "fast"), copy.deepcopy(results), task, class_names=names, backend="fast")
         assert_equal(ours, by_hotcoco(content, results, task), SUMMARY)
+
+
+@pytest.mark.parametrize("task", ["bbox", "segm"])
+@pytest.mark.parametrize("seed", range(30))
+def test_the_backend_gives_the_numbers_of_our_own(seed: int, task: str) -> None:
+    content, results = random_problem(seed)
+    results = as_masks(results, seed) if task == "segm" else results
+    known = {category["id"] for category in content["categories"]}
+    results = [r for r in results if r["category_id"] in known]
+    names = [category["name"] for category in content["categories"]]
+    content["annotations"][0]["id"] = 0
+    limit = 100 if seed % 2 else 3
+    found = {}
+    for backend in ("fast", "hotcoco"):
+        truth = coco_truth(copy.deepcopy(content), backend)
+        options: Any = {"class_names": names, "max_detections": limit, "backend": backend}
+        found[backend] = coco_ap(truth, copy.deepcopy(results), task, **options)
+        nothing = coco_ap(coco_truth(copy.deepcopy(content), backend), [], task, **options)
+        assert nothing["AP"] == 0.0
+    assert found["fast"].keys() == found["hotcoco"].keys()
+    assert_equal(found["fast"], found["hotcoco"], found["fast"])
+
+
+def test_the_choice_is_recorded_by_its_version(tmp_path: Path) -> None:
+    people = get_dataset(write_keypoints(tmp_path))
+    detections = near_truth(people, 0)
+    by_choice = {choice: evaluate(people, detections, evaluator=choice) for choice in ("auto", "hotcoco", "hotcoco-5")}
+    version = importlib.metadata.version("hotcoco")
+    assert [used for _, used in by_choice.values()] == [
+        "coco/101pt-100",
+        f"coco/hotcoco-{version}",
+        f"coco/hotcoco-{version}-5",
+    ]
+    assert recorded_limit(by_choice["hotcoco-5"][1]) == 5
+    assert by_choice["auto"][0]["bbox"] == pytest.approx(by_choice["hotcoco"][0]["bbox"], nan_ok=True)
+
+
+def test_what_it_does_not_take_is_one_line() -> None:
+    content = {"images": [{"id": "a"}], "annotations": [], "categories": [{"id": 1, "name": "x"}]}
+    with pytest.raises(UserError, match="evaluator hotcoco cannot evaluate this data .*; use auto"):
+        coco_truth(content, "hotcoco")
+
+
+def test_without_the_package_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="hotcoco: it is not installed; pip install hotcoco"):
+        choose_rule("hotcoco")
 
 
 def federated_problem(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
