@@ -44,6 +44,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     what.add_argument(
         "--only", action="append", default=[], metavar="GLOB", help="run these stages and what they depend on"
     )
+    what.add_argument(
+        "--ladder",
+        action="store_true",
+        help="run the configs in their order, each without the initialisations that those before it ruled out",
+    )
     what.add_argument("--redo", action="store_true", help="rename stale results and run their stages again")
     what.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="e.g. seeds=[0,1], SOLVER.MAX_ITER=90"
@@ -69,6 +74,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
             parser.error(f"--{name} must be between 0 and 100 points of AP")
     if (args.plan is None) != bool(args.data):
         parser.error("give a plan or a folder of runs, or own data with --data, --test and --init, and not both")
+    if args.ladder and args.report_only:
+        parser.error("--ladder runs the plan; --report-only shows what it ran without the flag")
     if args.jobs < 1:
         parser.error("--jobs must be at least 1")
     return args
@@ -105,10 +112,10 @@ def _add_own_data(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--hours", type=float, metavar="H", help="what all runs together may take (default: no limit)")
 
 
-PLAN_ONLY = ("dry_run", "report_only", "only", "redo", "set", "seed_offset", "power")
+PLAN_ONLY = ("dry_run", "report_only", "ladder", "only", "redo", "set", "seed_offset", "power")
 FOLDER_ONLY = ("supervised", "random", "margin")
 OWN_DATA_ONLY = ("test", "init", "hours")
-NOT_WITH_OWN_DATA = ("report_only", "only", "redo", "set", "seed_offset", "power", "supervised", "random")
+NOT_WITH_OWN_DATA = ("report_only", "ladder", "only", "redo", "set", "seed_offset", "power", "supervised", "random")
 
 
 def check_arguments(args: argparse.Namespace) -> None:

@@ -20,6 +20,8 @@ from transfer.comparison.intervals import mean
 from transfer.comparison.verdicts import MARGIN
 from transfer.literature.protocols import published_matches
 from transfer.planning.dry_run import dry_run
+from transfer.planning.ladder import RECORD as LADDER_RECORD
+from transfer.planning.ladder import check_ladder, climb, ladder_sentences, read_dropped, without_dropped
 from transfer.planning.launchers import Launcher, make_launcher
 from transfer.planning.leakage_check import check_leakage, recorded_leakage, unchecked_inits
 from transfer.planning.lr_search import SEARCHED, search_folder, search_record
@@ -68,19 +70,24 @@ def run_plan(args: argparse.Namespace, command: str) -> int:
             print(f"then one seed at a time until every comparison is decided, at most {plan.stopping.most} seeds")
         return EXIT_USER if found else 0
     stop = StopSignal()
+    if args.ladder:
+        check_ladder(plan, args.only)
     if not args.report_only:
         refuse_hopeless_plan(found, plan.output, chosen)
         for line in refusal_lines(found):
             print(line)
     with contextlib.nullcontext() if args.report_only else stop:
-        plan, outcomes = _run_stages(plan, args, launcher, stop)
+        plan, outcomes = (_climb if args.ladder else _run_stages)(plan, args, launcher, stop)
     if not args.report_only and all(outcome.status == FINISHED for outcome in outcomes.values()) and not args.only:
         shutil.rmtree(plan.output / SHARED_FEATURES, ignore_errors=True)
     if plan.leakage and not args.report_only and not stop.requested:
         check_leakage(plan)
-    stages = plan_stages(plan)
+    dropped = read_dropped(plan.output)
+    stages = without_dropped(plan, plan_stages(plan), dropped)
     known = {**recorded_outcomes(plan.output, stages), **outcomes}
     report = plan_report(plan, stages, known, command, args)
+    left_out = ladder_sentences(dropped, report.comparison.tables)
+    report = replace(report, limits=" ".join(filter(None, (report.limits, left_out))))
     write_and_print(report, plan.output, figures=args.figures)
     if stop.requested:
         done = sum(outcome.status == FINISHED for outcome in outcomes.values())
@@ -92,11 +99,31 @@ def run_plan(args: argparse.Namespace, command: str) -> int:
     return 1 if failed else 0
 
 
+def _climb(
+    plan: Plan, args: argparse.Namespace, launcher: Launcher, stop: StopSignal
+) -> tuple[Plan, dict[str, Outcome]]:
+    """Run the plan as a ladder: see ``transfer.planning.ladder``."""
+    outcomes: dict[str, Outcome] = {}
+
+    def run(stages: Sequence[Stage]) -> dict[str, Outcome]:
+        ran = Runner(stages, plan.output, jobs=args.jobs, launcher=launcher, redo=args.redo).run(stop)
+        outcomes.update(ran)
+        return ran
+
+    def tables(stages: Sequence[Stage]) -> list[Table]:
+        known = {**recorded_outcomes(plan.output, stages), **outcomes}
+        return _plan_tables(plan, stages, known, [*plan.allow, *args.allow], None)
+
+    return plan, climb(plan, plan_stages(plan), run, tables, lambda: stop.requested)
+
+
 def _run_stages(
     plan: Plan, args: argparse.Namespace, launcher: Launcher, stop: StopSignal
 ) -> tuple[Plan, dict[str, Outcome]]:
     """Run the plan's stages. A plan that stops when decided gets one seed more as long as it is not."""
     outcomes: dict[str, Outcome] = {}
+    if not args.report_only:
+        (plan.output / LADDER_RECORD).unlink(missing_ok=True)  # everything is run
     while True:
         stages = plan_stages(plan)
         if not args.report_only:

@@ -1,0 +1,111 @@
+"""``--ladder``: the configs of a plan in order, each without the initialisations that an earlier one ruled out."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from runtime.atomic import read_json, write_json
+from runtime.errors import UserError
+from transfer.comparison.gap import Table
+from transfer.comparison.ladder import Dropped, agreement, means, ruled_out
+from transfer.literature.rank_agreement import published_agreements
+from transfer.planning.plan import Plan
+from transfer.planning.stage import Stage
+from transfer.planning.state import Outcome
+
+RECORD = "ladder.json"
+Run = Callable[[Sequence[Stage]], dict[str, Outcome]]  # runs stages
+Compare = Callable[[Sequence[Stage]], list[Table]]  # the tables of stages that have run
+
+
+def check_ladder(plan: Plan, only: Sequence[str]) -> None:
+    """Raise UserError for a plan that has no rungs, or that is repeated or cut by another rule."""
+    if len(plan.configs) < 2:
+        raise UserError(f"--ladder: {plan.path} has one config; list cheap ones before the one that counts")
+    if plan.stopping is not None:
+        raise UserError("--ladder cannot be combined with seeds: {until: decided}; give a list of seeds")
+    if len(plan.seeds) < 2:
+        raise UserError("--ladder needs two seeds or more: nothing is ruled out by one")
+    if only:
+        raise UserError("--ladder cannot be combined with --only, which leaves out what it decides with")
+
+
+def climb(
+    plan: Plan, stages: Sequence[Stage], run: Run, compare: Compare, stopped: Callable[[], bool]
+) -> dict[str, Outcome]:
+    """Run one config after the other; what each rules out is written into ladder.json and not run any more."""
+    outcomes: dict[str, Outcome] = {}
+    dropped: list[Dropped] = []
+    keep = [init for init in (plan.supervised, plan.random) if init]  # what the others are compared with
+    for number, config in enumerate(plan.configs):
+        done = {one.name for one in plan.configs[: number + 1]}
+        rung = [stage for stage in without_dropped(plan, stages, dropped) if _config(stage) in ("", *done)]
+        outcomes |= run([stage for stage in rung if _needed(stage, rung, config.name)])
+        if stopped():
+            break
+        if number + 1 < len(plan.configs):
+            gone = {one.init for one in dropped}
+            for table in compare(rung):
+                if table.name == config.name:
+                    found = ruled_out(table, rungs=len(plan.configs) - 1, keep=keep)
+                    dropped += [one for one in found if one.init not in gone]
+            write_json(plan.output / RECORD, {"dropped": [asdict(one) for one in dropped]})
+    return outcomes
+
+
+def read_dropped(output: Path) -> list[Dropped]:
+    """What ladder.json says; nothing where there is none. Raises UserError for a damaged one."""
+    content = read_json(output / RECORD).get("dropped", [])
+    try:
+        return [Dropped(**one) for one in content]
+    except TypeError as error:
+        raise UserError(f"{output / RECORD} is damaged ({error}); remove it and run --ladder again") from error
+
+
+def without_dropped(plan: Plan, stages: Sequence[Stage], dropped: Sequence[Dropped]) -> list[Stage]:
+    """``stages`` without the trainings of initialisations on the configs after the one that ruled them out."""
+    order = [config.name for config in plan.configs]
+    last = {one.init: order.index(one.rung) for one in dropped if one.rung in order}
+    return [
+        stage
+        for stage in stages
+        if stage.cell is None or order.index(stage.cell.config) <= last.get(stage.cell.init, len(order))
+    ]
+
+
+def ladder_sentences(dropped: Sequence[Dropped], tables: Sequence[Table]) -> str:
+    """What was left out and why, and how far the cheap tables can be trusted."""
+    if not dropped:
+        return ""
+    parts = ["Ladder: " + "; ".join(one.text for one in dropped) + "."]
+    parts.append(
+        "The best of a cheap config is dropped in at most 5 % of plans, but the best of the last config need not be "
+        "among the best of a cheap one."
+    )
+    for first, second in itertools.pairwise(tables):
+        if (own := agreement(means(first), means(second))) is not None:
+            parts.append(f"{first.name} ranks as {second.name} does with Kendall's tau {own}.")
+    published = published_agreements()
+    parts.append("In published results: " + "; ".join(f"{name} {one}" for name, one in published.items()) + ".")
+    return " ".join(parts)
+
+
+def _config(stage: Stage) -> str:
+    """The config of a training; "" of what several may need."""
+    return stage.cell.config if stage.cell else ""
+
+
+def _needed(stage: Stage, rung: Sequence[Stage], config: str) -> bool:
+    """Whether a stage is a training of ``config``, or something that a training of it waits for."""
+    by_name = {one.name: one for one in rung}
+    wanted = [one.name for one in rung if _config(one) == config]
+    seen: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        if name not in seen and name in by_name:
+            seen.add(name)
+            wanted += [*by_name[name].needs, *by_name[name].after]
+    return stage.name in seen
