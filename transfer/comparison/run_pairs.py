@@ -13,9 +13,13 @@ from runtime.errors import UserError
 from runtime.torch_files import load_torch
 from transfer.comparison.intervals import mean, sample_std
 from transfer.evaluate.detections import Detections
+from transfer.evaluate.headline import PROPOSALS
 from transfer.records.run import Run, find_runs
 
-METRICS = tuple((task, name) for task in ("bbox", "segm") for name in ("AP", "AP50", "AP75"))
+METRICS = (
+    *((task, name) for task in ("bbox", "segm") for name in ("AP", "AP50", "AP75")),
+    *((PROPOSALS, name) for name in ("AR@100", "AR@1000")),
+)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 from transfer.comparison.comparison import ConfigComparison, Failure
 from transfer.comparison.curves import Curves, history
-from transfer.comparison.like_for_like import on_own_subsets
 from transfer.report.charts import Bars, Dot, DotIntervals, Lines
 from transfer.report.csv_rows import (
     MAIN,
@@ -27,14 +26,10 @@ from transfer.report.example_images import example_parts
 from transfer.report.figures import Figure
 from transfer.report.markup import NOTHING, Markup, element, join
 from transfer.report.page import Cell, FigureWithTable, Part, Row, Section, alarm, details, paragraph, table
-from transfer.report.sentences import protocol_sentence, spread_sentence
+from transfer.report.sentences import protocol_sentences, spread_sentence
 
 Parts = list[Part]
 MOST_DOTS = 60
-OWN_SUBSETS = (
-    "Every fine-tuning seed drew a subset of the training images of its own, the same for all initialisations: what "
-    "seeds vary includes what subsets vary."
-)
 SOURCES = ("pretraining run", "fine-tuning seed", "rest")  # of variance, as variance.Components has them
 MOST_CLASSES = 24  # in the plot; of more, the ends with the largest and smallest differences
 
@@ -78,9 +73,7 @@ def config_section(config: ConfigComparison, rows: ConfigRows, number: int, cell
     ]
     if not rows.rows:
         return Section(anchor, name, [paragraph("No finished run."), *others])
-    fixed = protocol_sentence(config.table)
-    drawn = on_own_subsets([run for run in config.table.runs if run.finished])
-    sentences = [paragraph(text) for text in (fixed, OWN_SUBSETS if drawn else "") if text]
+    sentences = [paragraph(text) for text in protocol_sentences(config.table)]
     parts: Parts = [*_alarms(config), *sentences, values_table(rows, cells, name)]
     for role in ROLES:
         parts += difference_parts(rows, role, cells, name)

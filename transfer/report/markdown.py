@@ -8,7 +8,7 @@ from transfer.comparison.comparison import Failure
 from transfer.report.content import Report
 from transfer.report.csv_rows import MAIN, ROLES, SINGLE_INTERVALS, SIZES, ConfigRows, interval, mean_and_spread, title
 from transfer.report.escaping import markdown_code, markdown_text
-from transfer.report.sentences import protocol_sentence, spread_sentence
+from transfer.report.sentences import protocol_sentences, spread_sentence
 
 
 def markdown(report: Report) -> str:
@@ -22,7 +22,7 @@ def markdown(report: Report) -> str:
     for config in report.comparison.configs:
         rows = report.rows_by_config[config.table.name]
         parts += [f"## {markdown_text(config.table.name)}\n"]
-        parts += [f"{markdown_text(fixed)}\n"] if (fixed := protocol_sentence(config.table)) else []
+        parts += [f"{markdown_text(sentence)}\n" for sentence in protocol_sentences(config.table)]
         parts += [_values(rows) + _differences(rows)]
         parts += _failures(config.failures)
         parts += [f"- {markdown_text(spread_sentence(spread))}\n" for spread in config.spreads]

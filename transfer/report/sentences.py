@@ -9,6 +9,7 @@ from transfer.comparison.comparison import Comparison
 from transfer.comparison.differences import METHOD
 from transfer.comparison.family import FAMILY_ALPHA, FLOOR, is_mirror, learned_nothing, unpaired
 from transfer.comparison.gap import ROLES, Gap, Row, Table
+from transfer.comparison.like_for_like import on_own_subsets
 from transfer.comparison.next_steps import Spread
 from transfer.comparison.student import ALPHA
 from transfer.comparison.variance import Component
@@ -21,6 +22,10 @@ RELATION = {AHEAD: "ahead of", BEHIND: "behind"}
 SEQUENTIAL = (
     "Seeds were added one at a time until the verdict or the largest number; alpha is spent over the looks. Intervals "
     "are those of a fixed number of seeds."
+)
+OWN_SUBSETS = (
+    "Every fine-tuning seed drew a subset of the training images of its own, the same for all initialisations: what "
+    "seeds vary includes what subsets vary."
 )
 
 
@@ -170,7 +175,13 @@ def _notes(gap: Gap) -> str:
     return f"; {gap.difference.note}" if gap.difference.note else ""
 
 
-def protocol_sentence(table: Table) -> str:
+def protocol_sentences(table: Table) -> list[str]:
+    """What holds for all runs of a table and decides what its numbers mean: a frozen backbone, a subset for each seed."""
+    own = OWN_SUBSETS if on_own_subsets([run for run in table.runs if run.finished]) else ""
+    return [sentence for sentence in (_frozen(table), own) if sentence]
+
+
+def _frozen(table: Table) -> str:
     """What a table of frozen backbones holds fixed and what is trained; "" for tuned ones and runs that do not say."""
     finished = [run.record for run in table.runs if run.finished]
     if not finished or any(record.get("protocol") != FROZEN for record in finished):

@@ -17,6 +17,7 @@ from transfer.planning.plan import load_plan
 from transfer.planning.stages import plan_stages
 from transfer.records.run import Run, must_agree
 from transfer.records.subsets import subset_of
+from transfer.report.sentences import protocol_sentences
 from transfer.splits import parts_of
 
 HALF = "configs=[{config: toy.yaml, name: half, data_fraction: 0.5}, toy.yaml]"
@@ -105,6 +106,7 @@ def test_runs_on_their_seeds_subset_are_paired() -> None:
     assert row is not None
     assert row.gaps["random"].difference.mean == pytest.approx(2.0)
     assert row.gaps["random"].difference.seeds == (0, 1, 2)
+    assert "Every fine-tuning seed drew a subset" in " ".join(protocol_sentences(table))
 
 
 @pytest.mark.parametrize("case", ["another subset", "another content", "not its own", "one without"])

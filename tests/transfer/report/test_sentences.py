@@ -17,7 +17,7 @@ from transfer.comparison.gap import Table, compare
 from transfer.comparison.sequential import SequentialPlan
 from transfer.records.run import find_runs
 from transfer.report.csv_rows import csv_rows, interval, verdict_class
-from transfer.report.sentences import protocol_sentence, spread_sentence, summary
+from transfer.report.sentences import protocol_sentences, spread_sentence, summary
 
 REFERENCES = {"supervised": "supervised", "random": "random"}
 
@@ -313,15 +313,15 @@ def test_a_table_of_frozen_backbones_says_what_is_fixed(tmp_path: Path) -> None:
         (found,) = compare(list(find_runs(root)), REFERENCES)
         return found
 
-    c4 = protocol_sentence(table(tmp_path / "c4", "Res5ROIHeads", ["res4"], backbone_sha256="f" * 64))
+    (c4,) = protocol_sentences(table(tmp_path / "c4", "Res5ROIHeads", ["res4"], backbone_sha256="f" * 64))
     assert c4 == (
         "Frozen backbone: stem to res4 and their batch-norm statistics are those of the initialisation; its sha256 was "
         "the same at the start and at the end of every run. Everything after it is trained, and so is res5, which "
         "belongs to the region heads."
     )
-    fpn = protocol_sentence(table(tmp_path / "fpn", "StandardROIHeads", ["res2", "res5"]))
+    (fpn,) = protocol_sentences(table(tmp_path / "fpn", "StandardROIHeads", ["res2", "res5"]))
     assert fpn == (
         "Frozen backbone: stem to res5 and their batch-norm statistics are those of the initialisation. Everything "
         "after it is trained."
     )
-    assert not protocol_sentence(table(tmp_path / "tuned", "Res5ROIHeads", ["res4"], protocol="tuned"))
+    assert not protocol_sentences(table(tmp_path / "tuned", "Res5ROIHeads", ["res4"], protocol="tuned"))
