@@ -84,7 +84,7 @@ class Table:
         """(task, metric) in the order in which the evaluator wrote them."""
         return list(dict.fromkeys((row.task, row.metric) for row in self.rows))
 
-    @property
+    @functools.cached_property
     def headline(self) -> tuple[str, str] | None:
         """(task, metric) of ``headline_rows``."""
         return headline(self.metrics)
@@ -92,7 +92,8 @@ class Table:
     @property
     def headline_rows(self) -> list[Row]:
         """The rows that verdicts are about: AP of the first task that has it, or the recall of proposals."""
-        return [row for row in self.rows if (row.task, row.metric) == self.headline]
+        judged = self.headline
+        return [row for row in self.rows if (row.task, row.metric) == judged]
 
     def failures(self, init: str) -> list[Run]:
         """The failed runs of one initialisation; runs that have not been started are not among them."""

@@ -176,7 +176,7 @@ def _notes(gap: Gap) -> str:
 
 
 def protocol_sentences(table: Table) -> list[str]:
-    """What holds for all runs of a table and decides what its numbers mean: a frozen backbone, a subset for each seed."""
+    """What all runs of a table share and its numbers depend on: a frozen backbone, a subset for each seed."""
     own = OWN_SUBSETS if on_own_subsets([run for run in table.runs if run.finished]) else ""
     return [sentence for sentence in (_frozen(table), own) if sentence]
 
