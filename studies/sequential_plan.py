@@ -18,7 +18,6 @@ from studies.draws import noise
 from studies.tables import save, show
 from transfer.comparison.power import seeds_for
 from transfer.comparison.sequential import SequentialPlan, Spending
-from transfer.comparison.student import two_sided_p, upper_tail
 
 
 def run_plans(
@@ -26,21 +25,12 @@ def run_plans(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(seeds used by each plan, share of each plan's comparisons that say different, and that say equivalent).
 
-    ``sd`` is that of a run in points; the paired differences have sd sqrt(2). As ``SequentialPlan.decide``, at once.
+    ``sd`` is that of a run in points; the paired differences have sd sqrt(2).
     """
     rng = np.random.default_rng(list(f"{plan}{gap}{sd}{tails}".encode()))
-    x = gap + sd * np.sqrt(2) * noise(rng, (plans, plan.comparisons, plan.most), tails)
-    differs, within = np.zeros(x.shape[:2], dtype=bool), np.zeros(x.shape[:2], dtype=bool)
-    used = np.full(plans, plan.most)
-    for n in plan.looks:
-        seen = x[..., :n]
-        mean, error = seen.mean(-1), seen.std(-1, ddof=1) / np.sqrt(n)
-        open_ones = ~(differs | within)
-        differs |= open_ones & (two_sided_p(mean / error, n - 1) <= plan.level(n))
-        nearer = upper_tail((plan.margin - np.abs(mean)) / error, n - 1) <= plan.level(n, sides=1)
-        within |= open_ones & ~differs & nearer
-        finished = (differs | within).all(axis=1)
-        used = np.where(finished & (used == plan.most), n, used)
+    used, differs, within = plan.simulate(
+        gap + sd * np.sqrt(2) * noise(rng, (plans, plan.comparisons, plan.most), tails)
+    )
     return used, differs.mean(1), within.mean(1)
 
 

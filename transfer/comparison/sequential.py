@@ -153,6 +153,25 @@ class SequentialPlan:
                 return word, n
         return (UNDECIDED if len(values) >= self.least else NONE), len(values)
 
+    def simulate(self, differences: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(seeds used by each plan, comparisons that say ahead or behind, and that say equivalent), as ``decide``.
+
+        ``differences``: float[plans, comparisons, most], paired, in points. A plan adds seeds until each of its
+        comparisons has a verdict. The others are bool[plans, comparisons].
+        """
+        differs = np.zeros(differences.shape[:2], dtype=bool)
+        within = np.zeros_like(differs)
+        used = np.full(len(differences), self.most)
+        for n in self.looks:
+            seen = differences[..., :n]
+            mean, error = seen.mean(-1), seen.std(-1, ddof=1) / math.sqrt(n)
+            undecided = ~(differs | within)
+            differs |= undecided & (two_sided_p(mean / error, n - 1) <= self.level(n))
+            nearer = upper_tail((self.margin - np.abs(mean)) / error, n - 1) <= self.level(n, sides=1)
+            within |= undecided & ~differs & nearer
+            used = np.where((differs | within).all(axis=1) & (used == self.most), n, used)
+        return used, differs, within
+
     def _look(self, values: np.ndarray) -> str:
         n, centre = len(values), float(values.mean())
         error = float(values.std(ddof=1)) / math.sqrt(n)

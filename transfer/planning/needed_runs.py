@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from runtime.terminal import aligned
 from transfer.comparison.family import FAMILY_ALPHA
@@ -13,11 +15,13 @@ from transfer.comparison.gap import Table
 from transfer.comparison.intervals import mean
 from transfer.comparison.next_steps import RUN_COSTS, fine_tuning_hours, shown_hours
 from transfer.comparison.power import POWER, PUBLISHED_SPREADS, SEEDS_OF_A_METHOD, cheapest_plan, seeds_for
+from transfer.comparison.sequential import SequentialPlan
 from transfer.comparison.variance import components
 from transfer.planning.plan import Config, Plan, trained_inits
 
 # names of training sets whose spread somebody published; a part of one varies more
 PUBLISHED = {"voc": r"voc_20\d\d_train(val)?", "coco": r"coco_20\d\d_train", "lvis": r"lvis_v\d(\.\d)?_train"}
+SIMULATED = 4000  # plans
 GUESSED = "; pretraining runs are taken to vary as much"
 
 
@@ -108,12 +112,23 @@ def _published(config: Config) -> RunSpread | None:
 
 
 def _weights(plan: Plan, spread: RunSpread, gap: float, comparisons: int, hours: float | None) -> list[str]:
-    """Seeds, and the cost of all runs of the config."""
+    """Seeds, and the cost of all runs of the config; of a plan that stops when decided, its mean in simulation."""
+    if plan.stopping is not None:
+        mean_seeds, decided = _until_decided(replace(plan.stopping, comparisons=comparisons), gap, spread.seeds)
+        cost = None if hours is None else mean_seeds * len(trained_inits(plan)) * hours
+        return [f"{mean_seeds:.1f} seeds on average, seen in {decided:.0%} of plans", _cost(cost)]
     seeds = seeds_for(gap, spread.seeds, alpha=FAMILY_ALPHA / comparisons)
     if seeds is None:
         return ["more than 1000 seeds", "unknown"]
     cost = None if hours is None else seeds * len(trained_inits(plan)) * hours
     return [f"{seeds} seeds", _cost(cost)]
+
+
+def _until_decided(stopping: SequentialPlan, gap: float, sd: float) -> tuple[float, float]:
+    """(mean seeds until one comparison with this gap is decided, share of plans that say ahead or behind)."""
+    draws = np.random.default_rng(0).standard_normal((SIMULATED, 1, stopping.most))
+    used, differs, _ = stopping.simulate(gap + math.sqrt(2) * sd * draws)
+    return float(used.mean()), float(differs.mean())
 
 
 def _method(

@@ -9,6 +9,7 @@ import pytest
 import scipy.stats
 
 from transfer.comparison.sequential import SequentialPlan, Spending, levels, spent
+from transfer.comparison.verdicts import AHEAD, BEHIND, EQUIVALENT, UNDECIDED
 
 SPENDING: tuple[Spending, ...] = ("pocock", "obrien_fleming")
 
@@ -104,3 +105,15 @@ def test_impossible_plans_are_refused(least: int, most: int) -> None:
         SequentialPlan(least=least, most=most)
     with pytest.raises(ValueError, match="the plan allows 3"):
         SequentialPlan(most=3).decide([1.0] * 4)
+
+
+def test_the_simulation_decides_as_the_plan_does() -> None:
+    plan = SequentialPlan(least=2, most=6, margin=0.5, comparisons=2)
+    draws = 0.6 + 0.4 * np.random.default_rng(3).standard_normal((60, 2, 6))
+    used, differs, within = plan.simulate(draws)
+    for row, seeds, apart, equal in zip(draws, used, differs, within):
+        reached = [plan.reached(one) for one in row]
+        assert [word in (AHEAD, BEHIND) for word, _ in reached] == apart.tolist()
+        assert [word == EQUIVALENT for word, _ in reached] == equal.tolist()
+        assert seeds == max(at if word != UNDECIDED else plan.most for word, at in reached)
+    assert 0 < differs.mean() < 1

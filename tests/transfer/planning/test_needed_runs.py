@@ -40,7 +40,9 @@ def test_tables_at_own_rates_and_seeds_to_come_count(repo: Path, monkeypatch: py
     assert doubled == 2 * plain
     assert f"Seeds in the plan: {len(plan.seeds)}\n" in power_text(plan, [], {}, 0.5)
     open_ended = replace(plan, seeds=(0, 1), stopping=SequentialPlan(2, 7))
-    assert "Seeds in the plan: 2 to 7\n" in power_text(open_ended, [], {}, 0.5)
+    until_decided = power_text(open_ended, [], {}, 0.5)
+    assert "Seeds in the plan: 2 to 7\n" in until_decided
+    assert re.search(r"voc_R50_C4 +0\.20 +\d\.\d seeds on average, seen in \d+% of plans", until_decided)
 
 
 def test_other_data_have_no_published_spread(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
