@@ -25,7 +25,7 @@ import argparse
 import importlib.util
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,8 @@ SPREAD = 10.0  # of the class scores of untrained networks
 Turn = Callable[[], Any]
 
 
-def parse() -> argparse.Namespace:
-    """The command line."""
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, or ``words``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", choices=sorted(CASES), default="fpn")
     parser.add_argument("--size", type=int, default=320, help="side of the images in pixels")
@@ -60,7 +60,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--bf16-too", action="store_true", help="Detectron2 under autocast to bfloat16")
     parser.add_argument("--arithmetic", default="exact", help="ENGINE.TEST_ARITHMETIC of the test images")
     parser.add_argument("--test-only", action="store_true", help="no training steps")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def prepare(args: argparse.Namespace) -> tuple[Any, list[dict[str, Any]]]:

@@ -39,11 +39,11 @@ def detectors(check: Check) -> None:
 
 def settings(check: Check, case: str, batch: int = 2, **variant: bool) -> argparse.Namespace:
     """The options of benchmarks/detect.py for one variant."""
-    options = {"channels_last": False, "bf16": False, "compile": False, **variant}
-    size = 96 if check.tiny else 640
-    return argparse.Namespace(
-        case=case, size=size, batch=batch, device=check.device, arithmetic="exact", test_only=False, repeat=0, **options
-    )
+    from benchmarks.detect import parse
+
+    args = parse(["--case", case, "--device", check.device, "--batch", str(batch)])
+    vars(args).update(size=96 if check.tiny else 640, repeat=0, **variant)
+    return args
 
 
 def measure_case(check: Check, case: str, seconds: float) -> None:
