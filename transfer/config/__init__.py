@@ -119,6 +119,11 @@ def recipe(cfg: CfgNode) -> dict[str, Any]:
     return {key: value for key, value in flatten(cfg).items() if key not in RUN_KEYS and key not in unused}
 
 
+def later_defaults() -> dict[str, Any]:
+    """The defaults of the keys of ``LATER``, which ``recipe`` leaves out, in its form."""
+    return {key: json.loads(json.dumps(value)) for key, value in LATER.items()}
+
+
 def config_sha256(cfg: CfgNode) -> str:
     """Digest of ``recipe``, independent of the order of keys and of which of them were set explicitly."""
     return hashlib.sha256(json.dumps(recipe(cfg), sort_keys=True).encode()).hexdigest()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from runtime.atomic import sha256_file
 from runtime.logs import get_logger
 from runtime.recorded_settings import changed_settings
-from transfer.config import recipe
+from transfer.config import later_defaults, recipe
 from transfer.data.catalog import get_dataset
 
 if TYPE_CHECKING:
@@ -47,8 +47,10 @@ class RunSettings:
                 checkpoint,
             )
             return
-        before = stored["settings"]
-        now = {key: value for key, value in self.settings.items() if key in before or key not in LATER}
+        now = {key: value for key, value in self.settings.items() if key in stored["settings"] or key not in LATER}
+        # recipes leave these keys out at their defaults
+        unsaid = {key: value for key, value in later_defaults().items() if key in now or key in stored["settings"]}
+        before, now = {**unsaid, **stored["settings"]}, {**unsaid, **now}
         changed = changed_settings(before, now, allowed, checkpoint)
         self.changes = list(stored.get("changes") or [])
         if changed:

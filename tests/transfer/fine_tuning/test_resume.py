@@ -65,6 +65,7 @@ def content(folder: Path) -> dict[str, bytes]:
         ({"SOLVER__IMS_PER_BATCH": "4"}, "SOLVER.IMS_PER_BATCH", "was 2, is 4"),
         ({"SEED": "1"}, "SEED", "was 0, is 1"),
         ({"MODEL__RPN__NMS_THRESH": "0.5"}, "MODEL.RPN.NMS_THRESH", "was 0.7, is 0.5"),
+        ({"ENGINE__ATTENTION": "fused"}, "ENGINE.ATTENTION", "was exact, is fused"),
     ],
 )
 def test_another_setting_is_refused_and_nothing_is_overwritten(
