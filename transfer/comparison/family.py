@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from transfer.comparison.gap import Gap, Row, Table
 from transfer.comparison.sequential import SequentialPlan
@@ -40,6 +41,25 @@ def family(tables: Sequence[Table]) -> dict[Key, tuple[Row, Gap]]:
     }
 
 
+def repeated(pairs: Mapping[Key, tuple[Row, Gap]], tables: Sequence[Table]) -> dict[Key, Key]:
+    """Comparisons of runs that another table compares too -> the first one of the same runs: one piece of evidence.
+
+    A table at own learning rates takes the runs of initialisations that have none as they are.
+    """
+    folders = {
+        (table.name, init): frozenset(run.folder for run in table.runs if run.init == init and run.finished)
+        for table in tables
+        for init in table.inits
+    }
+    first: dict[tuple[frozenset[Path], frozenset[Path]], Key] = {}
+    same = {}
+    for key, (row, gap) in pairs.items():
+        runs = folders[key[0], row.init], folders[key[0], gap.reference]
+        if all(runs) and first.setdefault(runs, key) != key:
+            same[key] = first[runs]
+    return same
+
+
 def unpaired(table: Table) -> list[tuple[Row, str]]:
     """(headline row, role) of every comparison that is missing because no seed finished in all runs of both."""
     return [
@@ -71,12 +91,15 @@ def with_verdicts(
     ``stopping``: the rule by which seeds were added; its verdicts replace those of a fixed number of seeds. Its
     ``comparisons`` are set to the size of the family.
     """
-    pairs = family(tables)
+    everything = family(tables)
+    same = repeated(everything, tables)
+    pairs = {key: pair for key, pair in everything.items() if key not in same}
     differences = {key: gap.difference for key, (_, gap) in pairs.items()}
     words: dict[Key, Verdict] = verdicts(differences, margin=margin, alpha=FAMILY_ALPHA)
     if stopping is not None and pairs:
         plan = replace(stopping, comparisons=len(pairs), margin=margin)
         words = {key: _sequential(words[key], *pairs[key], tables, key, plan) for key in pairs}
+    words.update({key: words[original] for key, original in same.items() if original in words})
     return [_judged(table, words, margin) for table in tables]
 
 

@@ -65,13 +65,15 @@ def power_text(plan: Plan, tables: Sequence[Table], pretraining_hours: Mapping[s
 def _comparisons(plan: Plan) -> int:
     """The size of the family of the report: every initialisation against each reference, each pair once.
 
-    Each config has a second table where any initialisation has a learning rate of its own.
+    Each config has a second table where an initialisation has a learning rate of its own; there, pairs without one are
+    those of the first table.
     """
-    inits = [init.name for init in trained_inits(plan)]
-    references = {reference for reference in (plan.supervised, plan.random) if reference in inits}
-    others = len(inits) - len(references)
-    tables = len(plan.configs) * (2 if any(init.lr for init in trained_inits(plan)) else 1)
-    return max(1, tables * (others * len(references) + (len(references) == 2)))
+    own_rate = {init.name: bool(init.lr) for init in trained_inits(plan)}
+    references = [reference for reference in (plan.supervised, plan.random) if reference in own_rate]
+    pairs = [(init, reference) for init in own_rate if init not in references for reference in references]
+    pairs += [(references[0], references[1])] if len(set(references)) == 2 else []
+    again = [pair for pair in pairs if any(own_rate[init] for init in pair)]
+    return max(1, len(plan.configs) * (len(pairs) + len(again)))
 
 
 def _measured(table: Table) -> RunSpread | None:

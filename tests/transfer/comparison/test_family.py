@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from transfer.comparison.family import FAMILY_ALPHA, family, undecided, with_verdicts
+from transfer.comparison.family import FAMILY_ALPHA, family, repeated, undecided, with_verdicts
 from transfer.comparison.gap import Gap, Table, compare
 from transfer.comparison.sequential import SequentialPlan
 from transfer.comparison.verdicts import AHEAD, BEHIND, EQUIVALENT, NONE, UNDECIDED
@@ -20,7 +20,7 @@ REFERENCES = {"supervised": "supervised", "random": "random"}
 def tables_of(values: Mapping[str, Sequence[float]], name: str = "toy") -> list[Table]:
     """One table of runs with these AP, one per seed."""
     runs = [
-        Run(Path(f"{init}/{seed}"), name, init, seed, "finished", None, {("bbox", "AP"): ap}, {"k": 1})
+        Run(Path(f"{name}/{init}/{seed}"), name, init, seed, "finished", None, {("bbox", "AP"): ap}, {"k": 1})
         for init, aps in values.items()
         for seed, ap in enumerate(aps)
     ]
@@ -104,5 +104,25 @@ def test_comparisons_of_the_report_share_the_rule_and_the_adjustment() -> None:
     assert p is not None
     assert 0.001 < p < FAMILY_ALPHA
     assert word(with_verdicts(one), "a", "supervised") == AHEAD
-    many = [replace(one[0], name=f"toy{i}") for i in range(30)]  # Holm: 30 p is above the level
+    many = [table for i in range(30) for table in tables_of(values, name=f"toy{i}")]  # Holm: 30 p is above the level
     assert word(with_verdicts(many), "a", "supervised") == UNDECIDED
+
+
+def test_runs_that_stand_in_two_tables_are_one_comparison() -> None:
+    rng = np.random.default_rng(2)
+    values = {init: centre + rng.normal(0, 0.1, 4) for init, centre in (("random", 20), ("a", 20.1), ("b", 21))}
+    (plain,) = tables_of(values)
+    own = replace(plain, name="toy-own_lr", runs=tuple(
+        replace(run, folder=Path("own") / run.folder) if run.init == "b" else run for run in plain.runs
+    ))  # fmt: skip
+    everything = family([plain, own])
+    same = repeated(everything, [plain, own])
+    assert same == {("toy-own_lr", "a", "random"): ("toy", "a", "random")}
+    alone, both = with_verdicts([plain]), with_verdicts([plain, own])
+    for init in ("a", "b"):
+        first, second = gap_of(both, init, "random").verdict, gap_of(both[1:], init, "random").verdict
+        assert first is not None
+        assert second is not None
+        assert first.word == second.word
+    adjusted = [gap_of(tables, "a", "random").verdict for tables in (alone, both)]
+    assert all(verdict is not None and verdict.p_difference is not None for verdict in adjusted)
