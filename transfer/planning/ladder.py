@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
+from typing import Any
 
 from runtime.atomic import read_json, write_json
 from runtime.errors import UserError
 from transfer.comparison.gap import Table
 from transfer.comparison.ladder import Dropped, agreement, means, ruled_out
 from transfer.literature.rank_agreement import published_agreements
-from transfer.planning.plan import Plan
+from transfer.planning.plan import Plan, trained_inits
 from transfer.planning.stage import Stage
 from transfer.planning.state import Outcome
 
@@ -39,7 +39,8 @@ def climb(
     """Run one config after the other; what each rules out is written into ladder.json and not run any more."""
     outcomes: dict[str, Outcome] = {}
     dropped: list[Dropped] = []
-    keep = [init for init in (plan.supervised, plan.random) if init]  # what the others are compared with
+    keep = _references(plan)
+    (plan.output / RECORD).unlink(missing_ok=True)  # of another plan, perhaps: it is decided again
     for number, config in enumerate(plan.configs):
         done = {one.name for one in plan.configs[: number + 1]}
         rung = [stage for stage in without_dropped(plan, stages, dropped) if _config(stage) in ("", *done)]
@@ -56,13 +57,33 @@ def climb(
     return outcomes
 
 
-def read_dropped(output: Path) -> list[Dropped]:
-    """What ladder.json says; nothing where there is none. Raises UserError for a damaged one."""
-    content = read_json(output / RECORD).get("dropped", [])
+def read_dropped(plan: Plan) -> list[Dropped]:
+    """What ladder.json says of the plan's configs and initialisations; nothing where there is none.
+
+    Raises UserError for a damaged one.
+    """
+    path = plan.output / RECORD
+    if not path.is_file():
+        return []
     try:
-        return [Dropped(**one) for one in content]
-    except TypeError as error:
-        raise UserError(f"{output / RECORD} is damaged ({error}); remove it and run --ladder again") from error
+        dropped = [_dropped(one) for one in read_json(path)["dropped"]]
+    except (TypeError, KeyError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error}); remove it and run --ladder again") from error
+    configs, inits = {config.name for config in plan.configs}, {init.name for init in trained_inits(plan)}
+    known = inits - set(_references(plan))
+    return [one for one in dropped if one.rung in configs and one.init in known and one.leader in inits]
+
+
+def _dropped(content: Any) -> Dropped:
+    one = Dropped(**content)
+    if not all(isinstance(text, str) for text in (one.init, one.rung, one.leader)):
+        raise ValueError("a name is not text")
+    return replace(one, difference=float(one.difference), low=float(one.low))
+
+
+def _references(plan: Plan) -> list[str]:
+    """What the others are compared with; never dropped."""
+    return [init for init in (plan.supervised, plan.random) if init]
 
 
 def without_dropped(plan: Plan, stages: Sequence[Stage], dropped: Sequence[Dropped]) -> list[Stage]:

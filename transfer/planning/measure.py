@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import shlex
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from transfer.comparison.gap import ImageInterval, Table, compare
 from transfer.comparison.image_bootstrap import ImageBootstrap
 from transfer.comparison.intervals import mean
 from transfer.comparison.verdicts import MARGIN
+from transfer.engines.torchvision.feature_folder import SUBFOLDER, remove_caches
 from transfer.literature.protocols import published_matches
 from transfer.planning.dry_run import dry_run
 from transfer.planning.ladder import RECORD as LADDER_RECORD
@@ -29,7 +29,7 @@ from transfer.planning.needed_runs import power_text
 from transfer.planning.own_data.own_plan import own_plan, prediction_line
 from transfer.planning.plan import Plan, load_plan, trained_inits
 from transfer.planning.preflight import refusal_lines, refusals, refuse_hopeless_plan
-from transfer.planning.protocols import SHARED_FEATURES
+from transfer.planning.protocols import shared_folder
 from transfer.planning.runner import Runner
 from transfer.planning.stage import Cell, Stage
 from transfer.planning.stages import choose, plan_stages, pretrain_stage
@@ -55,6 +55,8 @@ def run_plan(args: argparse.Namespace, command: str) -> int:
     plan = load_plan(args.plan, settings=args.set, output=args.output, seed_offset=args.seed_offset)
     launcher = make_launcher(args.launcher, args.nproc, args.slurm_option, args.slurm_via)
     stages = plan_stages(plan)
+    if args.ladder:
+        check_ladder(plan, args.only)
     if args.power is not None:
         outcomes = recorded_outcomes(plan.output, stages)
         tables = _plan_tables(plan, stages, outcomes, [*plan.allow, *args.allow], None)
@@ -70,19 +72,18 @@ def run_plan(args: argparse.Namespace, command: str) -> int:
             print(f"then one seed at a time until every comparison is decided, at most {plan.stopping.most} seeds")
         return EXIT_USER if found else 0
     stop = StopSignal()
-    if args.ladder:
-        check_ladder(plan, args.only)
     if not args.report_only:
         refuse_hopeless_plan(found, plan.output, chosen)
         for line in refusal_lines(found):
             print(line)
     with contextlib.nullcontext() if args.report_only else stop:
         plan, outcomes = (_climb if args.ladder else _run_stages)(plan, args, launcher, stop)
-    if not args.report_only and all(outcome.status == FINISHED for outcome in outcomes.values()) and not args.only:
-        shutil.rmtree(plan.output / SHARED_FEATURES, ignore_errors=True)
+    finished = bool(outcomes) and all(outcome.status == FINISHED for outcome in outcomes.values())
+    if finished and not args.only and any(shared_folder(plan.output, one.overrides) for one in plan.configs):
+        remove_caches(plan.output / SUBFOLDER)
     if plan.leakage and not args.report_only and not stop.requested:
         check_leakage(plan)
-    dropped = read_dropped(plan.output)
+    dropped = read_dropped(plan)
     stages = without_dropped(plan, plan_stages(plan), dropped)
     known = {**recorded_outcomes(plan.output, stages), **outcomes}
     report = plan_report(plan, stages, known, command, args)
@@ -122,7 +123,7 @@ def _run_stages(
 ) -> tuple[Plan, dict[str, Outcome]]:
     """Run the plan's stages. A plan that stops when decided gets one seed more as long as it is not."""
     outcomes: dict[str, Outcome] = {}
-    if not args.report_only:
+    if not args.report_only and not args.only:
         (plan.output / LADDER_RECORD).unlink(missing_ok=True)  # everything is run
     while True:
         stages = plan_stages(plan)

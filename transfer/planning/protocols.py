@@ -10,12 +10,12 @@ from runtime.errors import UserError
 from runtime.listing import listed
 from transfer.config.protocol import CACHED, FROZEN, FROZEN_SETTINGS, PROTOCOLS, TUNED, protocol_of
 from transfer.config.protocol import FEATURES as KINDS
+from transfer.engines.torchvision.feature_folder import SUBFOLDER
 from transfer.planning.command_settings import override_words
 from transfer.planning.fields import Fields
 
 KEY, FEATURES = "protocol", "features"
 FEATURES_KEY = "ENGINE.FEATURES"
-SHARED_FEATURES = "features"  # folder in a plan's output, removed when all of its runs have finished
 
 
 def read_protocols(fields: Fields, default: tuple[str, ...] = ("",)) -> tuple[str, ...]:
@@ -39,10 +39,11 @@ def read_features(fields: Fields, default: str, protocols: Sequence[str]) -> str
     if FEATURES not in fields:
         return default
     value: str = fields.get(FEATURES, str)
-    if value not in KINDS or FROZEN not in protocols:
+    if value not in KINDS:
+        raise UserError(f"{fields.where}: {FEATURES} must be one of {', '.join(KINDS)}, not {value!r}")
+    if FROZEN not in protocols:
         raise UserError(
-            f"{fields.where}: {FEATURES} must be one of {', '.join(KINDS)}, of a config with {KEY}: {FROZEN}, not "
-            f"{value!r}"
+            f"{fields.where}: {FEATURES} needs a config with {KEY}: {FROZEN}; add it, or leave {FEATURES} out"
         )
     return value
 
@@ -60,7 +61,7 @@ def with_protocol(overrides: Mapping[str, Any], protocol: str, where: str, featu
 def shared_folder(output: Path, overrides: Mapping[str, Any]) -> dict[str, str]:
     """The setting by which all runs of a plan share one feature cache; {} for runs without one."""
     cached = overrides.get(FEATURES_KEY) == CACHED
-    return {"ENGINE.FEATURE_FOLDER": str(output / SHARED_FEATURES)} if cached else {}
+    return {"ENGINE.FEATURE_FOLDER": str(output / SUBFOLDER)} if cached else {}
 
 
 def check_protocol(file: Path, overrides: Mapping[str, Any], protocol: str, where: str) -> None:

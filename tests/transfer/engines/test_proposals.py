@@ -183,8 +183,21 @@ class _Attack:
         (lambda c: {**c, "bbox_mode": 4}, "bbox_mode must be 0"),
         (lambda c: {**c, "boxes": [b[:, :3] for b in c["boxes"]]}, "image 1 are not boxes P x 4 and logits P"),
         (lambda c: {**c, "boxes": [[1, 2, 3, 4]] * 8}, "image 1 are not boxes P x 4 and logits P"),
-        (lambda c: {**c, "boxes": [b * np.nan for b in c["boxes"]]}, "a box or logit of image 1 is not finite"),
+        (
+            lambda c: {**c, "boxes": [b * np.nan for b in c["boxes"]]},
+            "a box or logit of image 1 is not a finite number",
+        ),
         (lambda c: {**c, "boxes": [b.astype(object) for b in c["boxes"]]}, "not boxes P x 4|not a file of proposals"),
+        (
+            lambda c: {**c, "boxes": [b.astype(np.float64) * 1e300 for b in c["boxes"]]},
+            "not a finite number in float32",
+        ),
+        (lambda c: {**c, "boxes": [b[:, [2, 1, 0, 3]] for b in c["boxes"]]}, "a box of image 1 ends before it"),
+        (lambda c: {**c, "ids": [1, *c["ids"][:-1]]}, "image 1 is listed twice"),
+        (
+            lambda c: {**c, **{k: [v[:0] for v in c[k]] for k in ("boxes", "objectness_logits")}},
+            "no image has a proposal",
+        ),
         (lambda c: {**c, "ids": [f"x{i}" for i in c["ids"]]}, r"no proposals for 8 of 8 images \(1, 2, 3 and 5 more\)"),
     ],
 )

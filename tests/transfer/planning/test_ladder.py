@@ -16,6 +16,7 @@ from transfer.comparison.gap import Table, compare
 from transfer.comparison.ladder import ERROR, agreement, ruled_out
 from transfer.literature.rank_agreement import published_agreements
 from transfer.planning.ladder import read_dropped
+from transfer.planning.plan import load_plan
 from transfer.records.run import Run
 
 RUNGS = "configs=[{config: toy.yaml, name: cheap}, {config: toy.yaml, name: dear}]"
@@ -49,7 +50,7 @@ def test_what_the_cheap_config_rules_out_is_not_run_on_the_dear_one(ladder: list
     run([*ladder, "--ladder"])
     assert ran("cheap") == {"random", "supervised", "moco", "worse"}
     assert ran("dear") == {"random", "supervised", "moco"}  # references stay, however far they are behind
-    (dropped,) = read_dropped(Path("runs/toy"))
+    (dropped,) = read_dropped(load_plan("toy_plan.yaml", settings=[RUNGS]))
     assert (dropped.init, dropped.rung, dropped.leader) == ("worse", "cheap", "moco")
     assert dropped.difference == pytest.approx(8.0, abs=0.5)
     assert 0 < dropped.low < dropped.difference
@@ -86,10 +87,34 @@ def test_mistakes_are_one_line(measure_gap: list[str], settings: list[str], mess
     assert message in run([*measure_gap, "--ladder", *settings], code=2).stderr
 
 
-def test_a_damaged_record_is_named(tmp_path: Path) -> None:
-    (tmp_path / "ladder.json").write_text('{"dropped": [{"init": "a"}]}')
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"dropped": [{"init": "a"}]}',
+        '{"dropped": [{"init": "worse", "rung": "ten',
+        '{"dropped": [{"init": "moco", "rung": "cheap", "leader": "moco", "difference": "x", "low": 1}]}',
+        '{"dropped": [{"init": ["moco"], "rung": "cheap", "leader": "moco", "difference": 2, "low": 1}]}',
+        "[]",
+    ],
+)
+def test_a_damaged_record_is_named(content: str, plan_file: Path) -> None:
+    Path("runs/toy").mkdir(parents=True)
+    Path("runs/toy/ladder.json").write_text(content)
     with pytest.raises(UserError, match="ladder.json is damaged"):
-        read_dropped(tmp_path)
+        read_dropped(load_plan(plan_file, settings=[RUNGS]))
+
+
+@pytest.mark.parametrize(("init", "rung"), [("gone", "cheap"), ("moco", "gone"), ("random", "cheap")])
+def test_a_record_of_another_plan_drops_nothing(init: str, rung: str, plan_file: Path) -> None:
+    Path("runs/toy").mkdir(parents=True)
+    one = {"init": init, "rung": rung, "leader": "supervised", "difference": 2.0, "low": 1.0}
+    Path("runs/toy/ladder.json").write_text(json.dumps({"dropped": [one]}))
+    assert read_dropped(load_plan(plan_file, settings=[RUNGS])) == []
+
+
+@pytest.mark.parametrize("flag", [["--dry-run"], ["--power", "1"]])
+def test_looking_ahead_checks_the_ladder_too(flag: list[str], measure_gap: list[str]) -> None:
+    assert "has one config" in run([*measure_gap, "--ladder", *flag], code=2).stderr
 
 
 def table_of(values: dict[str, list[float]]) -> Table:

@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from runtime.stop import StopSignal
 from transfer.planning.plan import load_plan
 from transfer.planning.runner import Runner, lock_stage
@@ -67,6 +69,20 @@ def test_report_only_runs_nothing_and_shows_what_is_missing(plan_file: Path, mea
     assert "- moco, seed 1: not run yet" in Path("runs/toy/gap.md").read_text()
     refused = subprocess.run([*measure_gap, "--random", "moco"], capture_output=True, text=True, timeout=120)
     assert (refused.returncode, refused.stderr[:26]) == (2, "error: --random does not a")
+
+
+@pytest.mark.parametrize("settings", [[], ["--set", "protocol=frozen", "--set", "features=cached"]])
+def test_a_plan_removes_its_caches_and_nothing_else(
+    settings: list[str], plan_file: Path, measure_gap: list[str]
+) -> None:
+    caches = Path("runs/toy/feature_cache")
+    (caches / "1f0c").mkdir(parents=True)
+    (caches / "1f0c" / "made_with.json").write_text("{}")
+    (caches / "mine.txt").write_text("mine")
+    done = subprocess.run([*measure_gap, *settings], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert (caches / "mine.txt").read_text() == "mine"
+    assert (caches / "1f0c").exists() == (not settings)
 
 
 def test_a_plan_of_published_rows_reports_without_a_run(plan_file: Path, measure_gap: list[str]) -> None:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ import torch
 from runtime.atomic import write_json
 from runtime.errors import UserError
 from runtime.torch_files import load_torch, save_torch
+from transfer.engines.torchvision.feature_folder import MARK
 
 RESERVE = 2 * 2**30  # bytes of the disk that a cache leaves free
 CHECK_EVERY = 64  # files between two looks at the free space
-SUBFOLDER = "features"  # of OUTPUT_DIR, where ENGINE.FEATURE_FOLDER names no other
 
 
 class FeatureCache:
@@ -37,7 +38,7 @@ class FeatureCache:
             raise UserError(
                 f"ENGINE.FEATURE_FOLDER {folder}: cannot be created ({error.strerror}); name another"
             ) from error
-        write_json(self.folder / "made_with.json", dict(made_with))
+        write_json(self.folder / MARK, dict(made_with))
         self._stored, self._full = 0, False
 
     def load(self, item: Mapping[str, Any]) -> dict[str, torch.Tensor] | None:
@@ -46,11 +47,12 @@ class FeatureCache:
         if not path.is_file():
             return None
         try:
-            maps = load_torch(path)
-        except UserError:  # damaged, or written by something else: computed and written again
-            return None
-        values = list(maps.values()) if isinstance(maps, dict) else []
-        return maps if values and all(isinstance(m, torch.Tensor) and m.ndim == 4 for m in values) else None
+            content = load_torch(path)
+            maps: dict[str, torch.Tensor] = content["maps"]
+            sound = content["size"] == _size(item) and content["crc32"] == _crc32(maps)
+        except (UserError, KeyError, TypeError, AttributeError, RuntimeError):
+            return None  # damaged, or written by something else: computed and written again
+        return maps if sound else None
 
     def store(self, item: Mapping[str, Any], maps: Mapping[str, torch.Tensor]) -> None:
         """Write the maps, whole or not at all; nothing where the disk is nearly full."""
@@ -58,7 +60,8 @@ class FeatureCache:
             self._full = shutil.disk_usage(self.folder).free < RESERVE
         if not self._full:
             self._stored += 1
-            save_torch({name: value.detach().cpu().contiguous() for name, value in maps.items()}, self._path(item))
+            kept = {name: value.detach().cpu().contiguous() for name, value in maps.items()}
+            save_torch({"maps": kept, "size": _size(item), "crc32": _crc32(kept)}, self._path(item))
 
     def _path(self, item: Mapping[str, Any]) -> Path:
         """By the image's path, size and time of change, and the view: a replaced image has other maps."""
@@ -67,6 +70,20 @@ class FeatureCache:
         size, flip = item["view"]
         name = hashlib.sha256(image.encode()).hexdigest()[:32]
         return self.folder / name[:2] / f"{name}_{size}{'_mirrored' if flip else ''}.pth"
+
+
+def _size(item: Mapping[str, Any]) -> list[int]:
+    """Height and width of the view: the file name says the shortest edge that was asked for only."""
+    return [int(side) for side in item["image"].shape[1:]]
+
+
+def _crc32(maps: Mapping[str, torch.Tensor]) -> int:
+    """Checksum of names, types, shapes and values: torch reads a file whose bits have changed without a word."""
+    total = 0
+    for name, value in sorted(maps.items()):
+        total = zlib.crc32(f"{name} {value.dtype} {tuple(value.shape)}".encode(), total)
+        total = zlib.crc32(value.reshape(-1).view(torch.uint8).numpy().data, total)
+    return total
 
 
 def views_of_image(sizes: Sequence[int], sampling: str, flip: str) -> int:

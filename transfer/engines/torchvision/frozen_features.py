@@ -20,7 +20,8 @@ from runtime.logs import get_logger
 from transfer.config import flatten
 from transfer.config.protocol import BATCH, IMAGE
 from transfer.data.random_geometry import resized_shape
-from transfer.engines.torchvision.feature_cache import RESERVE, SUBFOLDER, FeatureCache, views_of_image
+from transfer.engines.torchvision.feature_cache import RESERVE, FeatureCache, views_of_image
+from transfer.engines.torchvision.feature_folder import SUBFOLDER
 from transfer.engines.training.device import choose_device
 from transfer.engines.training.frozen_backbone import bottom_up
 
@@ -45,7 +46,9 @@ class FrozenFeatures:
     def _of(self, model: Any, item: Mapping[str, Any]) -> Maps:
         """The maps of one image, 1 x C x H x W each."""
         device = model.pixel_mean.device
-        if self.cache is not None and (stored := self.cache.load(item)) is not None:
+        stored = None if self.cache is None else self.cache.load(item)
+        stages: Any = bottom_up(model)
+        if stored is not None and set(stored) == set(stages.out_features):
             return {name: value.to(device) for name, value in stored.items()}
         with torch.no_grad():
             images, _ = model.batch_images([item])

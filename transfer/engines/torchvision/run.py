@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import random
 import resource
-import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -19,12 +18,13 @@ from runtime.distributed import barrier, rank, rank_count
 from runtime.logs import get_logger
 from runtime.seeds import rng_state, seed_everything, set_rng_state
 from runtime.stop import StopSignal
+from transfer.config.protocol import CACHED
 from transfer.data.loader import draw_base_seed
 from transfer.engines.protocol import AfterEval, TrainSummary
 from transfer.engines.torchvision import loop
 from transfer.engines.torchvision.builder import build_model
 from transfer.engines.torchvision.detection import Detector, detect_dataset
-from transfer.engines.torchvision.feature_cache import SUBFOLDER
+from transfer.engines.torchvision.feature_folder import SUBFOLDER, remove_caches
 from transfer.engines.torchvision.frozen_features import frozen_features
 from transfer.engines.torchvision.inference_arithmetic import detection_model, in_arithmetic
 from transfer.engines.torchvision.inference_augmentation import AugmentedDetector
@@ -157,10 +157,11 @@ class Run:
         """Check that a frozen backbone is unchanged. With nothing left to train, the run's own feature cache goes."""
         self.frozen.check()
         self.model.frozen_stages = None
-        if done >= self.cfg.SOLVER.MAX_ITER and not self.cfg.ENGINE.FEATURE_FOLDER:
+        engine = self.cfg.ENGINE
+        if done >= self.cfg.SOLVER.MAX_ITER and engine.FEATURES == CACHED and not engine.FEATURE_FOLDER:
             barrier()
             if rank() == 0:
-                shutil.rmtree(Path(self.cfg.OUTPUT_DIR) / SUBFOLDER, ignore_errors=True)
+                remove_caches(Path(self.cfg.OUTPUT_DIR) / SUBFOLDER)
 
     def _feed(self) -> TrainingFeed:
         """The training batches; a federated loss learns how many images have each class, a cache their sizes."""

@@ -39,7 +39,13 @@ def read_proposals(path: str | Path, image_ids: Sequence[Any] = ()) -> dict[str,
     if not file.is_file():
         raise UserError(f"{path}: no such file of proposals; see DATASETS.PROPOSAL_FILES_TRAIN in docs/transfer.md")
     parts = _of_run(file) if file.suffix == ".npz" else _of_pickle(file)
-    found = {image_id: _sorted(file, image_id, boxes, logits) for image_id, boxes, logits in parts}
+    found: dict[str, Proposals] = {}
+    for image_id, boxes, logits in parts:
+        if image_id in found:
+            raise UserError(f"{path}: image {image_id} is listed twice; keep one of the entries")
+        found[image_id] = _sorted(file, image_id, boxes, logits)
+    if not any(len(logits) for _, logits in found.values()):
+        raise UserError(f"{path}: no image has a proposal; nothing could be trained on or found with it")
     if missing := [image_id for image_id in image_ids if str(image_id) not in found]:
         raise UserError(
             f"{path} has no proposals for {len(missing)} of {len(image_ids)} images ({listed(missing, EXAMPLES)}); "
@@ -100,7 +106,11 @@ def _sorted(file: Path, image_id: str, boxes: np.ndarray, logits: np.ndarray) ->
     """Best first, in the order that numpy gives to equal logits, which Detectron2 relies on."""
     if boxes.ndim != 2 or boxes.shape[1] != 4 or logits.shape != boxes.shape[:1]:
         raise UserError(f"{file}: the proposals of image {image_id} are not boxes P x 4 and logits P")
-    if not (np.isfinite(boxes).all() and np.isfinite(logits).all()):
-        raise UserError(f"{file}: a box or logit of image {image_id} is not finite")
+    with np.errstate(over="ignore"):
+        finite = all(np.isfinite(values.astype(np.float32)).all() for values in (boxes, logits))
+    if not finite:
+        raise UserError(f"{file}: a box or logit of image {image_id} is not a finite number in float32")
+    if (boxes[:, 2:] < boxes[:, :2]).any():
+        raise UserError(f"{file}: a box of image {image_id} ends before it begins; is its bbox_mode right?")
     order = logits.argsort()[::-1]
     return boxes[order], logits[order]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from runtime.errors import UserError
-from runtime.torch_files import save_torch
+from runtime.torch_files import load_torch, save_torch
 from tests.transfer.engines import engine_cases
 from transfer.engines.torchvision import feature_cache
 from transfer.engines.torchvision.builder import build_model
@@ -117,7 +117,7 @@ def test_an_image_that_was_replaced_is_computed_again(tmp_path: Path) -> None:
     cache = feature_cache.FeatureCache(tmp_path / "cache", {})
     image = tmp_path / "a.png"
     image.write_bytes(b"one")
-    item = {"file_name": str(image), "view": (64, False)}
+    item = {"file_name": str(image), "view": (64, False), "image": torch.zeros(3, 6, 8)}
     cache.store(item, {"res4": torch.ones(1, 2, 3, 4)})
     assert torch.equal(cache.load(item)["res4"], torch.ones(1, 2, 3, 4))
     assert cache.load({**item, "view": (64, True)}) is None
@@ -125,19 +125,47 @@ def test_an_image_that_was_replaced_is_computed_again(tmp_path: Path) -> None:
     assert cache.load(item) is None
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", None])
-def test_a_damaged_file_is_computed_again(content: bytes | None, tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", "a list", "another size", "a flipped bit", "no maps"])
+def test_a_damaged_file_is_computed_again(content: bytes | str, tmp_path: Path) -> None:
     cache = feature_cache.FeatureCache(tmp_path / "cache", {})
     image = tmp_path / "a.png"
     image.write_bytes(b"one")
-    item = {"file_name": str(image), "view": (64, False)}
+    item = {"file_name": str(image), "view": (64, False), "image": torch.zeros(3, 6, 8)}
     cache.store(item, {"res4": torch.ones(1, 2, 3, 4)})
     (file,) = (tmp_path / "cache").rglob("*.pth")
-    if content is None:
-        save_torch({"res4": [1, 2]}, file)
-    else:
+    assert cache.load(item) is not None
+    whole = load_torch(file)
+    if isinstance(content, bytes):
         file.write_bytes(content)
+    elif content == "a flipped bit":
+        raw = bytearray(file.read_bytes())
+        raw[raw.index(b"\x00\x00\x80?" * 4)] ^= 1  # of a 1.0
+        file.write_bytes(raw)
+    else:
+        save_torch({"a list": {**whole, "maps": {"res4": [1, 2]}}, "no maps": {"res4": whole["maps"]["res4"]}}.get(
+            content, {**whole, "size": [6, 9]}), file)  # fmt: skip
     assert cache.load(item) is None
+
+
+def test_maps_of_other_names_are_computed_again(tiny_config: Callable[..., Any], tmp_path: Path) -> None:
+    model = build_model(tiny_config(FROZEN, C4)).train()
+    cache = feature_cache.FeatureCache(tmp_path / "cache", {})
+    (tmp_path / "a.png").write_bytes(b"one")
+    image = torch.randint(0, 255, (3, 48, 64), dtype=torch.uint8)
+    item = {"file_name": str(tmp_path / "a.png"), "view": (48, False), "image": image}
+    cache.store(item, {"other": torch.ones(1, 2, 3, 4)})
+    model.frozen_stages = FrozenFeatures(cache)
+    assert list(model.features([item])[0]) == ["res4"]
+
+
+@pytest.mark.parametrize("kind", ["batch", "cached"])
+def test_what_is_no_cache_stays(kind: str, tiny_config: Callable[..., Any], engine: Any, tmp_path: Path) -> None:
+    mine = tmp_path / "feature_cache" / "mine.txt"
+    mine.parent.mkdir()
+    mine.write_text("mine")
+    cfg = tiny_config(FROZEN, with_features(kind), {"OUTPUT_DIR": str(tmp_path), "SOLVER.MAX_ITER": 2})
+    engine.train(cfg, tmp_path)
+    assert [path.name for path in mine.parent.iterdir()] == ["mine.txt"]
 
 
 def test_a_full_disk_is_said_and_does_not_end_a_run(
@@ -176,9 +204,9 @@ def test_a_runs_own_cache_is_removed_at_its_end(tiny_config: Callable[..., Any],
 
     cfg = tiny_config(FROZEN, with_features("cached"), {"OUTPUT_DIR": str(tmp_path)})
     assert engine.train(cfg, tmp_path, stop=StopAt()).stopped
-    assert list((tmp_path / "features").rglob("*.pth"))
+    assert list((tmp_path / "feature_cache").rglob("*.pth"))
     engine.train(cfg, tmp_path, resume=True)
-    assert not (tmp_path / "features").exists()
+    assert not (tmp_path / "feature_cache").exists()
 
 
 @pytest.mark.parametrize(
