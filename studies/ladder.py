@@ -19,8 +19,6 @@ from transfer.comparison.differences import paired
 from transfer.comparison.ladder import ERROR
 from transfer.comparison.student import quantile
 
-TAILS = ("normal", "t4", "collapse")
-
 
 def climb(
     rng: np.random.Generator,

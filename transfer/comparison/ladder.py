@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,6 +105,6 @@ def _tau(first: np.ndarray, second: np.ndarray) -> float:
     return float(kendalltau(first, second).statistic)
 
 
-def means(table: Table, inits: Sequence[str] | None = None) -> dict[str, float]:
+def means(table: Table) -> dict[str, float]:
     """The headline metric of every initialisation."""
-    return {row.init: row.mean for row in table.headline_rows if inits is None or row.init in inits}
+    return {row.init: row.mean for row in table.headline_rows}

@@ -13,11 +13,11 @@ from transfer.comparison.gap import Table
 from transfer.comparison.ladder import Dropped, agreement, means, ruled_out
 from transfer.literature.rank_agreement import published_agreements
 from transfer.planning.plan import Plan, trained_inits
-from transfer.planning.stage import Stage
-from transfer.planning.state import Outcome
+from transfer.planning.stage import Stage, with_needs
+from transfer.planning.stages import plan_stages
 
 RECORD = "ladder.json"
-Run = Callable[[Sequence[Stage]], dict[str, Outcome]]  # runs stages
+Run = Callable[[Sequence[Stage]], None]  # runs stages
 Compare = Callable[[Sequence[Stage]], list[Table]]  # the tables of stages that have run
 
 
@@ -33,28 +33,20 @@ def check_ladder(plan: Plan, only: Sequence[str]) -> None:
         raise UserError("--ladder cannot be combined with --only, which leaves out what it decides with")
 
 
-def climb(
-    plan: Plan, stages: Sequence[Stage], run: Run, compare: Compare, stopped: Callable[[], bool]
-) -> dict[str, Outcome]:
+def climb(plan: Plan, run: Run, compare: Compare, stopped: Callable[[], bool]) -> None:
     """Run one config after the other; what each rules out is written into ladder.json and not run any more."""
-    outcomes: dict[str, Outcome] = {}
     dropped: list[Dropped] = []
-    keep = _references(plan)
     (plan.output / RECORD).unlink(missing_ok=True)  # of another plan, perhaps: it is decided again
-    for number, config in enumerate(plan.configs):
-        done = {one.name for one in plan.configs[: number + 1]}
-        rung = [stage for stage in without_dropped(plan, stages, dropped) if _config(stage) in ("", *done)]
-        outcomes |= run([stage for stage in rung if _needed(stage, rung, config.name)])
-        if stopped():
-            break
-        if number + 1 < len(plan.configs):
-            gone = {one.init for one in dropped}
-            for table in compare(rung):
-                if table.name == config.name:
-                    found = ruled_out(table, rungs=len(plan.configs) - 1, keep=keep)
-                    dropped += [one for one in found if one.init not in gone]
-            write_json(plan.output / RECORD, {"dropped": [asdict(one) for one in dropped]})
-    return outcomes
+    for number, config in enumerate(plan.configs, 1):
+        left = without_dropped(plan, plan_stages(plan), dropped)
+        rung = with_needs(left, [s.name for s in left if s.cell is not None and s.cell.config == config.name])
+        run(rung)
+        if stopped() or number == len(plan.configs):
+            return
+        for table in compare(rung):
+            if table.name == config.name:
+                dropped += ruled_out(table, rungs=len(plan.configs) - 1, keep=_references(plan))
+        write_json(plan.output / RECORD, {"dropped": [asdict(one) for one in dropped]})
 
 
 def read_dropped(plan: Plan) -> list[Dropped]:
@@ -112,21 +104,3 @@ def ladder_sentences(dropped: Sequence[Dropped], tables: Sequence[Table]) -> str
     published = published_agreements()
     parts.append("In published results: " + "; ".join(f"{name} {one}" for name, one in published.items()) + ".")
     return " ".join(parts)
-
-
-def _config(stage: Stage) -> str:
-    """The config of a training; "" of what several may need."""
-    return stage.cell.config if stage.cell else ""
-
-
-def _needed(stage: Stage, rung: Sequence[Stage], config: str) -> bool:
-    """Whether a stage is a training of ``config``, or something that a training of it waits for."""
-    by_name = {one.name: one for one in rung}
-    wanted = [one.name for one in rung if _config(one) == config]
-    seen: set[str] = set()
-    while wanted:
-        name = wanted.pop()
-        if name not in seen and name in by_name:
-            seen.add(name)
-            wanted += [*by_name[name].needs, *by_name[name].after]
-    return stage.name in seen

@@ -106,16 +106,15 @@ def _climb(
     """Run the plan as a ladder: see ``transfer.planning.ladder``."""
     outcomes: dict[str, Outcome] = {}
 
-    def run(stages: Sequence[Stage]) -> dict[str, Outcome]:
-        ran = Runner(stages, plan.output, jobs=args.jobs, launcher=launcher, redo=args.redo).run(stop)
-        outcomes.update(ran)
-        return ran
+    def run(stages: Sequence[Stage]) -> None:
+        outcomes.update(Runner(stages, plan.output, jobs=args.jobs, launcher=launcher, redo=args.redo).run(stop))
 
     def tables(stages: Sequence[Stage]) -> list[Table]:
         known = {**recorded_outcomes(plan.output, stages), **outcomes}
         return _plan_tables(plan, stages, known, [*plan.allow, *args.allow], None)
 
-    return plan, climb(plan, plan_stages(plan), run, tables, lambda: stop.requested)
+    climb(plan, run, tables, lambda: stop.requested)
+    return plan, outcomes
 
 
 def _run_stages(

@@ -102,9 +102,7 @@ class Plan:
     stopping: SequentialPlan | None = None  # seeds are added until every comparison is decided
     margin: float = MARGIN  # points of AP within which two initialisations count as equivalent
     limits: str = ""  # what these runs can and cannot show; the report's first paragraph
-    subset_seeds: bool = (
-        False  # whether every fine-tuning seed draws a subset of its own where data_fraction is below 1
-    )
+    subset_seeds: bool = False  # whether every seed draws a subset of its own, where data_fraction is below 1
     leakage: bool = True  # whether test images are looked for among those that are trained and pretrained on
 
 

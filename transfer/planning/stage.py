@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,3 +38,15 @@ class Cell:
     seed: int
     folder: Path
     is_search: bool = False  # a run of a learning-rate search, which no table shows
+
+
+def with_needs(stages: Sequence[Stage], names: Iterable[str]) -> list[Stage]:
+    """The ``stages`` of these names and everything that they wait for, in their order."""
+    by_name = {stage.name: stage for stage in stages}
+    wanted, keep = list(names), set[str]()
+    while wanted:
+        name = wanted.pop()
+        if name not in keep:
+            keep.add(name)
+            wanted += (*by_name[name].needs, *by_name[name].after)
+    return [stage for stage in stages if stage.name in keep]

@@ -18,7 +18,7 @@ from transfer.planning.plan import Config, Plan, PlannedInit, trained_inits
 from transfer.planning.protocols import shared_folder
 from transfer.planning.repetitions import Pretraining
 from transfer.planning.slurm.stage_commands import SHARED_SCRIPTS
-from transfer.planning.stage import Cell, Stage
+from transfer.planning.stage import Cell, Stage, with_needs
 from transfer.planning.subsets import search_parts, split_name, subset_stages
 
 
@@ -223,14 +223,7 @@ def choose(stages: Sequence[Stage], patterns: Sequence[str]) -> list[Stage]:
     """Stages whose name matches one of the glob ``patterns``, and everything they wait for."""
     if not patterns:
         return list(stages)
-    by_name = {stage.name: stage for stage in stages}
     wanted = [s.name for s in stages if any(fnmatch.fnmatch(s.name, p) or f"/{p}/" in f"/{s.name}/" for p in patterns)]
     if not wanted:
-        raise UserError(f"--only {' '.join(patterns)} matches no stage; stages are {listed(list(by_name))}")
-    keep: set[str] = set()
-    while wanted:
-        name = wanted.pop()
-        if name not in keep:
-            keep.add(name)
-            wanted += (*by_name[name].needs, *by_name[name].after)
-    return [stage for stage in stages if stage.name in keep]
+        raise UserError(f"--only {' '.join(patterns)} matches no stage; stages are {listed([s.name for s in stages])}")
+    return with_needs(stages, wanted)

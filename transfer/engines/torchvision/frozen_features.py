@@ -27,7 +27,6 @@ from transfer.engines.training.frozen_backbone import bottom_up
 
 Maps = dict[str, torch.Tensor]  # output of the backbone's stages -> N x C x H x W
 SAMPLED = 500  # images whose maps are estimated
-PRECISION = "FLOAT32_PRECISION"
 log = get_logger("run")
 
 
@@ -52,7 +51,7 @@ class FrozenFeatures:
             return {name: value.to(device) for name, value in stored.items()}
         with torch.no_grad():
             images, _ = model.batch_images([item])
-            maps: Maps = bottom_up(model)(images)
+            maps: Maps = stages(images)
         if self.cache is not None:
             self.cache.store(item, maps)
         return maps
@@ -81,9 +80,10 @@ def frozen_features(cfg: Any, model: Any, sha256: str, image_sizes: Sequence[tup
 
 def _made_with(cfg: Any, sha256: str) -> dict[str, Any]:
     """Everything that decides the bits of the maps beside the image and its view."""
-    decides = ("MODEL.RESNETS.", "MODEL.PIXEL_", "SOLVER.AMP.", "MODEL.BACKBONE.")
-    single = ("INPUT.FORMAT", "INPUT.MAX_SIZE_TRAIN", "INPUT.RANDOM_FLIP", "ENGINE.AMP_DTYPE", "ENGINE.CHANNELS_LAST")
-    keys = {key: value for key, value in flatten(cfg).items() if key.startswith(decides) or key in (*single, PRECISION)}
+    sections = ("MODEL.RESNETS.", "MODEL.PIXEL_", "SOLVER.AMP.", "MODEL.BACKBONE.")
+    single = ("INPUT.FORMAT", "INPUT.MAX_SIZE_TRAIN", "INPUT.RANDOM_FLIP", "FLOAT32_PRECISION")
+    own = ("ENGINE.AMP_DTYPE", "ENGINE.CHANNELS_LAST")
+    keys = {key: value for key, value in flatten(cfg).items() if key.startswith(sections) or key in (*single, *own)}
     device = choose_device(cfg.MODEL.DEVICE)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     return {
