@@ -111,7 +111,30 @@ def split_voc(spec: "DatasetSpec", parts: Parts, folder: Path) -> dict[str, str]
     return names
 
 
-SPLITTERS = {"coco": split_json, "lvis": split_json, "voc": split_voc}
+def split_cityscapes(spec: "DatasetSpec", parts: Parts, folder: Path) -> dict[str, str]:
+    """Cityscapes: folders of the cities that link to the images and annotations of each part."""
+    from transfer.data.cityscapes import city_files
+
+    by_id = {files.image.name: files for files in city_files(spec.annotations, spec.images, spec.name)[0]}
+    names = {}
+    for part, ids in parts.items():
+        for files in map(by_id.__getitem__, ids):
+            city = files.image.parent.name
+            for root, source in (
+                ("leftImg8bit", files.image),
+                ("gtFine", files.polygons),
+                ("gtFine", files.instances),
+            ):
+                link = folder / root / part / city / source.name
+                link.parent.mkdir(parents=True, exist_ok=True)
+                if not link.is_symlink():
+                    link.symlink_to(source.resolve())
+        if ids:
+            names[part] = f"cityscapes:{folder / 'gtFine' / part}:{folder / 'leftImg8bit' / part}"
+    return names
+
+
+SPLITTERS = {"coco": split_json, "lvis": split_json, "voc": split_voc, "cityscapes": split_cityscapes}
 
 
 def main() -> int:

@@ -6,6 +6,7 @@ below ``$DETECTRON2_DATASETS`` (default ``./datasets``). Own data needs no code:
 * ``coco:ANNOTATIONS.json:IMAGE_DIR``; ``coco:DIR``, where DIR holds the images and their json file
 * ``voc:DEVKIT_DIR:YEAR:SPLIT``; ``voc:DIR`` and ``voc:DIR:SPLIT`` for the same folders without VOC<year> above them
 * ``lvis:ANNOTATIONS.json:ROOT``
+* ``cityscapes:GTFINE_DIR:LEFTIMG8BIT_DIR``, each with a folder for every city
 
 ``NAME@P%`` is a fixed share of any of them (``coco_2017_train@10%``; ``@10%s3`` draws it with seed 3): the shares of
 one seed are nested.
@@ -23,6 +24,8 @@ from typing import Any
 
 from runtime.atomic import sha256_file
 from runtime.errors import UserError
+from transfer.data.built_in import FILE_SETS, FORMS, LAYOUTS, NAMES, VOC_SETS
+from transfer.data.cityscapes import city_files, read_cityscapes
 from transfer.data.coco import load_json, read_coco
 from transfer.data.coco_annotations import keep_drawable
 from transfer.data.folders import NO_YOLO, coco_export, refuse_yolo, voc_folders
@@ -30,31 +33,6 @@ from transfer.data.labels import UNUSABLE_MASK, Labels, Record, Summary, check_i
 from transfer.data.lvis import read_lvis
 from transfer.data.voc import VOC_CLASSES, listed_images, read_voc
 
-# name -> (annotation file, image folder) below the data root
-COCO_SETS = {
-    "coco_2014_train": ("coco/annotations/instances_train2014.json", "coco/train2014"),
-    "coco_2014_val": ("coco/annotations/instances_val2014.json", "coco/val2014"),
-    "coco_2014_minival": ("coco/annotations/instances_minival2014.json", "coco/val2014"),
-    "coco_2014_valminusminival": ("coco/annotations/instances_valminusminival2014.json", "coco/val2014"),
-    "coco_2017_train": ("coco/annotations/instances_train2017.json", "coco/train2017"),
-    "coco_2017_val": ("coco/annotations/instances_val2017.json", "coco/val2017"),
-    "coco_2017_test": ("coco/annotations/image_info_test2017.json", "coco/test2017"),
-    "coco_2017_test-dev": ("coco/annotations/image_info_test-dev2017.json", "coco/test2017"),
-    "coco_2017_val_100": ("coco/annotations/instances_val2017_100.json", "coco/val2017"),
-    "keypoints_coco_2017_train": ("coco/annotations/person_keypoints_train2017.json", "coco/train2017"),
-    "keypoints_coco_2017_val": ("coco/annotations/person_keypoints_val2017.json", "coco/val2017"),
-    "keypoints_coco_2017_val_100": ("coco/annotations/person_keypoints_val2017_100.json", "coco/val2017"),
-}
-LVIS_SETS = {
-    "lvis_v0.5_train": ("lvis/lvis_v0.5_train.json", "coco"),
-    "lvis_v0.5_val": ("lvis/lvis_v0.5_val.json", "coco"),
-    "lvis_v0.5_val_rand_100": ("lvis/lvis_v0.5_val_rand_100.json", "coco"),
-    "lvis_v1_train": ("lvis/lvis_v1_train.json", "coco"),
-    "lvis_v1_val": ("lvis/lvis_v1_val.json", "coco"),
-}
-VOC_SETS = {
-    f"voc_{year}_{split}": (year, split) for year in (2007, 2012) for split in ("trainval", "train", "val", "test")
-}
 # data sets up to this many images stay in memory: validation sets, which are needed again at every evaluation
 KEPT_IMAGES = 10_000
 SHARE = re.compile(r"(?P<whole>.+)@(?P<percent>\d+(?:\.\d+)?)%(?:s(?P<seed>\d+))?")
@@ -62,11 +40,11 @@ SHARE = re.compile(r"(?P<whole>.+)@(?P<percent>\d+(?:\.\d+)?)%(?:s(?P<seed>\d+))
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """One data set: ``kind`` (coco, voc or lvis) and where its labels and images are.
+    """One data set: ``kind`` (coco, voc, lvis or cityscapes) and where its labels and images are.
 
-    ``annotations``: the json file, or for VOC the folder VOC<year>, or one with its folders. ``images``: the folder of
-    the images (LVIS: above it). ``split`` ("" for all images) and ``year`` (0 without) are VOC's. ``percent`` < 100
-    keeps a nested random share drawn with ``share_seed``.
+    ``annotations``: the json file; for VOC the folder VOC<year>, or one with its folders; for Cityscapes that of the
+    cities. ``images``: the folder of the images (LVIS: above it; Cityscapes: of the cities). ``split`` ("" for all
+    images) and ``year`` (0 without) are VOC's. ``percent`` < 100 keeps a nested random share drawn with ``share_seed``.
     """
 
     name: str
@@ -128,7 +106,7 @@ class DatasetSpec:
 
     @property
     def evaluator(self) -> str:
-        """The metric that the data set is published with: ``coco``, ``voc`` or ``lvis``."""
+        """The metric that the data set is published with: ``coco``, ``voc``, ``lvis`` or ``cityscapes``."""
         return self.kind
 
     def require(self) -> None:
@@ -171,21 +149,13 @@ class DatasetSpec:
         self.require()
         if self.kind == "voc":
             return _sha256_of_voc(self.annotations, self.split)
-        digest = _sha256_of_json(str(self.annotations), self.annotations.stat().st_mtime_ns)
+        if self.kind == "cityscapes":
+            digest = _sha256_of_cities(self.annotations, self.images, self.name)
+        else:
+            digest = _sha256_of_json(str(self.annotations), self.annotations.stat().st_mtime_ns)
         if self.percent < 100:
             return hashlib.sha256(f"{digest} {self.percent:g}% seed {self.share_seed}".encode()).hexdigest()
         return digest
-
-
-FORMS = (
-    "coco:ANNOTATIONS.json:IMAGE_DIR, coco:DIR (images and their json file), voc:DEVKIT:YEAR:SPLIT (four-digit year), "
-    "voc:DIR or voc:DIR:SPLIT (Annotations and JPEGImages in DIR) or lvis:ANNOTATIONS.json:ROOT"
-)
-LAYOUTS = {
-    "coco": "coco/annotations/instances_{train,val}2017.json and coco/{train,val}2017/*.jpg",
-    "voc": "VOC{2007,2012}/{Annotations/*.xml, ImageSets/Main/SPLIT.txt, JPEGImages/*.jpg}",
-    "lvis": "lvis/lvis_v0.5_{train,val}.json and the images in coco/{train,val}2017/*.jpg",
-}
 
 
 def data_root() -> Path:
@@ -202,14 +172,14 @@ def get_dataset(name: str) -> DatasetSpec:
             raise UserError(f"data set {name}: the share must be above 0 and below 100 %")
         whole = get_dataset(share["whole"])
         if whole.kind == "voc":
-            raise UserError(f"data set {name}: shares are drawn from COCO and LVIS files; for VOC, write a split file")
+            raise UserError(f"data set {name}: shares of VOC are not drawn by name; write a split file")
         return DatasetSpec(
             name, whole.kind, whole.annotations, whole.images, percent=percent, share_seed=int(share["seed"] or 0)
         )
     prefix, *rest = name.split(":")
     if rest:
         return _own_dataset(name, prefix, rest)
-    for kind, table in (("coco", COCO_SETS), ("lvis", LVIS_SETS)):
+    for kind, table in FILE_SETS.items():
         if name in table:
             annotations, images = table[name]
             return DatasetSpec(name, kind, data_root() / annotations, data_root() / images)
@@ -217,13 +187,12 @@ def get_dataset(name: str) -> DatasetSpec:
         year, split = VOC_SETS[name]
         folder = data_root() / f"VOC{year}"
         return DatasetSpec(name, "voc", folder, folder / "JPEGImages", year, split)
-    known = ", ".join([*COCO_SETS, *VOC_SETS, *LVIS_SETS])
-    raise UserError(f"unknown data set {name}; custom data is {FORMS}; built-in names: {known}")
+    raise UserError(f"unknown data set {name}; custom data is {FORMS}; built-in names: {', '.join(NAMES)}")
 
 
 def _own_dataset(name: str, prefix: str, parts: list[str]) -> DatasetSpec:
     folder = Path(parts[0]).expanduser()
-    if prefix in ("coco", "lvis") and len(parts) == 2 and all(parts):
+    if prefix in FILE_SETS and len(parts) == 2 and all(parts):
         return DatasetSpec(name, prefix, folder, Path(parts[1]).expanduser())
     if prefix == "coco" and all(parts) and folder.suffix.lower() != ".json":
         return DatasetSpec(name, prefix, coco_export(folder, name), folder)
@@ -238,8 +207,8 @@ def _own_dataset(name: str, prefix: str, parts: list[str]) -> DatasetSpec:
     raise UserError(f"data set {name}: write {FORMS}")
 
 
-def _read_json(spec: DatasetSpec) -> Labels:
-    reader = {"coco": read_coco, "lvis": read_lvis}[spec.kind]
+def _read_files(spec: DatasetSpec) -> Labels:
+    reader = {"coco": read_coco, "lvis": read_lvis, "cityscapes": read_cityscapes}[spec.kind]
     subset = _share(spec) if spec.percent < 100 else None
     return reader(spec.annotations, spec.images, name=spec.name, subset=subset)
 
@@ -247,7 +216,10 @@ def _read_json(spec: DatasetSpec) -> Labels:
 def _share(spec: DatasetSpec) -> set[Any]:
     import numpy as np
 
-    ids = sorted(image["id"] for image in load_json(spec.annotations, spec.name)["images"])
+    if spec.kind == "cityscapes":
+        ids = sorted(files.image.name for files in city_files(spec.annotations, spec.images, spec.name)[0])
+    else:
+        ids = sorted(image["id"] for image in load_json(spec.annotations, spec.name)["images"])
     order = np.random.RandomState(spec.share_seed).permutation(len(ids))
     return {ids[i] for i in order[: max(1, round(len(ids) * spec.percent / 100))]}
 
@@ -263,7 +235,7 @@ def _drawable(records: list[Record]) -> list[Record]:
     ]
 
 
-READERS = {"coco": _read_json, "lvis": _read_json, "voc": _read_voc}
+READERS = {"coco": _read_files, "lvis": _read_files, "cityscapes": _read_files, "voc": _read_voc}
 
 
 @functools.cache
@@ -278,4 +250,13 @@ def _sha256_of_voc(folder: Path, split: str) -> str:
     digest = hashlib.sha256((places.lists / f"{split}.txt").read_bytes() if split else "\n".join(ids).encode())
     for image_id in ids:
         digest.update((places.annotations / f"{image_id}.xml").read_bytes())
+    return digest.hexdigest()
+
+
+@functools.cache
+def _sha256_of_cities(annotations: Path, images: Path, name: str) -> str:
+    digest = hashlib.sha256()
+    for files in city_files(annotations, images, name)[0]:
+        for path in (files.polygons, files.instances):
+            digest.update(f"{path.name} {sha256_file(path)}\n".encode())
     return digest.hexdigest()

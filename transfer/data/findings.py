@@ -69,7 +69,7 @@ class Annotations:
 
 
 def record_findings(labels: Labels, kind: str) -> list[Finding]:
-    """Findings that every kind of data set (coco, lvis, voc) can have."""
+    """Findings that every kind of data set (coco, lvis, voc, cityscapes) can have."""
     annotations = Annotations.of(labels.records)
     return [
         *repeated_images(labels.records),
@@ -111,8 +111,8 @@ def _repeated_annotations(annotations: Annotations) -> list[Finding]:
 
 def _crowded_images(annotations: Annotations, class_names: Sequence[str], kind: str) -> list[Finding]:
     """Images with more objects than an evaluator takes detections of."""
-    if kind == "voc" or not annotations.counted.any():
-        return []
+    if kind not in ("coco", "lvis") or not annotations.counted.any():
+        return []  # VOC and Cityscapes count all detections
     classes = len(class_names) if kind == "coco" else 1
     group = annotations.image * classes + (annotations.category if kind == "coco" else 0)
     # not np.bincount: images x classes would be billions for a large set with many classes

@@ -118,9 +118,25 @@ def _lvis(spec: DatasetSpec, detections: Detections, evaluator: str) -> tuple[Me
     return metrics, _lvis_id(spec, evaluator)
 
 
+def _cityscapes_id(spec: DatasetSpec, evaluator: str) -> str:
+    return "cityscapes/instances"
+
+
+def _cityscapes(spec: DatasetSpec, detections: Detections, evaluator: str) -> tuple[Metrics, str]:
+    from transfer.evaluate.cityscapes_ap import cityscapes_ap
+
+    return {"segm": cityscapes_ap(spec, detections)}, _cityscapes_id(spec, evaluator)
+
+
 EVALUATORS: dict[str, Callable[[DatasetSpec, Detections, str], tuple[Metrics, str]]] = {
     "coco": _coco,
     "voc": _voc,
     "lvis": _lvis,
+    "cityscapes": _cityscapes,
 }
-EVALUATOR_IDS: dict[str, Callable[[DatasetSpec, str], str]] = {"coco": _coco_id, "voc": _voc_id, "lvis": _lvis_id}
+EVALUATOR_IDS: dict[str, Callable[[DatasetSpec, str], str]] = {
+    "coco": _coco_id,
+    "voc": _voc_id,
+    "lvis": _lvis_id,
+    "cityscapes": _cityscapes_id,
+}

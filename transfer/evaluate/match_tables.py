@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from transfer.evaluate.cityscapes_ap import OverlapTable, overlap_table
 from transfer.evaluate.coco_ap import coco_entries, coco_results, recorded_limit
 from transfer.evaluate.detections import Detections
 from transfer.evaluate.entries import Numbering
@@ -93,13 +94,17 @@ def envelope_101(recall: np.ndarray, precision: np.ndarray) -> float:
     return float(np.append(envelope, 0.0)[places].mean())
 
 
-def match_table(spec: DatasetSpec, detections: Detections, task: str, evaluator_id: str = "") -> MatchTable | None:
-    """The matches of boxes or masks by the data set's rule (COCO, LVIS, VOC); None for another task.
+def match_table(
+    spec: DatasetSpec, detections: Detections, task: str, evaluator_id: str = ""
+) -> MatchTable | OverlapTable | None:
+    """The matches of boxes or masks by the data set's rule; None for another task, or one that it does not evaluate.
 
     ``evaluator_id``: of the run's record, whose limit of detections is used.
     """
     if task not in ("bbox", "segm"):
         return None
+    if spec.evaluator == "cityscapes":
+        return overlap_table(spec, detections) if task == "segm" else None
     if spec.evaluator == "coco":
         return _coco(spec, detections, task, recorded_limit(evaluator_id))
     return _lvis(spec, detections, task) if spec.evaluator == "lvis" else _voc(spec, detections)

@@ -85,9 +85,9 @@ def _assign(proposals: torch.Tensor, boxes: torch.Tensor) -> torch.Tensor:
 def objects_of(spec: DatasetSpec) -> dict[Any, Objects]:
     """The objects of every image of a data set; crowds and VOC's difficult objects are left out.
 
-    Areas are those of a COCO or LVIS file (of the masks, where it has them), and those of the boxes of VOC.
+    Areas are those of a COCO or LVIS file (of the masks, where it has them), and those of the boxes of other data.
     """
-    if spec.kind == "voc":
+    if spec.kind not in ("coco", "lvis"):
         return {record["image_id"]: _with_areas(_countable(record["annotations"])) for record in spec.records()}
     by_image: dict[Any, list[dict[str, Any]]] = {image_id: [] for image_id in spec.summary.image_ids}
     for annotation in spec.content()["annotations"]:

@@ -10,7 +10,7 @@ from runtime.errors import UserError
 from transfer.data.catalog import DatasetSpec, get_dataset
 from transfer.engines.protocol import Engine
 from transfer.engines.training.checks import check_values
-from transfer.engines.training.choices import class_count_keys
+from transfer.engines.training.choices import class_count_keys, finds_proposals
 from transfer.engines.training.proposals import read_proposals
 from transfer.evaluate.keypoint_ap import COCO_KEYPOINTS
 
@@ -73,6 +73,7 @@ def check_proposals(cfg: CfgNode, datasets: Datasets) -> None:
 
 def check_labels(cfg: CfgNode, datasets: Datasets) -> None:
     """Image sizes agree with the annotations, test sets have annotations, and MODEL.MASK_ON has masks of its format."""
+    proposals = finds_proposals(cfg)
     for dataset in datasets.all():
         dataset.check_image_sizes()
         summary = dataset.summary
@@ -83,6 +84,8 @@ def check_labels(cfg: CfgNode, datasets: Datasets) -> None:
             raise UserError(
                 f"data set {dataset.name} has no annotations to evaluate against{dropped}; remove it from DATASETS.TEST"
             )
+        if dataset in datasets.test and dataset.evaluator == "cityscapes" and not (cfg.MODEL.MASK_ON or proposals):
+            raise UserError(f"data set {dataset.name} is evaluated on masks alone; set MODEL.MASK_ON True")
         if cfg.MODEL.MASK_ON and summary.maskless:
             raise UserError(f"data set {dataset.name}: {summary.maskless}; MODEL.MASK_ON needs one for each")
         polygons = cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "polygon"

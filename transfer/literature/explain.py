@@ -16,7 +16,7 @@ from transfer.literature.rows import BASELINES, PublishedRow, row_name
 from transfer.literature.setups import FIELDS, detector_parts, is_detection, setup_of, value_text
 
 # metric of an own run, as (task, name) -> the name in published rows with boxes alone, and with boxes and masks
-OWN_METRICS = {("bbox", "AP"): ("AP", "APbb"), ("segm", "AP"): ("APmk",)}
+OWN_METRICS = {("bbox", "AP"): ("AP", "APbb"), ("segm", "AP"): ("APmk",), ("keypoints", "AP"): ("APkp",)}
 STRIDES = {"True": "1x1 convolution", "False": "3x3 convolution"}
 IMAGENET_STD = [58.395, 57.12, 57.375]
 FRAME = ("dataset", "detector", "backbone", "neck", "schedule")  # rows that share these are near, whatever else differs

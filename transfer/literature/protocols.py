@@ -45,6 +45,8 @@ DATA: dict[tuple[tuple[str, ...], tuple[str, ...]], str] = {
     (("voc_2007_trainval",), ("voc_2007_test",)): "VOC07 (train: 2007 trainval; test: 2007 test)",
     (("coco_2017_train",), ("coco_2017_val",)): "COCO 2017 (train2017 -> val2017)",
     (("lvis_v0.5_train",), ("lvis_v0.5_val",)): "LVIS v0.5 (train v0.5 -> val v0.5)",
+    (("cityscapes_fine_instance_seg_train",), ("cityscapes_fine_instance_seg_val",)): "Cityscapes",
+    (("keypoints_coco_2017_train",), ("keypoints_coco_2017_val",)): "COCO 2017 keypoints",
     **{
         ((f"coco_2017_train@{p}%",), ("coco_2017_val",)): f"COCO 2017 (train2017 -> val2017), {p}% of train images"
         for p in (1, 2, 5, 10)

@@ -102,7 +102,8 @@ def number_of_classes(cfg: CfgNode) -> int:
 
 def _of_data_set(name: str) -> Classes | None:
     """The classes of a built-in set, or of one whose files are here; None for any other."""
-    from transfer.data.catalog import COCO_SETS, VOC_SETS, get_dataset
+    from transfer.data.built_in import COCO_SETS, VOC_SETS
+    from transfer.data.catalog import get_dataset
     from transfer.data.voc import VOC_CLASSES
 
     if name in VOC_SETS:

@@ -64,11 +64,12 @@ def find_images(words: Sequence[str]) -> Images:
 
 
 def _is_data_set(word: str) -> bool:
-    from transfer.data.catalog import COCO_SETS, LVIS_SETS, SHARE, VOC_SETS
+    from transfer.data.built_in import KINDS, NAMES
+    from transfer.data.catalog import SHARE
 
     share = SHARE.fullmatch(word)
     whole = share["whole"] if share else word
-    return whole in {*COCO_SETS, *VOC_SETS, *LVIS_SETS} or whole.split(":")[0] in ("coco", "voc", "lvis")
+    return whole in NAMES or whole.split(":")[0] in KINDS
 
 
 def _of_data_set(name: str) -> Images:

@@ -14,7 +14,8 @@ from pycocotools import mask
 from runtime.errors import UserError
 from tests.transfer.toy_data import CATEGORIES, coco_content, write_coco, write_voc
 from transfer.data import catalog, labels
-from transfer.data.catalog import COCO_SETS, LVIS_SETS, VOC_SETS, get_dataset
+from transfer.data.built_in import COCO_SETS, LVIS_SETS, VOC_SETS
+from transfer.data.catalog import get_dataset
 from transfer.data.voc import VOC_CLASSES
 
 RLE = {"size": [48, 64], "counts": [1, 2]}
