@@ -36,7 +36,7 @@ V3 = {
     "cos": True,
     "warmup_epochs": 10.0,
 }
-SMALL = {"arch": "resnet18", "image_size": 64, "batch_size": 64, "moco_k": 2048, "lr": 0.06, "precision": "bf16"}
+SMALL = {"arch": "resnet18", "image_size": 64, "batch_size": 64, "moco_k": 2048, "lr": 0.06, "precision": "auto"}
 SHORT = {"moco_m": 0.99, "warmup_epochs": 2.0}
 
 RECIPES: dict[str, dict[str, Any]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,9 +13,28 @@ from pretrain.settings.schedule import Schedule
 from pretrain.settings.values import Settings
 from pretrain.training.loop import Timetable
 from pretrain.views import Views, build_views
+from runtime.bfloat16 import SLOW, has_native_bfloat16
 from runtime.distributed import World
 from runtime.errors import UserError
+from runtime.logs import get_logger
 from runtime.provenance import usable_cores
+
+log = get_logger("pretrain")
+
+
+def with_precision(settings: Settings, device: str) -> Settings:
+    """The settings with --precision auto replaced by what the device computes in itself; records hold that.
+
+    ``device``: the type of the torch device. A chosen bf16 stays, with a warning where it is slow.
+    """
+    precision, native = settings.model.precision, has_native_bfloat16(device)
+    if precision == "auto":
+        chosen = "bf16" if native else "fp32"
+        recorded = {**settings.recorded, "precision": chosen}
+        return replace(settings, model=replace(settings.model, precision=chosen), recorded=recorded)
+    if precision == "bf16" and device == "cpu" and not native:
+        log.warning("--precision bf16: %s; --precision auto or fp32 is faster here", SLOW)
+    return settings
 
 
 def open_training_images(settings: Settings) -> ImageSource:

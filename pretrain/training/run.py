@@ -34,6 +34,7 @@ from pretrain.training.preparation import (
     timetable,
     training_views,
     usable_workers,
+    with_precision,
 )
 from pretrain.training.recorder import Pace, Recorder
 from pretrain.training.resume import Start, find_start
@@ -63,6 +64,7 @@ def pretrain(settings: Settings, world: World) -> int:
     Raises UserError for settings or data that cannot work, before anything is written.
     """
     check_settings(settings)
+    settings = with_precision(settings, world.device.type)
     source = open_training_images(settings)
     global_batch = settings.optimisation.batch_size * machines(world)
     classes, parts = len(source.classes or []), settings.optimisation.accumulate

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runtime.bfloat16 import SLOW, has_native_bfloat16
 from runtime.errors import UserError
 from runtime.logs import get_logger
 from transfer.config import explicit_keys, flatten
@@ -63,6 +64,8 @@ def prepare(cfg: CfgNode, args: argparse.Namespace, folder: Path, engine: Engine
         for spec in datasets.test:
             if spec.kind == "coco":
                 coco_truth(spec.content(), HOTCOCO)  # raises here what would end the run after its training
+    if slow := slow_arithmetic(cfg):
+        log.warning("%s: %s", slow, SLOW)
     for name, finding in named_findings(datasets.train, datasets.test):
         log.info("data set %s: %s", name, finding.line())
     set_class_counts(cfg, datasets)
@@ -75,6 +78,18 @@ def prepare(cfg: CfgNode, args: argparse.Namespace, folder: Path, engine: Engine
         log.info("from the initialisation: %s", line)
     cfg.MODEL.WEIGHTS = "" if init.weights is None else str(init.weights)
     return init
+
+
+def slow_arithmetic(cfg: CfgNode) -> str:
+    """The settings that ask for bfloat16 on a processor without such arithmetic, "" where none does."""
+    if cfg.MODEL.DEVICE != "cpu" or has_native_bfloat16("cpu"):
+        return ""
+    asked = {
+        "SOLVER.AMP.ENABLED with ENGINE.AMP_DTYPE bfloat16": cfg.SOLVER.AMP.ENABLED
+        and cfg.ENGINE.AMP_DTYPE == "bfloat16",
+        "ENGINE.TEST_ARITHMETIC bfloat16": cfg.ENGINE.TEST_ARITHMETIC == "bfloat16",
+    }
+    return " and ".join(key for key, set_ in asked.items() if set_)
 
 
 def check_evaluator(evaluator: str, cfg: CfgNode) -> None:
