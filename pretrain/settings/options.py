@@ -74,8 +74,8 @@ def _add_what(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-a", "--arch", metavar="ARCH", help="torchvision ResNet or vit_small ... (resnet50)")
     group.add_argument("--stem", choices=["imagenet", "cifar"], help="cifar: 3x3 stride 1, for 32 px images")
     group.add_argument("--image-size", type=positive, metavar="PX", help="side of a crop (224)")
-    group.add_argument("--precision", choices=["fp32", "bf16", "auto"],
-                       help="arithmetic of the encoders; auto: bf16 where the device has it, else fp32 (fp32)")  # fmt: skip
+    words = "arithmetic of the encoders (fp32); auto: bf16 where the device has it, else fp32"
+    group.add_argument("--precision", choices=["fp32", "bf16", "auto"], help=words)
 
 
 def _add_official(parser: argparse.ArgumentParser) -> None:
