@@ -95,7 +95,9 @@ def _add_comparison(parser: argparse.ArgumentParser) -> None:
         help="differences below this count as equivalent (of a plan: margin)",
     )
     report.add_argument("--published", action="store_true", help="show published rows of the same protocol")
-    report.add_argument("--figures", action="store_true", help="also write the charts as SVG files into figures/")
+    report.add_argument(
+        "--figures", action="store_true", help="also write the charts into figures/, as SVG; with svglib as PDF"
+    )
     report.add_argument("--no-examples", action="store_true", help="leave images of the data set out of the report")
     report.add_argument(
         "--no-detections", action="store_true", help="skip error types, example images and image bootstrap"

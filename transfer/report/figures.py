@@ -1,4 +1,4 @@
-"""A chart with its name and caption: the page shows it, and ``--figures`` writes it as an SVG file of its own."""
+"""A chart with its name and caption: the page shows it, and ``--figures`` writes it as SVG and PDF files of its own."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runtime.atomic import write_text
+from runtime.atomic import atomic_path, write_text
 from transfer.report.charts import Chart
 from transfer.report.markup import Markup, element
+from transfer.report.pdf import can_draw, pdf_of
 from transfer.report.style import GAP_STYLE, STYLE
 
 NAMESPACE = "http://www.w3.org/2000/svg"
@@ -37,12 +38,20 @@ class Figure:
 
 
 def write_figures(figures: Iterable[tuple[str, Figure]], folder: Path) -> list[Path]:
-    """Write each (heading of its section, figure) into ``folder`` as SECTION-FIGURE.svg; returns the files."""
+    """Write each (heading of its section, figure) into ``folder`` as SECTION-FIGURE.svg; returns the files.
+
+    Beside it stands SECTION-FIGURE.pdf where svglib is installed.
+    """
     written = []
     for heading, figure in figures:
         path = folder / f"{_slug(heading)}-{_slug(figure.name)}.svg"
-        write_text(path, figure.file)
+        content = figure.file
+        write_text(path, content)
         written.append(path)
+        if can_draw():
+            with atomic_path(path.with_suffix(".pdf")) as partial:
+                Path(partial).write_bytes(pdf_of(content, figure.name))
+            written.append(path.with_suffix(".pdf"))
     return written
 
 

@@ -46,6 +46,38 @@ def test_labels_of_similar_names_differ_and_a_bracket_is_text(store: Callable[..
     assert "\n{[}moco] & 1 & " in text  # a bracket after the end of a row would be its argument
 
 
+def test_rows_braces_and_environments_are_whole(store: Callable[..., Path], tmp_path: Path) -> None:
+    evil = "a_b {c} $d& 50% #e \\\\f ~g ^h"
+    for config in (evil, "voc"):
+        for seed in (0, 1):
+            store(init="supervised", config=config, seed=seed)
+            store(init=evil, config=config, seed=seed, metrics={"bbox": {"AP": 2.0 + seed}})
+            root = store(init="random", config=config, seed=seed, metrics={"bbox": {"AP": 1.0}})
+    assert_whole(write_report(tmp_path / "out", report_on(root))["gap.tex"].read_text())
+
+
+def assert_whole(text: str) -> None:
+    """What TeX would stop at: an open brace, formula or environment, a row of other columns, a bare special."""
+    code = re.sub(r"(?<!\\)%.*", "", text)
+    plain = re.sub(r"\\[\\{}$&%#_]", "", code)  # without escaped characters and ends of rows
+    opened: list[str] = []
+    for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", code):
+        opened.append(name) if kind == "begin" else None
+        assert kind == "begin" or opened.pop() == name
+    assert not opened
+    depth = 0
+    for character in plain:
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        assert depth >= 0
+    assert depth == 0
+    outside = re.sub(r"\$[^$]*\$", "", plain)  # underscores and carets stand in formulae
+    assert not re.search(r"[$#_^~]", re.sub(r"\\(label|begin|end)\{[^}]*\}", "", outside))
+    for columns, body in re.findall(r"\\begin\{tabular\}\{(\w+)\}(.*?)\\end\{tabular\}", code, re.DOTALL):
+        rows = [row for row in body.replace("\\&", "").split(r"\\") if "&" in row]
+        assert rows
+        assert {row.count("&") + 1 for row in rows} == {len(columns)}
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 def test_it_compiles(tmp_path: Path) -> None:
     write_store(tmp_path / "runs", 2, INITS, 3, classes=1)
