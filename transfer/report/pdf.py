@@ -29,6 +29,8 @@ def pdf_of(svg: str, title: str) -> bytes:
     plain = CONDITIONAL.sub("", svg)
     values = dict(VARIABLE.findall(plain))
     drawing = svg2rlg(io.BytesIO(USE.sub(lambda use: values.get(use[1], "none"), plain).encode()))
+    if drawing is None:
+        raise ValueError(f"{title}: svglib cannot read this picture")
     page = io.BytesIO()
     canvas = Canvas(page, pagesize=(drawing.width, drawing.height), invariant=1)
     canvas.setTitle(title)
