@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -45,7 +45,13 @@ class Pieces:
         return {part: self.checkpoint.tensors[source] for part, source in self.of[name].items()}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Tensor -> its shape when its parts are joined. Raises UserError where a part is missing."""
+        """Tensor -> its shape when its parts are joined. Raises UserError where a part or its numbers are missing."""
+        sources = [source for parts in self.of.values() for source in parts.values()]
+        refuse_empty(self.checkpoint, sources)
+        if scalar := next((source for source in sources if not self.checkpoint.tensors[source].shape), None):
+            raise UserError(
+                f"{self.checkpoint.source_names[scalar]} is a single number, which no tensor of a network is"
+            )
         return {name: self._shape(name) for name in self.of}
 
     def _shape(self, name: str) -> tuple[int, ...]:
@@ -69,9 +75,9 @@ class Pieces:
         """float32 arrays of all tensors of ``expected``, in its order; ``name`` is the network's.
 
         A whole tensor stays a view of the mapped file. Raises UserError for integer weights, NaN and Inf, and where a
-        shape differs by more than dimensions of 1.
+        shape is not that of any maker.
         """
-        squeezed = {key: _fit(shape, expected.get(key)) for key, shape in self.shapes().items()}
+        squeezed = {key: _fit(key, shape, expected.get(key)) for key, shape in self.shapes().items()}
         compare_shapes(squeezed, expected, name)
         return {key: self._array(key).reshape(shape) for key, shape in expected.items()}
 
@@ -97,6 +103,15 @@ class Pieces:
         return array
 
 
+def refuse_empty(checkpoint: Checkpoint, sources: Iterable[str]) -> None:
+    """Raise UserError for a tensor of no elements, which stands for one whose numbers are in another file."""
+    if empty := next((source for source in sources if 0 in checkpoint.tensors[source].shape), None):
+        raise UserError(
+            f"{checkpoint.source_names[empty]} is empty: its numbers are not in this file. DeepSpeed's ZeRO stage 3 "
+            "and FSDP keep them in others: join those first (DeepSpeed's zero_to_fp32.py, or a full state dict of FSDP)"
+        )
+
+
 def is_finite(array: np.ndarray) -> bool:
     """Whether no number is NaN or Inf: one pass without a copy, since either makes a sum of squares NaN or Inf."""
     flat = array.reshape(-1)
@@ -104,7 +119,13 @@ def is_finite(array: np.ndarray) -> bool:
         return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(array).all())  # the sum alone may overflow
 
 
-def _fit(shape: tuple[int, ...], expected: tuple[int, ...] | None) -> tuple[int, ...]:
-    """``expected`` if it is ``shape`` but for dimensions of 1, which makers write where others have none."""
-    same = expected is not None and [n for n in shape if n != 1] == [n for n in expected if n != 1]
-    return expected if same and expected is not None else shape
+def _fit(name: str, shape: tuple[int, ...], expected: tuple[int, ...] | None) -> tuple[int, ...]:
+    """``expected`` if ``shape`` is that in another maker's form, else ``shape``.
+
+    Some write a linear layer as a 1x1 convolution and a factor per channel as C x 1 x 1; the response normalisation of
+    ConvNeXt V2 has C numbers or 1 x 1 x 1 x C.
+    """
+    if expected is None or shape == expected:
+        return shape
+    same = shape == (*expected, 1, 1) or (".grn." in name and shape == expected[-1:])
+    return expected if same else shape

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from convert.architecture import Architecture, infer
-from convert.assembly import is_finite
+from convert.assembly import is_finite, refuse_empty
 from convert.backbone import Converted
 from convert.checkpoint import Checkpoint
 from convert.recognition import Encoder
@@ -19,6 +19,7 @@ from runtime.listing import listed
 def convert_resnet(checkpoint: Checkpoint, encoder: Encoder) -> Converted:
     """Raises UserError for what Detectron2's ResNet cannot hold, a missing tensor, and NaN or Inf."""
     names = {part: name for part, name in encoder.names.items() if isinstance(part, Part)}
+    refuse_empty(checkpoint, names.values())
     architecture = infer({part: checkpoint.tensors[name].shape for part, name in names.items()})
     arrays = _load(checkpoint, names, architecture)
     tensors = {DETECTRON2.format(part): array for part, array in arrays.items()}
@@ -40,7 +41,11 @@ def _load(checkpoint: Checkpoint, names: Mapping[Part, str], architecture: Archi
     ):
         tensor = checkpoint.tensors[names[part]]
         if part.is_counter:
-            arrays[part] = tensor.load().astype(np.int64).reshape(())
+            counter = tensor.load()
+            if counter.size != 1:
+                where = checkpoint.source_names[names[part]]
+                raise UserError(f"{where} holds {counter.size} numbers; the counter of a batch norm is one")
+            arrays[part] = counter.astype(np.int64).reshape(())
             continue
         if not tensor.is_float:
             raise UserError(f"{checkpoint.source_names[names[part]]} holds {tensor.dtype}, not floating point weights")
