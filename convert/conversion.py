@@ -8,6 +8,7 @@ from pathlib import Path
 
 from convert.backbone import Backbone, Coverage
 from convert.checkpoint import Checkpoint, read_checkpoint
+from convert.hub_config import refuse_other_computation
 from convert.network_conversion import convert_network
 from convert.preprocessing import Preprocessing
 from convert.recognition import Encoder, recognise
@@ -44,6 +45,7 @@ def convert(
     checkpoint = read_checkpoint(path, checksums=verify)
     recognised = recognise(checkpoint, family, encoder, prefix)
     try:
+        refuse_other_computation(checkpoint, recognised.layout.network)
         if recognised.layout.network == "resnet":
             if heads is not None:
                 raise UserError("it holds a ResNet, which has no attention heads: leave out --heads")

@@ -22,6 +22,7 @@ SIZES = {
     (256, (3, 3, 27, 3)): "xlarge",
     (352, (3, 3, 27, 3)): "huge",
 }
+EPS_1E5 = (384, (3, 4, 30, 3))
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ def infer(shapes: Mapping[str, tuple[int, ...]]) -> ConvNeXt:
         raise UserError(f"it has {whole_number_of_blocks(shapes, 'stages.')} stages; a ConvNeXt has four")
     depths = [whole_number_of_blocks(shapes, f"stages.{stage}.") for stage in range(STAGES)]
     widths = [shapes.get(f"stages.{stage}.0.dwconv.weight", (0,))[0] for stage in range(STAGES)]
+    if (widths[0], tuple(depths)) == EPS_1E5:
+        raise UserError("it is timm's convnext_xxlarge, whose norms have epsilon 1e-5; those of the detector have 1e-6")
     return ConvNeXt(
         (depths[0], depths[1], depths[2], depths[3]),
         (widths[0], widths[1], widths[2], widths[3]),

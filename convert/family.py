@@ -36,7 +36,6 @@ class Family:
     preprocessing_grouped: Preprocessing | None = None  # of the family's ResNeXts, where they differ
     note: str = ""
     heads: Mapping[int, int] = field(default_factory=dict)  # of its transformers by width, where they are unusual
-    norm_eps: float = 1e-6  # of its transformers
     refused: str = ""  # why no checkpoint of this family can be converted
 
     @property

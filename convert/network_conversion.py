@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from convert import convnext, swin, vit
@@ -9,10 +10,9 @@ from convert.assembly import Pieces
 from convert.backbone import Converted
 from convert.checkpoint import Checkpoint
 from convert.families import TABLE
-from convert.family import Family
+from convert.hub_config import hub_config
 from convert.recognition import Encoder
-from convert.recorded_preprocessing import HUB_WEIGHTS
-from runtime.atomic import read_json
+from convert.vit_spellings import norm_eps
 from runtime.errors import UserError
 
 FIRST = ("patch_embed.proj.weight", "downsample_layers.0.0.weight")  # what an image meets first
@@ -59,21 +59,14 @@ def _vit(
     checkpoint: Checkpoint, encoder: Encoder, shapes: dict[str, tuple[int, ...]], heads: int | None
 ) -> tuple[vit.VisionTransformer, tuple[str, ...]]:
     family = TABLE.get(encoder.family)  # None of a prefix that the user named
-    hub = _hub_config(checkpoint)
-    width = shapes.get("patch_embed.proj.weight", (0,))[0]
+    hub = hub_config(checkpoint)
+    width = next(iter(shapes.get("patch_embed.proj.weight", ())), 0)
     known = heads or _number(hub, "num_attention_heads") or (family.heads.get(width) if family else None)
-    network = vit.infer(shapes, known, _norm_eps(hub, family))
+    network = vit.infer(shapes, known, _norm_eps(hub, encoder.names.values()))
     if known is not None:
         return network, ()
     source = "the published number for this width" if width in vit.HEADS else "64 channels a head"
     return network, (f"{network.heads} attention heads: {source}; no tensor shows it, --heads says another",)
-
-
-def _hub_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """transformers' config.json beside weights that have the hub's own name."""
-    if not checkpoint.path.name.startswith(HUB_WEIGHTS):
-        return {}
-    return read_json(checkpoint.path.with_name("config.json"))
 
 
 def _number(hub: dict[str, Any], key: str) -> int | None:
@@ -81,8 +74,8 @@ def _number(hub: dict[str, Any], key: str) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
-def _norm_eps(hub: dict[str, Any], family: Family | None) -> float:
+def _norm_eps(hub: dict[str, Any], names: Iterable[str]) -> float:
     value = hub.get("layer_norm_eps")
     if isinstance(value, float) and 0 < value < 1:
         return value
-    return family.norm_eps if family else 1e-6
+    return norm_eps(names)

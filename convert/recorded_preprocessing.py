@@ -10,13 +10,13 @@ from convert.backbone import Network
 from convert.backbone_file import read_sidecar
 from convert.checkpoint import Checkpoint
 from convert.families import TABLE
+from convert.hub_config import HUB_WEIGHTS
 from convert.preprocessing import IMAGENET, MSRA_BGR, Preprocessing, from_config
 from convert.recognition import CUSTOM
 from runtime.atomic import read_json
 from runtime.errors import UserError
 
 HUB_CONFIGS = ("preprocessor_config.json", "config.json")
-HUB_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # and their .index.json
 ASSUMED = (
     "pixel order, mean, std and stride are assumed to be those of ImageNet in RGB; change them with --preprocessing"
 )

@@ -53,7 +53,6 @@ TRANSFORMER_FAMILIES: dict[str, Family] = {
                 ("", "vit", "dinov2", "dinov2_with_registers", "model", "state_dict"), "vit of transformers"
             )
         },
-        norm_eps=1e-12,
     ),
     "google-vit": Family(
         "ViT of google's and timm's AugReg weights, in timm's names",

@@ -11,9 +11,10 @@ from convert.network_checks import whole_number_of_blocks
 from runtime.errors import UserError
 
 # width -> attention heads of the published networks, which no tensor shows; others have 64 channels a head
-HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16, 1536: 24}
+HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16}
 SIZES = {(192, 12): "ti", (384, 12): "s", (768, 12): "b", (1024, 24): "l", (1280, 32): "h", (1536, 40): "g"}
 STAGES = 4  # rows of the report into which the blocks are divided
+TANH_GELU = ((1152, 4304, 16), (1536, 6144, 16))  # width, hidden, patch of SigLIP 2's so400m and giant
 PATCHES_HELD = (8, 16, 32)  # by the detector, whose pyramid has strides of powers of two
 
 
@@ -157,6 +158,9 @@ def infer(shapes: Mapping[str, tuple[int, ...]], heads: int | None = None, norm_
     last = shapes.get("blocks.0.mlp.w3.weight" if gated else "blocks.0.mlp.fc2.weight", (0, 0))
     if gated and last[-1] % 8:
         raise UserError(f"its SwiGLU is {last[-1]} wide; the detector's, as DINOv2's, has a multiple of 8")
+    registers = shapes["register_tokens"][1] if len(shapes.get("register_tokens", ())) == 3 else 0
+    if (width, last[-1], patch) in TANH_GELU and "cls_token" not in shapes and not registers:
+        raise UserError("it is a ViT of SigLIP 2, which computes GELU by tanh; Detectron2's ViT computes it exactly")
     return VisionTransformer(
         width,
         depth,
@@ -166,7 +170,7 @@ def infer(shapes: Mapping[str, tuple[int, ...]], heads: int | None = None, norm_
         last[-1],
         cls_token="cls_token" in shapes,
         cls_position=cls_position,
-        registers=shapes["register_tokens"][1] if len(shapes.get("register_tokens", ())) == 3 else 0,
+        registers=registers,
         layer_scale="blocks.0.ls1.gamma" in shapes,
         gated=gated,
         qkv_bias="blocks.0.attn.qkv.bias" in shapes,

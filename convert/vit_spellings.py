@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from convert.spelling import Rule, Spelling, rules
 
@@ -55,6 +55,9 @@ REFUSED = {
     "attn.q_bias": "biases of queries and values alone (BEiT, SimMIM, EVA-02), whose positions are relative or rotary",
     "norm_pre.": "a norm before the blocks (CLIP)",
     "dist_token": "a distillation token (DeiT's distilled models); take the plain model",
+    "prompt_embeddings": "learned prompts among the tokens",
+    "deep_prompt_embeddings": "learned prompts among the tokens",
+    "merger.": "rotary positions (Qwen3-VL)",
     "attn.q_norm": "norms of queries and keys",
     "attn.k_norm": "norms of queries and keys",
     "attn.norm": "a norm inside the attention (EVA-02)",
@@ -145,7 +148,17 @@ HUGGINGFACE = Spelling(
     refused={
         "relative_position": "relative position biases (BEiT, Data2Vec)",
         "lambda_1": "BEiT's or Data2Vec's blocks",
+        "detection_tokens": "detection tokens (YOLOS); start from the ViT that it was made from",
+        "distillation_token": "a distillation token (DeiT's distilled models); take the plain model",
     },
 )
+
+LARGE_EPS, SMALL_EPS = 1e-6, 1e-12  # of everyone else's norms; of those of transformers' ViT, ViTMAE and DPT
+
+
+def norm_eps(names: Iterable[str]) -> float:
+    """The epsilon of a ViT's norms, which no tensor shows, by the names that its maker gives them."""
+    return SMALL_EPS if any(".layernorm_before." in name for name in names) else LARGE_EPS
+
 
 VIT_SPELLINGS: Mapping[str, Spelling] = {spelling.name: spelling for spelling in (TIMM, TORCHVISION, HUGGINGFACE)}
