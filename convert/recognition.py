@@ -12,7 +12,7 @@ from convert.checkpoint import WRAPPERS, Checkpoint
 from convert.families import TABLE
 from convert.family import Family, Place
 from convert.layouts import LAYOUTS, AnyLayout, AnyPart
-from convert.refusals import explain_no_backbone, find_networks, refuse_strange_parts
+from convert.refusals import KINDS, explain_no_backbone, find_networks, refuse_strange_parts
 from runtime.errors import UserError
 from runtime.listing import listed
 
@@ -71,21 +71,32 @@ def refuse_second_encoder(checkpoint: Checkpoint, row: Family, chosen: str, name
 
     Nothing in the keys says which of the two the user wants, and the numbers of both look plausible.
     """
-    known = {r for place in row.encoders.values() for r in (*place.roots, *place.layer4_roots, *place.copies)}
-    others = [(layout, root) for layout, root in find_networks(checkpoint) if root not in known]
+    known = {
+        (place.layout, root)
+        for place in row.encoders.values()
+        for root in (*place.roots, *place.layer4_roots, *place.copies)
+    }
+    others = [place for place in find_networks(checkpoint) if place not in known]
     if len(others) > MAX_ENCODERS:
         raise UserError(
             f"{checkpoint.path} holds {len(others)} networks: take one with --prefix, e.g. {others[0][1]!r}"
         )
     for layout, root in others:
         second = _under(checkpoint, LAYOUTS[layout], root)
-        if LAYOUTS[layout].is_whole(second) and (part := _differ(checkpoint, names, second)):
-            hint = SWAPPED if root.startswith("ema_state_dict") else ""
-            first, other = (checkpoint.source_names[n[part]] for n in (names, second))
-            raise UserError(
-                f"{checkpoint.path} holds two encoders with different tensors ({first} and {other}): choose with "
-                f"--encoder {chosen} or --prefix '{root}'{hint}"
-            )
+        if not LAYOUTS[layout].is_whole(second) or set(second.values()) <= set(names.values()):
+            continue
+        part = _differ(checkpoint, names, second)
+        kinds = [KINDS[LAYOUTS[name].network] for name in (row.encoders[chosen].layout, layout)]
+        if part is None and kinds[0] == kinds[1]:
+            continue
+        what = "encoders with different tensors" if kinds[0] == kinds[1] else f"networks, a {kinds[0]} and a {kinds[1]}"
+        examples = (next(iter(n.values())) if part is None else n[part] for n in (names, second))
+        first, other = (checkpoint.source_names[name] for name in examples)
+        hint = SWAPPED if root.startswith("ema_state_dict") else ""
+        raise UserError(
+            f"{checkpoint.path} holds two {what} ({first} and {other}): choose with --encoder {chosen} or "
+            f"--prefix '{root}'{hint}"
+        )
 
 
 def fits(checkpoint: Checkpoint, family: Family, prefixes: set[str]) -> bool:

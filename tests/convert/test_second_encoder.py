@@ -10,6 +10,7 @@ import torch
 from convert.conversion import convert
 from runtime.errors import UserError
 from tests.convert.checkpoints import assert_equal, build, fixture, in_layout, random_net, save
+from tests.convert.networks import random_tensors
 
 S, E = random_net("s", depth=18, stem=64).state_dict(), random_net("e", depth=18, stem=64).state_dict()
 
@@ -69,3 +70,31 @@ def test_the_families_own_second_encoder_needs_none(tmp_path) -> None:
     checkpoint["ema"] = encoders["key"]
     with pytest.raises(UserError, match="--encoder query or --prefix 'ema'"):
         convert(save(checkpoint, tmp_path / "d.pth"))
+
+
+VIT = random_tensors("timm-vit")
+OF_TWO_KINDS: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
+    "a ViT as teacher": ({**under("encoder_q.", S), **under("teacher.", VIT)}, {"encoder": "query"}, "teacher"),
+    "where the family has its second": (
+        {"state_dict": {**under("encoder_q.", S), **under("encoder_k.", VIT)}},
+        {"encoder": "query"},
+        "state_dict.encoder_k",
+    ),
+    "a Swin as average": ({"state_dict": S, "ema": random_tensors("timm-swin")}, {"encoder": "encoder"}, "ema"),
+}
+
+
+@pytest.mark.parametrize("name", OF_TWO_KINDS)
+def test_one_of_another_kind_needs_a_choice(name: str, tmp_path) -> None:
+    checkpoint, flags, prefix = OF_TWO_KINDS[name]
+    path = save(checkpoint, tmp_path / "c.pth")
+    with pytest.raises(UserError, match=f"two networks, a ResNet and a (ViT|Swin) .*--prefix '{prefix}'"):
+        convert(path)
+    assert_equal(convert(path, verify=False, **flags), S)  # type: ignore[arg-type]
+    assert convert(path, verify=False, prefix=prefix).architecture.name.startswith(("vit_", "swin_"))
+
+
+def test_a_resnet_beside_a_vit_needs_one_too(tmp_path) -> None:
+    path = save({**under("base_encoder.", VIT), **under("tokenizer.", S)}, tmp_path / "c.pth")
+    with pytest.raises(UserError, match="two networks, a ViT and a ResNet .*--encoder query or --prefix 'tokenizer'"):
+        convert(path)
