@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from convert.lazy_array import LazyArray, from_numpy
-from convert.safe_pickle import PickledArray, load_pickle
+from convert.safe_pickle import PickledArray, Shell, load_pickle
 from convert.safetensors_file import is_safetensors, read_safetensors
 from convert.torch_archive import is_legacy, read_legacy, read_zip
 from runtime.atomic import read_json
@@ -17,10 +18,11 @@ from runtime.errors import UserError
 from runtime.listing import listed
 
 # what DistributedDataParallel, torch.compile, FSDP and activation checkpointing add to names, at any level
-WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-MAX_DEPTH = 8  # dicts inside dicts: VISSL goes five deep
+WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module")
+IN_MODULES = ("_modules", "_parameters", "_buffers")  # where a pickled module has what its state dict names
 MAX_INDEX = 1 << 24  # bytes of the index of a sharded checkpoint
 MAX_NAME, MAX_PARTS = 1000, 60  # of a tensor: characters, and words between its dots
+MAX_DEPTH = MAX_PARTS  # dicts inside dicts: VISSL goes five deep, a pickled module twice as deep as its names
 
 # first bytes -> what the file is, for files that are not checkpoints
 OTHER_FORMATS = {
@@ -65,25 +67,29 @@ def read_checkpoint(path: str | Path, *, checksums: bool = True) -> Checkpoint:
         raise UserError(f"cannot read {path}: {error.strerror or error}") from error
     checkpoint = Checkpoint(path, shards=content.files if isinstance(content, Shards) else ())
     content = content.tensors if isinstance(content, Shards) else _without_list(content)
-    if isinstance(content, dict):
-        checkpoint.marks = frozenset(k for k in content if isinstance(k, str))
-        author = content.get("__author__")
-        checkpoint.author = author if isinstance(author, str) else ""
-        meta = content.get("meta")
-        texts = [meta.get(k) for k in ("config", "cfg")] if isinstance(meta, dict) else []
-        checkpoint.config_text = "".join(t for t in texts if isinstance(t, str))
+    checkpoint.marks = frozenset(k for k in content if isinstance(k, str))
+    author = content.get("__author__")
+    checkpoint.author = author if isinstance(author, str) else ""
+    meta = content.get("meta")
+    texts = [meta.get(k) for k in ("config", "cfg")] if isinstance(meta, dict) else []
+    checkpoint.config_text = "".join(t for t in texts if isinstance(t, str))
     _collect(checkpoint, content, (), set())
     if not checkpoint.tensors:
         raise UserError(f"cannot read {path}: it contains no tensors")
     return checkpoint
 
 
-def _without_list(content: Any) -> Any:
-    """A list or tuple as a dict by position; its only dict alone if there is one, as in ``(state_dict, epoch)``."""
+def _without_list(content: Any) -> dict[str, Any]:
+    """A list or tuple as a dict by position; its only dict is merged into it, as in ``(state_dict, epoch)``."""
+    if isinstance(content, Shell) and content.items:
+        return content.items
     if not isinstance(content, list | tuple):
-        return content
+        return content if isinstance(content, dict) else {"": content}
     dicts = [value for value in content if isinstance(value, dict)]
-    return dicts[0] if len(dicts) == 1 else {str(i): value for i, value in enumerate(content)}
+    numbered = {str(i): value for i, value in enumerate(content)}
+    if len(dicts) != 1:
+        return numbered
+    return {**{key: value for key, value in numbered.items() if value is not dicts[0]}, **dicts[0]}
 
 
 @dataclass(frozen=True)
@@ -155,22 +161,34 @@ def _read(path: Path, checksums: bool, may_be_index: bool = True) -> Any:
 
 
 def _collect(into: Checkpoint, value: Any, path: tuple[str, ...], seen: set[int]) -> None:
-    """Walk nested dicts with string keys, each dict once, so that shared and cyclic ones terminate."""
+    """Walk nested dicts, lists and the attributes of objects, each once, so that shared and cyclic ones terminate."""
     if isinstance(value, PickledArray):
         value = value.content
     if isinstance(value, np.ndarray):
         value = from_numpy(value)
     if isinstance(value, LazyArray):
         _add(into, value, ".".join(path))
-    elif isinstance(value, dict) and len(path) < MAX_DEPTH and id(value) not in seen:
+    elif isinstance(value, dict | list | tuple | Shell) and len(path) < MAX_DEPTH and id(value) not in seen:
         seen.add(id(value))
-        for key, inner in value.items():
-            if isinstance(key, str):
-                _collect(into, inner, (*path, key), seen)
+        for key, inner in _inside(value):
+            _collect(into, inner, (*path, key) if key else path, seen)
+
+
+def _inside(value: dict[Any, Any] | list[Any] | tuple[Any, ...] | Shell) -> Iterator[tuple[str, Any]]:
+    """The named contents of a container. Tensors that a module has as plain attributes are not in its state dict."""
+    if isinstance(value, dict):
+        yield from ((key, inner) for key, inner in value.items() if isinstance(key, str))
+    elif isinstance(value, Shell):
+        yield from value.items.items()
+        for state in value.states:
+            plain = any(key in state for key in IN_MODULES)
+            yield from ((k, v) for k, v in state.items() if not (plain and isinstance(v, LazyArray)))
+    else:
+        yield from ((str(index), inner) for index, inner in enumerate(value))
 
 
 def _add(into: Checkpoint, tensor: LazyArray, source: str) -> None:
-    parts = [part for part in source.split(".") if part not in WRAPPERS]
+    parts = [part for part in source.split(".") if part and part not in (*WRAPPERS, *IN_MODULES)]
     if len(source) > MAX_NAME or len(parts) > MAX_PARTS:
         raise UserError(f"cannot read {into.path}: a tensor's name is too long ({source[:60]}...)")
     name = ".".join(parts)

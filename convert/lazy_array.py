@@ -76,6 +76,8 @@ class LazyArray:
             raise UserError("it is damaged: a tensor has an impossible shape")
         empty = 0 in self.shape
         last = self.offset + sum((n - 1) * s for n, s in zip(self.shape, self.stride))
+        if not empty and last < self.storage.numel < math.prod(self.shape):
+            raise UserError("a tensor repeats few numbers many times (expand): save it with .contiguous()")
         if not empty and (last >= self.storage.numel or math.prod(self.shape) > self.storage.numel):
             raise UserError("it is damaged: a tensor reaches beyond its storage")
         code = np.dtype(self.storage.order + DTYPES[self.dtype])

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from convert.checkpoint import WRAPPERS, Checkpoint
+from convert.checkpoint import IN_MODULES, WRAPPERS, Checkpoint
 from convert.families import TABLE
 from convert.family import Family, Place
 from convert.layouts import LAYOUTS, AnyLayout, AnyPart
@@ -132,7 +132,7 @@ def _only_encoder(checkpoint: Checkpoint, row: Family, prefixes: set[str]) -> st
 
 
 def _at_prefix(checkpoint: Checkpoint, prefix: str, prefixes: set[str]) -> Encoder:
-    root = ".".join(p for p in prefix.strip(".").split(".") if p not in WRAPPERS)
+    root = ".".join(p for p in prefix.strip(".").split(".") if p not in (*WRAPPERS, *IN_MODULES))
     for layout in LAYOUTS:
         if names := _take(checkpoint, Place((root,), layout), prefixes):
             return Encoder(CUSTOM, prefix, names, LAYOUTS[layout])

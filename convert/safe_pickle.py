@@ -1,10 +1,10 @@
 """Reads pickles as data: every global in the stream is replaced by a stand-in, so nothing in a file is executed.
 
 A pickle can name any importable callable and have it called (opcodes GLOBAL and REDUCE). Here ``find_class`` never
-imports: a name becomes a :class:`Shell` that knows its name and nothing else, and what the stream does with it is
-looked up in ``CALLS``. Tensors become :class:`LazyArray`, numpy arrays are rebuilt from validated bytes. Whatever else
-lies beside the weights (a scheduler, a dataclass, ``functools.partial``, an ``omegaconf`` tree) stays a shell: the
-packages need not be installed, and calls, attributes and items of shells have no effect.
+imports: a name becomes a :class:`Shell`, and what the stream does with it is looked up in ``CALLS``. Tensors become
+:class:`LazyArray`, numpy arrays are rebuilt from validated bytes. Whatever else lies beside the weights (a scheduler, a
+dataclass, ``functools.partial``, an ``omegaconf`` tree) stays a shell: the packages need not be installed, calls of
+shells have no effect, and their attributes and items are data like any other.
 
 A name that only an attack needs is an error that names it, although it would have no effect either.
 """
@@ -77,10 +77,15 @@ STORAGES = {
 
 
 class Shell:
-    """An object that is neither a tensor nor a container. It has no content; calling it gives another one."""
+    """An object that is neither a tensor nor a plain container. Calling it gives another one.
+
+    What the file stores in it is kept as data: ``items`` by key (a subclass of dict), ``states`` as attributes.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name  # dotted, as the file has it; of a call's result: of what was called
+        self.items: dict[str, Any] = {}
+        self.states: list[dict[str, Any]] = []
 
 
 class PickledDtype(Shell):
@@ -139,6 +144,10 @@ def _from_buffer(unpickler: SafeUnpickler, content: Any, dtype: Any, shape: Any,
 def _rebuild_tensor(unpickler: SafeUnpickler, storage: Any, offset: Any, size: Any, stride: Any, *rest: Any) -> Any:
     if not isinstance(storage, Storage) or not isinstance(offset, int):
         raise pickle.UnpicklingError("a tensor without storage")
+    # requires_grad, hooks, then what the view does to its storage: torch writes {"neg": True} or {"conj": True}
+    changes = rest[2] if len(rest) > 2 and isinstance(rest[2], dict) else {}
+    if any(changes.values()):
+        return unreadable(f"a view that changes its storage ({', '.join(changes)[:20]})", _sizes(size))
     return LazyArray(storage, offset, _sizes(size), _sizes(stride))
 
 
@@ -221,12 +230,19 @@ class SafeUnpickler(InertUnpickler):
         return stand_in(self, *arguments) if stand_in else Shell(function.name)
 
     def set_state(self, value: Any, state: Any) -> None:
-        """Content for a numpy array or dtype; the state of anything else is dropped."""
+        """Content for a numpy array or dtype; the attributes of anything else are kept as data."""
         if isinstance(value, PickledDtype):
             value.set_state(state)
         elif isinstance(value, PickledArray):
             _, shape, dtype, fortran, content = state
             value.content = _array(self, content, dtype, shape, "F" if fortran else "C")
+        elif isinstance(value, Shell):
+            with_slots = state if isinstance(state, tuple) and len(state) == 2 else (state,)
+            value.states += [part for part in with_slots if isinstance(part, dict)]
+
+    def items_of(self, value: Any) -> dict[str, Any] | None:
+        """Of a subclass of dict, the items; its class is not imported."""
+        return value.items if isinstance(value, Shell) else super().items_of(value)
 
     def persistent_load(self, pid: Any) -> Storage | Shell:
         """The storage of one tensor (torch.save keeps the bytes outside the pickle); a shell for a module's class."""

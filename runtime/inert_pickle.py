@@ -83,6 +83,10 @@ class InertUnpickler(pickle._Unpickler):
         """What takes the place of restoring the attributes of ``value``."""
         raise NotImplementedError
 
+    def items_of(self, value: Any) -> dict[str, Any] | None:
+        """The dict that takes what the stream stores by key in ``value``; None where nothing does."""
+        return value if isinstance(value, dict) else None
+
     def _reduce(self) -> None:
         arguments = self.stack.pop()
         self.stack[-1] = self.call(self.stack[-1], arguments)
@@ -131,7 +135,7 @@ class InertUnpickler(pickle._Unpickler):
 
     def _update(self, pairs: list[Any]) -> None:
         # text keys alone: names of tensors are text, and only text is hashed in a time that nobody can choose
-        if isinstance(target := self.stack[-1], dict):
+        if (target := self.items_of(self.stack[-1])) is not None:
             target.update((key, value) for key, value in zip(pairs[::2], pairs[1::2]) if isinstance(key, str))
 
     def _dict(self) -> None:
