@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 PREFIXES = ("module.encoder_q.", "encoder_q.", "module.", "")
 DICTIONARY = {"queue", "queue_ptr"}  # what a checkpoint may hold beside its encoder
+FLAGS = "--(encoder|prefix|family|heads|preprocessing) "  # in messages of the converter
 HEADS = ({"fc.weight", "fc.bias"}, {"fc.0.weight", "fc.0.bias", "fc.2.weight", "fc.2.bias"})
 
 
@@ -52,15 +54,21 @@ def read_encoder(path: str | Path, arch: str | None = None) -> ReadEncoder:
         prefix = next((p for p in PREFIXES if p + "conv1.weight" in checkpoint["state_dict"]), None)
     except (UserError, TypeError):
         prefix = None
-    if prefix is None or (arch or str(checkpoint["arch"])) not in RESNETS:
-        return _converted(path, arch)
-    return _of_pretraining(path, arch or str(checkpoint["arch"]), prefix, checkpoint)
+    try:
+        if prefix is None or (arch or str(checkpoint["arch"])) not in RESNETS:
+            return _converted(path, arch)
+        return _of_pretraining(path, arch or str(checkpoint["arch"]), prefix, checkpoint)
+    except UserError as error:
+        if re.search(FLAGS, str(error)):
+            raise UserError(f"{error}. These are flags of convert/to_d2.py: probe the file that it writes") from error
+        raise
 
 
 def _of_pretraining(path: str | Path, arch: str, prefix: str, checkpoint: dict[str, Any]) -> ReadEncoder:
-    state = checkpoint["state_dict"]
+    state = {name: value for name, value in checkpoint["state_dict"].items() if isinstance(name, str)}
     weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     weights = {name: value for name, value in weights.items() if name.rsplit(".", 1)[-1] not in DICTIONARY}
+    _refuse_strange_values(path, weights)
     head = {name for name in weights if name.startswith("fc.")}
     if head not in HEADS:  # of another method: only the features before it are read
         weights = {name: value for name, value in weights.items() if name not in head}
@@ -78,9 +86,43 @@ def _of_pretraining(path: str | Path, arch: str, prefix: str, checkpoint: dict[s
         raise UserError(f"{path} is not a {arch}: it has {len(unused)} more tensors ({listed(unused, 4)}); check -a")
     if bad := [name for name, value in encoder.state_dict().items() if not torch.isfinite(value).all()]:
         raise UserError(f"{path}: {bad[0]} holds NaN or Inf: the training diverged; take an earlier checkpoint")
-    settings = checkpoint.get("settings")
-    settings = settings if isinstance(settings, dict) else {}
+    _refuse_second_encoder(path)
+    settings = _own_settings(checkpoint.get("settings"))
     return ReadEncoder(encoder.eval(), arch, last is not None, settings, "a pretraining checkpoint")
+
+
+def _refuse_strange_values(path: str | Path, weights: dict[str, Any]) -> None:
+    """Raise UserError for what ``load_state_dict`` would take for a weight, or end in a traceback at."""
+    for name, value in weights.items():
+        if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
+            kind = str(value.layout) if isinstance(value, torch.Tensor) else type(value).__name__
+            raise UserError(f"{path}: {name} is {kind}, not a tensor of weights")
+        if name.endswith("num_batches_tracked"):
+            continue
+        if not value.is_floating_point():
+            raise UserError(
+                f"{path}: {name} holds {str(value.dtype).removeprefix('torch.')}, not floating point weights"
+            )
+        if not value.ndim:
+            raise UserError(f"{path}: {name} is a single number, which no tensor of a network is")
+        if name.endswith("running_var") and bool((value < 0).any()):
+            raise UserError(f"{path}: {name} holds negative numbers, which no variance is: the file is damaged")
+    if not any(bool(value.any()) for value in weights.values() if value.ndim == 4):
+        raise UserError(f"{path}: all its convolutions are 0: the weights were never filled in, or were lost in saving")
+
+
+def _refuse_second_encoder(path: str | Path) -> None:
+    """Raise UserError if the file holds another network too, and nothing says which one is meant: an average, say."""
+    from convert.checkpoint import read_checkpoint
+    from convert.recognition import recognise
+
+    recognise(read_checkpoint(path, checksums=False))
+
+
+def _own_settings(settings: Any) -> dict[str, Any]:
+    """The settings of this project's pretraining; {} for those of other code under the same name."""
+    size = settings.get("image_size", 224) if isinstance(settings, dict) else None
+    return settings if isinstance(size, int) and not isinstance(size, bool) and size > 0 else {}
 
 
 def _converted(path: str | Path, arch: str | None) -> ReadEncoder:
