@@ -187,9 +187,15 @@ def _take(checkpoint: Checkpoint, place: Place, prefixes: set[str]) -> dict[Any,
 
 def _under(checkpoint: Checkpoint, layout: AnyLayout, root: str) -> dict[Any, str]:
     start = len(root) + 1 if root else 0
-    names = {}
+    names: dict[Any, str] = {}
     for name in checkpoint.tensors:
         if (not root or name.startswith(f"{root}.")) and (part := layout.parse(name[start:])):
+            if _differ(checkpoint, {part: names.get(part, name)}, {part: name}):
+                first, second = (checkpoint.source_names[n] for n in (names[part], name))
+                raise UserError(
+                    f"{checkpoint.path} has two tensors for one place in the network, {first} and {second}, and they "
+                    "differ: keep the one that is meant"
+                )
             names[part] = name
     return names
 

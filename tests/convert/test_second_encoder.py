@@ -98,3 +98,22 @@ def test_a_resnet_beside_a_vit_needs_one_too(tmp_path) -> None:
     path = save({**under("base_encoder.", VIT), **under("tokenizer.", S)}, tmp_path / "c.pth")
     with pytest.raises(UserError, match="two networks, a ViT and a ResNet .*--encoder query or --prefix 'tokenizer'"):
         convert(path)
+
+
+HF = random_tensors("transformers-vit")
+# a second tensor for a place that has one, in another of the names that its maker has used
+TWICE: dict[str, tuple[dict[str, torch.Tensor], str, str]] = {
+    "a block in two chunks": (VIT, "blocks.1.norm1.weight", "blocks.0.1.norm1.weight"),
+    "two names of registers": (random_tensors("timm-dinov2-registers"), "reg_token", "register_tokens"),
+    "two versions of transformers": (HF, "layers.0.mlp.fc1.bias", "layers.0.intermediate.dense.bias"),
+}
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_two_tensors_for_one_place_are_not_mixed(name: str, tmp_path) -> None:
+    tensors, one, other = TWICE[name]
+    expected = convert(save(tensors, tmp_path / "a.pth"), verify=False)
+    same = convert(save({**tensors, other: tensors[one].clone()}, tmp_path / "b.pth"), verify=False)
+    assert all((same.tensors[key] == array).all() for key, array in expected.tensors.items())
+    with pytest.raises(UserError, match=f"two tensors for one place in the network, {one} and {other}"):
+        convert(save({**tensors, other: tensors[one] + 1}, tmp_path / "c.pth"))
