@@ -74,6 +74,8 @@ def read_checkpoint(path: str | Path, *, checksums: bool = True) -> Checkpoint:
     texts = [meta.get(k) for k in ("config", "cfg")] if isinstance(meta, dict) else []
     checkpoint.config_text = "".join(t for t in texts if isinstance(t, str))
     _collect(checkpoint, content, (), set())
+    if "" in checkpoint.tensors:
+        raise UserError(f"cannot read {path}: it holds a single tensor without a name, not a checkpoint")
     if not checkpoint.tensors:
         raise UserError(f"cannot read {path}: it contains no tensors")
     return checkpoint
@@ -121,6 +123,11 @@ def _read_shards(index: Path, checksums: bool) -> Shards:
         key for key, name in places.items() if not isinstance(shards[name], dict) or key not in shards[name]
     ]:
         raise UserError(f"its shards lack tensors that its weight_map names: {listed(missing, 3)}")
+    if extra := [key for name in names for key in shards[name] if places.get(key) != name]:
+        raise UserError(
+            f"its shards hold tensors that its weight_map does not name there: {listed(extra, 3)}; fetch all files of "
+            "one version"
+        )
     tensors = {key: shards[name][key] for key, name in places.items()}
     return Shards(tensors, tuple(index.with_name(name) for name in names))
 

@@ -159,6 +159,19 @@ def _rebuild_typed_tensor(unpickler: SafeUnpickler, storage: Any, offset: Any, s
     )
 
 
+def _rebuild_wrapper(unpickler: SafeUnpickler, kind: Any, dtype: Any, size: Any, *rest: Any) -> Any:
+    # a tensor whose numbers lie in others: DTensor, of which each process has a part
+    return unreadable(f"a {kind.name[:80]}" if isinstance(kind, Shell) else "a wrapper of tensors", _sizes(size))
+
+
+def _rebuild_meta(unpickler: SafeUnpickler, dtype: Any, size: Any, *rest: Any) -> Any:
+    return unreadable("a tensor without numbers (device meta)", _sizes(size))
+
+
+def _rebuild_quantised(unpickler: SafeUnpickler, storage: Any, offset: Any, size: Any, *rest: Any) -> Any:
+    return unreadable("a quantised tensor", _sizes(size))
+
+
 def _rebuild_subclass(unpickler: SafeUnpickler, function: Any, kind: Any, arguments: Any, state: Any) -> Any:
     return unpickler.call(function, arguments)  # a tensor or parameter with attributes of its own
 
@@ -187,6 +200,9 @@ CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v3": _rebuild_typed_tensor,
+    "torch._utils._rebuild_wrapper_subclass": _rebuild_wrapper,
+    "torch._utils._rebuild_meta_tensor_no_storage": _rebuild_meta,
+    "torch._utils._rebuild_qtensor": _rebuild_quantised,
     "torch._utils._rebuild_parameter": lambda unpickler, data, *rest: data,
     "torch._utils._rebuild_parameter_with_state": lambda unpickler, data, *rest: data,
     "torch._tensor._rebuild_from_type_v2": _rebuild_subclass,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,34 @@ def test_a_view_that_changes_its_numbers_is_not_read_without_it(view: Any, tmp_p
 def test_a_repeated_number_is_not_called_damage(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"repeats few numbers many times \(expand\): save it with .contiguous"):
         convert(save({**S, "bn1.weight": torch.ones(1).expand(64)}, tmp_path / "c.pth"))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda x: x.to("meta"), r"a tensor without numbers \(device meta\)"),
+        (lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8), "a quantised tensor"),
+    ],
+)
+def test_a_tensor_without_its_numbers_is_named(change: Any, kind: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"conv1\.weight holds {kind}, not floating point weights"):
+        convert(save({**S, "conv1.weight": change(S["conv1.weight"])}, tmp_path / "c.pth"))
+
+
+def test_a_single_tensor_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a single tensor without a name, not a checkpoint"):
+        convert(save(S["conv1.weight"], tmp_path / "c.pth"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("extra", ["conv1.weight", "another.weight"])
+def test_a_shard_holds_what_its_index_says(extra: str, tmp_path: Path) -> None:
+    files = {"a.bin": {"conv1.weight": S["conv1.weight"]}, "b.bin": {k: S[k] for k in S if k != "conv1.weight"}}
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text(json.dumps({"weight_map": {key: file for file, part in files.items() for key in part}}))
+    for file, part in files.items():
+        torch.save(part, tmp_path / file)
+    assert_equal(convert(index, verify=False), S)
+    torch.save({**files["b.bin"], extra: S["conv1.weight"] + 1}, tmp_path / "b.bin")
+    with pytest.raises(UserError, match=f"tensors that its weight_map does not name there: {extra}"):
+        convert(index)
