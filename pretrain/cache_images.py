@@ -93,10 +93,11 @@ def main(argv: list[str] | None = None) -> int:
     labelled = _labelled(args.images, args.split) or source
     for finding in labelled.findings:
         print(finding.line(), file=sys.stderr)
+    whole = source.whole_fingerprints()
     plan = {
-        "files_fingerprint": source.files_fingerprint,
+        "files_fingerprint": whole.files,
         "shorter_side": args.shorter_side,
-        "times_fingerprint": source.times_fingerprint,
+        "times_fingerprint": whole.times,
     }
     with RunLock(args.cache):
         if image_cache.is_cache(args.cache):

@@ -7,6 +7,7 @@ was drawn by. NaN stands for an image that was not seen yet.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,14 +21,18 @@ _LINE = 128  # bytes of the first line, so that the numbers are aligned
 class ImageScores:
     """Scores of the images of one data set; ``now`` and ``drawn_by`` are float32 N."""
 
-    def __init__(self, folder: Path | None, images: int, fingerprint: str) -> None:
+    def __init__(
+        self, folder: Path | None, images: int, fingerprint: str, like: Callable[[str], str] | None = None
+    ) -> None:
         """Open or make the file in ``folder``, all images unseen; None for memory alone (ranks other than the first).
 
-        Raises UserError for a file of other images, or one that is damaged.
+        ``like``: the fingerprint of the same images to compare with that of a file (``ImageSource.fingerprints_like``);
+        without it there is one only. Raises UserError for a file of other images, or one that is damaged.
         """
-        self._rows = (
-            np.full((2, images), np.nan, np.float32) if folder is None else _mapped(folder, images, fingerprint)
-        )
+        if folder is None:
+            self._rows = np.full((2, images), np.nan, np.float32)
+        else:
+            self._rows = _mapped(folder, images, fingerprint, like or (lambda recorded: fingerprint))
         self._rows[:] = np.nan
         self.now: np.ndarray = self._rows[0]
         self.drawn_by: np.ndarray = self._rows[1]
@@ -59,14 +64,19 @@ class ImageScores:
         self._rows[:] = state
 
 
-def _mapped(folder: Path, images: int, fingerprint: str) -> np.ndarray:
-    path, line = folder / FILE, f"scores 1 {images} {fingerprint}".encode().ljust(_LINE - 1) + b"\n"
+def _mapped(folder: Path, images: int, fingerprint: str, like: Callable[[str], str]) -> np.ndarray:
+    path, line = folder / FILE, _line(images, fingerprint)
     if path.exists():
-        with open(path, "rb") as file:
+        with open(path, "r+b") as file:
             found = file.read(_LINE)
-        if found != line or path.stat().st_size != _LINE + 8 * images:
-            what = "is damaged" if not found.startswith(b"scores 1 ") or found == line else "is of other images"
-            raise UserError(f"{path} {what}, not the scores of these {images} images; move it away")
+            words = found.split()
+            same = len(words) == 4 and found == _line(images, like(words[3].decode("ascii", "replace")))
+            if not same or path.stat().st_size != _LINE + 8 * images:
+                what = "is damaged" if same or not found.startswith(b"scores 1 ") else "is of other images"
+                raise UserError(f"{path} {what}, not the scores of these {images} images; move it away")
+            if found != line:
+                file.seek(0)
+                file.write(line)
     else:
         partial = path.with_name(f".{FILE}.partial")
         with open(partial, "wb") as file:
@@ -74,3 +84,8 @@ def _mapped(folder: Path, images: int, fingerprint: str) -> np.ndarray:
             file.truncate(_LINE + 8 * images)
         os.replace(partial, path)
     return np.memmap(path, np.float32, "r+", _LINE, (2, images))
+
+
+def _line(images: int, fingerprint: str) -> bytes:
+    """The first line: format, number of images, their fingerprint."""
+    return f"scores 1 {images} {fingerprint}".encode().ljust(_LINE - 1) + b"\n"

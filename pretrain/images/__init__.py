@@ -42,8 +42,8 @@ def _open(source: str, labels: bool, split: str | None) -> ImageSource:
         return open_list(path, labels)
     if path.is_dir():
         folder = training_folder(path, split)
-        shards = sorted(folder.glob("*.tar"))
         listing = list_folder(folder)
+        shards = sorted(folder / name for name in listing.tars)
         if shards and listing.names:
             raise UserError(
                 f"{folder} holds both tar files ({shards[0].name}) and image files ({listing.names[0]}): move one of "

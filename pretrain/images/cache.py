@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pretrain.images.decode import BadImage, Scratch
+from pretrain.images.fingerprints import Fingerprints, is_sampled, with_labels
 from pretrain.images.source import ImageSource
 from runtime.errors import UserError
 from runtime.findings import Finding
@@ -41,18 +42,19 @@ class CachedImages(ImageSource):
     """The images of a cache folder.
 
     labels: True asks for class numbers; UserError when the cache was made without them.
-    made_from: the cache must hold exactly these images (names and sizes), or UserError; None for no such check.
+    made_from: the cache must hold exactly these images (by their fingerprint), or UserError; None for no such check.
     """
 
     def __init__(self, folder: Path, *, labels: bool, made_from: ImageSource | None = None) -> None:
         summary = read_summary(folder)
-        if made_from is not None and made_from.files_fingerprint != summary["files_fingerprint"]:
+        files, times = _recorded(summary, made_from)
+        theirs = None if made_from is None else made_from.fingerprints_like(files)
+        if theirs is not None and theirs.files != files:
             raise UserError(
                 f"the cache {folder} was made from other images, or they have changed since; make it again: "
                 + pasteable("pretrain/cache_images.py", [summary["source"], folder])
             )
-        times = summary.get("times_fingerprint", "")  # caches of earlier versions have none
-        if made_from is not None and times not in ("", made_from.times_fingerprint):
+        if theirs is not None and times not in ("", theirs.times):
             raise UserError(
                 f"the images of {summary['source']} have been changed or copied since the cache {folder} was made "
                 f"(same names and sizes, other times); make it again, or name {folder} itself as the images"
@@ -64,7 +66,10 @@ class CachedImages(ImageSource):
         if labels and classes is None:
             raise UserError(f"labels are needed, but the cache {folder} was made without any")
         super().__init__(summary["names"], numbers, classes)
-        self._set_fingerprint(summary["files_fingerprint"], times)
+        if made_from is not None:  # as if the images were read from their files, whichever way the cache recorded them
+            files, times = made_from.files_fingerprint, times and made_from.times_fingerprint
+        self._set_fingerprints(Fingerprints(with_labels(files, self.labels()), files, times))
+        self._recorded_files = summary["files_fingerprint"], summary.get("times_fingerprint", "")
         self.findings = [Finding(**record) for record in summary.get("findings", [])]
         self._folder, self._reasons = folder, summary["bad"]
         whole = _size_of(folder / SIZES) == 8 * len(self)
@@ -85,8 +90,21 @@ class CachedImages(ImageSource):
         end = int(self._ends[index])
         return MappedPicture(self._mapped[end - height * width * 3 : end].reshape(height, width, 3))
 
+    def whole_fingerprints(self) -> Fingerprints:
+        """See ImageSource.whole_fingerprints; those of the files when the cache was made."""
+        files, times = self._recorded_files
+        return Fingerprints(with_labels(files, self.labels()), files, times)
+
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_mapped": None}  # a mapping cannot be pickled; each process makes its own
+
+
+def _recorded(summary: dict, made_from: ImageSource | None) -> tuple[str, str]:
+    """(files, times): the fingerprints of a cache's images that can be compared with those of ``made_from`` soonest."""
+    sampled = summary.get("sampled_fingerprints")  # where there are many images; caches of earlier versions have none
+    if sampled and (made_from is None or is_sampled(made_from.files_fingerprint)):
+        return sampled["files"], sampled["times"]
+    return summary["files_fingerprint"], summary.get("times_fingerprint", "")  # the first caches have no times
 
 
 def is_cache(folder: Path) -> bool:
@@ -128,13 +146,15 @@ def usable_sizes(folder: Path) -> np.ndarray:
 def summarise(source: ImageSource, spec: str, shorter_side: int, bad: dict[int, str]) -> dict:
     """The content of cache.json for a cache of ``source``. bad: {index: reason} of the unreadable images."""
     names: Sequence[str] = [source.name(index) for index in range(len(source))]
-    numbers = source.labels()
+    numbers, whole = source.labels(), source.whole_fingerprints()
+    own = {"files": source.files_fingerprint, "times": source.times_fingerprint}
     return {
         "schema": SCHEMA,
         "source": spec,
         "shorter_side": shorter_side,
-        "files_fingerprint": source.files_fingerprint,
-        "times_fingerprint": source.times_fingerprint,
+        "files_fingerprint": whole.files,  # of all files: little beside decoding them
+        "times_fingerprint": whole.times,
+        **({"sampled_fingerprints": own} if is_sampled(source.files_fingerprint) else {}),
         "findings": [finding.as_record() for finding in source.findings],
         "bad": {str(index): reason for index, reason in bad.items()},
         "classes": source.classes,

@@ -9,6 +9,7 @@ pixels = source.load(0)                           # uint8 H x W x 3, RGB
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from pretrain.images.decode import BadImage, EncodedPicture, Picture
+from pretrain.images.fingerprints import Fingerprints, file_states, fingerprint_files
 from pretrain.images.listing import Listing
-from pretrain.images.source import ImageSource, fingerprint
+from pretrain.images.source import ImageSource
 from runtime.errors import UserError
 from runtime.findings import Finding
 from runtime.image_formats import EXTENSIONS, open_regular
+
+# what a path may hold that does not change which file it names; hardly any does, and normpath is slow
+_UNUSUAL = re.compile(r"//|(^|/)\.\.?(/|$)|/$")
 
 
 class ImageFiles(ImageSource):
@@ -30,17 +35,26 @@ class ImageFiles(ImageSource):
         self,
         root: Path,
         listing: Listing,
-        labels: Sequence[int] | None,
+        labels: Sequence[int] | np.ndarray | None,
         classes: list[str] | None,
     ) -> None:
         super().__init__(listing.names, labels, classes)
         self.root = root
         self.findings = listing.findings()
-        self._sizes = np.asarray(listing.sizes, np.int64)
-        self._set_fingerprint(fingerprint(listing.names, listing.sizes), fingerprint([], listing.times))
+        self._sizes: np.ndarray | None = None
+        self._whole: Fingerprints | None = None
+        self._set_fingerprints(fingerprint_files(root, self._names, self._labels))
+
+    def whole_fingerprints(self) -> Fingerprints:
+        """See ImageSource.whole_fingerprints."""
+        if self._whole is None:
+            self._whole = fingerprint_files(self.root, self._names, self._labels, whole=True)
+        return self._whole
 
     def byte_sizes(self) -> np.ndarray:
-        """See ImageSource.byte_sizes."""
+        """See ImageSource.byte_sizes. Asks every file, so it is slow where there are many."""
+        if self._sizes is None:
+            self._sizes = file_states(self.root, self._names)[0]
         return self._sizes
 
     def picture(self, index: int) -> Picture:
@@ -64,10 +78,9 @@ def open_folder(folder: Path, listing: Listing, labels: bool) -> ImageSource:
         raise UserError(f"no image in {folder} or its sub-folders{others}; images end in {' '.join(EXTENSIONS)}")
     if not labels:
         return ImageFiles(folder, listing, None, None)
-    tops = [name.split("/", 1)[0] if "/" in name else None for name in names]
-    classes = sorted({top for top in tops if top is not None})
-    if None in tops or not classes:
-        loose = names[tops.index(None)] if None in tops else folder
+    classes = sorted(listing.counts)
+    if sum(listing.counts.values()) < len(names) or not classes:
+        loose = next((name for name in names if "/" not in name), folder)
         raise UserError(
             f"labels are needed: put the images into one sub-folder per class, {folder}/CLASS/...; {loose} is in none"
         )
@@ -78,7 +91,8 @@ def open_folder(folder: Path, listing: Listing, labels: bool) -> ImageSource:
             f"{len(classes)} with images{others}); convert its files, or move the folder away"
         )
     number = {name: index for index, name in enumerate(classes)}
-    return ImageFiles(folder, listing, [number[str(top)] for top in tops], classes)
+    labels_of_tops = [number[top] for top in listing.counts]  # names of one folder stand together
+    return ImageFiles(folder, listing, np.repeat(labels_of_tops, list(listing.counts.values())), classes)
 
 
 def open_list(path: Path, labels: bool) -> ImageSource:
@@ -94,8 +108,7 @@ def open_list(path: Path, labels: bool) -> ImageSource:
     names = [row[0].strip() for row in rows]
     if "" in names:
         raise UserError(f"entry {names.index('') + 1} of {path} has no path; write PATH or PATH<tab>CLASS")
-    states = [_state_at(path.parent / name) for name in names]
-    listing = Listing(names, [size for size, _ in states], [time for _, time in states])
+    listing = Listing(names)
     if not labels:
         source = ImageFiles(path.parent, listing, None, None)
     else:
@@ -110,17 +123,10 @@ def open_list(path: Path, labels: bool) -> ImageSource:
 
 
 def _repeated(names: list[str]) -> list[Finding]:
-    counts = Counter(os.path.normpath(name) for name in names)
-    twice = [name for name, count in counts.items() if count > 1]
-    extra = len(names) - len(counts)
+    paths = [os.path.normpath(name) if _UNUSUAL.search(name) else name for name in names]
+    extra = len(paths) - len(set(paths))
+    if not extra:
+        return []
+    example = next(name for name, count in Counter(paths).items() if count > 1)
     message = "shown more often than the others, and their own negatives; remove the repeated lines"
-    return [Finding("image listed twice", extra, twice[0], message)] if twice else []
-
-
-def _state_at(path: Path) -> tuple[int, int]:
-    """(size in bytes, time of the last change in ns), -1 for a file that cannot be found."""
-    try:
-        state = path.stat()
-    except (OSError, ValueError):  # ValueError: a NUL in the name
-        return -1, -1
-    return state.st_size, state.st_mtime_ns
+    return [Finding("image listed twice", extra, example, message)]

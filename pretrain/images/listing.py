@@ -15,6 +15,7 @@ from runtime.listing import listed
 
 # what file managers, network drives and archivers leave behind; hidden folders are skipped as well
 JUNK = {"@eadir", "__macosx", "#recycle", "$recycle.bin", "lost+found", "system volume information"}
+_IMAGES = frozenset(EXTENSIONS)  # each is one dot and what follows it
 _ENDING = r"([ _-]?(set|split|data|images?))?[ _-]?\d*"  # val2017, train_images, test-set
 TRAINING = re.compile(f"train(ing)?{_ENDING}")
 VALIDATION = re.compile(f"val(id|idation)?{_ENDING}")
@@ -25,18 +26,19 @@ HELD_OUT = re.compile(f"{VALIDATION.pattern}|(test|testing|dev|eval|evaluation){
 class Listing:
     """The images below a folder, in the order of their names.
 
-    names: relative to it, with forward slashes. sizes: in bytes, -1 for a dangling link. times: of the last change, in
-    ns. skipped: {suffix: number} of other files. junk: hidden and known junk entries. folders: those directly below.
-    held_out: folders further down whose names are those of a validation or test set.
+    names: relative to it, with forward slashes. counts: images below each folder directly below it that has any, in
+    the order of the names. skipped: {suffix: number} of other files. junk: hidden and known junk entries. folders:
+    those directly below. tars: entries directly below that end in .tar. held_out: folders further down whose names are
+    those of a validation or test set.
     """
 
     names: list[str] = field(default_factory=list)
-    sizes: list[int] = field(default_factory=list)
-    times: list[int] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=dict)
     skipped: Counter[str] = field(default_factory=Counter)
     example: str = ""
     junk: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
+    tars: list[str] = field(default_factory=list)
     held_out: list[str] = field(default_factory=list)
 
     def skipped_text(self) -> str:
@@ -61,40 +63,66 @@ class Listing:
 def list_folder(folder: Path) -> Listing:
     """Every image below ``folder``, at any depth. UserError where a folder cannot be read."""
     listing = Listing()
-    images: list[tuple[str, int, int]] = []
-    _walk(folder, "", listing, images)
-    images.sort()
-    for name, size, time in images:
-        listing.names.append(name)
-        listing.sizes.append(size)
-        listing.times.append(time)
+    _walk(folder, "", listing)
     listing.folders.sort()
     return listing
 
 
-def _walk(folder: str | Path, prefix: str, listing: Listing, images: list[tuple[str, int, int]]) -> None:
+def _walk(folder: str | Path, prefix: str, listing: Listing) -> None:
+    """Append what is below ``folder``, sorted level by level, a folder by its name with the slash: so the paths come
+    out in the order of the sorted list of all, without sorting that list."""
+    images: list[str] = []
+    folders: dict[str, str] = {}
     try:
         with os.scandir(folder) as entries:
-            for entry in entries:
+            for entry in entries:  # for every file of a set: the common case costs one comparison after another
                 name = entry.name
-                is_folder = entry.is_dir()
-                is_image = not is_folder and name.lower().endswith(EXTENSIONS)
-                if _is_junk(name):
-                    if is_folder or is_image:
-                        listing.junk.append(prefix + name)
-                elif is_folder:
-                    if not prefix:
-                        listing.folders.append(name)
-                    elif HELD_OUT.fullmatch(name.lower()):
-                        listing.held_out.append(prefix + name)
-                    _walk(entry.path, f"{prefix}{name}/", listing, images)
-                elif is_image:
-                    images.append((prefix + name, *_state(entry)))
+                if entry.is_dir():
+                    if not _is_other_folder(name, prefix, listing):
+                        folders[name + "/"] = entry.path
+                elif name[name.rfind(".") :].lower() in _IMAGES and name[0] != ".":
+                    images.append(name)
                 else:
-                    listing.skipped[suffix_of(name)] += 1
-                    listing.example = listing.example or prefix + name
+                    _note_other_file(name, prefix, listing)
     except OSError as error:
         raise UserError(f"cannot read the folder {folder}: {error.strerror}") from error
+    if not folders:
+        images.sort()
+        listing.names += [prefix + name for name in images]
+        return
+    for name in sorted([*images, *folders]):
+        if name not in folders:
+            listing.names.append(prefix + name)
+            continue
+        before = len(listing.names)
+        _walk(folders[name], prefix + name, listing)
+        if not prefix and len(listing.names) > before:
+            listing.counts[name[:-1]] = len(listing.names) - before
+
+
+def _is_other_folder(name: str, prefix: str, listing: Listing) -> bool:
+    """Whether a folder is junk; notes that, and what else is to be known of it."""
+    if not prefix and name.endswith(".tar"):
+        listing.tars.append(name)
+    if _is_junk(name):
+        listing.junk.append(prefix + name)
+        return True
+    if not prefix:
+        listing.folders.append(name)
+    elif HELD_OUT.fullmatch(name.lower()):
+        listing.held_out.append(prefix + name)
+    return False
+
+
+def _note_other_file(name: str, prefix: str, listing: Listing) -> None:
+    if not prefix and name.endswith(".tar"):
+        listing.tars.append(name)
+    if _is_junk(name):
+        if name.lower().endswith(EXTENSIONS):
+            listing.junk.append(prefix + name)
+    else:
+        listing.skipped[suffix_of(name)] += 1
+        listing.example = listing.example or prefix + name
 
 
 def _is_junk(name: str) -> bool:
@@ -104,14 +132,6 @@ def _is_junk(name: str) -> bool:
 def is_junk(path: str) -> bool:
     """Whether a relative path with forward slashes has a hidden or known junk part."""
     return any(_is_junk(part) for part in path.split("/") if part not in (".", ".."))
-
-
-def _state(entry: os.DirEntry[str]) -> tuple[int, int]:
-    try:
-        state = entry.stat()
-    except OSError:  # a dangling link stays in the list, so that it is reported as a bad image
-        return -1, -1
-    return state.st_size, state.st_mtime_ns
 
 
 def training_folder(folder: Path, split: str | None) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pretrain.images.listing import is_junk
-from pretrain.images.source import Names
+from pretrain.images.names import Names
 from runtime.atomic import write_bytes
 from runtime.errors import UserError
 from runtime.image_formats import EXTENSIONS

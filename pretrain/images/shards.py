@@ -20,8 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from pretrain.images.decode import BadImage, EncodedPicture
+from pretrain.images.fingerprints import fingerprint
 from pretrain.images.shard_index import UNLABELLED, ShardIndex, read_index
-from pretrain.images.source import ImageSource, fingerprint
+from pretrain.images.source import ImageSource
 from runtime.errors import UserError
 from runtime.findings import Finding
 from runtime.image_formats import EXTENSIONS, MAX_BYTES, suffix_of

@@ -1,34 +1,17 @@
-"""The interface of a set of images, and a compact list of their names."""
+"""The interface of a set of images."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Sequence
 
 import numpy as np
 
 from pretrain.images.decode import BadImage, Picture
+from pretrain.images.fingerprints import Fingerprints, is_sampled
+from pretrain.images.names import Names
 from runtime.errors import UserError
 from runtime.findings import Finding
 from runtime.listing import listed
-
-
-class Names(Sequence[str]):
-    """Many strings in two flat buffers: 8 bytes each beyond their text, and no Python object per image. Forked workers
-    share these pages; reference counts of a list of strings would make every worker copy it."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        encoded = [os.fsencode(name) for name in names]
-        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
-        self._text = b"".join(encoded)
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    def __getitem__(self, index: int) -> str:  # type: ignore[override]  # slices are not needed
-        start = self._ends[index - 1] if index else 0
-        return os.fsdecode(self._text[start : self._ends[index]])
 
 
 class ImageSource:
@@ -39,6 +22,7 @@ class ImageSource:
     files_fingerprint: the same without the labels, by which a cache notices other images.
     times_fingerprint: sha256 (hex) over the times at which the files were last changed, by which both notice files that
         were replaced by others of the same size; "" where it is not known.
+        Of many files, a sample stands for the sizes and times of all (``fingerprints``).
     findings: what the owner of the images should know.
     """
 
@@ -58,10 +42,19 @@ class ImageSource:
     def __len__(self) -> int:
         return len(self._names)
 
-    def _set_fingerprint(self, files_fingerprint: str, times_fingerprint: str) -> None:
-        labels, self.files_fingerprint = self.labels(), files_fingerprint
-        self.times_fingerprint = times_fingerprint
-        self.fingerprint = files_fingerprint if labels is None else fingerprint([files_fingerprint], labels)
+    def _set_fingerprints(self, own: Fingerprints) -> None:
+        self.fingerprint, self.files_fingerprint, self.times_fingerprint = own
+
+    def fingerprints_like(self, recorded: object) -> Fingerprints:
+        """What to compare with the fingerprint ``recorded``, of the kind of that one: this set's own, or those of all
+        files, which earlier versions recorded however many there are."""
+        if is_sampled(self.fingerprint) and not is_sampled(recorded):
+            return self.whole_fingerprints()
+        return Fingerprints(self.fingerprint, self.files_fingerprint, self.times_fingerprint)
+
+    def whole_fingerprints(self) -> Fingerprints:
+        """The fingerprints with the sizes and times of all files. Slow where there are many."""
+        return Fingerprints(self.fingerprint, self.files_fingerprint, self.times_fingerprint)
 
     def name(self, index: int) -> str:
         """Name of image ``index``, relative to the source, with forward slashes."""
@@ -110,12 +103,3 @@ def require_same_classes(train: ImageSource, val: ImageSource, where: str) -> No
     only_train = [name for name in known if name not in set(asked)]
     parts = [f"only in {side}: {listed(names)}" for side, names in (("val", only_val), ("train", only_train)) if names]
     raise UserError(f"the classes of the training and the validation images of {where} differ ({'; '.join(parts)})")
-
-
-def fingerprint(names: Sequence[str], numbers: Sequence[int] | np.ndarray) -> str:
-    """sha256 (hex) over names and numbers (sizes, labels), in order."""
-    digest = hashlib.sha256()
-    for name in names:
-        digest.update(os.fsencode(name) + b"\0")
-    digest.update(np.asarray(numbers, np.int64).tobytes())
-    return digest.hexdigest()

@@ -15,6 +15,7 @@ from pretrain.batches.loader import build_eval_loader, build_loader
 from pretrain.encoders import pooled_features
 from pretrain.encoders.reading import read_encoder
 from pretrain.images import open_images
+from pretrain.images.fingerprints import SAMPLED
 from pretrain.images.inspection import inspect_pixels, shared_images
 from pretrain.images.listing import validation_folder
 from pretrain.images.source import ImageSource, require_same_classes
@@ -136,8 +137,7 @@ def probe(settings: LinearSettings, world: World) -> int:
     kind = eval_kind(pretraining.get("views"))
     learner = LinearProbe(source.network, len(train.classes or []), settings, world.device, kind)
     origin = {"pretrained": sha256_file(settings.pretrained), "arch": source.arch, "size": size}
-    origin |= {"data": [train.fingerprint, val.fingerprint], **settings.recorded()}
-    origin["data_times"] = [train.times_fingerprint, val.times_fingerprint]
+    origin |= {**_images_like({}, (train, val)), **settings.recorded()}
     with RunLock(folder), StopSignal() as stop:
         setup_logging(folder)
         log.info("%s: %s, %s", settings.pretrained, source.arch, source.origin)
@@ -163,7 +163,7 @@ def _fit(
     train, val = sets
     file, size = settings.folder / "linear.pth.tar", origin["size"]
     total = settings.epochs * (len(train) // settings.batch_size)
-    start = _resume(file, learner, origin, total) if settings.resume else 0
+    start = _resume(file, learner, origin, total, sets) if settings.resume else 0
     workers = min(settings.workers, usable_cores())
     views = build_views("supervised", image_size=size)
     batches = build_loader(
@@ -192,7 +192,17 @@ def _fit(
     return accuracy
 
 
-def _resume(file: Path, learner: LinearProbe, origin: dict[str, Any], total: int) -> int:
+def _images_like(made: dict[str, Any], sets: tuple[ImageSource, ImageSource]) -> dict[str, Any]:
+    """The fingerprints of ``sets`` for the record of a probe, of the kind of those in ``made``, an earlier record."""
+    then = made.get("data")
+    kinds = then if isinstance(then, list) and len(then) == len(sets) else [SAMPLED] * len(sets)
+    images = [source.fingerprints_like(kind) for source, kind in zip(sets, kinds)]
+    return {"data": [one.images for one in images], "data_times": [one.times for one in images]}
+
+
+def _resume(
+    file: Path, learner: LinearProbe, origin: dict[str, Any], total: int, sets: tuple[ImageSource, ImageSource]
+) -> int:
     if not file.exists():
         return 0
     saved = load_torch(file)
@@ -200,8 +210,9 @@ def _resume(file: Path, learner: LinearProbe, origin: dict[str, Any], total: int
         raise UserError(f"{file}: not the checkpoint of a linear probe; move it away or name another --output")
     if not isinstance(saved["made"], dict):
         raise UserError(f"{file} does not say what it was made with; move it away or name another --output")
-    origin_then = {"data_times": origin["data_times"], **saved["made"]}  # older files do not record them
-    if changed := [key for key in origin if origin_then.get(key) != origin[key]]:
+    origin_now = {**origin, **_images_like(saved["made"], sets)}
+    origin_then = {"data_times": origin_now["data_times"], **saved["made"]}  # older files do not record them
+    if changed := [key for key in origin if origin_then.get(key) != origin_now[key]]:
         raise UserError(f"{file} was made with other {', '.join(changed)}; restore them or name another --output")
     step = saved["step"]
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pretrain.images import open_images
+from pretrain.images.fingerprints import SAMPLED, is_sampled
 from pretrain.settings.options import defaults
 from pretrain.settings.values import Settings
 from pretrain.training.checkpoints import CheckpointFolder
@@ -42,12 +43,13 @@ def differences(folder: Path, settings: Settings) -> list[str]:
         return []
     pairs = {key: (settings_then.get(key, defaults().get(key)), value) for key, value in settings.recorded.items()}
     texts = [f"{key} was {was}, is {value}" for key, (was, value) in pairs.items() if was != value]
-    images = _fingerprints(settings.data.data, settings.row.labels, settings.data.cache)
+    data = settings.data
+    images = _fingerprints(data.data, settings.row.labels, data.cache, sampled=_is_sampled(settings_then.get("data")))
     if images and images[0] != settings_then.get("data", images[0]):
-        texts.append(f"the images of {settings.data.data} are others")
+        texts.append(f"the images of {data.data} are others")
     elif images and images[1] != record.get("data_times", images[1]):
-        texts.append(f"the images of {settings.data.data} were changed or copied")
-    probe = _probe(settings)
+        texts.append(f"the images of {data.data} were changed or copied")
+    probe = _probe(settings, sampled=_is_sampled(next(iter((mark.get("probe") or {}).get("images") or []), None)))
     texts += [
         f"{key} of the probe was {was}, is {probe[key]}" if key != "images" else "the images of the probe are others"
         for key, was in (mark.get("probe") or {}).items()
@@ -56,22 +58,33 @@ def differences(folder: Path, settings: Settings) -> list[str]:
     return texts
 
 
-def _probe(settings: Settings) -> dict[str, Any]:
+def _is_sampled(recorded: object) -> bool:
+    """Whether to compare by samples: as ``recorded``, or where nothing is."""
+    return recorded is None or is_sampled(recorded)
+
+
+def _probe(settings: Settings, *, sampled: bool = True) -> dict[str, Any]:
     """What decides a probe's number beside the encoder. images: their fingerprints, None where there are none."""
     val = probe_images(settings)
-    images = _fingerprints(str(val), True, None, None) if val is not None else None
+    images = _fingerprints(str(val), True, None, None, sampled=sampled) if val is not None else None
     return {**asdict(settings.probe), "images": None if images is None else list(images)}
 
 
 @functools.cache
-def _fingerprints(data: str, labels: bool, cache: Path | None, split: str | None = "train") -> tuple[str, str] | None:
-    """(fingerprint, times) of a set of images, None where it cannot be read; each set is listed once."""
+def _fingerprints(
+    data: str, labels: bool, cache: Path | None, split: str | None = "train", *, sampled: bool
+) -> tuple[str, str] | None:
+    """(fingerprint, times) of a set of images, None where it cannot be read; each set is listed once.
+
+    ``sampled`` False: of all files, as earlier versions recorded them however many there are.
+    """
     try:
         source = open_images(data, labels=labels, cache=cache, split=split)
     except UserError as error:
         get_logger("sweep").warning("finished runs are not compared with these images: %s", error)
         return None
-    return source.fingerprint, source.times_fingerprint
+    images = source.fingerprints_like(SAMPLED if sampled else "")
+    return images.images, images.times
 
 
 def _recorded_in(folder: Path) -> dict[str, Any]:

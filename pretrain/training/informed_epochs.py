@@ -37,7 +37,12 @@ class InformedEpochs:
     def __init__(self, rule: SamplingRule, source: ImageSource, folder: Path, world: World) -> None:
         """UserError for a score file of other images in ``folder``."""
         self.rule, self.source = rule, source
-        self.scores = ImageScores(folder if world.is_main else None, len(source), source.fingerprint)
+        self.scores = ImageScores(
+            folder if world.is_main else None,
+            len(source),
+            source.fingerprint,
+            lambda recorded: source.fingerprints_like(recorded).images,
+        )
         self._unread: deque[tuple[torch.Tensor, torch.Tensor, list[torch.cuda.Event | None]]] = deque()
 
     def note(self, method: Method, batch: Batch, refused: torch.Tensor) -> None:

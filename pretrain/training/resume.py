@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from pretrain.images.source import ImageSource
 from pretrain.methods.base import Method
 from pretrain.settings.options import defaults
 from pretrain.settings.values import Settings
@@ -39,13 +40,13 @@ def find_start(
     method: Method,
     optimizer: torch.optim.Optimizer,
     recorded: dict[str, Any],
-    times: str,
+    source: ImageSource,
 ) -> Start:
     """Load the checkpoint that --resume names, or the newest of the folder, into ``method`` and ``optimizer``.
 
-    ``recorded`` holds this run's deciding settings, ``times`` the fingerprint of the times of its images. Raises
-    UserError where they differ from the checkpoint's without --allow-change, where it does not fit, or where
-    the folder holds checkpoints and --resume is absent.
+    ``recorded`` holds this run's deciding settings, ``source`` its images. Raises UserError where they differ from the
+    checkpoint's without --allow-change, where it does not fit, or where the folder holds checkpoints and --resume is
+    absent.
     """
     saving, per_epoch = settings.saving, checkpoints.steps_per_epoch
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0  # torchrun repeats the same command
@@ -64,9 +65,10 @@ def find_start(
         raise UserError(f"{file} holds a {checkpoint['arch']}, not the {settings.model.arch} of -a")
     changes = list(checkpoint.get("changes", []))
     saved = saved_settings(checkpoint, recorded)
-    now = dict(recorded)
+    images = source.fingerprints_like(saved["data"])
+    now = {**recorded, "data": images.images}
     if saved["data"] == now["data"] and "data_times" in checkpoint:  # images of other names or sizes differ anyway
-        saved["data_times"], now["data_times"] = checkpoint["data_times"], times
+        saved["data_times"], now["data_times"] = checkpoint["data_times"], images.times
     if changed := changed_settings(saved, now, saving.allow_change, file, EXPLANATIONS):
         changes.append({"step": checkpoint["step"], "changed": changed})
         log.warning("continuing with changed settings: %s", changed)

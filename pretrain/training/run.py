@@ -129,7 +129,7 @@ class Run:
     def run(self) -> int:
         """Resume where that is asked for, train, and say how it ended; returns the exit code."""
         parts = (self.checkpoints, self.method, self.optimizer)
-        start = find_start(self.settings, *parts, self.recorded, self.source.times_fingerprint)
+        start = find_start(self.settings, *parts, self.recorded, self.source)
         self.changes = start.changes
         if start.step >= self.total_steps:
             self._finished_before(start)

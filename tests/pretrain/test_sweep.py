@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from pretrain import sweep
+from pretrain.images import fingerprints
 from pretrain.methods.row import Sizes
 from pretrain.settings.checks import check_settings, check_sizes
 from pretrain.settings.options import parse
@@ -203,3 +204,21 @@ def test_other_probe_images_make_a_run_stale(swept, monkeypatch, tmp_path) -> No
     with pytest.raises(UserError, match="the images of the probe are others"):
         (next(val.glob("*/*.jpg"))).unlink()
         sweep_again(swept, monkeypatch, tmp_path, [*SMALL, "--val", str(val)])
+
+
+def test_many_images_recorded_by_an_earlier_version_are_not_stale(swept, monkeypatch, tmp_path) -> None:
+    """It took all files, of the training and the probe's images; all are compared, also the one that is not sampled."""
+    copy = tmp_path / "copy"
+    shutil.copytree(swept[0].parent, copy)
+    plan = (copy / "plan.yaml").read_text().replace(str(swept[0].parent), str(copy))
+    (copy / "plan.yaml").write_text(plan)
+    moved = (copy / "plan.yaml", copy / "images")
+    monkeypatch.setattr(fingerprints, "SAMPLE", 4)
+    assert sweep_again(moved, monkeypatch, tmp_path, SMALL) == []
+    for split, message in (("val", "images of the probe are others"), ("train", "images of .* were changed or copied")):
+        for file in sorted((copy / "images" / split).glob("*/*.jpg"))[::4]:
+            state = file.stat()
+            os.utime(file, ns=(1, 1))
+            with pytest.raises(UserError, match=message):
+                sweep_again(moved, monkeypatch, tmp_path, SMALL)
+            os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))

@@ -114,7 +114,8 @@ def _pretraining_set(name: str) -> ImageSet:
         except BadImage as error:
             raise ValueError(str(error)) from error
 
-    return ImageSet(name, len(source), source.name, load, f"{name}\0{source.files_fingerprint}")
+    whole = source.whole_fingerprints()  # hashes are kept by it: no image that was replaced may be missed
+    return ImageSet(name, len(source), source.name, load, f"{name}\0{whole.files}")
 
 
 def compare_sets(test: str, against: Sequence[str], *, distance: int = DISTANCE, cache: Path | None) -> list[Leakage]:

@@ -48,3 +48,18 @@ def test_a_file_of_other_images_is_refused(tmp_path: Path, change, message: str)
     with pytest.raises(UserError, match=f"scores.bin {message}, .* move it away"):
         ImageScores(tmp_path, 5, PRINT)
     assert (tmp_path / FILE).read_bytes() == content
+
+
+def test_a_file_that_names_its_images_as_earlier_versions_did_is_kept(tmp_path: Path) -> None:
+    ImageScores(tmp_path, 5, PRINT)
+    asked: list[str] = []
+
+    def like(recorded: str) -> str:
+        asked.append(recorded)
+        return PRINT if recorded == PRINT else "sampled:" + PRINT
+
+    for _ in range(2):
+        ImageScores(tmp_path, 5, "sampled:" + PRINT, like)
+    assert asked == [PRINT, "sampled:" + PRINT]  # it has the new name by then
+    with pytest.raises(UserError, match="is of other images"):
+        ImageScores(tmp_path, 5, "sampled:" + "cd" * 32, lambda recorded: "sampled:" + "cd" * 32)

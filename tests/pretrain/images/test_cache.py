@@ -19,8 +19,8 @@ from PIL import Image
 from pretrain import cache_images
 from pretrain.batches.loader import build_loader
 from pretrain.images import cache as image_cache
-from pretrain.images import open_images
-from pretrain.images.files import BadImage
+from pretrain.images import fingerprints, open_images
+from pretrain.images.files import BadImage, ImageFiles
 from pretrain.views import build_views
 from runtime.errors import UserError
 
@@ -227,6 +227,46 @@ def test_a_cache_of_an_earlier_version_is_read(folder):
     del summary["times_fingerprint"], summary["findings"]
     (cache / "cache.json").write_text(json.dumps(summary))
     assert len(open_images(folder, labels=True, cache=cache)) == 12
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_cache_of_many_images_is_recognised_by_the_sample(labels, folder, monkeypatch):
+    monkeypatch.setattr(fingerprints, "SAMPLE", 4)
+    cache, source = make(folder), open_images(folder, labels=labels)
+    whole = source.whole_fingerprints()
+    summary = json.loads((cache / "cache.json").read_text())
+    assert (summary["files_fingerprint"], summary["times_fingerprint"]) == whole[1:]  # as earlier versions read it
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageFiles, "whole_fingerprints", None)
+        cached = open_images(folder, labels=labels, cache=cache)
+    for one in (cached, open_images(cache, labels=labels)):
+        assert one.fingerprints_like(source.fingerprint) == source.fingerprints_like(source.fingerprint)
+        assert one.fingerprints_like("") == whole
+    for file in folder.rglob("*.*"):
+        os.utime(file, ns=(1, 1))
+    with pytest.raises(UserError, match="changed or copied since"):
+        open_images(folder, labels=labels, cache=cache)
+    (folder / "class0" / "00.jpg").rename(folder / "class0" / "99.jpg")
+    with pytest.raises(UserError, match="made from other images"):
+        open_images(folder, labels=labels, cache=cache)
+
+
+def test_a_cache_of_many_images_of_an_earlier_version_is_read(folder, monkeypatch):
+    cache = make(folder)
+    assert "sampled_fingerprints" not in json.loads((cache / "cache.json").read_text())
+    monkeypatch.setattr(fingerprints, "SAMPLE", 4)
+    source = open_images(folder, labels=True)
+    cached, alone = open_images(folder, labels=True, cache=cache), open_images(cache, labels=True)
+    assert cached.fingerprint == source.fingerprint
+    assert cached.times_fingerprint == source.times_fingerprint
+    assert cached.fingerprints_like("") == alone.fingerprints_like("") == source.whole_fingerprints()
+    make(folder)  # "already holds these images"
+    for file in sorted(folder.rglob("*.*"))[::-1]:
+        with open(file, "ab") as image:
+            image.write(b"!")
+        with pytest.raises(UserError, match="made from other images"):  # all files are compared, whichever it is
+            open_images(folder, labels=True, cache=cache)
+        os.truncate(file, file.stat().st_size - 1)
 
 
 def children(pid: int) -> list[int]:

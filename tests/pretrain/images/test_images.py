@@ -15,7 +15,7 @@ from PIL import Image
 
 from pretrain.images import decode, open_images
 from pretrain.images.files import BadImage
-from pretrain.images.source import Names
+from pretrain.images.names import Names
 from runtime.errors import UserError
 
 RED = np.full((20, 30, 3), (200, 30, 40), np.uint8)

@@ -195,3 +195,43 @@ def test_a_pipe_in_place_of_a_list_or_shard_is_refused(name: str, tmp_path: Path
     os.mkfifo(tmp_path / name)
     with pytest.raises(UserError, match="not a regular file"):
         open_images(tmp_path / name if name.endswith("txt") else tmp_path, labels=False)
+
+
+def test_paths_are_in_the_order_of_their_whole_text(tmp_path: Path) -> None:
+    """A folder stands where its slash puts it: after "a b/" and "a.png", before "a0.png"."""
+    names = [
+        "a/z.png",
+        "a/b/1.png",
+        "a/b.png",
+        "a/b0/2.png",
+        "a b/1.png",
+        "a-/c/d/e.png",
+        "a0/1.png",
+        "Z/1.PNG",
+        "ü/1.png",
+    ]
+    save_all(tmp_path, *names)
+    source = open_images(tmp_path, labels=True)
+    assert names_of(source) == sorted(names)
+    assert source.classes == ["Z", "a", "a b", "a-", "a0", "ü"]
+    assert [source.classes[source.label(i)] for i in range(len(source))] == [n.split("/")[0] for n in sorted(names)]
+    save_all(tmp_path, "a.png", "a0.png", "b.png")
+    assert names_of(open_images(tmp_path, labels=False)) == sorted([*names, "a.png", "a0.png", "b.png"])
+    with pytest.raises(UserError, match=r"; a\.png is in none"):
+        open_images(tmp_path, labels=True)
+
+
+def test_tar_files_are_found_directly_below_only(tmp_path: Path) -> None:
+    save(tmp_path / "a" / "1.png")
+    write_tar(tmp_path / "a" / "x.tar", "y.png")
+    assert names_of(open_images(tmp_path, labels=True)) == ["a/1.png"]
+    (tmp_path / "b.tar").mkdir()
+    with pytest.raises(UserError, match=r"both tar files \(b\.tar\)"):
+        open_images(tmp_path, labels=False)
+
+
+@pytest.mark.parametrize("again", ["./a/b.png", "a//b.png", "c/../a/b.png", "a/./b.png"])
+def test_an_image_listed_in_other_words_is_said(again: str, tmp_path: Path) -> None:
+    save_all(tmp_path, "a/b.png", "c/d.png")
+    (tmp_path / "list.txt").write_text(f"a/b.png\nc/d.png\n{again}\n")
+    assert "image listed twice: 1, e.g. a/b.png" in lines_of(open_images(tmp_path / "list.txt", labels=False))

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from pretrain.encoders import build_encoder, pooled_features
 from pretrain.encoders.reading import read_encoder
-from pretrain.images import open_images
+from pretrain.images import fingerprints, open_images
 from pretrain.images.source import evenly
 from pretrain.probes.knn import ProbeImages, alignment, extract, knn_accuracy, uniformity
 from pretrain.views import build_views
@@ -208,6 +208,14 @@ def test_linear_probe_learns_stripes_and_leaves_the_encoder(
     with pytest.raises(UserError, match="other lr"):
         linear.probe(replace(settings, lr=1.0), here)
     saved = torch.load(tmp_path / "run" / "linear.pth.tar", weights_only=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(fingerprints, "SAMPLE", 10)  # all 33 and 9 files were recorded, as earlier versions did
+        assert linear.probe(settings, here) == 0
+        data = json.loads((tmp_path / "run" / "result.json").read_text())["data"]
+        assert [one.startswith("sampled:") for one in data] == [True, False]
+        torch.save({**saved, "made": {**saved["made"], "data": ["ab" * 32] * 2}}, tmp_path / "run" / "linear.pth.tar")
+        with pytest.raises(UserError, match="other data;"):
+            linear.probe(settings, here)
     for change, message in (
         ({"step": 10**12}, "step is 1000000000000, the probe has 60"),
         ({"step": "7"}, "step is '7'"),

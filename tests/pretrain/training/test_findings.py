@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pretrain.images import fingerprints
 from pretrain.settings.options import parse
 from pretrain.training.run import pretrain
 from runtime.distributed import World
@@ -71,6 +72,32 @@ def test_replaced_images_of_the_same_size_are_noticed_on_resume(images: Path, tm
     ):
         run(images, tmp_path / "run", *flags)
     assert run(images, tmp_path / "run", *flags, "--allow-change", "data_times") == 0
+
+
+def test_many_images_recorded_by_an_earlier_version_are_recognised(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took all files, which are all compared again; from then on a sample stands for them."""
+    flags = ("--iterations", "3", "--save-steps", "1", "--sample-by", "loss")
+    assert run(images, tmp_path / "run", *flags) == 0
+    monkeypatch.setattr(fingerprints, "SAMPLE", 4)
+    last = tmp_path / "run" / "checkpoint_step_000000003.pth.tar"
+    last.unlink()
+    for file in sorted((images / "train").glob("*/*.jpg"))[::8]:
+        state = file.stat()
+        os.utime(file, ns=(1, 1))
+        with pytest.raises(UserError, match="data_times: the images have the same names and sizes"):
+            run(images, tmp_path / "run", *flags, "--resume")
+        os.utime(file, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert run(images, tmp_path / "run", *flags, "--resume") == 0
+    checkpoint = torch.load(last, weights_only=True)
+    assert checkpoint["settings"]["data"].startswith("sampled:")
+    assert checkpoint["data_times"].startswith("sampled:")
+    assert checkpoint["changes"] == []
+    last.unlink()
+    (images / "train" / "class0" / "again.jpg").write_bytes(file.read_bytes())
+    with pytest.raises(UserError, match="data was "):
+        run(images, tmp_path / "run", *flags, "--resume")
 
 
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(

@@ -72,6 +72,18 @@ def test_hashes_are_kept_until_a_file_changes(leaky_set, tmp_path: Path, monkeyp
     assert sum(counts(compare_sets(name, [str(photos)], cache=cache)[0]).values()) == 3
 
 
+def test_hashes_of_many_files_are_made_again_whichever_changes(leaky_set, monkeypatch) -> None:
+    _, photos = leaky_set
+    before = open_set(str(photos)).fingerprint
+    monkeypatch.setattr("pretrain.images.fingerprints.SAMPLE", 1)
+    assert open_set(str(photos)).fingerprint == before
+    for path in (photos / "train").iterdir():
+        data = path.read_bytes()
+        path.write_bytes(data + b"x")
+        assert open_set(str(photos)).fingerprint != before
+        path.write_bytes(data)
+
+
 def test_what_cannot_be_compared_says_why(leaky_set) -> None:
     name, photos = leaky_set
     gone, there = compare_sets(name, ["nowhere", str(photos)], cache=None)
