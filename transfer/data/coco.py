@@ -17,6 +17,7 @@ from runtime.listing import listed
 from transfer.data.coco_annotations import FARTHEST, NUMBERS, Seen, check_run_lengths, convert
 from transfer.data.coco_ids import category_names, check_ids, normalise_ids
 from transfer.data.findings import record_findings
+from transfer.data.json_text import parse_json, text_of
 from transfer.data.labels import EXAMPLES, Labels, Record, check_images_exist
 
 ID_0 = (
@@ -46,11 +47,13 @@ def load_json(path: Path, name: str) -> dict[str, Any]:
     """
     try:
         with collector_paused():
-            text = path.read_text(encoding="utf-8-sig")
-            content = json.loads(text)
+            data = path.read_bytes()
+            content = parse_json(data)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"data set {name}: {path} is not readable JSON ({error})") from error
-    if repeated := next((key for key in LISTS if text.count(f'"{key}"') > 1 and _is_repeated(text, key)), None):
+    if repeated := next(
+        (key for key in LISTS if data.count(f'"{key}"'.encode()) > 1 and _is_repeated(data, key)), None
+    ):
         raise UserError(
             f'data set {name}: {path} has "{repeated}" twice, of which a JSON reader sees one; join the two lists'
         )
@@ -64,7 +67,7 @@ def load_json(path: Path, name: str) -> dict[str, Any]:
     return content
 
 
-def _is_repeated(text: str, key: str) -> bool:
+def _is_repeated(data: bytes, key: str) -> bool:
     """Whether one object of a JSON text has ``key`` twice. Slow: a file hardly ever has the word twice at all."""
     found = False
 
@@ -72,7 +75,7 @@ def _is_repeated(text: str, key: str) -> bool:
         nonlocal found
         found = found or sum(name == key for name, _ in pairs) > 1
 
-    json.loads(text, object_pairs_hook=look)
+    json.loads(text_of(data), object_pairs_hook=look)
     return found
 
 
