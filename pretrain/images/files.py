@@ -102,22 +102,24 @@ def open_list(path: Path, labels: bool) -> ImageSource:
             lines = file.read().decode("utf-8-sig").replace("\r\n", "\n").split("\n")
     except (OSError, ValueError) as error:  # ValueError: not a regular file, or not UTF-8
         raise UserError(f"cannot read the list of files {path}: {error}") from error
-    rows = [line.split("\t") for line in lines if line.strip() and not line.startswith("#")]
-    if not rows:
+    lines = [line for line in lines if line.strip() and not line.startswith("#")]
+    if not lines:
         raise UserError(f"{path} lists no file; write one path per line, relative to {path.parent or '.'}")
-    names = [row[0].strip() for row in rows]
+    names = [line.partition("\t")[0].strip() for line in lines]
     if "" in names:
         raise UserError(f"entry {names.index('') + 1} of {path} has no path; write PATH or PATH<tab>CLASS")
     listing = Listing(names)
     if not labels:
         source = ImageFiles(path.parent, listing, None, None)
     else:
-        missing = next((number for number, row in enumerate(rows, 1) if len(row) < 2 or not row[1].strip()), None)
-        if missing is not None:
-            raise UserError(f"labels are needed: entry {missing} of {path} has no class; write PATH<tab>CLASS")
-        classes = sorted({row[1].strip() for row in rows}, key=lambda text: (not text.isdigit(), text.zfill(12)))
+        columns = [line.partition("\t")[2].partition("\t")[0].strip() for line in lines]
+        if "" in columns:
+            raise UserError(
+                f"labels are needed: entry {columns.index('') + 1} of {path} has no class; write PATH<tab>CLASS"
+            )
+        classes = sorted(set(columns), key=lambda text: (not text.isdigit(), text.zfill(12)))
         number = {name: index for index, name in enumerate(classes)}
-        source = ImageFiles(path.parent, listing, [number[row[1].strip()] for row in rows], classes)
+        source = ImageFiles(path.parent, listing, [number[text] for text in columns], classes)
     source.findings += _repeated(names)
     return source
 
