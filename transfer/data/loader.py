@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -106,17 +107,11 @@ class TrainLoader:
                 sizes.append(len(batch))
                 yield from batch
 
-        stream = iter(
-            DataLoader(
-                _MappedRecords(self._records, self._mapper),
-                sampler=keys(),  # type: ignore[arg-type]
-                batch_size=None,
-                num_workers=self._num_workers,
-                collate_fn=_identity,
-                worker_init_fn=_start_worker,
-                pin_memory=self._pin_memory,
-                generator=torch.Generator(),  # without one, building an iterator draws from the global generator
-            )
+        stream = _stream(
+            _MappedRecords(self._records, self._mapper),
+            keys(),
+            num_workers=self._num_workers,
+            pin_memory=self._pin_memory,
         )
         while first := list(itertools.islice(stream, 1)):
             batch = first + list(itertools.islice(stream, sizes.pop(0) - 1))
@@ -230,17 +225,26 @@ def stream_items(
     ``records`` may be endless: at most a few of them for each worker are taken ahead, none without workers. A record
     has file_name, or ``pixels`` as ``given_pixels`` takes them.
     """
-    return iter(
-        DataLoader(
-            _MappedStream(mapper),
-            sampler=iter(records),  # type: ignore[arg-type]
-            batch_size=None,
-            num_workers=num_workers,
-            collate_fn=_identity,
-            worker_init_fn=_start_worker,
-            generator=torch.Generator(),
+    return _stream(_MappedStream(mapper), iter(records), num_workers=num_workers)
+
+
+def _stream(dataset: Any, keys: Iterator[Any], *, num_workers: int, pin_memory: bool = False) -> Iterator[Any]:
+    """The items of ``dataset`` under ``keys``, in order, read by ``num_workers`` processes."""
+    with warnings.catch_warnings():
+        # more workers than cores: their number decides the batches (Detectron2's are 4), so it is not lowered here
+        warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
+        return iter(
+            DataLoader(
+                dataset,
+                sampler=keys,  # type: ignore[arg-type]
+                batch_size=None,
+                num_workers=num_workers,
+                collate_fn=_identity,
+                worker_init_fn=_start_worker,
+                pin_memory=pin_memory,
+                generator=torch.Generator(),  # without one, building an iterator draws from the global generator
+            )
         )
-    )
 
 
 def draw_base_seed() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 import subprocess
 import sys
@@ -40,6 +41,12 @@ def detector(run):
 
 def as_set(found: list[DetectedImage]) -> Detections:
     return Detections.from_images([(f.image_id, f.boxes, f.scores, f.classes, f.runs) for f in found])
+
+
+def test_more_workers_than_cores_print_nothing(detector, data, recwarn):
+    records = get_dataset(data).records()
+    assert len(list(detector.stream(records, workers=(os.cpu_count() or 1) + 1))) == len(records)
+    assert not recwarn.list
 
 
 def assert_equal(a: Detections, b: Detections) -> None:
