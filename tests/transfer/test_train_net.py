@@ -15,7 +15,7 @@ from runtime.atomic import sha256_file
 from runtime.errors import UserError
 from runtime.run_folder import RunLock
 from tests.transfer.toy_data import coco_content, write_coco, write_voc
-from tests.transfer.train_command import arguments
+from tests.transfer.train_command import arguments, write_resnet18
 from transfer import train_net
 from transfer.config import load_config
 from transfer.config.expectations import failed_expectations
@@ -78,13 +78,17 @@ def test_the_folder_holds_the_run(finished):
     assert any("bbox/AP" in line for line in lines)
 
 
-def test_a_used_folder_is_not_overwritten(finished, data, monkeypatch):
+def test_a_used_folder_is_not_overwritten(finished, data, monkeypatch, tmp_path):
     folder, _, _ = finished
     before = (folder / "result.json").read_bytes()
-    monkeypatch.setattr(sys, "argv", arguments(data, folder))
-    with pytest.raises(UserError, match="already holds a run: pass --resume"):
-        train_net.main()
+    files = sorted(folder.iterdir())
+    write_resnet18(tmp_path / "r18.pkl")
+    for flags in [(), ("--init", str(tmp_path / "r18.pth"))]:
+        monkeypatch.setattr(sys, "argv", arguments(data, folder, *flags))
+        with pytest.raises(UserError, match="already holds a run: pass --resume"):
+            train_net.main()
     assert (folder / "result.json").read_bytes() == before
+    assert sorted(folder.iterdir()) == files  # no backbone was converted into it either
 
 
 @pytest.mark.parametrize("flags", [(), ("--resume",)])

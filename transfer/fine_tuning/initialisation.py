@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from convert.architecture import BLOCKS
 from convert.preprocessing import IMAGENET, MSRA_BGR, PREPROCESSING
-from runtime.atomic import sha256_file
+from runtime.atomic import read_json, sha256_file
 from runtime.errors import UserError
 from runtime.logs import get_logger
 from transfer.config import flatten, load_config
@@ -174,12 +174,20 @@ def input_settings(config: Path) -> dict[str, Any]:
 
 
 def _converted(path: Path, folder: Path) -> Path:
-    """The backbone of a training checkpoint, as a .pkl with sidecar in the run folder."""
+    """The backbone of a training checkpoint, as a .pkl with sidecar in the run folder.
+
+    A backbone of another source that is there belongs to the run in this folder, which may yet refuse these weights: it
+    is kept, and the new one gets a name of its own.
+    """
     from convert.backbone_file import write_backbone
     from convert.conversion import convert
 
-    target = folder / "backbone.pkl"
-    write_backbone(convert(path), target)
+    backbone, target = convert(path), folder / "backbone.pkl"
+    sha256 = str(backbone.source_sha256)
+    earlier = read_json(target.with_suffix(".json")).get("source")
+    if isinstance(earlier, dict) and earlier.get("sha256") != sha256:
+        target = folder / f"backbone_{sha256[:8]}.pkl"
+    write_backbone(backbone, target)
     log.info("converted %s to %s", path, target)
     return target
 

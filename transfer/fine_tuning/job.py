@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.atomic import read_json, sha256_file, write_json, write_text
+from runtime.atomic import sha256_file, write_json, write_text
 from runtime.errors import UserError
 from runtime.logs import get_logger, setup_logging
 from runtime.provenance import provenance
@@ -24,7 +24,7 @@ from transfer.engines.training.choices import finds_proposals
 from transfer.engines.weights.checkpoints import SETTINGS_KEY, load_latest
 from transfer.evaluate import Metrics, evaluate, evaluator_id
 from transfer.evaluate.detections import Detections
-from transfer.fine_tuning.preparation import FINAL_WEIGHTS
+from transfer.fine_tuning.preparation import FINAL_WEIGHTS, refuse_used_folder
 from transfer.fine_tuning.watching import log_pictures
 from transfer.records import result_file as results
 from transfer.records.classes import write_classes
@@ -73,7 +73,7 @@ def train_and_evaluate(job: Job) -> int:
     Raises UserError for a folder that already holds a run. When training or the final evaluation fails, result.json
     records why before the error is raised.
     """
-    refuse_used_folder(job)
+    refuse_used_folder(job.folder, resume=job.resume)
     with _lock(job):
         setup_logging(job.folder, job.rank)
         settings, done = settings_to_continue(job)
@@ -137,19 +137,6 @@ def settings_to_continue(job: Job) -> tuple[RunSettings, int]:
     done = last + 1 if isinstance(last, int) else 0
     settings.continue_from(content.get(SETTINGS_KEY), job.folder / name, done, job.allow_change)
     return settings, done
-
-
-def refuse_used_folder(job: Job) -> None:
-    """Raise UserError when the folder already holds a run that this one would overwrite."""
-    if (job.folder / "last_checkpoint").exists():
-        if not job.resume:
-            raise UserError(f"{job.folder} already holds a run: pass --resume to continue it, or another OUTPUT_DIR")
-    elif read_json(job.folder / results.RESULT).get("status") == "finished":
-        # until the new run ends, its config, log and detections would stand beside the old result
-        raise UserError(
-            f"{job.folder} already holds a finished run, and no checkpoint that could be continued: choose another "
-            f"OUTPUT_DIR, or remove {results.RESULT}"
-        )
 
 
 def _lock(job: Job) -> contextlib.AbstractContextManager[Any]:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runtime.atomic import read_json
 from runtime.bfloat16 import SLOW, has_native_bfloat16
 from runtime.errors import UserError
 from runtime.logs import get_logger
@@ -17,6 +18,7 @@ from transfer.evaluate.coco_ap import HOTCOCO, MAX_DETECTIONS, choose_rule, coco
 from transfer.fine_tuning.checks import Datasets, check, class_count_keys
 from transfer.fine_tuning.initialisation import Init, apply_settings, evaluated_model, require_init, resolve_init
 from transfer.fine_tuning.weight_addresses import local_weights
+from transfer.records.result_file import RESULT
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -45,12 +47,27 @@ def set_output_folder(cfg: CfgNode, args: argparse.Namespace) -> Path:
     return folder
 
 
+def refuse_used_folder(folder: Path, *, resume: bool) -> None:
+    """Raise UserError when ``folder`` already holds a run that another one would overwrite."""
+    if (folder / "last_checkpoint").exists():
+        if not resume:
+            raise UserError(f"{folder} already holds a run: pass --resume to continue it, or another OUTPUT_DIR")
+    elif read_json(folder / RESULT).get("status") == "finished":
+        # until the new run ends, its config, log and detections would stand beside the old result
+        raise UserError(
+            f"{folder} already holds a finished run, and no checkpoint that could be continued: choose another "
+            f"OUTPUT_DIR, or remove {RESULT}"
+        )
+
+
 def prepare(cfg: CfgNode, args: argparse.Namespace, folder: Path, engine: Engine, processes: int = 1) -> Init:
     """Check and complete ``cfg`` in place and return the initialisation.
 
     Raises UserError for everything that would stop the run later. Nothing is written before the checks have passed.
     """
     train = not args.eval_only
+    if train:
+        refuse_used_folder(folder, resume=args.resume)
     explicit = explicit_keys(args.config_file, args.opts)
     if args.scale_to_batch:
         for line in scale_to_batch(cfg, args.scale_to_batch):

@@ -95,6 +95,23 @@ def test_a_training_checkpoint_is_converted_on_the_way(checkpoint, tmp_path):
     assert init.sidecar["source"]["file"] == checkpoint.name
 
 
+def test_the_backbone_of_the_run_in_the_folder_is_kept(checkpoint, tmp_path):
+    import torch
+
+    other = tmp_path / "other.pth.tar"
+    content = torch.load(checkpoint, weights_only=True)
+    content["state_dict"]["module.encoder_q.conv1.weight"] *= 2
+    torch.save(content, other)
+    run = tmp_path / "run"
+    resolve_init(str(checkpoint), r18(), name=None, folder=run)
+    files = {path: path.read_bytes() for path in run.iterdir()}
+    init = resolve_init(str(other), r18(), name=None, folder=run)
+    assert init.weights.name.startswith("backbone_")
+    assert init.sidecar["source"]["file"] == other.name
+    assert {path: path.read_bytes() for path in files} == files
+    assert resolve_init(str(checkpoint), r18(), name=None, folder=run).weights == run / "backbone.pkl"
+
+
 def test_an_evaluated_model_brings_the_input_it_was_trained_with(tmp_path):
     with pytest.raises(UserError, match="--eval-only: no file"):
         evaluated_model(tmp_path / "model_final.pth")
