@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
@@ -15,6 +17,27 @@ ROOT = "transfer_gap"
 def get_logger(name: str = "") -> logging.Logger:
     """A logger below the project's root logger."""
     return logging.getLogger(f"{ROOT}.{name}" if name else ROOT)
+
+
+@contextlib.contextmanager
+def held_warnings() -> Iterator[list[str]]:
+    """Warnings of this project inside the block, as a list instead of lines on the console."""
+    logger, held = logging.getLogger(ROOT), _Held(logging.WARNING)
+    handlers, propagate = logger.handlers, logger.propagate
+    logger.handlers, logger.propagate = [held], False
+    try:
+        yield held.messages
+    finally:
+        logger.handlers, logger.propagate = handlers, propagate
+
+
+class _Held(logging.Handler):
+    def __init__(self, level: int) -> None:
+        super().__init__(level)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
 
 
 class _Console(logging.StreamHandler[TextIO]):

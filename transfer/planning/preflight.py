@@ -8,20 +8,27 @@ from pathlib import Path
 
 from runtime.errors import UserError
 from runtime.listing import listed
+from runtime.logs import get_logger, held_warnings
 from transfer.planning.launchers import Launcher
 from transfer.planning.recorded_run import OF_THE_RUN, split_command
 from transfer.planning.stage import Stage
 from transfer.planning.state import FINISHED, stage_state
 
+log = get_logger("plan")
 ARCHITECTURE = re.compile(r"(?:^|\s)(?:-a|--arch)[ =]resnet(\d+)(?=\s|$)")
 
 
 def refusals(output: Path, stages: Sequence[Stage], launcher: Launcher) -> dict[str, list[str]]:
-    """Reason -> the unfinished runs among ``stages`` that would be refused for it, in order. Nothing is written."""
+    """Reason -> the unfinished runs among ``stages`` that would be refused for it, in order. Nothing is written.
+
+    What the checks only warn of is logged, once for all the runs that it is about.
+    """
     by_name = {stage.name: stage for stage in stages}
     has_data = all(stage.proof.is_file() for stage in stages if stage.kind == "prepare")
     known: dict[tuple[str, ...], str | None] = {}
+    warnings: dict[tuple[str, ...], list[str]] = {}
     found: dict[str, list[str]] = {}
+    warned: dict[str, list[str]] = {}
     for stage in stages:
         if stage.kind != "train" or stage_state(output, stage).kind == FINISHED:
             continue
@@ -31,10 +38,15 @@ def refusals(output: Path, stages: Sequence[Stage], launcher: Launcher) -> dict[
             shared = tuple(word for pair in zip(opts[::2], opts[1::2]) if pair[0] not in OF_THE_RUN for word in pair)
             key = (flags["--config-file"], flags["--init"], flags.get("--engine", "auto"), *shared)
             if key not in known:
-                known[key] = _refusal(key, _depth(stage, by_name), launcher, has_data)
+                with held_warnings() as warnings[key]:
+                    known[key] = _refusal(key, _depth(stage, by_name), launcher, has_data)
             reason = known[key]
+            for text in dict.fromkeys(warnings[key]):
+                warned.setdefault(text, []).append(stage.name)
         if reason is not None:
             found.setdefault(reason, []).append(stage.name)
+    for text, names in warned.items():
+        log.warning("warning: %s (%s)", text, listed(names, 3))
     return found
 
 

@@ -52,6 +52,14 @@ def found(path: Path) -> dict[str, list[str]]:
     return refusals(plan.output, plan_stages(plan), Launcher())
 
 
+def test_a_warning_is_said_once_with_its_runs(plan: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plan.write_text(plan.read_text() + "  SOLVER.MAX_ITER: 20\n  SOLVER.STEPS: (16,)\n")
+    assert found(plan) == {}
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("warning: SOLVER.WARMUP_ITERS 20 does not end before SOLVER.MAX_ITER 20")
+    assert line.endswith("(demo_R18_C4/random/seed0, demo_R18_C4/moco/seed0, demo_R18_C4/random/seed1 and 1 more)")
+
+
 def test_a_plan_that_can_run_has_no_refusal(plan: Path) -> None:
     before = sorted(plan.parent.rglob("*"))
     assert found(plan) == {}
