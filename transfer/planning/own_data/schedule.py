@@ -130,7 +130,9 @@ def choose_schedule(
     if not fits:
         needed = hours + (seconds - budget) * len(inits) / SAFETY / 3600
         seeds = "the fewest"
-        short = f"one seed of {FEWEST_STEPS} steps takes about {needed:.2f} h; such runs cannot decide anything"
+        why = f"{steps * batch / images:.2g} epochs: the fewest steps, where {wanted} would be usual"
+        needs = f"about {needed:.2f} h with the probe and a reserve"
+        short = f"one seed of {FEWEST_STEPS} steps needs {needs}; such runs cannot decide anything"
     fraction_of = (fraction, fraction_steps, fraction_seconds)
     return Schedule(Choice(steps, why), least, most, seeds, seconds, *fraction_of, short, fits)
 
