@@ -45,10 +45,10 @@ def report(backbone: Backbone) -> str:
     wide = max(8, *(len(stage) + 1 for stage in stages))
     rows = [f"{s:{wide}}{n:8}   {'not checked' if difference is None else difference[s]}" for s, n in stages.items()]
     needs = " ".join(f"{key} {str(value).replace(' ', '')}" for key, value in backbone.config.items())
-    arch = network.name
+    encoder = "" if backbone.encoder == "encoder" else f", {backbone.encoder} encoder"  # the only one has no name
     return "\n".join(
         [
-            f"{backbone.source.name}: {arch}, {backbone.family} family, {backbone.encoder} encoder",
+            f"{backbone.source.name}: {network.name}, {backbone.family} family{encoder}",
             f"{'stage':{wide}}{'tensors':>8}   max |diff|",
             *rows,
             f"{'total':{wide}}{coverage.set:8}   of {coverage.backbone_tensors}; "

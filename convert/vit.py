@@ -126,9 +126,10 @@ class VisionTransformer:
             tokens[f"{self.registers} register tokens"] = f"REGISTERS {self.registers}"
         if tokens:
             keys = " ".join(f"MODEL.VIT.{key}" for key in tokens.values())
+            them = "them" if self.registers else "it"
             notes.append(
-                f"{' and '.join(tokens)}: in the file; ViTDet leaves them out, a detector without windows takes them "
-                f"with {keys}"
+                f"{' and '.join(tokens)}: in the file; ViTDet leaves {them} out, a detector without windows "
+                f"takes {them} with {keys}"
             )
         if self.final_norm:
             notes.append("the final norm: in the file; ViTDet leaves it out, MODEL.VIT.FINAL_NORM True takes it")

@@ -60,7 +60,7 @@ def test_command_writes_pickle_and_sidecar(moco, run_cli, tmp_path) -> None:
     path, _ = moco
     done = run_cli(["convert/to_d2.py", path, tmp_path / "out.pkl"], check=0)
     assert "265   of 265" in done.stdout
-    assert "moco family, query encoder" in done.stdout
+    assert "moco family, query encoder\n" in done.stdout
     with open(tmp_path / "out.pkl", "rb") as file:
         content = pickle.load(file, encoding="latin1")  # as Detectron2 does it
     assert content["matching_heuristics"] is True

@@ -247,7 +247,7 @@ def test_positions_are_kept_and_said(tmp_path: Path) -> None:
     text = "\n".join(backbone.notes)
     assert "position embedding: a grid of 4 x 4, kept as it is; the detector resamples it" in text
     assert "patches of 14 pixels are kept as they are; a detector here needs patches of 8, 16, 32" in text
-    assert "the class token: in the file; ViTDet leaves them out" in text
+    assert "the class token: in the file; ViTDet leaves it out" in text
     registers = convert(save(TENSORS["timm-dinov2-registers"], tmp_path / "y.pth"))
     assert registers.config["MODEL.VIT.PRETRAIN_CLS_TOKEN"] is False
     assert "MODEL.VIT.CLS_TOKEN True MODEL.VIT.REGISTERS 4" in "\n".join(registers.notes)
