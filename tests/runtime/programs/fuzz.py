@@ -27,6 +27,7 @@ from convert.conversion import convert
 from runtime.errors import UserError
 from runtime.repository import REPOSITORY
 from runtime.torch_files import load_torch, save_torch
+from tests.runtime.programs.fuzz_cityscapes import CITYSCAPES_KINDS
 from tests.runtime.programs.fuzz_data import DATA_KINDS, DataKind
 from transfer.config import load_config
 from transfer.engines.training.proposals import read_proposals
@@ -168,7 +169,7 @@ KINDS: dict[str, tuple[Callable[[Path], st.SearchStrategy[bytes]], str, Callable
     "safetensors": (safetensors, "c.safetensors", lambda path: convert(path, verify=False)),
     "configs": (yaml_of("configs/Base_C4.yaml", "configs/Base_FPN.yaml"), "c.yaml", load_config),
     "plans": (yaml_of("plans/demo.yaml", "plans/lr_search.yaml"), "p.yaml", lambda path: plan_stages(load_plan(path))),
-    **{kind: with_mutations(data) for kind, data in DATA_KINDS.items()},
+    **{kind: with_mutations(data) for kind, data in {**DATA_KINDS, **CITYSCAPES_KINDS}.items()},
 }
 
 
