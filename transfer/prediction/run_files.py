@@ -41,6 +41,9 @@ def find_files(run: str | os.PathLike[str], config: str | os.PathLike[str] | Non
     weights = path / FINAL_WEIGHTS if path.is_dir() else path
     if not weights.is_file():
         unfinished = sorted(path.glob("model_*.pth"))
+        below = [] if unfinished else sorted(path.glob(f"**/{FINAL_WEIGHTS}"))
+        if below:
+            raise UserError(f"{run}: no {FINAL_WEIGHTS} in it, but in folders below; name one: {below[0].parent}")
         hint = f"; name a checkpoint of it, {unfinished[-1]}" if unfinished else "; train it first"
         raise UserError(f"{run}: no {FINAL_WEIGHTS} in it, the run has not finished{hint}")
     beside = weights.parent / CONFIG

@@ -202,6 +202,10 @@ def test_what_is_no_detector_is_refused(tmp_path, run):
         Detector.load(tmp_path / "gone")
     with pytest.raises(UserError, match=r"no model_final.pth in it.*train it first"):
         Detector.load(tmp_path)
+    (tmp_path / "runs" / "demo" / "seed0").mkdir(parents=True)
+    (tmp_path / "runs" / "demo" / "seed0" / "model_final.pth").touch()
+    with pytest.raises(UserError, match=r"in folders below; name one: .*runs/demo/seed0$"):
+        Detector.load(tmp_path / "runs")
     (tmp_path / "model_0000009.pth").write_bytes(b"")
     with pytest.raises(UserError, match=r"name a checkpoint of it, .*model_0000009.pth"):
         Detector.load(tmp_path)
