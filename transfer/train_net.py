@@ -40,6 +40,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--check-data", action="store_true", help="read the data sets, decode every image, print findings, do not train"
     )
+    parser.add_argument("--wandb", action="store_true", help="also show the training in Weights & Biases")
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes on this machine")
     parser.add_argument("--num-machines", type=int, default=1, metavar="N")
     parser.add_argument("--machine-rank", type=int, default=0, metavar="K")
@@ -51,6 +52,8 @@ def parse() -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
     if args.eval_only and args.init:
         parser.error("--eval-only evaluates a trained model; leave out --init, which is for training")
+    if args.eval_only and args.wandb:
+        parser.error("--wandb shows a training; leave it out with --eval-only")
     if args.allow_change and not args.resume:
         parser.error("--allow-change needs --resume: it accepts a difference to the checkpoint")
     if not 0 <= args.machine_rank < args.num_machines:
@@ -84,6 +87,7 @@ def run(args: argparse.Namespace) -> int:
     """The work of one process."""
     from runtime.distributed import close_world, init_world
     from runtime.logs import get_logger, setup_logging
+    from runtime.weights_and_biases import require_wandb
     from transfer.config import load_config
     from transfer.engines import resolve_engine
     from transfer.fine_tuning.job import Job, evaluate_only, train_and_evaluate
@@ -96,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
         log = get_logger("run")
         engine = resolve_engine(args.engine)
         log.info("engine: %s (%s)", engine.name, ", ".join(f"{k} {v}" for k, v in engine.versions().items()))
+        if args.wandb:
+            require_wandb()
         set_default_seed(cfg)
         folder = set_output_folder(cfg, args)
         init = prepare(cfg, args, folder, engine, world.size)
@@ -112,6 +118,7 @@ def run(args: argparse.Namespace) -> int:
             tuple(args.allow_change),
             world.rank,
             world.size,
+            args.wandb,
         )
         if args.eval_only and init.weights is not None:
             return evaluate_only(job, init.weights)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,10 +9,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pretrain.training.warnings_of_failure import HealthWatch
-from runtime.atomic import write_text
-from runtime.errors import UserError
 from runtime.logs import get_logger
 from runtime.metrics import MetricsWriter
+from runtime.weights_and_biases import start_session
 
 Item = TypeVar("Item")
 log = get_logger("pretrain")
@@ -49,7 +47,7 @@ class Recorder:
         """
         self.pace, self.watch = pace, watch
         self.writer = MetricsWriter(folder, first=start + 1) if main else None
-        self.wandb = _start_wandb(folder, wandb) if main and wandb is not None else None
+        self.wandb = start_session(folder, **wandb) if main and wandb is not None else None
         self.waited = 0.0  # seconds the loop waited for data since the last line
         self.since, self.steps = time.perf_counter(), 0
         self.step_seconds = 0.0  # smoothed over lines
@@ -110,16 +108,3 @@ class Recorder:
             self.writer.close()
         if self.wandb:
             self.wandb.finish()
-
-
-def _start_wandb(folder: Path, settings: dict[str, Any]) -> Any:
-    """The run folder's session; a resumed run continues the one it had before, and with it the same curves."""
-    try:
-        wandb = importlib.import_module("wandb")
-    except ImportError as error:
-        raise UserError("--wandb needs the package wandb: pip install wandb") from error
-    id_file = folder / "wandb_id.txt"
-    known = id_file.read_text().strip() if id_file.exists() else None
-    session = wandb.init(**settings, id=known, resume="allow")
-    write_text(id_file, f"{session.id}\n")
-    return session

@@ -248,7 +248,7 @@ class Run:
             HealthWatch(self.method.chance, self.total_steps),
             start=start,
             main=self.world.is_main,
-            wandb={"project": "transfer-gap", "config": self.recorded} if self.settings.wandb else None,
+            wandb={"config": self.recorded} if self.settings.wandb else None,
         )
 
     def _save(self, done: int) -> None:

@@ -412,3 +412,47 @@ def test_a_mistake_in_one_of_two_processes_is_one_line(data, tmp_path, run_cli):
     assert done.stderr.count("error: ") == 1
     assert "SOLVER.IMS_PER_BATCH 3" in done.stderr
     assert "SIGTERM" not in done.stderr
+
+
+STAND_IN = """
+import json, os
+from types import SimpleNamespace
+
+def note(**what):
+    with open(os.environ["CALLS"], "a") as file:
+        file.write(json.dumps(what, default=str) + "\\n")
+
+def init(**settings):
+    note(init=settings)
+    summary = SimpleNamespace(update=lambda values: note(summary=values))
+    return SimpleNamespace(id="one", summary=summary, finish=lambda: note(finish=True))
+"""
+
+
+def test_weights_and_biases_gets_the_settings_and_the_result(data, tmp_path, run_cli):
+    """Curves and pictures reach it through TensorBoard's files; here the package is a stand-in."""
+    (tmp_path / "wandb.py").write_text(STAND_IN)
+    env = {"PYTHONPATH": str(tmp_path), "CALLS": str(tmp_path / "calls")}
+    run_cli(arguments(data, tmp_path / "r", "--wandb", SEED="3"), check=0, env=env)
+    begun, summed, finished = map(json.loads, (tmp_path / "calls").read_text().splitlines())
+    assert begun["init"].items() >= {"project": "transfer-gap", "sync_tensorboard": True, "id": None}.items()
+    assert begun["init"]["config"].items() >= {"seed": 3, "SOLVER.MAX_ITER": 2}.items()
+    assert (
+        summed["summary"]["bbox/AP"]
+        == json.loads((tmp_path / "r" / "result.json").read_text())["metrics"]["bbox"]["AP"]
+    )
+    assert finished == {"finish": True}
+    run_cli(arguments(data, tmp_path / "r", "--wandb", "--resume", "--allow-change", "SOLVER.MAX_ITER", SEED="3",
+                      SOLVER__MAX_ITER="3"), check=0, env=env)  # fmt: skip
+    assert json.loads((tmp_path / "calls").read_text().splitlines()[3])["init"]["id"] == "one"
+
+
+def test_weights_and_biases_is_asked_for_before_anything_is_written(data, tmp_path, run_cli):
+    (tmp_path / "wandb.py").write_text("raise ImportError('none')")
+    done = run_cli(arguments(data, tmp_path / "r", "--wandb"), check=2, env={"PYTHONPATH": str(tmp_path)})
+    assert "--wandb needs the package wandb: pip install wandb" in done.stderr
+    assert not (tmp_path / "r").exists()
+    assert (
+        "--wandb shows a training"
+        in run_cli(["transfer/train_net.py", "--config-file", "x", "--eval-only", "--wandb"], check=2).stderr
+    )

@@ -25,7 +25,7 @@ from transfer.engines.weights.checkpoints import SETTINGS_KEY, load_latest
 from transfer.evaluate import Metrics, evaluate, evaluator_id
 from transfer.evaluate.detections import Detections
 from transfer.fine_tuning.preparation import FINAL_WEIGHTS, refuse_used_folder
-from transfer.fine_tuning.watching import log_pictures
+from transfer.fine_tuning.watching import log_pictures, shown_in_wandb
 from transfer.records import result_file as results
 from transfer.records.classes import write_classes
 from transfer.records.deciding_settings import RunSettings, run_settings
@@ -50,6 +50,7 @@ class Job:
     allow_change: tuple[str, ...] = ()
     rank: int = 0
     world_size: int = 1
+    wandb: bool = False
 
     @property
     def is_main(self) -> bool:
@@ -92,12 +93,14 @@ def train_and_evaluate(job: Job) -> int:
         history = results.History.load(job.folder, job.resume)
         history.cut(done)
         try:
-            with StopSignal() as stop:
-                summary = _train(job, history, stop, settings)
-                if summary.stopped:
-                    log.info("stopped after %d iterations; --resume continues", summary.iterations)
-                    return stop.exit_code
-            return _finish(job, header, summary, history)
+            shown = shown_in_wandb(job.folder, header) if job.wandb and job.is_main else contextlib.nullcontext()
+            with shown as session:
+                with StopSignal() as stop:
+                    summary = _train(job, history, stop, settings)
+                    if summary.stopped:
+                        log.info("stopped after %d iterations; --resume continues", summary.iterations)
+                        return stop.exit_code
+                return _finish(job, header, summary, history, session)
         except (UserError, FloatingPointError) as error:
             if job.is_main:
                 with contextlib.suppress(UserError):  # on a full disk, the first error is the one to report
@@ -152,6 +155,11 @@ def _in_training(
         history.add(iteration, next(iter(by_dataset.values()), {}))
         for name, detections in by_name.items():
             log_pictures(job.folder, iteration, get_dataset(name), detections)
+    return _scalars(by_dataset)
+
+
+def _scalars(by_dataset: Mapping[str, Metrics]) -> dict[str, float]:
+    """Metrics by TASK/METRIC, with several test sets by SET/TASK/METRIC."""
     several = len(by_dataset) > 1
     return {
         f"{name}/{task}/{key}" if several else f"{task}/{key}": value
@@ -161,7 +169,7 @@ def _in_training(
     }
 
 
-def _finish(job: Job, header: Mapping[str, Any], summary: TrainSummary, history: results.History) -> int:
+def _finish(job: Job, header: Mapping[str, Any], summary: TrainSummary, history: results.History, session: Any) -> int:
     began = time.perf_counter()
     by_dataset, names = detect_and_evaluate(job, job.folder / FINAL_WEIGHTS)
     if not job.is_main:
@@ -177,6 +185,8 @@ def _finish(job: Job, header: Mapping[str, Any], summary: TrainSummary, history:
         evaluate_seconds=time.perf_counter() - began,
         detections=names,
     )
+    if session is not None:
+        session.summary.update(_scalars(by_dataset))
     log.info("%s", metrics_table(by_dataset))
     log.info("wrote %s", job.folder / results.RESULT)
     return _check_expectations(job, result["metrics"])
