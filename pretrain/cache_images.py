@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from pretrain.images.source import ImageSource
 
+PLAN = "plan.json"  # in an unfinished cache: what it is being made of
+
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
@@ -102,15 +104,16 @@ def main(argv: list[str] | None = None) -> int:
     with RunLock(args.cache):
         if image_cache.is_cache(args.cache):
             _check_same(args.cache, image_cache.read_summary(args.cache), plan)
+            (args.cache / PLAN).unlink(missing_ok=True)  # of a run that was killed between its last two steps
             print(f"{args.cache} already holds these {len(source)} images")
             return 0
         _check_same(args.cache, _read_plan(args.cache), plan)
-        write_json(args.cache / "plan.json", plan)
+        write_json(args.cache / PLAN, plan)
         bad = write_pixels(source, args.cache, args.shorter_side, args.workers, args.max_bad)
         write_json(
             args.cache / image_cache.SUMMARY, image_cache.summarise(labelled, args.images, args.shorter_side, bad)
         )
-        (args.cache / "plan.json").unlink()
+        (args.cache / PLAN).unlink()
     size = (args.cache / image_cache.PIXELS).stat().st_size
     print(f"{len(source) - len(bad)} images, {size / 2**30:.2f} GiB in {args.cache}; {len(bad)} unreadable")
     return 0
@@ -152,7 +155,9 @@ def write_pixels(source: ImageSource, cache: Path, shorter_side: int, workers: i
             else:
                 pixels_file.write(np.ascontiguousarray(pixels).data)
             shape = (0, 0) if pixels is None else pixels.shape[:2]
+            pixels_file.flush()
             sizes_file.write(np.array(shape, np.int32).tobytes())
+            sizes_file.flush()  # 8 bytes: the buffer would hold back a thousand images, which a kill would then lose
         for file in (pixels_file, sizes_file):
             file.flush()
             os.fsync(file.fileno())
@@ -177,7 +182,7 @@ def _labelled(images: str, split: str) -> ImageSource | None:
 def _read_plan(cache: Path) -> dict | None:
     import json
 
-    path = cache / "plan.json"
+    path = cache / PLAN
     return json.loads(path.read_text()) if path.exists() else None
 
 

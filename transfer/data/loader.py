@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -61,6 +62,15 @@ class _MappedRecords(Dataset[Any]):
             return self._mapper(self._records[key[0]], key[1])
         except UserError as error:
             return _Failure(str(error))
+
+
+def _start_method(num_workers: int) -> str | None:
+    """Fork where there is one, whatever Python's default is by now (from 3.14 on: a server that forks).
+
+    Workers of a server would each unpickle their own copy of the records, import everything again, and outlive a killed
+    run, since their parent is the server.
+    """
+    return "fork" if num_workers and sys.platform.startswith("linux") else None
 
 
 def _identity(item: Any) -> Any:
@@ -242,6 +252,7 @@ def _stream(dataset: Any, keys: Iterator[Any], *, num_workers: int, pin_memory: 
                 collate_fn=_identity,
                 worker_init_fn=_start_worker,
                 pin_memory=pin_memory,
+                multiprocessing_context=_start_method(num_workers),
                 generator=torch.Generator(),  # without one, building an iterator draws from the global generator
             )
         )

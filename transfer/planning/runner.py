@@ -21,12 +21,13 @@ from transfer.planning.stage import Stage
 from transfer.planning.state import (
     BROKEN,
     FINISHED,
-    RECORD,
     STALE,
     Outcome,
     State,
     record_stage,
+    recorded_command,
     recorded_outcomes,
+    recorded_status,
     set_aside,
     stage_folder,
     stage_state,
@@ -135,8 +136,9 @@ class Runner:
     def _settled(self, stage: Stage, state: State) -> Outcome:
         if state.kind == STALE:
             return Outcome("failed", f"{stage.folder}: {state.why}; --redo renames it and runs the stage again")
-        if not (stage_folder(self.output, stage) / RECORD).is_file():
-            record_stage(self.output, stage, stage.command(), status="finished", found=True)
+        if recorded_status(self.output, stage) in (None, "running"):  # "running": its runner was killed meanwhile
+            made_by = recorded_command(self.output, stage) or stage.command()
+            record_stage(self.output, stage, made_by, status="finished", found=True)
         return Outcome("finished")
 
     def _spawn(self, stage: Stage, state: State, folder: Path, lock: IO[str]) -> _Child:

@@ -104,6 +104,12 @@ def recorded_command(output: Path, stage: Stage) -> list[str]:
     return argv if isinstance(argv, list) and all(isinstance(word, str) for word in argv) else []
 
 
+def recorded_status(output: Path, stage: Stage) -> str | None:
+    """How the stage's record says that it ended, ``running`` where nothing recorded an end; None without a record."""
+    status = read_json(stage_folder(output, stage) / RECORD).get("status")
+    return status if isinstance(status, str) else None
+
+
 def _has_checkpoint(stage: Stage) -> bool:
     return (stage.folder / "last_checkpoint").is_file() or newest_checkpoint(stage.folder) is not None
 

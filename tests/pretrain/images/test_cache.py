@@ -96,8 +96,22 @@ def test_an_interrupted_cache_continues(folder, monkeypatch, capsys):
         assert (cache / image_cache.PIXELS).read_bytes() == whole
         assert (cache / image_cache.SIZES).read_bytes() == sizes
     assert not (cache / "plan.json").exists()
+    (cache / "plan.json").write_text(json.dumps(plan))  # killed between the summary and the removal of the plan
     make(folder)
+    assert not (cache / "plan.json").exists()
     assert "already holds these 12 images" in capsys.readouterr().out
+
+
+def test_a_killed_cache_has_every_image_that_was_written(folder, monkeypatch):
+    sizes, found, load = folder.parent / "cache" / image_cache.SIZES, [], cache_images.Decoded.__getitem__
+
+    def look(self, index):
+        found.append(sizes.stat().st_size // 8)  # what a kill now would leave
+        return load(self, index)
+
+    monkeypatch.setattr(cache_images.Decoded, "__getitem__", look)
+    make(folder)
+    assert found == list(range(12))
 
 
 def test_unreadable_images_are_remembered_with_their_reason(folder):

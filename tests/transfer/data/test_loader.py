@@ -1,6 +1,7 @@
 """Loaders: resume, ranks, workers, and equality with Detectron2 batch by batch."""
 
 import itertools
+import multiprocessing
 import subprocess
 import sys
 
@@ -39,6 +40,20 @@ def test_workers_outlive_the_signals_that_stop_a_run(records):
     started = list(itertools.islice(batches, 1))
     signal_the_workers()
     same_batches(started + list(itertools.islice(batches, 8)), take(loader(records, num_workers=2), 9))
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere workers are spawned")
+def test_workers_are_forked_whatever_pythons_default_is(records):
+    """From Python 3.14 on a server forks workers: they would copy all records, and outlive a killed run."""
+    method = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        stream = iter(loader(records, num_workers=1))
+        next(stream)
+        (worker,) = multiprocessing.active_children()
+        assert type(worker).__name__ == "ForkProcess"
+    finally:
+        multiprocessing.set_start_method(method, force=True)
 
 
 def test_a_process_that_ends_with_its_loader_open_does_not_wait_for_the_workers(repo, tmp_path):

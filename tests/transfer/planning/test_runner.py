@@ -171,6 +171,18 @@ def test_interrupt_stops_resumably_and_again_continues(plan_file: Path, measure_
     assert "moco against supervised on toy" in second.stdout
 
 
+def test_a_stage_that_outlived_its_runner_is_recorded_as_finished(plan_file: Path) -> None:
+    """Killed while a stage ran, or in the write of its end: the record would say "running" for ever."""
+    run(plan_file)
+    folder = Path("runs/toy/stages/toy__random__seed0")
+    record = json.loads((folder / "record.json").read_text())
+    (folder / "record.json").write_text(json.dumps({"argv": record["argv"], "proof": None, "status": "running"}))
+    assert run(plan_file)["toy/random/seed0"].status == "finished"
+    now = json.loads((folder / "record.json").read_text())
+    assert (now["status"], now["argv"], now["proof"]) == ("finished", record["argv"], record["proof"])
+    assert len(calls("runs/toy/toy/random/seed0")) == 1
+
+
 def test_two_runners_share_the_work(plan_file: Path, measure_gap: list[str]) -> None:
     runners = [
         subprocess.Popen(measure_gap, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)

@@ -1,5 +1,6 @@
 """Stands for pretrain/main.py: notes its arguments and leaves a checkpoint."""
 
+import os
 import pathlib
 import sys
 
@@ -8,4 +9,5 @@ output = pathlib.Path(arguments[arguments.index("--output") + 1])
 output.mkdir(parents=True, exist_ok=True)
 with open(output / "calls.txt", "a") as calls:
     calls.write(" ".join(arguments) + "\n")
-(output / "checkpoint_0001.pth.tar").write_bytes(b"weights of " + str(output).encode())
+(output / ".partial").write_bytes(b"weights of " + str(output).encode())
+os.replace(output / ".partial", output / "checkpoint_0001.pth.tar")  # atomically, as the program does

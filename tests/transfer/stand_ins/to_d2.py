@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import pathlib
 import sys
 
@@ -15,10 +16,13 @@ if b"broken" in source.read_bytes():
     print("error: checkpoint is an HTML page", file=sys.stderr)
     sys.exit(2)
 target.parent.mkdir(parents=True, exist_ok=True)
-target.write_bytes(b"backbone from " + source.read_bytes())
+partial = target.with_name(f".{target.name}.partial")
+partial.write_bytes(b"backbone from " + source.read_bytes())
+os.replace(partial, target)  # atomically, as the program does
 sidecar = {
     "schema": 1,
     "source": {"file": str(source), "sha256": sha256(source)},
     "files": {target.name: sha256(target)},
 }
-target.with_suffix(".json").write_text(json.dumps(sidecar))
+partial.write_text(json.dumps(sidecar))
+os.replace(partial, target.with_suffix(".json"))

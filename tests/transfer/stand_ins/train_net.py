@@ -21,6 +21,13 @@ def value_after(word: str, default: str = "") -> str:
     return arguments[arguments.index(word) + 1] if word in arguments else default
 
 
+def write(path: pathlib.Path, text: str) -> None:
+    """Atomically, as the program does."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text)
+    os.replace(partial, path)
+
+
 stopped: list[int] = []
 for signum in (signal.SIGTERM, signal.SIGUSR1):
     signal.signal(signum, lambda number, frame: stopped.append(number))
@@ -29,8 +36,8 @@ init, weights = value_after("--init-name"), value_after("--init")
 output.mkdir(parents=True, exist_ok=True)
 with open(output / "calls.txt", "a") as calls:
     calls.write(" ".join(arguments) + "\n")
-(output / "config.yaml").write_text("SOLVER:\n  MAX_ITER: 20\n")
-(output / "last_checkpoint").write_text("model_0000009.pth")
+write(output / "config.yaml", "SOLVER:\n  MAX_ITER: 20\n")
+write(output / "last_checkpoint", "model_0000009.pth")
 if (output / "fail_once").exists():
     (output / "fail_once").unlink()
     print("error: loss is not finite at step 7", file=sys.stderr)
@@ -40,7 +47,7 @@ at = output / "at"
 first = int(at.read_text()) if "--resume" in arguments and at.exists() else 0
 for step in range(first, int(os.environ.get("FAKE_STEPS", "2"))):
     time.sleep(0.02)
-    at.write_text(str(step))
+    write(at, str(step))
     if stopped:
         sys.exit(128 + stopped[0])
 
@@ -58,4 +65,4 @@ record["init"]["sha256"] = (
 )
 record["config"]["flat"]["SOLVER.BASE_LR"] = rate
 record["metrics"] = {"bbox": {"AP": ap, "AP50": ap + 20, "AP75": ap + 1}}
-(output / "result.json").write_text(json.dumps(record))
+write(output / "result.json", json.dumps(record))

@@ -30,7 +30,7 @@ from transfer.engines.torchvision.inference_arithmetic import detection_model, i
 from transfer.engines.torchvision.inference_augmentation import AugmentedDetector
 from transfer.engines.torchvision.model.box_head import FastRCNNOutputLayers
 from transfer.engines.torchvision.model.rcnn import GeneralizedRCNN, ImageDetector
-from transfer.engines.torchvision.training_metrics import Progress
+from transfer.engines.torchvision.training_metrics import Progress, logged_evaluations
 from transfer.engines.training.batches import TrainingFeed, build_test_feed
 from transfer.engines.training.device import choose_device, set_arithmetic
 from transfer.engines.training.evaluation import is_evaluation_missing
@@ -91,6 +91,7 @@ class Run:
         self.precision = Precision(cfg.SOLVER.AMP.ENABLED, cfg.ENGINE.AMP_DTYPE, self.device)
         self.precise_bn_position, self.start, self.worker_seed = 0, 0, -1
         self.stored: dict[str, Any] | None = None  # the resumed checkpoint's entry for an exact resume
+        self.windows: dict[str, list[float]] = {}
 
     def train(
         self,
@@ -111,7 +112,10 @@ class Run:
             self.worker_seed = draw_base_seed()
         batches, measuring = feed.streams(self.worker_seed, self.start, self.precise_bn_position)
         self.precise_bn = self._precise_bn(measuring)
-        progress = Progress(self.folder if rank() == 0 else None, cfg.SOLVER.MAX_ITER, self.start)
+        # the history is written first: a kill in between leaves an evaluation that metrics.json lacks
+        evaluated = logged_evaluations(self.folder).intersection(evaluated) if resume else ()
+        progress = Progress(self.folder if rank() == 0 else None, cfg.SOLVER.MAX_ITER, self.start, self.windows)
+        self.progress = progress
         clip = cfg.SOLVER.CLIP_GRADIENTS
         training = loop.Training(
             model,
@@ -221,7 +225,9 @@ class Run:
         own = exact["rng"][rank()]
         self.process_seed, self.worker_seed = int(own["process_seed"]), int(own["worker_seed"])
         self.precise_bn_position = int(exact["precise_bn_position"])
-        self.model.load_training_state(own.get("model", {}))  # not in checkpoints of earlier versions
+        # neither is in checkpoints of earlier versions
+        self.model.load_training_state(own.get("model", {}))
+        self.windows = {name: [float(v) for v in values] for name, values in exact.get("windows", {}).items()}
         state: dict[str, Any] = own["state"]
         return state
 
@@ -235,6 +241,7 @@ class Run:
         exact = {
             "rng": gather_objects(own),
             "precise_bn_position": self.precise_bn.position if self.precise_bn else 0,
+            "windows": self.progress.windows(),
             **self.frozen.entry(),
         }
         if rank() == 0:

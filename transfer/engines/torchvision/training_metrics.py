@@ -5,22 +5,32 @@ from __future__ import annotations
 import statistics
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from runtime.logs import get_logger
-from runtime.metrics import MetricsWriter
+from runtime.metrics import MetricsWriter, read_metrics
 
 PERIOD = 20  # iterations between records, and the window of their medians, as in Detectron2
 
 
 class Progress:
-    """Smoothed losses and times from iteration ``start`` on; ``folder`` None (other ranks) writes nothing."""
+    """Smoothed losses and times from iteration ``start`` on; ``folder`` None (other ranks) writes nothing.
 
-    def __init__(self, folder: Path | None, max_iter: int, start: int = 0) -> None:
+    ``windows``: of the run that is continued, see ``windows``: without them the first record after a resume would be a
+    median of fewer iterations than the same record of a run that was not interrupted.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        max_iter: int,
+        start: int = 0,
+        windows: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
         self.writer = MetricsWriter(folder, first=start) if folder is not None else None
         self.max_iter = max_iter
-        self.history: dict[str, deque[float]] = {}
+        self.history = {name: deque(values, maxlen=PERIOD) for name, values in (windows or {}).items()}
         self.logger = get_logger(__name__)
 
     def record(
@@ -54,7 +64,18 @@ class Progress:
         if self.writer is not None and scalars:
             self.writer.write(iteration, **scalars)
 
+    def windows(self) -> dict[str, list[float]]:
+        """The last values of each scalar, of which the records are medians; for a checkpoint."""
+        return {name: list(values) for name, values in self.history.items()}
+
     def close(self) -> None:
         """Close the files."""
         if self.writer is not None:
             self.writer.close()
+
+
+def logged_evaluations(folder: Path) -> set[int]:
+    """Finished iterations at each evaluation that metrics.json holds; a record cut short by a kill does not count."""
+    path = folder / "metrics.json"
+    records = read_metrics(path) if path.exists() else []
+    return {record["iteration"] + 1 for record in records if any("/" in key for key in record)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -81,19 +82,47 @@ def test_metrics_have_detectron2s_names(whole: tuple[Path, Any]) -> None:
     assert [r["iteration"] for r in records if "bbox/AP" in r] == [1, 3, 5]
 
 
+def timeless(folder: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.json as they stand there, without the times."""
+    lines = map(json.loads, (folder / "metrics.json").read_text().splitlines())
+    return [{key: value for key, value in line.items() if key not in ("time", "data_time")} for line in lines]
+
+
 @pytest.mark.parametrize("stop_after", [1, 4, 5])
-def test_resumed_run_ends_with_the_same_weights(
+def test_resumed_run_ends_with_the_same_weights_and_metrics(
     stop_after: int, whole: tuple[Path, Any], tmp_path: Path, engine: Any, weights_of: Callable[[Path], Any]
 ) -> None:
     folder, cfg = whole
-    first = engine.train(cfg, tmp_path, stop=StopAt(stop_after), after_eval=lambda i, d: {})
+    first = engine.train(cfg, tmp_path, stop=StopAt(stop_after), after_eval=lambda i, d: {"bbox/AP": 12.5})
     assert (first.iterations, first.stopped) == (stop_after, True)
     assert not (tmp_path / "model_final.pth").exists()
     torch.manual_seed(999)  # another process has other generators
     np.random.seed(999)
-    second = engine.train(cfg, tmp_path, resume=True, after_eval=lambda i, d: {})
+    second = engine.train(cfg, tmp_path, resume=True, after_eval=lambda i, d: {"bbox/AP": 12.5})
     assert (second.iterations, second.stopped) == (7, False)
     assert_same_weights(weights_of(tmp_path), weights_of(folder))
+    assert timeless(tmp_path) == timeless(folder)  # the medians of the last record reach back before the stop
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_an_evaluation_that_a_kill_kept_out_of_metrics_json_is_made_again(
+    torn: bool, whole: tuple[Path, Any], tmp_path: Path, engine: Any
+) -> None:
+    """The history is written before metrics.json, so a kill in between leaves an evaluation in the one alone."""
+    folder, cfg = whole
+    engine.train(cfg, tmp_path, stop=StopAt(4), after_eval=lambda i, d: {"bbox/AP": 12.5})
+    made: list[int] = []
+
+    def evaluate(iteration: int, found: Any) -> dict[str, float]:
+        made.append(iteration)
+        return {"bbox/AP": 12.5}
+
+    if torn:
+        with (tmp_path / "metrics.json").open("a") as file:
+            file.write('{"iteration": 3, "bbox/A')
+    engine.train(cfg, tmp_path, resume=True, after_eval=evaluate, evaluated=[2, 4])
+    assert made == [4, 6]
+    assert timeless(tmp_path) == timeless(folder)
 
 
 def test_torn_newest_checkpoint_falls_back(
