@@ -123,6 +123,7 @@ def test_twenty_iterations_equal_detectron2_with_its_own_loader(
     detectron2_engine: Any,
 ) -> None:
     length = {"SOLVER.MAX_ITER": 20, "DATALOADER.NUM_WORKERS": 1, "MODEL.ROI_HEADS.SCORE_THRESH_TEST": 0.0}
+    length["SOLVER.BASE_LR"] = 1e-3  # the usual rate diverges on some processors, and every score is 0 then
     if kind == "fast with masks, cropped":
         length |= {"MODEL.MASK_ON": True, "INPUT.CROP.ENABLED": True}
     cfg = tiny_config(ALONE if kind == "alone" else given(proposal_file), length)

@@ -116,17 +116,6 @@ class Run:
         evaluated = logged_evaluations(self.folder).intersection(evaluated) if resume else ()
         progress = Progress(self.folder if rank() == 0 else None, cfg.SOLVER.MAX_ITER, self.start, self.windows)
         self.progress = progress
-        clip = cfg.SOLVER.CLIP_GRADIENTS
-        training = loop.Training(
-            model,
-            self.optimizer,
-            self.schedule,
-            self.precision,
-            (lambda parameters: CLIPPERS[clip.CLIP_TYPE](parameters, clip.CLIP_VALUE, clip.NORM_TYPE))
-            if clip.ENABLED
-            else (lambda parameters: None),
-            cfg.ENGINE.ACCUMULATE,
-        )
         events = loop.Events(
             save=self._save,
             evaluate=lambda iteration: self._evaluate(iteration, progress, after_eval),
@@ -140,7 +129,7 @@ class Run:
             if is_evaluation_missing(cfg, self.start, evaluated):
                 events.evaluate(self.start - 1)
             done = loop.run(
-                training,
+                self._training(model),
                 batches,
                 events,
                 progress,
@@ -156,6 +145,20 @@ class Run:
         if self.start >= cfg.SOLVER.MAX_ITER and any_rank(not final.exists(), self.device):
             self._save(done - 1, True)  # a resumed run with nothing left to train
         return self._summary(done, time.perf_counter() - began)
+
+    def _training(self, model: Any) -> loop.Training:
+        """What an iteration needs of the run; ``model`` as it is wrapped for several processes."""
+        clip = self.cfg.SOLVER.CLIP_GRADIENTS
+        return loop.Training(
+            model,
+            self.optimizer,
+            self.schedule,
+            self.precision,
+            (lambda parameters: CLIPPERS[clip.CLIP_TYPE](parameters, clip.CLIP_VALUE, clip.NORM_TYPE))
+            if clip.ENABLED
+            else (lambda parameters: None),
+            self.cfg.ENGINE.ACCUMULATE,
+        )
 
     def _thaw(self, done: int) -> None:
         """Check that a frozen backbone is unchanged. With nothing left to train, the run's own feature cache goes."""
