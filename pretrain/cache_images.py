@@ -110,6 +110,7 @@ def main(argv: list[str] | None = None) -> int:
         _check_same(args.cache, _read_plan(args.cache), plan)
         write_json(args.cache / PLAN, plan)
         bad = write_pixels(source, args.cache, args.shorter_side, args.workers, args.max_bad)
+        _check_unchanged(source, args)
         write_json(
             args.cache / image_cache.SUMMARY, image_cache.summarise(labelled, args.images, args.shorter_side, bad)
         )
@@ -117,6 +118,18 @@ def main(argv: list[str] | None = None) -> int:
     size = (args.cache / image_cache.PIXELS).stat().st_size
     print(f"{len(source) - len(bad)} images, {size / 2**30:.2f} GiB in {args.cache}; {len(bad)} unreadable")
     return 0
+
+
+def _check_unchanged(source: ImageSource, args: argparse.Namespace) -> None:
+    """Raise UserError where the images are no longer those that were listed: the cache would pass for theirs."""
+    from pretrain.images import open_images
+
+    now = open_images(args.images, labels=False, split=args.split)
+    if (now.files_fingerprint, now.times_fingerprint) != (source.files_fingerprint, source.times_fingerprint):
+        raise UserError(
+            f"the images of {args.images} were changed while {args.cache} was made of them; remove {args.cache} and "
+            "make it again"
+        )
 
 
 def write_pixels(source: ImageSource, cache: Path, shorter_side: int, workers: int, max_bad: float) -> dict[int, str]:

@@ -33,6 +33,23 @@ def collect(settings: Settings, source: ImageSource, sizes: Sizes) -> list[Findi
     return findings
 
 
+def changed_since(source: ImageSource, settings: Settings) -> list[Finding]:
+    """A finding where the images are no longer those that ``source`` listed when the run began.
+
+    A run reads its files as it goes, and a checkpoint names the images of the beginning. A cache holds its pixels.
+    """
+    if settings.data.cache is not None:
+        return []
+    try:
+        now = open_images(settings.data.data, labels=settings.row.labels)
+        changed = (now.fingerprint, now.times_fingerprint) != (source.fingerprint, source.times_fingerprint)
+        example = settings.data.data
+    except UserError as error:
+        changed, example = True, str(error)
+    message = "files were added, removed, replaced or copied: the run saw some of both, and is of neither; run it again"
+    return [Finding("images changed during the run", 1, example, message)] if changed else []
+
+
 def report(findings: Sequence[Finding], folder: Path) -> None:
     """Log the findings, and write them to findings.json in the run folder; without any, that holds an empty list."""
     for finding in findings:

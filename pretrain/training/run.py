@@ -21,7 +21,7 @@ from pretrain.settings.values import Settings
 from pretrain.training.checkpoint_checks import weights_sha256
 from pretrain.training.checkpoints import CheckpointFolder, optimizer_state
 from pretrain.training.e_step import e_step
-from pretrain.training.findings import collect, report
+from pretrain.training.findings import changed_since, collect, report
 from pretrain.training.informed_epochs import InformedEpochs
 from pretrain.training.knn_monitor import build_knn_monitor, run_probe
 from pretrain.training.loop import Loop, Stepper
@@ -254,6 +254,9 @@ class Run:
     def _save(self, done: int) -> None:
         """Write the state after ``done`` steps; at the end of the run its hash too."""
         if self.world.is_main:  # the ranks hold the same weights; the BatchNorm buffers saved are rank 0's
+            if done == self.total_steps and (changed := changed_since(self.source, self.settings)):
+                self.findings += changed
+                report(self.findings, self.settings.saving.folder)
             state = self._state_after(done)
             file = self.checkpoints.save(state)
             log.info("saved %s, weights %s", file, state["weights_sha256"])

@@ -144,15 +144,20 @@ class DatasetSpec:
             content["annotations"] = [a for a in content["annotations"] if a["image_id"] in keep]
         return content
 
-    def sha256(self) -> str:
-        """Digest of the annotations and, for a share, of how it was drawn; images are not included."""
+    def sha256(self, *, fresh: bool = False) -> str:
+        """Digest of the annotations and, for a share, of how it was drawn; images are not included.
+
+        ``fresh``: read them again now, where a digest of this process would be taken otherwise.
+        """
         self.require()
         if self.kind == "voc":
-            return _sha256_of_voc(self.annotations, self.split)
+            return (_sha256_of_voc.__wrapped__ if fresh else _sha256_of_voc)(self.annotations, self.split)
+        path = self.annotations
         if self.kind == "cityscapes":
-            digest = _sha256_of_cities(self.annotations, self.images, self.name)
+            of_cities = _sha256_of_cities.__wrapped__ if fresh else _sha256_of_cities
+            digest = of_cities(path, self.images, self.name)
         else:
-            digest = _sha256_of_json(str(self.annotations), self.annotations.stat().st_mtime_ns)
+            digest = sha256_file(path) if fresh else _sha256_of_json(str(path), path.stat().st_mtime_ns)
         if self.percent < 100:
             return hashlib.sha256(f"{digest} {self.percent:g}% seed {self.share_seed}".encode()).hexdigest()
         return digest

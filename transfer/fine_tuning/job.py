@@ -24,6 +24,7 @@ from transfer.engines.training.choices import finds_proposals
 from transfer.engines.weights.checkpoints import SETTINGS_KEY, load_latest
 from transfer.evaluate import Metrics, evaluate, evaluator_id
 from transfer.evaluate.detections import Detections
+from transfer.fine_tuning.data_watch import DataWatch
 from transfer.fine_tuning.preparation import FINAL_WEIGHTS, refuse_used_folder
 from transfer.fine_tuning.watching import log_pictures, shown_in_wandb
 from transfer.records import result_file as results
@@ -78,6 +79,7 @@ def train_and_evaluate(job: Job) -> int:
     with _lock(job):
         setup_logging(job.folder, job.rank)
         settings, done = settings_to_continue(job)
+        watch = _watch(job)
         header: dict[str, Any] = {}
         if job.is_main:
             write_text(job.folder / "config.yaml", dump_config(job.cfg))
@@ -96,11 +98,11 @@ def train_and_evaluate(job: Job) -> int:
             shown = shown_in_wandb(job.folder, header) if job.wandb and job.is_main else contextlib.nullcontext()
             with shown as session:
                 with StopSignal() as stop:
-                    summary = _train(job, history, stop, settings)
+                    summary = _train(job, history, stop, settings, watch)
                     if summary.stopped:
                         log.info("stopped after %d iterations; --resume continues", summary.iterations)
                         return stop.exit_code
-                return _finish(job, header, summary, history, session)
+                return _finish(job, header, summary, history, watch, session)
         except (UserError, FloatingPointError) as error:
             if job.is_main:
                 with contextlib.suppress(UserError):  # on a full disk, the first error is the one to report
@@ -108,14 +110,22 @@ def train_and_evaluate(job: Job) -> int:
             raise error if isinstance(error, UserError) else UserError(str(error)) from error
 
 
-def _train(job: Job, history: results.History, stop: StopSignal, settings: RunSettings) -> TrainSummary:
+def _watch(job: Job) -> DataWatch | None:
+    """Of all data sets, in the process that writes the results; None in the others."""
+    names = [*job.cfg.DATASETS.TRAIN, *job.cfg.DATASETS.TEST]
+    return DataWatch(map(get_dataset, names)) if job.is_main else None
+
+
+def _train(
+    job: Job, history: results.History, stop: StopSignal, settings: RunSettings, watch: DataWatch | None
+) -> TrainSummary:
     before = history.train_seconds
     summary = job.engine.train(
         job.cfg,
         job.folder,
         resume=job.resume,
         stop=stop,
-        after_eval=lambda iteration, detections: _in_training(job, history, iteration, detections),
+        after_eval=lambda iteration, detections: _in_training(job, history, watch, iteration, detections),
         settings=settings.entry(),
         evaluated=history.iterations,
     )
@@ -147,11 +157,12 @@ def _lock(job: Job) -> contextlib.AbstractContextManager[Any]:
 
 
 def _in_training(
-    job: Job, history: results.History, iteration: int, by_name: Mapping[str, Detections]
+    job: Job, history: results.History, watch: DataWatch | None, iteration: int, by_name: Mapping[str, Detections]
 ) -> dict[str, float]:
     """Evaluate the detections of an intermediate model; its scalars go to metrics.json."""
     by_dataset = {name: job.metrics(name, detections) for name, detections in by_name.items()}
-    if job.is_main:
+    if watch is not None:
+        watch.check_annotations()
         history.add(iteration, next(iter(by_dataset.values()), {}))
         for name, detections in by_name.items():
             log_pictures(job.folder, iteration, get_dataset(name), detections)
@@ -169,15 +180,26 @@ def _scalars(by_dataset: Mapping[str, Metrics]) -> dict[str, float]:
     }
 
 
-def _finish(job: Job, header: Mapping[str, Any], summary: TrainSummary, history: results.History, session: Any) -> int:
+def _finish(
+    job: Job,
+    header: Mapping[str, Any],
+    summary: TrainSummary,
+    history: results.History,
+    watch: DataWatch | None,
+    session: Any,
+) -> int:
     began = time.perf_counter()
     by_dataset, names = detect_and_evaluate(job, job.folder / FINAL_WEIGHTS)
-    if not job.is_main:
+    if watch is None:
         return 0
+    watch.check_annotations()
+    changed = watch.findings()
+    for one in changed:
+        log.warning("data set %s: %s: %d, e.g. %s: %s", *one.values())
     history.add(summary.iterations, next(iter(by_dataset.values()), {}))
     result = results.write_finished(
         job.folder,
-        header,
+        {**header, "findings": [*header["findings"], *changed]},
         summary=summary,
         history=history,
         by_dataset=by_dataset,
@@ -209,9 +231,11 @@ def evaluate_only(job: Job, weights: Path) -> int:
     """--eval-only: detect with ``weights``, print metrics, write evaluation.json; result.json does not change."""
     with _lock(job):
         setup_logging(job.folder, job.rank)
+        watch = DataWatch(map(get_dataset, job.cfg.DATASETS.TEST)) if job.is_main else None
         by_dataset, _ = detect_and_evaluate(job, weights, prefix="evaluation")
-        if not job.is_main:
+        if watch is None:
             return 0
+        watch.check_annotations()
         record: dict[str, Any] = {
             "weights": str(weights),
             "weights_sha256": sha256_file(weights),
@@ -223,6 +247,7 @@ def evaluate_only(job: Job, weights: Path) -> int:
         }
         record["evaluators"] = job.evaluators(by_dataset)
         record["findings"] = finding_records((), [get_dataset(name) for name in by_dataset])
+        record["findings"] += watch.findings()
         write_json(job.folder / "evaluation.json", record)
         log.info("%s", metrics_table(by_dataset))
         return _check_expectations(job, next(iter(by_dataset.values()), {}))

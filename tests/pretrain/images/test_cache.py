@@ -114,6 +114,23 @@ def test_a_killed_cache_has_every_image_that_was_written(folder, monkeypatch):
     assert found == list(range(12))
 
 
+def test_images_that_change_while_the_cache_is_made_are_refused(folder, monkeypatch):
+    load = cache_images.Decoded.__getitem__
+
+    def touch(self, index):
+        if index == 5:
+            os.utime(folder / "class0" / "00.jpg", ns=(1, 1))  # replaced by a file of the same size, say
+        return load(self, index)
+
+    monkeypatch.setattr(cache_images.Decoded, "__getitem__", touch)
+    with pytest.raises(UserError, match=r"were changed while .*cache was made of them; remove .*cache"):
+        make(folder)
+    monkeypatch.undo()
+    assert not image_cache.is_cache(folder.parent / "cache")
+    with pytest.raises(UserError, match="of these images before they were changed"):
+        make(folder)
+
+
 def test_unreadable_images_are_remembered_with_their_reason(folder):
     (folder / "class1" / "05.png").write_bytes(b"<html>")
     cached = open_images(make(folder, "--max-bad", "1"), labels=False)

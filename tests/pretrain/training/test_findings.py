@@ -6,12 +6,14 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from pretrain.images import fingerprints
 from pretrain.settings.options import parse
+from pretrain.training.recorder import Recorder
 from pretrain.training.run import pretrain
 from runtime.distributed import World
 from runtime.errors import UserError
@@ -98,6 +100,26 @@ def test_many_images_recorded_by_an_earlier_version_are_recognised(
     (images / "train" / "class0" / "again.jpg").write_bytes(file.read_bytes())
     with pytest.raises(UserError, match="data was "):
         run(images, tmp_path / "run", *flags, "--resume")
+
+
+@pytest.mark.parametrize("change", ["replace", "remove", None])
+def test_images_that_change_during_the_run_are_a_finding_of_its_last_checkpoint(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str | None
+) -> None:
+    line, (file, *_) = Recorder.line, sorted((images / "train").glob("*/*.jpg"))
+
+    def meanwhile(self: Recorder, *rest: Any) -> None:
+        line(self, *rest)
+        if change == "replace":
+            os.utime(file, ns=(1, 1))
+        elif change == "remove":
+            file.unlink(missing_ok=True)
+
+    monkeypatch.setattr(Recorder, "line", meanwhile)
+    assert run(images, tmp_path / "run", "--iterations", "2", "--max-bad", "9", "-p", "1") == 0
+    stored = torch.load(tmp_path / "run" / "checkpoint_step_000000002.pth.tar", weights_only=True)["findings"]
+    assert ("images changed during the run" in {one["kind"] for one in stored}) == (change is not None)
+    assert json.loads((tmp_path / "run" / "findings.json").read_text()) == stored
 
 
 def test_a_dry_run_says_what_it_would_do_and_writes_nothing(

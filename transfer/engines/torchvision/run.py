@@ -112,10 +112,7 @@ class Run:
             self.worker_seed = draw_base_seed()
         batches, measuring = feed.streams(self.worker_seed, self.start, self.precise_bn_position)
         self.precise_bn = self._precise_bn(measuring)
-        # the history is written first: a kill in between leaves an evaluation that metrics.json lacks
-        evaluated = logged_evaluations(self.folder).intersection(evaluated) if resume else ()
-        progress = Progress(self.folder if rank() == 0 else None, cfg.SOLVER.MAX_ITER, self.start, self.windows)
-        self.progress = progress
+        progress = self.progress = self._progress()
         events = loop.Events(
             save=self._save,
             evaluate=lambda iteration: self._evaluate(iteration, progress, after_eval),
@@ -126,7 +123,7 @@ class Run:
         if exact is not None:
             set_rng_state(exact)  # last: building the parts above drew from the generators
         try:
-            if is_evaluation_missing(cfg, self.start, evaluated):
+            if is_evaluation_missing(cfg, self.start, logged_evaluations(self.folder).intersection(evaluated)):
                 events.evaluate(self.start - 1)
             done = loop.run(
                 self._training(model),
@@ -159,6 +156,9 @@ class Run:
             else (lambda parameters: None),
             self.cfg.ENGINE.ACCUMULATE,
         )
+
+    def _progress(self) -> Progress:
+        return Progress(self.folder if rank() == 0 else None, self.cfg.SOLVER.MAX_ITER, self.start, self.windows)
 
     def _thaw(self, done: int) -> None:
         """Check that a frozen backbone is unchanged. With nothing left to train, the run's own feature cache goes."""

@@ -75,7 +75,10 @@ class Progress:
 
 
 def logged_evaluations(folder: Path) -> set[int]:
-    """Finished iterations at each evaluation that metrics.json holds; a record cut short by a kill does not count."""
+    """Finished iterations at each evaluation that metrics.json holds; a record cut short by a kill does not count.
+
+    The history of a run is written first: a kill in between leaves an evaluation there that metrics.json lacks.
+    """
     path = folder / "metrics.json"
     records = read_metrics(path) if path.exists() else []
     return {record["iteration"] + 1 for record in records if any("/" in key for key in record)}

@@ -1,0 +1,114 @@
+"""Annotations and images that change under a run: no number is recorded as if it had been made on other data."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.errors import UserError
+from tests.transfer.toy_data import write_coco, write_voc
+from tests.transfer.train_command import arguments
+from transfer import train_net
+from transfer.data.catalog import get_dataset
+from transfer.engines.torchvision import loop
+from transfer.fine_tuning.data_watch import DataWatch
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    return write_coco(tmp_path / "data", count=4)
+
+
+@pytest.fixture
+def train(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Train in this process; ``meanwhile`` is called after the first step."""
+
+    def run(meanwhile: Callable[[], Any], *flags: str, **keys: str) -> int:
+        step, done = loop.Training.step, []
+
+        def watched(self: Any, *args: Any) -> dict[str, float]:
+            losses = step(self, *args)
+            if not done:
+                meanwhile()
+            done.append(True)
+            return losses
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop.Training, "step", watched)
+            patch.setattr(sys, "argv", arguments(data, tmp_path / "run", *flags, **keys))
+            return train_net.main()
+
+    return run
+
+
+def rewrite(folder: Path) -> None:
+    """Other boxes in the same annotation file."""
+    path = folder / "annotations.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = content["annotations"][::2]
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("period", ["0", "1"])
+def test_replaced_annotations_stop_the_run_without_a_number(
+    train: Callable[..., int], tmp_path: Path, period: str
+) -> None:
+    shutil.copy(tmp_path / "data" / "annotations.json", tmp_path / "kept.json")
+    with pytest.raises(UserError, match=r"data set coco:.*annotations were replaced during the run .*--resume"):
+        train(lambda: rewrite(tmp_path / "data"), TEST__EVAL_PERIOD=period)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["status"], result.get("metrics")) == ("failed", None)
+    assert "annotations were replaced" in result["error"]
+    assert json.loads((tmp_path / "run" / "history.json").read_text())["history"] == [] if period == "0" else True
+    shutil.copy(tmp_path / "kept.json", tmp_path / "data" / "annotations.json")
+    assert train(lambda: None, "--resume", TEST__EVAL_PERIOD=period) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["status"], result["changes"]) == ("finished", [])
+
+
+def test_replaced_images_are_a_finding(train: Callable[..., int], tmp_path: Path) -> None:
+    images = tmp_path / "data" / "images"
+
+    def replace() -> None:
+        shutil.copy2(images / "img0.png", tmp_path / "new.png")  # with the old time
+        os.replace(tmp_path / "new.png", images / "img0.png")
+
+    assert train(replace) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    (found,) = [one for one in result["findings"] if one["kind"] == "image file changed during the run"]
+    assert (found["count"], found["example"]) == (1, str(images / "img0.png"))
+
+
+def test_an_undisturbed_run_has_no_such_finding(train: Callable[..., int], tmp_path: Path) -> None:
+    assert train(lambda: None) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert "image file changed during the run" not in {one["kind"] for one in result["findings"]}
+
+
+def test_a_removed_image_is_one_line_and_a_failed_result(train: Callable[..., int], tmp_path: Path) -> None:
+    image = tmp_path / "data" / "images" / "img1.png"
+    with pytest.raises(UserError, match=rf"image {image} cannot be read .*; replace it or remove it"):
+        train(image.unlink)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["status"], str(image) in result["error"]) == ("failed", True)
+
+
+def test_voc_annotations_are_read_again(tmp_path: Path) -> None:
+    spec = get_dataset(write_voc(tmp_path, {"a": [("dog", 0, [1, 1, 9, 9])], "b": [("cat", 0, [2, 2, 8, 8])]}))
+    watch = DataWatch([spec])
+    watch.check_annotations()
+    file = tmp_path / "VOC2007" / "Annotations" / "a.xml"
+    text = file.read_text()
+    file.write_text(text.replace("dog", "cow"))
+    with pytest.raises(UserError, match="were replaced during the run"):
+        watch.check_annotations()
+    file.unlink()
+    with pytest.raises(UserError, match="were removed during the run"):
+        watch.check_annotations()

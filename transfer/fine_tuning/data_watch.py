@@ -1,0 +1,65 @@
+"""Data that change under a run: noticed before a number is recorded as if it had been made on them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from runtime.errors import UserError
+from runtime.findings import Finding
+from transfer.data.catalog import KEPT_IMAGES, DatasetSpec
+
+
+class DataWatch:
+    """What the data sets of a run were when it began.
+
+    An evaluation reads the annotations of its set again, and every step the files of its images; the digests in
+    result.json are those of the start.
+    """
+
+    def __init__(self, datasets: Iterable[DatasetSpec]) -> None:
+        self.began = time.time_ns()
+        self.digests = {spec: spec.sha256() for spec in dict.fromkeys(datasets)}
+
+    def check_annotations(self) -> None:
+        """Raise UserError naming the data set whose annotations are no longer those that the run began with."""
+        for spec, digest in self.digests.items():
+            try:
+                now = spec.sha256(fresh=True)
+            except OSError as error:  # one of VOC's many files
+                raise UserError(
+                    f"data set {spec.name}: its annotations were removed during the run ({error})"
+                ) from error
+            if now != digest:
+                raise UserError(
+                    f"data set {spec.name}: its annotations were replaced during the run ({spec.annotations}); no "
+                    "number is recorded. Restore them and continue with --resume, or begin a new run on the new ones"
+                )
+
+    def findings(self) -> list[dict[str, Any]]:
+        """Images whose files were changed, replaced or removed since the run began, as entries of result.json.
+
+        Sets of more than ``KEPT_IMAGES`` images, whose file names are not in memory any more, are not looked at.
+        """
+        found = []
+        for spec in self.digests:
+            if len(spec.summary.image_ids) > KEPT_IMAGES:
+                continue
+            changed = [name for name in (r["file_name"] for r in spec.records()) if _changed_at(name) > self.began]
+            if changed:
+                message = (
+                    "the run saw the old file, the new one or both, and its number may be of neither; run it again"
+                )
+                finding = Finding("image file changed during the run", len(changed), str(changed[0]), message)
+                found.append({"dataset": spec.name, **finding.as_record()})
+        return found
+
+
+def _changed_at(name: str) -> float:
+    """When a file was last written or put in its place, ns; infinity for one that is gone."""
+    try:
+        return os.stat(name).st_ctime_ns
+    except OSError:
+        return float("inf")
