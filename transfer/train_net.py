@@ -5,6 +5,7 @@ python transfer/train_net.py --config-file coco_R50_FPN.yaml --init BACKBONE.pkl
 
 import os
 import sys
+import tempfile
 
 if not __package__:  # run as a script: import from the repository, not from this folder
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -40,6 +41,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--check-data", action="store_true", help="read the data sets, decode every image, print findings, do not train"
     )
+    parser.add_argument("--dry-run", action="store_true", help="check everything, estimate the memory, write nothing")
     parser.add_argument("--wandb", action="store_true", help="also show the training in Weights & Biases")
     parser.add_argument("--num-gpus", type=int, default=1, metavar="N", help="processes on this machine")
     parser.add_argument("--num-machines", type=int, default=1, metavar="N")
@@ -52,6 +54,8 @@ def parse() -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
     if args.eval_only and args.init:
         parser.error("--eval-only evaluates a trained model; leave out --init, which is for training")
+    if args.dry_run and args.eval_only:
+        parser.error("--dry-run is of a training; leave out --eval-only")
     if args.eval_only and args.wandb:
         parser.error("--wandb shows a training; leave it out with --eval-only")
     if args.allow_change and not args.resume:
@@ -90,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
     from runtime.weights_and_biases import require_wandb
     from transfer.config import load_config
     from transfer.engines import resolve_engine
+    from transfer.fine_tuning.dry_run import dry_run_lines
     from transfer.fine_tuning.job import Job, evaluate_only, train_and_evaluate
     from transfer.fine_tuning.preparation import prepare, set_default_seed, set_output_folder
 
@@ -104,6 +109,11 @@ def run(args: argparse.Namespace) -> int:
             require_wandb()
         set_default_seed(cfg)
         folder = set_output_folder(cfg, args)
+        if args.dry_run:
+            with tempfile.TemporaryDirectory() as elsewhere:  # a checkpoint is converted into the run's folder
+                init = prepare(cfg, args, Path(elsewhere), engine, world.size)
+                print("\n".join(dry_run_lines(cfg, init, world.size)))
+            return 0
         init = prepare(cfg, args, folder, engine, world.size)
         cfg.freeze()
         name = Path(args.config_file).stem
