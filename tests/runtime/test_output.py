@@ -21,7 +21,7 @@ def shell(command: str, repo: Path, **variables: str) -> subprocess.CompletedPro
         capture_output=True,
         text=True,
         encoding="utf-8",
-        timeout=60,
+        timeout=300,
     )
 
 

@@ -59,7 +59,7 @@ def test_workers_are_forked_whatever_pythons_default_is(records):
 def test_a_process_that_ends_with_its_loader_open_does_not_wait_for_the_workers(repo, tmp_path):
     name = write_coco(tmp_path, count=4)
     command = [sys.executable, "-m", "tests.transfer.data.programs.open_loader", name]
-    subprocess.run(command, cwd=repo, timeout=100, check=True)
+    subprocess.run(command, cwd=repo, timeout=300, check=True)
 
 
 def test_iterating_leaves_the_global_generators_alone(records):

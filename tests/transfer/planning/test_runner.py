@@ -43,7 +43,7 @@ def test_failed_run_is_in_the_table_and_the_next_call_resumes_it(plan_file: Path
     (broken / "fail_once").touch()
     outcomes = run(plan_file)
     assert [n for n, o in outcomes.items() if o.status != "finished"] == ["toy/moco/seed1"]
-    subprocess.run([*measure_gap, "--report-only"], check=True, capture_output=True, timeout=120)
+    subprocess.run([*measure_gap, "--report-only"], check=True, capture_output=True, timeout=360)
     text = Path("runs/toy/gap.md").read_text()
     assert "moco, seed 1: failed: loss is not finite at step 7 (exit code 2" in text
     assert "| moco | 1 of 2 |" in text
@@ -53,7 +53,7 @@ def test_failed_run_is_in_the_table_and_the_next_call_resumes_it(plan_file: Path
 
 
 def test_a_report_on_nothing_is_an_error(plan_file: Path, measure_gap: list[str]) -> None:
-    done = subprocess.run([*measure_gap, "--report-only"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*measure_gap, "--report-only"], capture_output=True, text=True, timeout=360)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "nothing of toy_plan.yaml has run in runs/toy yet" in done.stderr
     assert not Path("runs/toy/gap.md").exists()
@@ -63,11 +63,11 @@ def test_report_only_runs_nothing_and_shows_what_is_missing(plan_file: Path, mea
     run(plan_file)
     (Path("runs/toy/toy/moco/seed1") / "result.json").unlink()
     before = calls("runs/toy/toy/moco/seed1")
-    done = subprocess.run([*measure_gap, "--report-only"], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*measure_gap, "--report-only"], capture_output=True, text=True, timeout=360)
     assert done.returncode == 0, done.stderr
     assert calls("runs/toy/toy/moco/seed1") == before
     assert "- moco, seed 1: not run yet" in Path("runs/toy/gap.md").read_text()
-    refused = subprocess.run([*measure_gap, "--random", "moco"], capture_output=True, text=True, timeout=120)
+    refused = subprocess.run([*measure_gap, "--random", "moco"], capture_output=True, text=True, timeout=360)
     assert (refused.returncode, refused.stderr[:26]) == (2, "error: --random does not a")
 
 
@@ -79,7 +79,7 @@ def test_a_plan_removes_its_caches_and_nothing_else(
     (caches / "1f0c").mkdir(parents=True)
     (caches / "1f0c" / "made_with.json").write_text("{}")
     (caches / "mine.txt").write_text("mine")
-    done = subprocess.run([*measure_gap, *settings], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*measure_gap, *settings], capture_output=True, text=True, timeout=360)
     assert done.returncode == 0, done.stderr
     assert (caches / "mine.txt").read_text() == "mine"
     assert (caches / "1f0c").exists() == (not settings)
@@ -91,7 +91,7 @@ def test_a_plan_of_published_rows_reports_without_a_run(plan_file: Path, measure
         [*measure_gap, "--set", rows, "--report-only"],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=360,
     )
     assert done.returncode == 0, done.stderr
     assert Path("runs/toy/gap.md").is_file()
@@ -103,11 +103,11 @@ def test_plan_and_command_line_allow_a_difference(plan_file: Path, measure_gap: 
     record = json.loads(path.read_text())
     record["config"]["flat"]["INPUT.FORMAT"] = "BGR"
     path.write_text(json.dumps(record))
-    refused = subprocess.run(measure_gap, capture_output=True, text=True, timeout=120)
+    refused = subprocess.run(measure_gap, capture_output=True, text=True, timeout=360)
     assert refused.returncode == 2
     assert "--allow INPUT.FORMAT" in refused.stderr
     for more in (["--allow", "INPUT.FORMAT"], ["--set", "allow=[INPUT.FORMAT]"]):
-        subprocess.run([*measure_gap, *more], check=True, capture_output=True, timeout=120)
+        subprocess.run([*measure_gap, *more], check=True, capture_output=True, timeout=360)
         assert "**Not like for like on toy: INPUT.FORMAT**" in Path("runs/toy/gap.md").read_text()
         Path("runs/toy/gap.md").unlink()
 
@@ -154,11 +154,11 @@ def test_torn_result_is_run_again(plan_file: Path) -> None:
 def test_interrupt_stops_resumably_and_again_continues(plan_file: Path, measure_gap: list[str]) -> None:
     env = {**os.environ, "FAKE_STEPS": "100000"}
     first = subprocess.Popen([*measure_gap, "--jobs", "2"], env=env, stdout=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not list(Path("runs/toy/toy").glob("*/*/at")) and time.monotonic() < deadline:
         time.sleep(0.05)
     first.send_signal(signal.SIGINT)
-    out, _ = first.communicate(timeout=60)
+    out, _ = first.communicate(timeout=360)
     assert first.returncode == 130
     assert "the same command continues" in out
     begun = [p.parent for p in Path("runs/toy/toy").glob("*/*/at")]
@@ -187,7 +187,7 @@ def test_two_runners_share_the_work(plan_file: Path, measure_gap: list[str]) -> 
     runners = [
         subprocess.Popen(measure_gap, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)
     ]
-    outputs = [runner.communicate(timeout=120)[0] for runner in runners]
+    outputs = [runner.communicate(timeout=360)[0] for runner in runners]
     assert [runner.returncode for runner in runners] == [0, 0], outputs
     every = [*Path("runs/toy/toy").glob("*/*/calls.txt"), *Path("runs/toy").glob("*/calls.txt")]
     assert len(every) == 8
@@ -202,5 +202,5 @@ def test_stage_lock_outlives_a_killed_runner(plan_file: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=(lock.fileno(),))
     lock.close()  # what the kernel does when the runner dies
     assert lock_stage(folder) is None
-    child.communicate(b"\n", timeout=30)
+    child.communicate(b"\n", timeout=360)
     assert lock_stage(folder) is not None

@@ -59,7 +59,7 @@ def run(
 
 
 def until(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not happened():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -151,7 +151,7 @@ def test_job_that_vanishes_is_a_failure(
     task = int(next(cluster.glob("*.pid")).read_text())
     left = children(task)
     os.kill(task, signal.SIGKILL)  # the node's memory killer, say
-    out, _ = runner.communicate(timeout=60)
+    out, _ = runner.communicate(timeout=360)
     assert "Slurm job 4242 ended without an exit code" in out
     assert runner.returncode == 1
     for pid in left:
@@ -172,7 +172,7 @@ def test_job_at_its_time_limit_saves_and_goes_on(
     until(lambda: (RUN / "at").exists() and int((RUN / "at").read_text() or 0) > 20)
     until(lambda: len((RUN / "calls.txt").read_text().splitlines()) == processes)  # each has its handlers by then
     os.kill(int((cluster / "4242.pid").read_text()), signal.SIGUSR2)  # Slurm, two minutes before the limit
-    out, _ = runner.communicate(timeout=90)
+    out, _ = runner.communicate(timeout=360)
     assert runner.returncode == 0, out
     calls = (RUN / "calls.txt").read_text().splitlines()
     assert [("--resume" in call) for call in calls] == [False] * processes + [True] * processes
@@ -187,13 +187,13 @@ def test_ctrl_c_makes_the_job_save_and_leave(
     runner = started(via)
     until(lambda: (RUN / "at").exists())
     runner.send_signal(signal.SIGINT)
-    out, _ = runner.communicate(timeout=60)
+    out, _ = runner.communicate(timeout=360)
     assert runner.returncode == 130, out
     assert json.loads((STAGE / "exit.json").read_text()) == {"job": "4242", "code": 138}
     assert not (cluster / "4242.requeue").exists()
     monkeypatch.setenv("FAKE_STEPS", "2")
     again = started(via)
-    assert again.wait(timeout=60) == 0
+    assert again.wait(timeout=360) == 0
     assert "--resume" in (RUN / "calls.txt").read_text().splitlines()[-1]
 
 
@@ -205,7 +205,7 @@ def test_ctrl_c_cancels_a_job_that_waits_in_the_queue(
     runner = started(via)
     until(lambda: (STAGE / "submitted.json").exists())
     runner.send_signal(signal.SIGINT)
-    runner.communicate(timeout=60)
+    runner.communicate(timeout=360)
     assert runner.returncode == 130
     assert not list(cluster.glob("*.state"))
 
@@ -220,9 +220,9 @@ def test_job_that_outlives_its_runner_is_waited_for(
     waiter = next(p for p in Path("/proc").glob("[0-9]*") if _is_waiter(p, runner.pid))
     os.kill(int(waiter.name), signal.SIGKILL)
     runner.kill()
-    runner.communicate(timeout=30)
+    runner.communicate(timeout=360)
     again = started(via)
-    out, _ = again.communicate(timeout=60)
+    out, _ = again.communicate(timeout=360)
     assert again.returncode == 0, out
     assert len((RUN / "calls.txt").read_text().splitlines()) == 1
     assert len(list(cluster.glob("*.sh"))) == 1
