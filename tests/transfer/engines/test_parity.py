@@ -28,14 +28,15 @@ def test_equals_what_detectron2_computed(name: str) -> None:
     assert got["names"] == stored["names"], "names or order of the state dict"
     assert got["losses"] == pytest.approx(stored["losses"], rel=1e-4)
     assert list(got["losses"]) == list(stored["losses"])
-    assert got["gradients"] == pytest.approx(stored["gradients"], rel=1e-3, abs=1e-6)
+    # 0.5 % off on a processor with AVX2 alone, for Detectron2 too: batch norms of two images magnify the rounding
+    assert got["gradients"] == pytest.approx(stored["gradients"], rel=1e-2, abs=1e-6)
     assert got["buffers"] == pytest.approx(stored["buffers"], rel=1e-5)
     for one, other in zip(got["detections"], stored["detections"]):
         assert one["count"] == other["count"]
         assert one["classes"] == other["classes"]
         # Detectron2 on an Intel CPU differs from what it gave on an AMD CPU by up to 1.1e-4 (dc5_moco)
         assert one["scores"] == pytest.approx(other["scores"], abs=3e-4)
-        torch.testing.assert_close(torch.tensor(one["boxes"]), torch.tensor(other["boxes"]), rtol=0, atol=1e-2)
+        torch.testing.assert_close(torch.tensor(one["boxes"]), torch.tensor(other["boxes"]), rtol=0, atol=5e-2)
         assert (one["mask_pixels"] is None) == (other["mask_pixels"] is None)
         if one["mask_pixels"] is not None:
             assert one["mask_pixels"] == pytest.approx(other["mask_pixels"], abs=4)

@@ -23,7 +23,7 @@ def value_after(word: str, default: str = "") -> str:
 
 def write(path: pathlib.Path, text: str) -> None:
     """Atomically, as the program does."""
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # processes of one job write the same files
     partial.write_text(text)
     os.replace(partial, path)
 

@@ -99,7 +99,7 @@ def test_equal_images_give_what_a_batch_gives(tiny_config: Callable[..., Any]) -
     alone, same = model.features(items)
     assert sizes == same
     for name, value in whole.items():
-        torch.testing.assert_close(alone[name], value, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(alone[name], value, rtol=1e-3, atol=1e-3)
 
 
 def test_an_image_has_the_same_maps_in_every_batch(tiny_config: Callable[..., Any]) -> None:
