@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from pretrain.methods.base import Method
 from pretrain.methods.row import ModelSettings, Sizes
 from pretrain.settings.values import Settings
+from runtime.autograd_memory import kept_bytes
 from runtime.distributed import World
 from runtime.free_memory import free_memory
 
@@ -72,22 +74,9 @@ def activation_bytes(model: ModelSettings, image_size: int) -> int:
     """Bytes in float32 that autograd keeps of one image in the encoder; nothing is computed or allocated."""
     with torch.device("meta"):
         encoder = replace(model, bn_splits=1).encoder(model.moco_dim)
-        two, four = (_kept(encoder, torch.empty(count, 3, image_size, image_size)) for count in (2, 4))
+        images = [torch.empty(count, 3, image_size, image_size) for count in (2, 4)]
+        two, four = (kept_bytes(partial(encoder, batch)) for batch in images)
     return (four - two) // 2  # the difference is without the weights, which are kept as well
-
-
-def _kept(encoder: torch.nn.Module, images: torch.Tensor) -> int:
-    storages: dict[int, torch.UntypedStorage] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage._cdata] = storage  # held, so that its number is not used again
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        output = encoder(images)
-    del output
-    return sum(storage.nbytes() for storage in storages.values())
 
 
 def _gib(size: int) -> str:

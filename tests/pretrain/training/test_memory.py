@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,9 @@ from torch import nn
 
 from pretrain.methods.row import Sizes
 from pretrain.settings.options import parse
-from pretrain.training import memory
 from pretrain.training.memory import Estimate, activation_bytes, estimate
 from runtime import free_memory
+from runtime.autograd_memory import kept_bytes
 from runtime.distributed import World
 
 GIB = 2**30
@@ -23,9 +24,8 @@ def test_kept_bytes_are_those_of_the_layers() -> None:
     """Two layers whose kept tensors can be counted by hand: the input of each, and the output of the in-place ReLU."""
     layers = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU(inplace=True), nn.Conv2d(8, 4, 1))
     image, hidden = 3 * 10 * 10 * 4, 8 * 10 * 10 * 4
-    assert memory._kept(layers, torch.zeros(4, 3, 10, 10)) - memory._kept(layers, torch.zeros(2, 3, 10, 10)) == 2 * (
-        image + hidden
-    )
+    two, four = (kept_bytes(partial(layers, torch.zeros(count, 3, 10, 10))) for count in (2, 4))
+    assert four - two == 2 * (image + hidden)
 
 
 def test_activations_of_a_resnet50_are_what_is_known() -> None:

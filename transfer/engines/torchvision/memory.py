@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
+from runtime.autograd_memory import kept_bytes
 from runtime.free_memory import free_memory
 from runtime.seeds import seed_everything
 from transfer.data.labels import Record
@@ -57,7 +58,7 @@ def estimate_memory(cfg: Any, processes: int = 1) -> Estimate:
     records = training_records(cfg)
     item = largest_item(cfg, records)
     model = build_model(cfg).train()
-    one, two = (_kept(model, [item] * count) for count in (1, 2))
+    one, two = (kept_bytes(partial(model, [item] * count)) for count in (1, 2))
     build_solver(cfg, model)  # fixes what is frozen, which has no gradient and no momentum
     state = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
@@ -89,18 +90,3 @@ def largest_item(cfg: Any, records: list[Record]) -> dict[str, Any]:
     draw = mapper.geometry.draw(np.random.RandomState(0), (largest["height"], largest["width"]))
     item: dict[str, Any] = mapper(largest, draw)
     return item
-
-
-def _kept(model: nn.Module, items: list[dict[str, Any]]) -> int:
-    """Bytes that autograd keeps for a step on ``items``."""
-    storages: dict[int, torch.UntypedStorage] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        storages[storage._cdata] = storage  # held, so that its number is not used again
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        losses = model(items)
-    del losses
-    return sum(storage.nbytes() for storage in storages.values())
