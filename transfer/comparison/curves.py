@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from transfer.comparison.curve_order import overtaking, standings
 from transfer.comparison.gap import Table
 from transfer.comparison.intervals import mean
+from transfer.comparison.run_arrays import all_different
 from transfer.records.run import Run
 
 Curve = list[tuple[float, float]]  # (iteration, value), ascending
@@ -75,11 +76,19 @@ def learning_curves(tables: Sequence[Table]) -> list[Curves]:
 
 
 def _by_seed(runs: Sequence[Run], task: str, metric: str) -> BySeed:
-    """The curve of every seed that all pretraining runs have, as a mean over them: otherwise they would not cancel."""
-    repeats = len({run.pretraining for run in runs})
-    seeds = [seed for seed, n in Counter(run.seed for run in runs).items() if n == repeats]
+    """The curve of every comparable seed, as a mean over its pretraining runs."""
+    seeds = _comparable([run.seed for run in runs], len({run.pretraining for run in runs}))
     curves = {seed: mean_curve([run for run in runs if run.seed == seed], task, metric) for seed in seeds}
     return {seed: {int(iteration): value for iteration, value in curve} for seed, curve in curves.items()}
+
+
+def _comparable(seeds: Sequence[int], pretraining_runs: int) -> list[int]:
+    """The seeds that pair curves, from the seed of each run: those of all pretraining runs, so that it cancels.
+
+    Where each run has a seed of its own, everything was repeated: then a seed names a repetition, and all are paired.
+    """
+    alone = all_different(seeds)
+    return [seed for seed, runs in Counter(seeds).items() if alone or runs == pretraining_runs]
 
 
 def schedule_lengths(tables: Sequence[Table]) -> list[ScheduleLengths]:
@@ -94,10 +103,9 @@ def schedule_lengths(tables: Sequence[Table]) -> list[ScheduleLengths]:
             rows = {length: row for length, row in by_length.items() if row}
             curves[init] = [(float(length), row.mean) for length, row in rows.items()]
             for length, row in rows.items():
-                for seed in dict.fromkeys(seed for run in row.cells.values() for seed in run):
+                for seed in _comparable([seed for run in row.cells.values() for seed in run], len(row.cells)):
                     values = [run[seed] for run in row.cells.values() if seed in run]
-                    if len(values) == len(row.cells):  # as in _by_seed
-                        seeds.setdefault(init, {}).setdefault(seed, {})[length] = mean(values)
+                    seeds.setdefault(init, {}).setdefault(seed, {})[length] = mean(values)
         means.append(curves)
         by_seed.append(seeds)
     return [ScheduleLengths(group, curves) for group, curves in zip(groups, _curves(means, by_seed))]

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from transfer.comparison.run_arrays import common_seeds, over_repetitions, over_seeds
 from transfer.comparison.student import ALPHA, quantile, satterthwaite, two_sided_p
 from transfer.comparison.variance import Cells, Components, components
 
@@ -102,7 +103,7 @@ class Difference:
     own_mean: float  # over the same cells, so that mean = own_mean - reference_mean
     reference_mean: float
     runs: tuple[int, int]  # pretraining runs of the two sides
-    seeds: tuple[int, ...]  # fine-tuning seeds that every run of both sides has
+    seeds: tuple[int, ...]  # fine-tuning seeds that every run of both sides has; () for repetitions of everything
     standard_error: float | None = None
     df: float | None = None
     low: float | None = None
@@ -120,7 +121,13 @@ class Difference:
             return f"none ({self.problem})"
         if self.question == WEIGHTS:
             return f"paired t over seeds, n={len(self.seeds)}"
-        return f"t over pretraining runs, n={self.runs[0]} and {self.runs[1]}, {self.df:.1f} df"
+        unit = "pretraining runs" if self.seeds else "repetitions"
+        return f"t over {unit}, n={self.runs[0]} and {self.runs[1]}, {self.df:.1f} df"
+
+    @property
+    def n(self) -> int:
+        """Seeds that both sides share, or the repetitions of everything of the side that has fewer."""
+        return len(self.seeds) or min(self.runs)
 
 
 @dataclass(frozen=True)
@@ -204,8 +211,8 @@ def compare_pair(
 ) -> tuple[Difference | None, Difference | None]:
     """(these weights, the method): the difference of ``own`` to ``other`` in one metric, for both questions.
 
-    ``counts``: (failed, planned) cells of both sides. The second is None when neither side was pretrained twice, both
-    are when the sides share no seed.
+    ``counts``: (failed, planned) cells of both sides. The second is None when neither side was pretrained twice. The
+    first is when the sides share no seed, and so is the second, unless every run of a side has seeds of its own.
     """
     options: Any = {"counts": counts, "scale": scale, "alpha": alpha, "without_pretraining": without_pretraining}
     weights = _difference(WEIGHTS, own, other, **options)
@@ -229,11 +236,12 @@ def _difference(
     alpha: float,
     without_pretraining: Collection[str],
 ) -> Difference | None:
-    """None when the two sides share no seed."""
-    seeds = _common_seeds(own[1], other[1])
-    if not seeds:
+    """None when the two sides share no seed, and are no repetitions of everything either."""
+    seeds = common_seeds(own[1], other[1])
+    sides = (own, other)
+    grids = [over_seeds(cells, seeds) if seeds else over_repetitions(cells) for _, cells in sides]
+    if (a := grids[0]) is None or (b := grids[1]) is None or (not seeds and question == WEIGHTS):
         return None
-    a, b = _grid(own[1], seeds), _grid(other[1], seeds)
     own_mean, other_mean = float(a.mean()), float(b.mean())
     bare = Difference(question, float(a.mean() - b.mean()), own_mean, other_mean, (len(a), len(b)), seeds)
     bare = replace(bare, failed=counts[0], planned=counts[1])
@@ -244,8 +252,8 @@ def _difference(
         return replace(bare, problem="all runs found nothing")
     if float(estimate.variance) ** 0.5 <= SPREAD_FLOOR:
         return replace(bare, problem="no spread between runs: repeats of one run, or a metric with few values")
-    sides = ((own[0], a), (other[0], b)) if question == METHOD else ()
-    notes = [note for name, grid in sides if (note := _missing_pretraining(name, grid, without_pretraining))]
+    asked = sides if question == METHOD else ()
+    notes = [note for side in asked if (note := _missing_pretraining(side, without_pretraining))]
     return _finish(bare, estimate, notes, scale, alpha)
 
 
@@ -279,19 +287,8 @@ def _finish(
     )
 
 
-def _missing_pretraining(init: str, grid: np.ndarray, without_pretraining: Collection[str]) -> str:
-    if len(grid) > 1 or init in without_pretraining:
+def _missing_pretraining(side: Side, without_pretraining: Collection[str]) -> str:
+    init, cells = side
+    if sum(map(bool, cells.values())) > 1 or init in without_pretraining:
         return ""
     return f"{init} is one pretraining run: the sentence is about these weights of it"
-
-
-def _common_seeds(own: Cells, other: Cells) -> tuple[int, ...]:
-    """Seeds that every run with any value has; a seed that one run lacks would not cancel."""
-    runs = [set(seeds) for cells in (own, other) for seeds in cells.values() if seeds]
-    sides = any(own.values()) and any(other.values())
-    return tuple(sorted(set.intersection(*runs))) if sides else ()
-
-
-def _grid(cells: Cells, seeds: tuple[int, ...]) -> np.ndarray:
-    """float[runs, seeds]."""
-    return np.array([[run[seed] for seed in seeds] for run in cells.values() if run], dtype=float)

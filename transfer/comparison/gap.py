@@ -10,6 +10,7 @@ from runtime.errors import UserError
 from transfer.comparison.differences import Difference, compare_pair
 from transfer.comparison.intervals import Interval, mean, sample_std
 from transfer.comparison.like_for_like import Allowed, check_equal
+from transfer.comparison.run_arrays import all_different
 from transfer.comparison.variance import Cells
 from transfer.comparison.verdicts import Verdict
 from transfer.evaluate.headline import headline
@@ -25,7 +26,7 @@ class Gap:
 
     reference: str
     difference: Difference  # for the wider question that the runs can answer
-    weights: Difference  # for these weights; the same where the methods cannot be compared
+    weights: Difference  # for these weights; where only one of the two questions has an answer, that one
     over_images: Interval | None = None  # of two single runs
     verdict: Verdict | None = None  # of headline metrics only, adjusted over the report
 
@@ -48,6 +49,11 @@ class Row:
     def n(self) -> int:
         """Number of runs."""
         return len(self._numbers)
+
+    @property
+    def repeats_everything(self) -> bool:
+        """Whether every one of several pretraining runs has fine-tuning seeds of its own."""
+        return len(self.cells) > 1 and all_different(seed for seeds in self.cells.values() for seed in seeds)
 
     @property
     def mean(self) -> float:
@@ -206,7 +212,7 @@ def _rows(init: str, group: RunsOfInit) -> Iterator[Row]:
 
 
 def _with_gaps(table: Table, finished: Mapping[str, RunsOfInit], image_interval: ImageInterval | None) -> Iterator[Row]:
-    """The rows with their gaps; a pair without a common seed has none."""
+    """The rows with their gaps; a pair without a common seed has none, unless everything was repeated."""
     failed = {init: len(table.failures(init)) for init in table.inits}
     bare = table.without_pretraining
     for row in table.rows:
@@ -222,14 +228,15 @@ def _with_gaps(table: Table, finished: Mapping[str, RunsOfInit], image_interval:
                 counts=(lost, lost + row.n + other.n),
                 without_pretraining=bare,
             )
-            if weights is None:
+            if weights is None and method is None:
                 continue
             over_images = None
-            if method is None and len(weights.seeds) == 1 and image_interval is not None:
+            if weights is not None and method is None and len(weights.seeds) == 1 and image_interval is not None:
                 (key,), (other_key,) = (
                     [(run, weights.seeds[0]) for run in cells] for cells in (row.cells, other.cells)
                 )
                 pair = finished[row.init][key], finished[reference][other_key]
                 over_images = image_interval(*pair, row.task, row.metric)
-            gaps[role] = Gap(reference, method or weights, weights, over_images)
+            answered = [one for one in (weights, method) if one is not None]
+            gaps[role] = Gap(reference, answered[-1], answered[0], over_images)
         yield replace(row, gaps=gaps)

@@ -11,6 +11,7 @@ from transfer.comparison.family import FAMILY_ALPHA, family, learned_nothing, un
 from transfer.comparison.gap import Gap, Row, Table
 from transfer.comparison.intervals import mean, sample_std
 from transfer.comparison.power import SEEDS_OF_A_METHOD, Method, cheapest_plan, prospect, seeds_for, visible_gap
+from transfer.comparison.run_arrays import over_repetitions
 from transfer.comparison.sequential import SequentialPlan
 from transfer.comparison.variance import Cells, Components, components
 from transfer.comparison.verdicts import NONE, UNDECIDED
@@ -30,6 +31,7 @@ class Spread:
     half_width: float  # expected, in points, with the runs that there are
     with_a_run: float | None  # with one more pretraining run; None where none was repeated
     with_a_seed: float | None  # with one more seed; None with one seed, which does not show what seeds vary
+    of_everything: bool = False  # ``with_a_run`` is one more repetition of everything
 
 
 def measured_spreads(table: Table) -> list[Spread]:
@@ -40,7 +42,8 @@ def measured_spreads(table: Table) -> list[Spread]:
         other = table.row(gap.reference, row.task, row.metric) if gap else None
         if gap is None or other is None or gap.difference.df is None:
             continue
-        seeds = len(gap.difference.seeds)
+        everything = not gap.difference.seeds
+        seeds = 1 if everything else len(gap.difference.seeds)
         own, against = _methods(row, other, gap.difference)
         more = [replace(side, runs=side.runs + (side.runs > 1)) for side in (own, against)]
         found.append(
@@ -51,6 +54,7 @@ def measured_spreads(table: Table) -> list[Spread]:
                 prospect(own, against, seeds).half_width,
                 prospect(more[0], more[1], seeds).half_width if gap.difference.question == METHOD else None,
                 prospect(own, against, seeds + 1).half_width if seeds > 1 else None,
+                everything,
             )
         )
     return found
@@ -64,6 +68,8 @@ def _methods(row: Row, other: Row, difference: Difference) -> tuple[Method, Meth
     if difference.question != METHOD:
         residual = (difference.standard_error or 0.0) * math.sqrt(len(difference.seeds) / 2)
         return Method(0.0, residual), Method(0.0, residual)
+    if not difference.seeds:
+        return _of_everything(row.cells), _of_everything(other.cells)
     sides = [
         Method(*_spreads(components(one.cells)), len(one.cells)) if len(one.cells) > 1 else None for one in (row, other)
     ]
@@ -73,6 +79,13 @@ def _methods(row: Row, other: Row, difference: Difference) -> tuple[Method, Meth
         against, own = _methods(other, row, difference)
         return own, against
     return sides[0], _single_run(row.cells, other.cells, difference.seeds, sides[0])
+
+
+def _of_everything(cells: Cells) -> Method:
+    """A side of which everything is repeated: each repetition is one value that holds all sources of variance."""
+    values = over_repetitions(cells)
+    assert values is not None  # noqa: S101 (the difference was computed from it)
+    return Method(sample_std(values[:, 0].tolist()) or 0.0, 0.0, len(values))
 
 
 def _single_run(repeated: Cells, single: Cells, seeds: Sequence[int], spreads: Method) -> Method:
@@ -174,6 +187,11 @@ def _need(
     other = table.row(gap.reference, row.task, row.metric)
     assert other is not None  # noqa: S101 (the gap was computed from it)
     own, against = _methods(row, other, one)
+    if not one.seeds:
+        sd = max(own.pretraining_sd, against.pretraining_sd)
+        inits = [side for side in (row.init, gap.reference) if side in pretraining_hours]
+        cost = None if hours is None else 2 * hours + sum(pretraining_hours[init] for init in inits)
+        return f"{text}{_repetitions_needed(margin, sd, cost, alpha)}"
     to_pretrain = row.init
     if own.runs == 1:  # only the reference can be pretrained more often
         own, against, to_pretrain = against, own, gap.reference
@@ -194,6 +212,15 @@ def _need(
         return f"{text}20 pretraining runs with 10 seeds would not be enough to see {margin:g}."
     total = f"{shown_hours(plan.hours)} in all" if known else shown_hours(None)
     return f"{text}about {plan.runs} pretraining runs with {plan.seeds} seeds each would see {margin:g} ({total})."
+
+
+def _repetitions_needed(margin: float, sd: float, hours: float | None, alpha: float) -> str:
+    """``hours``: of one repetition of both sides."""
+    need = cheapest_plan(margin, sd, 0.0, pretraining_hours=1.0, fine_tuning_hours=0.0, seeds=(1,), alpha=alpha)
+    if need is None:
+        return f"20 repetitions would not be enough to see {margin:g}."
+    cost = shown_hours(None) if hours is None else f"{shown_hours(need.runs * hours)} in all"
+    return f"about {need.runs} repetitions would see {margin:g} ({cost})."
 
 
 def _enough(margin: float) -> str:

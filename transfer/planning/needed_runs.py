@@ -49,13 +49,14 @@ def power_text(plan: Plan, tables: Sequence[Table], pretraining_hours: Mapping[s
             continue
         sources[spread.source] = None
         hours = fine_tuning_hours(table) if table else None
-        weights = _weights(plan, spread, gap, comparisons, hours)
+        weights = _weights(plan, spread, gap, comparisons, hours) if not plan.repeats_everything else ["-", "-"]
         method = _method(plan, spread, gap, comparisons, hours, pretraining_hours)
         lines.append([config.name, f"{spread.seeds:.2f}", *weights, *method])
     most = f" to {plan.stopping.most}" if plan.stopping else ""
+    repeated = "Repetitions" if plan.repeats_everything else "Seeds"
     head = (
         f"{plan.name}: to see a difference of {gap:g} AP with {POWER:.0%} power, adjusted for the number of "
-        f"comparisons ({comparisons}). Seeds in the plan: {len(plan.seeds)}{most}"
+        f"comparisons ({comparisons}). {repeated} in the plan: {len(plan.seeds)}{most}"
     )
     if not any(init.pretrainings for init in plan.inits):  # no column about them, and no guess
         sources = {source.removesuffix(GUESSED): None for source in sources}
@@ -77,8 +78,14 @@ def _comparisons(plan: Plan) -> int:
 
 
 def _measured(table: Table) -> RunSpread | None:
-    """From finished runs: the largest spread of any comparison, and the mean variance between pretraining runs."""
-    gaps = [gap.weights for row in table.headline_rows for gap in row.gaps.values()]
+    """From finished runs: the largest spread of any comparison, and the mean variance between pretraining runs.
+
+    Where everything was repeated: that of the noisiest initialisation over its repetitions, which holds all sources.
+    """
+    if any(row.repeats_everything for row in table.headline_rows):
+        stds = [row.std for row in table.headline_rows if row.std is not None]
+        return RunSpread(max(stds), 0.0, "measured: the noisiest initialisation of finished runs") if stds else None
+    gaps = [gap.weights for row in table.headline_rows for gap in row.gaps.values() if gap.weights.seeds]
     # each side is a mean over its pretraining runs, so that its residual is smaller than that of one run
     of_seeds = [
         gap.standard_error * math.sqrt(len(gap.seeds) / (1 / gap.runs[0] + 1 / gap.runs[1]))
@@ -148,20 +155,24 @@ def _method(
     known = hours is not None and all(init in pretraining_hours for init in pretrained)
     each = mean([pretraining_hours[init] for init in pretrained]) if known else RUN_COSTS
     unit = hours if known and hours else 1.0
+    # of a repetition only the sum of its variances counts, wherever it comes from
+    spreads = (math.hypot(spread.pretraining, spread.seeds), 0.0)
     need = cheapest_plan(
         gap,
-        spread.pretraining,
-        spread.seeds,
+        *(spreads if plan.repeats_everything else (spread.pretraining, spread.seeds)),
         pretraining_hours=each,
         fine_tuning_hours=unit,
-        seeds=SEEDS_OF_A_METHOD,
+        seeds=(1,) if plan.repeats_everything else SEEDS_OF_A_METHOD,
         alpha=FAMILY_ALPHA / comparisons,
     )
     if need is None:
-        return ["more than 20 pretraining runs", "unknown"]
+        return [f"more than 20 {'repetitions' if plan.repeats_everything else 'pretraining runs'}", "unknown"]
     once = len(trained_inits(plan)) - len(pretrained)
     cost = need.runs * len(pretrained) * (each + need.seeds * unit) + once * need.seeds * unit
-    return [f"{need.runs} pretraining runs x {need.seeds} seeds", _cost(cost if known else None)]
+    many = (
+        f"{need.runs} repetitions" if plan.repeats_everything else f"{need.runs} pretraining runs x {need.seeds} seeds"
+    )
+    return [many, _cost(cost if known else None)]
 
 
 def _cost(hours: float | None) -> str:

@@ -27,6 +27,7 @@ from transfer.planning.protocols import (
     with_protocol,
 )
 from transfer.planning.repetitions import (
+    REPETITIONS,
     Pretraining,
     check_seeds,
     check_shared_checkpoints,
@@ -45,7 +46,7 @@ PUBLISHED_KEYS = ("init", "pretrain_data", "pretrain_epochs", "source")
 PLAN_KEYS = (
     *("name", "output", "seed", "prepare", "inits", "configs", "seeds", "supervised", "random"),
     *("overrides", "engine", "evaluator", "lr", "allow", "published", "limits", "leakage", "margin", "pretrain_seeds"),
-    *("protocol", "features", "rates", "subset_seeds"),
+    *("protocol", "features", "rates", "subset_seeds", REPETITIONS),
 )
 
 
@@ -103,6 +104,7 @@ class Plan:
     margin: float = MARGIN  # points of AP within which two initialisations count as equivalent
     limits: str = ""  # what these runs can and cannot show; the report's first paragraph
     subset_seeds: bool = False  # whether every seed draws a subset of its own, where data_fraction is below 1
+    repeats_everything: bool = False  # each pretraining run is fine-tuned with the seed in the same place only
     leakage: bool = True  # whether test images are looked for among those that are trained and pretrained on
 
 
@@ -141,6 +143,7 @@ def load_plan(
         inits=inits,
         configs=configs,
         seeds=repetitions.seeds,
+        repeats_everything=repetitions.of_everything,
         supervised=_reference(fields, "supervised", inits, ("supervised", "supervised-msra")),
         random=_reference(fields, "random", inits, ("random",)),
         prepare=_prepare(fields, fill),

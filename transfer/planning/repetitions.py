@@ -13,6 +13,8 @@ from transfer.comparison.sequential import SequentialPlan
 from transfer.comparison.verdicts import MARGIN
 from transfer.planning.fields import Fields
 
+REPETITIONS = "repetitions"
+MOST_REPETITIONS = 1000
 UNTIL_KEYS = ("until", "margin", "max", "min")
 DEFAULT_MOST = 10
 SEED_LIMIT = 2**31  # what every generator takes
@@ -26,10 +28,13 @@ class Repetitions:
     pretrain_seeds: tuple[int, ...]  # empty: every initialisation is pretrained once, with the seed in its argv
     margin: float  # points of AP within which two initialisations count as equivalent
     stopping: SequentialPlan | None = None
+    of_everything: bool = False  # the run of each pretraining seed is fine-tuned with the seed in the same place only
 
 
 def read_repetitions(fields: Fields, offset: int) -> Repetitions:
-    """``seeds``, ``pretrain_seeds`` and ``margin`` of a plan. Raises UserError."""
+    """``seeds`` and ``pretrain_seeds``, or ``repetitions`` in place of both, and ``margin``. Raises UserError."""
+    if REPETITIONS in fields:
+        return _of_everything(fields, offset)
     pretrain_seeds = _shifted(fields, "pretrain_seeds", offset) if "pretrain_seeds" in fields else ()
     margin = _margin(fields, MARGIN)
     if not isinstance(fields.value.get("seeds"), dict):
@@ -52,6 +57,25 @@ def read_repetitions(fields: Fields, offset: int) -> Repetitions:
     seeds = tuple(range(offset, offset + least))
     check_seeds([offset, offset + most - 1], f"{rule.where}: seeds")
     return Repetitions(seeds, pretrain_seeds, margin, stopping)
+
+
+def _of_everything(fields: Fields, offset: int) -> Repetitions:
+    """``repetitions``: a list of seeds, or their number."""
+    if also := [key for key in ("seeds", "pretrain_seeds") if key in fields]:
+        raise UserError(
+            f"{fields.where}: {REPETITIONS} stands for seeds and pretrain_seeds; remove {also[0]}, or {REPETITIONS}"
+        )
+    number = fields.value[REPETITIONS]
+    if isinstance(number, int) and not isinstance(number, bool):
+        if not 2 <= number <= MOST_REPETITIONS:
+            raise UserError(f"{fields.where}: {REPETITIONS} must be 2 to {MOST_REPETITIONS}, not {number}")
+        seeds = tuple(range(offset, offset + number))
+        check_seeds([seeds[0], seeds[-1]], f"{fields.where}: {REPETITIONS}")
+    else:
+        seeds = _shifted(fields, REPETITIONS, offset)
+    if len(seeds) < 2:
+        raise UserError(f"{fields.where}: one of {REPETITIONS} repeats nothing; give two or more, or use seeds")
+    return Repetitions(seeds, seeds, _margin(fields, MARGIN), of_everything=True)
 
 
 def read_subset_seeds(fields: Fields, fractions: Sequence[float], searched: bool) -> bool:

@@ -43,7 +43,10 @@ def plan_stages(plan: Plan) -> list[Stage]:
             of_init = [_Train(plan, config, init, one, (*prepared, *one.needs)) for one in backbones[init.name]]
             stages += of_init[0].search_stages()  # the rate found with the first pretraining run is used for all
             trainings += of_init
-    return stages + [stage for seed in plan.seeds for training in trainings for stage in training.seed_stages(seed)]
+    for seed in plan.seeds:
+        of_seed = [training for training in trainings if training.backbone.only_seed in (None, seed)]
+        stages += [stage for training in of_seed for stage in training.seed_stages(seed)]
+    return stages
 
 
 @dataclass(frozen=True)
@@ -53,19 +56,21 @@ class _Backbone:
     pretraining: str = ""  # which of several pretraining runs
     weights: Path | None = None
     needs: tuple[str, ...] = ()
+    only_seed: int | None = None  # the one fine-tuning seed that it is used with; None: all of the plan
 
 
 def _backbone_stages(plan: Plan, init: PlannedInit, prepared: tuple[str, ...]) -> tuple[list[Stage], list[_Backbone]]:
     """The stages that make the backbones of ``init``, and the backbones: one, or one per pretraining seed."""
     stages: list[Stage] = []
     backbones = []
-    for run in init.pretrainings:
+    for i, run in enumerate(init.pretrainings):
         name = _backbone_name(init, run)
         checkpoint = Path(run.checkpoint)
         argv = (SHARED_SCRIPTS["pretrain"], *run.argv)
         stages.append(Stage(pretrain_stage(init, run), "pretrain", argv, checkpoint.parent, checkpoint, prepared))
         stages.append(_conversion(plan, init, name, run.checkpoint, (stages[-1].name,)))
-        backbones.append(_Backbone(run.name, stages[-1].proof, (stages[-1].name,)))
+        only_seed = plan.seeds[i] if plan.repeats_everything else None
+        backbones.append(_Backbone(run.name, stages[-1].proof, (stages[-1].name,), only_seed))
     if init.weights is not None and init.kind == "weights" and _needs_no_conversion(init):
         return [], [_Backbone(weights=Path(init.weights))]
     if init.weights is not None:

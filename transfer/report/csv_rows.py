@@ -111,7 +111,7 @@ def _gap(row: Row, gap: Gap, other: Row | None) -> CsvRow:
         "_init": gap.reference,
         "_low": number(low, signed=True),
         "_high": number(high, signed=True),
-        "_n": str(len(one.seeds)),
+        "_n": str(one.n),
         "_interval": kind,
         "_verdict": verdict.word if verdict else "",
         "_verdict_text": verdict.text if verdict else "",
@@ -119,7 +119,7 @@ def _gap(row: Row, gap: Gap, other: Row | None) -> CsvRow:
         "_own_mean": own_mean,
         "_reference_mean": reference_mean,
         # the difference of the shown means, or of other means that have to be named
-        "_over": "" if (own_mean, reference_mean) == shown else f"over {_seeds(len(one.seeds))} that both have",
+        "_over": "" if (own_mean, reference_mean) == shown else f"over {_seeds(one.n)} that both have",
         "_p": _p(one.p),
         "_p_adjusted": _p(verdict.p_difference if verdict else None),
         "_p_equivalence": _p(verdict.p_equivalence if verdict else None),

@@ -76,6 +76,8 @@ def compared(report: Report) -> str:
     seeds = _span({len({seed for run in row.cells.values() for seed in run}) for row in rows}, "seed")
     repeated = {len(row.cells) for row in rows}
     pretraining = f"{_span(repeated, 'pretraining run')} and " if repeated - {1} else ""
+    if any(row.repeats_everything for row in rows):
+        pretraining, seeds = "", _span({row.n for row in rows}, "repetition")
     each = f"{pretraining}{seeds} each" if rows else "none with an AP"
     of = f" of {len(runs)}" if finished < len(runs) else ""
     return f"{names}, fine-tuned as {_names([table.name for table in tables])}: {finished}{of} runs, {each}."

@@ -85,7 +85,8 @@ def sentence(table: Table, row: Row, gap: Gap) -> str:
     what = f"{number(one.mean, signed=True)} {title(row.task, row.metric)}"
     reference = f"{gap.reference} on {table.name}"
     about = "" if one.question == METHOD else " with these weights"
-    repeated = [one.question == METHOD and runs > 1 for runs in one.runs]
+    other = table.row(gap.reference, row.task, row.metric)
+    repeated = [one.question == METHOD and side is not None and len(side.cells) > 1 for side in (row, other)]
     subject = f"the method {row.init}" if repeated[0] else row.init
     reference = f"the method {reference}" if repeated[1] and not repeated[0] else reference
     bounds = _bounds(table, row, gap)
@@ -142,6 +143,8 @@ def _bounds(table: Table, row: Row, gap: Gap) -> str:
     parts = []
     if one.low is not None:
         parts.append(f"95 % interval {number(one.low, signed=True)} to {number(one.high, signed=True)}")
+    if one.question == METHOD and not one.seeds:
+        return ", ".join([*parts, _repetitions(*one.runs)])
     if one.question == METHOD:
         parts.append(_pretraining_runs(table, row.init, gap))
     seeds = len(one.seeds)
@@ -151,6 +154,11 @@ def _bounds(table: Table, row: Row, gap: Gap) -> str:
     if other is not None and used != (row.n, other.n):
         parts.append("over the seeds that both have")
     return ", ".join(parts)
+
+
+def _repetitions(own: int, other: int) -> str:
+    """How often everything was repeated."""
+    return f"{own} repetitions" if own == other else f"{own} against {other} repetitions"
 
 
 def _pretraining_runs(table: Table, init: str, gap: Gap) -> str:
@@ -202,7 +210,8 @@ def spread_sentence(one: Spread) -> str:
     """Where the spread of one initialisation comes from, and what one more repetition would buy."""
     parts = one.components
     if parts.pretraining is None or parts.seed is None:
-        contains = " and ".join(parts.residual_contains)
+        *first, last = parts.residual_contains
+        contains = f"{', '.join(first)} and {last} together" if first else last
         shown = f"{_deviation(parts.residual)} ({contains})" if parts.residual else "unknown"
         text = f"{one.init}: standard deviation of a run {shown}"
     else:
@@ -212,11 +221,13 @@ def spread_sentence(one: Spread) -> str:
             f"{_deviation(parts.seed)} from the fine-tuning seed, {_deviation(parts.residual)} left"
         )
         text += f"; {share:.0%} of a run's variance is its pretraining's" if share is not None else ""
-    more = {"pretraining run": one.with_a_run, "fine-tuning seed": one.with_a_seed}
+    run = "repetition" if one.of_everything else "pretraining run"
+    more = {run: one.with_a_run, "fine-tuning seed": one.with_a_seed}
     buys = [f"{name} ±{half:.2f}" for name, half in more.items() if half is not None]
     buys[0] = buys[0].replace(" ±", " buys ±")
     shown = ", ".join(f"one more {part}" for part in buys)
-    unknown = "" if one.with_a_seed is not None else "; what one more fine-tuning seed buys is unknown with one seed"
+    told = one.of_everything or one.with_a_seed is not None
+    unknown = "" if told else "; what one more fine-tuning seed buys is unknown with one seed"
     return f"{text}. Expected interval against {one.reference} ±{one.half_width:.2f}; {shown}{unknown}."
 
 

@@ -8,7 +8,7 @@ import pytest
 from studies.candidates import CANDIDATES, paired_t
 from studies.draws import draw_seeds, spreads
 from studies.interval_for_few_seeds import Cell, calibrate, evaluate, grid
-from studies.method_interval import Design, designs
+from studies.method_interval import Design, Repeated, designs, repetitions
 from studies.null_plan import false_equivalence, of_methods, of_weights, same_method
 from studies.power_of_seeds import of_method, of_paired_t
 from studies.sequential_plan import run_plans
@@ -80,6 +80,13 @@ def test_the_interval_of_a_method_covers(design: Design) -> None:
     assert design.coverage(8000) >= 0.93
 
 
+@pytest.mark.parametrize(
+    "design", [Repeated(3, 3, 0.0, 1.0), Repeated(2, 2, 0.3, 9.0), Repeated(3, 5, 0.9, 1 / 9, "t4")], ids=str
+)
+def test_the_interval_of_repetitions_covers(design: Repeated) -> None:
+    assert design.coverage(8000) >= 0.93
+
+
 def test_a_report_without_differences() -> None:
     draws = 10_000
     for row in (of_weights("moco_voc", 2, 0.7, draws), of_methods("imagenette_voc_cpu", 3, 0.5, draws)):
@@ -143,6 +150,12 @@ def test_paired_t_covers_everywhere(seeds: int) -> None:
 @pytest.mark.parametrize("runs", [(2, 2), (3, 3), (6, 6), (2, 6), (3, 1), (6, 1)], ids=str)
 def test_the_interval_of_a_method_covers_everywhere(runs: tuple[int, int]) -> None:
     for design in designs([runs], (1, 2, 5) if runs[1] > 1 else (2, 5)):
+        assert design.coverage(10_000) >= 0.925, design
+
+
+@pytest.mark.slow
+def test_the_interval_of_repetitions_covers_everywhere() -> None:
+    for design in repetitions([(2, 2), (3, 3), (6, 6), (2, 3), (3, 5)]):
         assert design.coverage(10_000) >= 0.925, design
 
 

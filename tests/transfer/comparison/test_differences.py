@@ -52,6 +52,51 @@ def test_methods_with_one_seed_are_scipys_welch_on_run_means() -> None:
     assert found.p == pytest.approx(theirs.pvalue, abs=1e-12)
 
 
+def repeated(values: np.ndarray) -> Cells:
+    return {f"run{k}": {k: float(value)} for k, value in enumerate(values)}
+
+
+def test_repetitions_of_everything_are_scipys_welch() -> None:
+    rng = np.random.default_rng(5)
+    own, reference = rng.normal(30, 1, 4), rng.normal(29, 1.2, 4)
+    found = only({"moco": repeated(own), "reference": repeated(reference)})
+    theirs = scipy.stats.ttest_ind(own, reference, equal_var=False)
+    interval = theirs.confidence_interval(0.95)
+    assert (found.question, found.runs, found.seeds, found.n) == (METHOD, (4, 4), (), 4)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high), abs=1e-9)
+    assert found.p == pytest.approx(theirs.pvalue, abs=1e-12)
+    assert found.method == f"t over repetitions, n=4 and 4, {found.df:.1f} df"
+    assert (
+        compare_initialisations({"moco": repeated(own), "reference": repeated(reference)}, "reference")["moco"].weights
+        is None
+    )  # one seed of each of these weights says nothing about them
+
+
+def test_repetitions_against_random_weights_take_each_of_its_seeds() -> None:
+    rng = np.random.default_rng(6)
+    own, reference = rng.normal(30, 1, 3), rng.normal(29, 1, 5)
+    values = {"moco": repeated(own), "reference": {"": dict(enumerate(map(float, reference)))}}
+    found = only(values, without_pretraining=["reference"])
+    theirs = scipy.stats.ttest_ind(own, reference, equal_var=False)
+    assert (found.runs, found.note) == ((3, 5), "")
+    assert found.p == pytest.approx(theirs.pvalue, abs=1e-12)
+    once = only(values)  # weights that exist once: their pretraining was not repeated
+    assert once.p == found.p
+    assert once.note == "reference is one pretraining run: the sentence is about these weights of it"
+
+
+def test_runs_that_share_a_seed_in_part_are_no_repetitions() -> None:
+    own = {"run0": {0: 30.0, 1: 31.0}, "run1": {1: 32.0, 2: 33.0}}
+    values = {"moco": own, "reference": {"": {3: 29.0, 4: 28.0}}}
+    assert compare_initialisations(values, "reference")["moco"].difference is None
+
+
+def test_one_repetition_that_finished_has_no_interval() -> None:
+    found = only({"moco": {"run0": {0: 30.0}}, "reference": repeated(np.array([28.0, 29.0]))})
+    assert found.low is None
+    assert found.problem == "one seed, and one side has one pretraining run"
+
+
 def test_an_effect_of_a_seed_on_one_side_widens_the_interval() -> None:
     rng = np.random.default_rng(6)
     own, reference = rng.normal(30, 1, (3, 4)), rng.normal(29, 1, (3, 4))

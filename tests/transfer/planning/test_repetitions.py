@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,47 @@ def test_every_pretraining_seed_has_its_own_folder_backbone_and_runs(plan_file: 
     training = by_name["toy/moco/pretrain4/seed1"]
     assert training.weights == conversion.proof == Path("runs/toy/backbones/moco/pretrain4.pkl")
     assert training.needs == ("prepare/1", conversion.name)
+
+
+def repeating(plan_file: Path, *settings: str) -> list[str]:
+    change(plan_file, "seeds: [0, 1]", "repetitions: [0, 1]")
+    return [stage.name for stage in plan_stages(load_plan(plan_file, settings=list(settings)))]
+
+
+def test_a_repetition_pretrains_and_fine_tunes_with_one_seed(plan_file: Path) -> None:
+    names = repeating(plan_file, "repetitions=[3,5]")
+    assert [name for name in names if "moco" in name] == [
+        *(f"{stage}/moco/pretrain{seed}" for seed in (3, 5) for stage in ("pretrain", "convert")),
+        "toy/moco/pretrain3/seed3",
+        "toy/moco/pretrain5/seed5",
+    ]
+    assert [name for name in names if "random" in name] == ["toy/random/seed3", "toy/random/seed5"]
+
+
+def test_repetitions_may_be_a_number(plan_file: Path) -> None:
+    change(plan_file, "seeds: [0, 1]", "repetitions: 3")
+    plan = load_plan(plan_file, seed_offset=100)
+    assert plan.seeds == (100, 101, 102)
+    (pretraining,) = [s for s in plan_stages(plan) if s.name == "pretrain/moco/pretrain102"]
+    assert pretraining.argv[-2:] == ("--seed", "102")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("1", "must be 2 to 1000, not 1"),
+        ("[4]", "one of repetitions repeats nothing"),
+        ("[1, 1]", "must be a list of different integers"),
+        ("true", "repetitions"),
+        ("{until: decided}", "repetitions"),
+        ("2\nseeds: [0]", "remove seeds, or repetitions"),
+        ("2\npretrain_seeds: [0]", "remove pretrain_seeds, or repetitions"),
+    ],
+)
+def test_repetitions_that_are_none(plan_file: Path, value: str, message: str) -> None:
+    change(plan_file, "seeds: [0, 1]", f"repetitions: {value}")
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_plan(plan_file)
 
 
 def test_one_pretraining_seed_leaves_the_folders_as_they_are(plan_file: Path) -> None:

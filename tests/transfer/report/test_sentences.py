@@ -131,6 +131,45 @@ def test_an_undecided_method_is_told_its_pretraining_runs_and_cost(tmp_path: Pat
     assert "cost unknown" in compared(tmp_path, margin=2.0).next_step
 
 
+def write_repetitions(root: Path, init: str, values: Sequence[float], kind: str = "backbone") -> None:
+    """Run k of pretraining k, with the fine-tuning seed k; weights without pretraining have seeds only."""
+    for k, ap in enumerate(values):
+        record = make_record(init=init, seed=k, metrics={"bbox": {"AP": ap, "AP50": 2 * ap, "AP75": 0.8 * ap}})
+        record["init"]["kind"] = kind
+        write_run(root, record, "" if kind == "random" else f"pretrain{k}")
+
+
+def test_repetitions_of_everything_speak_of_the_method(tmp_path: Path) -> None:
+    write_repetitions(tmp_path, "supervised", [14.0, 15.0, 14.6])
+    write_repetitions(tmp_path, "moco", [7.4, 9.8, 9.0])
+    write_repetitions(tmp_path, "random", [5.1, 4.8, 5.6], "random")
+    comparison = compared(tmp_path, margin=5.0, hours={"moco": 2.0, "supervised": 1.0})
+    moco, against_random, supervised = summary(comparison)
+    assert moco == (
+        "The method moco is -5.80 box AP behind supervised on toy (95 % interval -8.41 to -3.19, 3 repetitions)."
+    )
+    assert against_random.startswith("The method moco against random on toy is undecided: +3.57 box AP")
+    assert supervised.startswith("The method supervised is +9.37 box AP ahead of random on toy")
+    # the runs of this store take no time, so a repetition costs the pretraining of moco
+    assert comparison.next_step.endswith("about 4 repetitions would see 5 (about 8.0 h in all).")
+    text = spread_sentence(comparison.configs[0].spreads[0])
+    assert text.startswith("moco: standard deviation of a run 1.22 (pretraining, seed and residual together).")
+    assert re.search(r"one more repetition buys ±\d+\.\d\d\.$", text)
+    (row,) = [row for row in csv_rows(comparison.tables) if (row["init"], row["metric"]) == ("moco", "AP")]
+    assert (row["vs_supervised_n"], row["vs_supervised_question"]) == ("3", "the method")
+    assert row["vs_supervised_interval"].startswith("t over repetitions, n=3 and 3")
+
+
+def test_repetitions_that_failed_are_counted(tmp_path: Path) -> None:
+    write_repetitions(tmp_path, "supervised", [14.0, 15.0, 14.6])
+    write_repetitions(tmp_path, "moco", [7.4, 9.8])
+    fail(tmp_path, "moco", 2)
+    (sentence,) = summary(compared(tmp_path))
+    assert sentence.startswith("Among the runs that finished, the method moco")
+    assert "2 against 3 repetitions" in sentence
+    assert "1 of 6 runs failed" in sentence
+
+
 def test_box_quality_is_mentioned_only_beyond_the_noise(tmp_path: Path) -> None:
     write(tmp_path, "supervised", [30.0, 30.2, 29.9])
     for seed in range(3):
@@ -194,9 +233,10 @@ def test_a_pair_without_a_common_seed_does_not_vanish(tmp_path: Path) -> None:
 
 
 def test_pretraining_runs_without_a_common_seed_do_not_vanish(tmp_path: Path) -> None:
-    write(tmp_path, "supervised", [15.0, 15.1])
-    for seed in (0, 1):
-        write_run(tmp_path, make_record(init="moco", seed=seed), f"pretrain{seed}")
+    write(tmp_path, "supervised", [15.0, 15.1, 14.9])
+    for run, seeds in enumerate(((0, 1), (1, 2), (0, 2))):  # any two share a seed, so they are no repetitions either
+        for seed in seeds:
+            write_run(tmp_path, make_record(init="moco", seed=seed), f"pretrain{run}")
     assert summary(compared(tmp_path)) == [
         "moco against supervised on toy: no comparison, because no seed finished in every run."
     ]
