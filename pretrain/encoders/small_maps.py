@@ -72,20 +72,25 @@ class _PatchProduct(torch.autograd.Function):
         (g,) = gradients  # B x O x H' x W'
         rows = g.permute(0, 2, 3, 1).reshape(-1, g.shape[1])  # B H' W' x O
         of_weight = (rows.T @ patches).view(len(weight), 3, 3, -1).permute(0, 3, 1, 2)
-        # of x: the gradient, spread to the positions it came from, correlated with the weight turned by 180 degrees
+        # of x: the gradient, spread to the positions it came from, correlated with the weight turned by 180 degrees.
+        # Its patches are turned in place of the weight, in the order of the weight's memory: they are far smaller.
         height, width = ctx.size
         spread = g.new_zeros(len(g), g.shape[1], height, width)
         spread[:, :, :: ctx.stride, :: ctx.stride] = g
-        turned = weight.flip(2, 3).transpose(0, 1)  # C x O x 3 x 3
-        of_x = _as_map(_patches(spread, 1) @ _as_rows(turned).T, len(g), height, width)
+        turned = _windows(spread, 1).flip(4, 5).reshape(-1, 9 * g.shape[1])  # B H W x 9O
+        of_x = _as_map(turned @ _as_rows(weight).view(-1, weight.shape[1]), len(g), height, width)
         return of_x, of_weight, None
 
 
 def _patches(x: torch.Tensor, stride: int) -> torch.Tensor:
     """The 3x3 surroundings of every ``stride``-th pixel, zeros outside: B x C x H x W -> B H' W' x 9C."""
+    return _windows(x, stride).permute(0, 1, 2, 4, 5, 3).reshape(-1, 9 * x.shape[1])
+
+
+def _windows(x: torch.Tensor, stride: int) -> torch.Tensor:
+    """The same as a view: B x H' x W' x C x 3 x 3."""
     padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1)).contiguous()  # B x H+2 x W+2 x C
-    windows = padded.unfold(1, 3, stride).unfold(2, 3, stride)  # B x H' x W' x C x 3 x 3
-    return windows.permute(0, 1, 2, 4, 5, 3).reshape(-1, 9 * x.shape[1])
+    return padded.unfold(1, 3, stride).unfold(2, 3, stride)
 
 
 def _as_rows(weight: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from torch.optim.sgd import sgd as functional_sgd
 
 if TYPE_CHECKING:
     from pretrain.settings.values import OptimisationSettings
@@ -31,18 +32,34 @@ class SkippableSGD(torch.optim.SGD):
     The host need not know the flag, so it never waits for the check of a step.
     """
 
-    found_inf: torch.Tensor | None = None  # torch's name for the flag (gradient scaling uses it)
-
     def __init__(
         self, parameters: Iterable[torch.nn.Parameter], lr: float, *, momentum: float = 0.0, weight_decay: float = 0.0
     ) -> None:
         super().__init__(parameters, lr, momentum=momentum, weight_decay=weight_decay, fused=True)
         self._lay_out_momentum()
 
+    @torch.no_grad()
     def update(self, refused: torch.Tensor) -> None:
         """One step, unless ``refused`` (0-dim bool on the parameters' device)."""
-        self.found_inf = refused.float()
-        self.step()
+        found_inf = refused.float()  # torch's name for the flag: gradient scaling uses it
+        for group in self.param_groups:
+            trained = [p for p in group["params"] if p.grad is not None]
+            # The kernel walks through the memory of all three, so their orders have to agree. On a CPU it copies every
+            # gradient that is not contiguous, which these views are.
+            functional_sgd(
+                [_in_memory_order(p, p) for p in trained],
+                [_in_memory_order(p.grad, p).contiguous() for p in trained if p.grad is not None],
+                [_in_memory_order(self.state[p]["momentum_buffer"], p) if group["momentum"] else None for p in trained],
+                has_sparse_grad=False,
+                fused=True,
+                found_inf=found_inf,
+                weight_decay=group["weight_decay"],
+                momentum=group["momentum"],
+                lr=group["lr"],
+                dampening=group["dampening"],
+                nesterov=group["nesterov"],
+                maximize=group["maximize"],
+            )
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load momentum and settings; the fused kernel stays, whichever one the file was written with."""
@@ -64,10 +81,17 @@ class SkippableSGD(torch.optim.SGD):
                 self.state[parameter]["momentum_buffer"] = buffer
 
 
+def _in_memory_order(tensor: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    """``tensor`` with the dimensions in which ``parameter`` lies in memory: contiguous for one in channels_last."""
+    if parameter.dim() == 4 and parameter.is_contiguous(memory_format=torch.channels_last):
+        return tensor.permute(0, 2, 3, 1)
+    return tensor
+
+
 class SkippableAdamW(torch.optim.AdamW):
     """AdamW in one fused kernel, with the flag of ``SkippableSGD``."""
 
-    found_inf: torch.Tensor | None = None
+    found_inf: torch.Tensor | None = None  # torch's name for the flag (gradient scaling uses it)
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], lr: float, *, weight_decay: float = 0.0) -> None:
         super().__init__(parameters, lr, weight_decay=weight_decay, fused=True)

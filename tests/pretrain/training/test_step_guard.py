@@ -102,6 +102,24 @@ def test_a_refused_update_leaves_weights_and_momentum(momentum: float, first: bo
     torch.testing.assert_close(parameters[:3], parameters[3:], rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gradients_in_another_memory_order_than_the_weights(layout: torch.memory_format) -> None:
+    """Hooks and exchanges between processes may leave such gradients."""
+    ours, theirs, parameters = optimisers(0.9)
+    for p in parameters:
+        p.data = p.data.contiguous(memory_format=layout) if p.dim() == 4 else p.data
+    ours.load_state_dict(ours.state_dict())  # the momentum follows the weights
+    other = torch.channels_last if layout == torch.contiguous_format else torch.contiguous_format
+    for _ in range(3):
+        for own, torchs in zip(parameters[:3], parameters[3:]):
+            gradient = torch.randn(own.shape)
+            own.grad = gradient.contiguous(memory_format=other) if own.dim() == 4 else gradient
+            torchs.grad = own.grad.clone()
+        ours.update(torch.tensor(False))
+        theirs.step()
+    torch.testing.assert_close(parameters[:3], parameters[3:], rtol=1e-6, atol=1e-7)
+
+
 def test_a_momentum_in_another_memory_order_is_taken_over() -> None:
     """An official file's is contiguous, its settings name another kernel, which knows nothing of refusals."""
     ours, theirs, parameters = optimisers(0.9)
