@@ -15,6 +15,7 @@ from transfer.report.csv_rows import (
     ConfigRows,
     CsvRow,
     interval,
+    interval_methods,
     mean_caption,
     title,
     unbounded,
@@ -205,14 +206,14 @@ def values_table(rows: ConfigRows, cells: CsvCells, config: str) -> Markup:
 def differences_table(rows: ConfigRows, role: str, names: Sequence[str], cells: CsvCells, within: str) -> Markup:
     """The differences to one reference in the metrics ``names``, with verdict and interval."""
     body: list[Row] = []
-    reference, methods = "", set()
+    reference, shown = "", []
     for init in rows.inits:
         for column in rows.columns(names):
             row = rows.get(init, *column)
             if row is None or not row[f"vs_{role}"]:
                 continue
             reference = row[f"vs_{role}_init"]
-            methods.add(row[f"vs_{role}_interval"])
+            shown.append(row)
             low, high = (cells.cell(row, f"vs_{role}_{end}") for end in ("low", "high"))
             body.append(
                 [
@@ -229,7 +230,7 @@ def differences_table(rows: ConfigRows, role: str, names: Sequence[str], cells: 
     if not body:
         return NOTHING
     head: list[str | Cell] = ["comparison", "difference", Cell("verdict", "left"), "95 % interval", "n"]
-    return table(head, body, f"Difference to {reference} ({'; '.join(sorted(methods))})", within=within)
+    return table(head, body, f"Difference to {reference} ({interval_methods(shown, role)})", within=within)
 
 
 def dots_figure(rows: ConfigRows, role: str) -> Figure | None:

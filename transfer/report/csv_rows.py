@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from transfer.comparison.differences import WIDER
 from transfer.comparison.gap import ROLES, Gap, Row, Table
@@ -144,6 +144,23 @@ def to_csv(rows: Sequence[CsvRow]) -> str:
     writer.writeheader()
     writer.writerows({column: csv_text(text) for column, text in row.items()} for row in rows)
     return sink.getvalue()
+
+
+def interval_methods(rows: Iterable[CsvRow], role: str) -> str:
+    """How the intervals to a reference were computed; kinds that differ in their degrees of freedom are one kind."""
+    degrees: dict[str, list[float]] = {}
+    for row in rows:
+        kind, _, df = row[f"vs_{role}_interval"].removesuffix(" df").rpartition(", ")
+        if not row[f"vs_{role}_interval"].endswith(" df"):
+            degrees.setdefault(row[f"vs_{role}_interval"], [])
+        else:
+            degrees.setdefault(kind, []).append(float(df))
+    return "; ".join(f"{kind}, {_from_to(dfs)} df" if dfs else kind for kind, dfs in sorted(degrees.items()))
+
+
+def _from_to(numbers: Collection[float]) -> str:
+    low, high = f"{min(numbers):.1f}", f"{max(numbers):.1f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def mean_and_spread(row: CsvRow) -> str:

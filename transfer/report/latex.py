@@ -9,7 +9,16 @@ import re
 from collections.abc import Sequence
 
 from transfer.report.content import Report
-from transfer.report.csv_rows import MAIN, ConfigRows, CsvRow, by_config, mean_caption, title, unbounded
+from transfer.report.csv_rows import (
+    MAIN,
+    ConfigRows,
+    CsvRow,
+    by_config,
+    interval_methods,
+    mean_caption,
+    title,
+    unbounded,
+)
 from transfer.report.escaping import one_line, tex_text
 
 NEEDS = r"% needs \usepackage{booktabs}"
@@ -76,8 +85,8 @@ def _caption(config: str, rows: ConfigRows, columns: Sequence[tuple[str, str]], 
     compared = [row for row in shown if row[f"vs_{role}"]]
     parts = [f"{tex_text(config)}: {tex_text(mean_caption(rows))}."]
     if compared:
-        kinds = {row[f"vs_{role}_interval"] for row in compared if row[f"vs_{role}_low"]}
-        interval = f"with its single 95 % interval ({'; '.join(sorted(kinds))})" if kinds else "(no interval)"
+        kinds = interval_methods([row for row in compared if row[f"vs_{role}_low"]], role)
+        interval = f"with its single 95 % interval ({kinds})" if kinds else "(no interval)"
         parts.append(f"Below it the difference to {tex_text(compared[0][f'vs_{role}_init'])} {tex_text(interval)}.")
     if any(unbounded(row, role) for row in compared):
         parts.append(WIDER)

@@ -16,7 +16,7 @@ from transfer.comparison.comparison import Comparison, complete
 from transfer.comparison.gap import Table, compare
 from transfer.comparison.sequential import SequentialPlan
 from transfer.records.run import find_runs
-from transfer.report.csv_rows import csv_rows, interval, verdict_class
+from transfer.report.csv_rows import csv_rows, interval, interval_methods, verdict_class
 from transfer.report.sentences import protocol_sentences, spread_sentence, summary
 
 REFERENCES = {"supervised": "supervised", "random": "random"}
@@ -158,6 +158,16 @@ def test_repetitions_of_everything_speak_of_the_method(tmp_path: Path) -> None:
     (row,) = [row for row in csv_rows(comparison.tables) if (row["init"], row["metric"]) == ("moco", "AP")]
     assert (row["vs_supervised_n"], row["vs_supervised_question"]) == ("3", "the method")
     assert row["vs_supervised_interval"].startswith("t over repetitions, n=3 and 3")
+
+
+def test_kinds_of_interval_are_named_once_with_their_degrees_of_freedom() -> None:
+    def text(*kinds: str) -> str:
+        return interval_methods([{"vs_random_interval": kind} for kind in kinds], "random")
+
+    assert text("paired t over seeds, n=3", "paired t over seeds, n=3") == "paired t over seeds, n=3"
+    one = "t over repetitions, n=3 and 3"
+    assert text(f"{one}, 2.4 df", f"{one}, 10.0 df", f"{one}, 3.1 df") == f"{one}, 2.4 to 10.0 df"
+    assert text(f"{one}, 2.4 df", f"{one}, 2.4 df", "none (one seed)") == f"none (one seed); {one}, 2.4 df"
 
 
 def test_repetitions_that_failed_are_counted(tmp_path: Path) -> None:
