@@ -26,6 +26,7 @@ def convert(
     encoder: str | None = None,
     prefix: str | None = None,
     heads: int | None = None,
+    patch_size: int | None = None,
     preprocessing: Preprocessing | None = None,
     verify: bool = True,
     against: str | None = None,
@@ -34,7 +35,8 @@ def convert(
 
     ``family`` is a row of :data:`convert.families.TABLE` or "auto" (recognised by keys); ``encoder`` one of the row's
     encoders (default: the row's own); ``prefix`` names a network of no known family; ``heads`` is the number of
-    attention heads of a ViT, which its tensors do not show (default: the published one of its width);
+    attention heads of a ViT, which its tensors do not show (default: the published one of its width); ``patch_size``
+    resamples the patch embedding of a ViT, for example from 14 to 16 pixels;
     ``preprocessing`` overrides how its images were normalised. ``verify`` runs the source network and the converted one
     on the same image, refuses any difference, checks the file's checksums and hashes it; ``against`` ("detectron2" or
     "torchvision") compares with that package's own model and loader.
@@ -49,9 +51,11 @@ def convert(
         if recognised.layout.network == "resnet":
             if heads is not None:
                 raise UserError("it holds a ResNet, which has no attention heads: leave out --heads")
+            if patch_size is not None:
+                raise UserError("it holds a ResNet, which has no patches: leave out --patch-size")
             converted = convert_resnet(checkpoint, recognised)
         else:
-            converted = convert_network(checkpoint, recognised, heads)
+            converted = convert_network(checkpoint, recognised, heads, patch_size)
     except UserError as error:
         raise UserError(f"cannot convert {path}: {error}") from error
     recorded, notes = preprocessing_of(checkpoint, recognised.family, converted.network)

@@ -42,6 +42,12 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     source.add_argument("--prefix", help="take the network under this prefix, whatever its family")
     source.add_argument("--heads", type=int, metavar="N", help="attention heads of a ViT, which no tensor shows")
     source.add_argument(
+        "--patch-size",
+        type=int,
+        metavar="P",
+        help="resample a ViT's patch embedding to P pixels, e.g. DINOv2's 14 to 16",
+    )
+    source.add_argument(
         "--preprocessing", choices=list(PREPROCESSING), help="how its images were normalised, if unusual"
     )
     source.add_argument("--list-families", action="store_true", help="print the families and exit")
@@ -98,6 +104,7 @@ def main() -> int:
         encoder=args.encoder,
         prefix=args.prefix,
         heads=args.heads,
+        patch_size=args.patch_size,
         preprocessing=PREPROCESSING.get(args.preprocessing),
         verify=not args.no_verify,
         against=args.against,

@@ -136,7 +136,8 @@ class VisionTransformer:
         if self.patch not in PATCHES_HELD:
             notes.append(
                 f"patches of {self.patch} pixels are kept as they are; a detector here needs patches of "
-                f"{', '.join(map(str, PATCHES_HELD))}, the strides of its pyramid, and refuses others"
+                f"{', '.join(map(str, PATCHES_HELD))}, the strides of its pyramid, and refuses others; --patch-size 16 "
+                "resamples them"
             )
         return tuple(notes)
 
