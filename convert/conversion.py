@@ -49,10 +49,7 @@ def convert(
     try:
         refuse_other_computation(checkpoint, recognised.layout.network)
         if recognised.layout.network == "resnet":
-            if heads is not None:
-                raise UserError("it holds a ResNet, which has no attention heads: leave out --heads")
-            if patch_size is not None:
-                raise UserError("it holds a ResNet, which has no patches: leave out --patch-size")
+            _refuse_options_of_vits(heads, patch_size)
             converted = convert_resnet(checkpoint, recognised)
         else:
             converted = convert_network(checkpoint, recognised, heads, patch_size)
@@ -82,6 +79,13 @@ def convert(
 
         backbone = replace(backbone, notes=(*notes, REFERENCES[against](backbone)))
     return backbone
+
+
+def _refuse_options_of_vits(heads: int | None, patch_size: int | None) -> None:
+    if heads is not None:
+        raise UserError("it holds a ResNet, which has no attention heads: leave out --heads")
+    if patch_size is not None:
+        raise UserError("it holds a ResNet, which has no patches: leave out --patch-size")
 
 
 def _digest(checkpoint: Checkpoint) -> str:

@@ -10,15 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from torch.nn import functional as F
 
 from convert.conversion import convert
 from convert.patch_size import resample_patches
 from convert.sidecar import sidecar
 from runtime.errors import UserError
+from tests.convert.detector_features import difference
 from tests.convert.makers import MAKERS
 from tests.convert.networks import random_tensors
-from tests.convert.test_makers import difference
 
 PATCHES = "patch_embed.proj.weight"
 
@@ -81,11 +82,13 @@ def test_the_size_it_has_changes_nothing(tmp_path: Path) -> None:
     [
         ("timm-vit", 0, "--patch-size 0 is not a size of patches: give 1 to 64 pixels"),
         ("timm-vit", 100_000, "--patch-size 100000 is not a size of patches"),
+        ("resnet18", 16, "it holds a ResNet, which has no patches: leave out --patch-size"),
         ("timm-swin", 16, "--patch-size is for plain ViTs; this is a swin: leave it out"),
     ],
 )
 def test_refusals(name: str, size: int, message: str, tmp_path: Path) -> None:
-    torch.save(random_tensors(name), tmp_path / "x.pth")
+    tensors = torchvision.models.resnet18().state_dict() if name == "resnet18" else random_tensors(name)
+    torch.save(tensors, tmp_path / "x.pth")
     with pytest.raises(UserError, match=message):
         convert(tmp_path / "x.pth", patch_size=size)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 import subprocess
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -207,3 +208,8 @@ def test_the_runner_runs_every_pretraining_run(plan_file: Path) -> None:
     assert {outcome.status for outcome in outcomes.values()} == {"finished"}
     backbones: Callable[[int], bytes] = lambda run: Path(f"runs/toy/backbones/moco/pretrain{run}.pkl").read_bytes()  # noqa: E731
     assert backbones(0) != backbones(1)
+
+
+def test_the_demo_repeats_everything() -> None:
+    kinds = Counter(stage.kind for stage in plan_stages(load_plan("plans/demo.yaml")))
+    assert kinds == {"prepare": 1, "pretrain": 6, "convert": 6, "train": 9}
