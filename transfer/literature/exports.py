@@ -6,14 +6,16 @@ import csv
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from runtime.atomic import write_text
 from runtime.errors import UserError
+from transfer.literature.collection import collection_errors
 from transfer.literature.rows import FILE, PublishedRow
-from transfer.literature.schema import OPTIONAL, PRETRAIN, REQUIRED, SCALES, check, collection_errors
+from transfer.literature.schema import OPTIONAL, PRETRAIN, REQUIRED, SCALES, check, shown
 from transfer.literature.setups import FIELDS, protocol_family, setup_of
 
 LICENCE = (
@@ -24,6 +26,7 @@ DESCRIPTION = (
     "Published results of pretrained backbones on detection and segmentation, one row per result, with its protocol, "
     "table and source."
 )
+LARGEST = 64 * 2**20  # bytes of a file of rows
 _NESTED = {"pretrain": tuple(PRETRAIN), "setup": tuple(FIELDS), "metrics": tuple(SCALES)}
 _SKIPPED = ("runs", "printed_gaps", "spread")  # by metric: their columns follow those of the metrics
 
@@ -134,18 +137,47 @@ def add_rows(source: Path, target: Path = FILE) -> int:
     Nothing is written unless every row is valid and the collection with them is. Raises UserError that names the first
     errors.
     """
-    try:
-        new = json.loads(source.read_text(encoding="utf-8"))
-        rows = json.loads(target.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {error.filename}: {error.strerror}") from error
-    except ValueError as error:
-        raise UserError(f"{source} is not valid JSON: {error}") from error
+    new, rows = _read(source), _read(target)
     new = check([new] if isinstance(new, dict) else new, str(source))
     if not new:
         raise UserError(f"{source} has no rows")
-    errors = collection_errors([*rows, *new])
+    errors = [_of_file(error, len(rows), source) for error in collection_errors([*rows, *new])]
     if errors:
-        raise UserError(f"{source}: {'; '.join(errors[:3])}")
+        more = f" (and {len(errors) - 3} more)" if len(errors) > 3 else ""
+        raise UserError(f"{source}: {'; '.join(errors[:3])}{more}")
     write_text(target, json.dumps([*rows, *new], indent=1, ensure_ascii=False) + "\n")
     return len(new)
+
+
+def _of_file(error: str, before: int, source: Path) -> str:
+    """``error`` with the numbers of new rows counted from the start of their file."""
+
+    def numbered(match: re.Match[str]) -> str:
+        number = int(match[1])
+        return f"row {number - before} of {source.name}" if number >= before else f"row {number} of the collection"
+
+    return re.sub(r"\brow (\d+)", numbered, error)
+
+
+def _read(path: Path) -> Any:
+    """The JSON value of a file; NaN and a key that is given twice are refused, which Python's parser lets pass."""
+    try:
+        if path.stat().st_size > LARGEST:
+            raise UserError(f"{path} is larger than {LARGEST // 2**20} MiB; a row takes about half a kilobyte")
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused, object_pairs_hook=_unique)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON: {error}") from error
+
+
+def _refused(name: str) -> float:
+    raise ValueError(f"{name} is not a number")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {shown(next(name for name in names if names.count(name) > 1))} is given twice")
+    return entries

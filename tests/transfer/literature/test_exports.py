@@ -69,7 +69,7 @@ def test_added_rows_come_last_and_leave_the_others_as_they_were(tmp_path: Path) 
     ("content", "message"),
     [
         ([a_new_row(metrics={"AP": 101})], "row 0: metric 'AP'"),
-        ([a_new_row(), a_new_row(metrics={"AP": 1.0})], "has the keys of row"),
+        ([a_new_row(), a_new_row(metrics={"AP": 50.0})], "has the keys of row"),
         ([a_new_row(init="SynCo", method="SynCo", paper="SynCo")], "has the keys of row"),
         ([], "has no rows"),
         ([a_new_row(printed_gaps={"AP": 1.0})], "printed gap"),
@@ -90,6 +90,39 @@ def test_a_missing_or_broken_file_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "broken.json").write_text("[{")
     with pytest.raises(UserError, match="not valid JSON"):
         add_rows(tmp_path / "broken.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"metrics": {"AP": NaN}}', "NaN is not a number"),
+        ('{"metrics": {"AP": 1.0, "AP": 2.0}}', "the key 'AP' is given twice"),
+        ("[" * 100_000, "not valid JSON"),
+        ('{"year": ' + "9" * 5000 + "}", "not valid JSON"),
+        ("\xff", "not valid JSON"),
+    ],
+)
+def test_what_python_would_read_otherwise_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "new.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=message) as error:
+        add_rows(tmp_path / "new.json", copy_of_the_collection(tmp_path))
+    assert len(str(error.value)) < 500
+
+
+def test_a_message_counts_rows_from_the_start_of_their_file(tmp_path: Path) -> None:
+    target = copy_of_the_collection(tmp_path)
+    (tmp_path / "new.json").write_text(
+        json.dumps([a_new_row(), a_new_row(init="SynCo", method="SynCo", paper="SynCo")])
+    )
+    with pytest.raises(UserError, match=r"row 1 of new.json has the keys of row \d+ of the collection"):
+        add_rows(tmp_path / "new.json", target)
+
+
+def test_a_file_too_large_for_rows_is_not_read(tmp_path: Path) -> None:
+    with open(tmp_path / "large.json", "wb") as file:
+        file.truncate(2**30)  # sparse
+    with pytest.raises(UserError, match="larger than 64 MiB"):
+        add_rows(tmp_path / "large.json", copy_of_the_collection(tmp_path))
 
 
 def test_commands(run_cli, tmp_path: Path) -> None:
