@@ -14,6 +14,7 @@ from transfer.literature.noise import TYPICAL_SOURCES
 from transfer.literature.rows import PublishedRow
 from transfer.literature.setups import FIELDS, protocols, setup_of, value_text
 from transfer.report.atlas_table import published_table, short_dataset
+from transfer.report.escaping import minus_signs
 from transfer.report.markup import Markup, element, join
 from transfer.report.page import Cell, Row, details, paragraph, table
 from transfer.report.style import STYLE
@@ -76,9 +77,10 @@ def _introduction(rows: Sequence[PublishedRow]) -> list[Markup]:
         details(
             "How to read the gaps and their bars",
             paragraph(
-                "The bar is the 95 % noise of the gap's trials, the tick is the gap, on a scale from -6 to +6 points. "
-                "The noise comes from the spread that the source gives, or (*) from a typical one, for single runs: "
-                f"{'; '.join(TYPICAL_SOURCES)}. A row that states no trials counts as one run."
+                "The bar is the 95 % noise of the gap's trials, the tick is the gap, on a scale from "
+                "\N{MINUS SIGN}6 to +6 points. The noise comes from the spread that the source gives, or (*) from a "
+                f"typical one, for single runs: {'; '.join(TYPICAL_SOURCES)}. A row that states no trials counts as "
+                "one run."
             ),
             paragraph(
                 "A gap within its noise says nothing about the method. Beyond it, it is about these weights: the "
@@ -132,10 +134,10 @@ def _effect_table() -> Markup:
 
 
 def _effect_row(effect: Effect) -> Row:
-    span = f"{effect.low:+.1f} to {effect.high:+.1f}" if effect.pairs > 1 else ""
+    span = minus_signs(f"{effect.low:+.1f} to {effect.high:+.1f}") if effect.pairs > 1 else ""
     pairs = str(effect.pairs) if effect.pairs else "stated"
     values = [Cell(short_dataset(value_text(value)), "left") for value in (effect.before, effect.after)]
-    points = f"{effect.points:+.2f} {effect.metric}"
+    points = minus_signs(f"{effect.points:+.2f} {effect.metric}")
     return [
         FIELDS[effect.field],
         *values,

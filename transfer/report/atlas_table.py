@@ -10,6 +10,7 @@ from typing import Any
 from transfer.literature.noise import Noise, noise_of_difference
 from transfer.literature.rows import Group, PublishedRow, Reference, group_key, row_name
 from transfer.literature.setups import Detector, detector_parts, protocol_family
+from transfer.report.escaping import minus_signs
 from transfer.report.markup import Markup, element, join
 
 BOX, MASK = ("APbb", "AP"), ("APmk",)
@@ -27,6 +28,7 @@ HEAD = (  # (heading, whether it sorts by number)
     ("Other values", False),
     ("Source", False),
 )
+CAPTION = "Values in per cent, gaps in points with the 95 % noise of their trials (* typical noise of single runs)"
 LOW, HIGH = -6.0, 6.0  # points that a noise bar spans; what lies outside is drawn at its end
 WIDTH, HEIGHT = 96, 14  # of a noise bar, in pixels
 ARXIV, GITHUB = re.compile(r"arXiv (\d{4}\.\d{5})"), re.compile(r"^([\w.-]+/[\w.-]+?)(?:@[\w~]+)?(?=[ @]|$)")
@@ -77,12 +79,12 @@ def published_table(rows: Sequence[PublishedRow], anchors: Mapping[str, str]) ->
     ]
     body = element(
         "table",
-        element("caption", element("span", f"{len(rows)} published results")),
+        element("caption", element("span", CAPTION)),
         element("thead", element("tr", *head)),
         element("tbody", *(_line(i, row, anchors) for i, row in enumerate(rows))),
         id="results",
     )
-    return element("div", body, class_="scroll", tabindex=0, role="region", aria_label="Published results")
+    return element("div", body, class_="scroll results", tabindex=0, role="region", aria_label="Published results")
 
 
 def _line(number: int, row: PublishedRow, anchors: Mapping[str, str]) -> Markup:
@@ -126,7 +128,7 @@ def _value_and_gap(row: PublishedRow, names: Sequence[str]) -> list[Markup]:
 
 
 def _gap(gap: Gap) -> Markup:
-    words: list[Any] = [element("span", gap.text, class_=f"{gap.state} nowrap")]
+    words: list[Any] = [element("span", minus_signs(gap.text), class_=f"{gap.state} nowrap")]
     if gap.noise:
         words.append(element("span", f" ± {gap.noise.half_width:.2f}{'*' if gap.noise.typical else ''}", class_="soft"))
     if gap.state == "within-noise":
