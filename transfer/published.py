@@ -58,6 +58,19 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def check_together(args: argparse.Namespace) -> None:
+    """Refuse options that would have no effect together; raises UserError that names them."""
+    tasks = [name for name in ("list", "explain", "html", "csv", "add") if getattr(args, name)]
+    if len(tasks) > 1:
+        raise UserError(f"--{tasks[0]} and --{tasks[1]} are two tasks: give one command each")
+    choices = ("task", "detector", "schedule", "init", "protocol", "paper", "table", "sources")
+    ignored = {"list": choices, "html": choices, "add": choices, "explain": ("sources",), "csv": ("sources",)}
+    for task in tasks:
+        unused = [name for name in ignored[task] if getattr(args, name)]
+        if unused:
+            raise UserError(f"--{task} does not use --{unused[0]}: leave it out")
+
+
 def chosen_rows(args: argparse.Namespace) -> list[PublishedRow]:
     """The rows that the command line selects."""
     if args.table and "moco v1" in (args.paper or "MoCo v1").lower() and args.table in ("2", *MOCO_TABLES):
@@ -112,6 +125,10 @@ def explained(folder: Path, rows: Sequence[PublishedRow]) -> str:
     from transfer.literature.explain import explain, explanation_text  # numpy, which --help does without
     from transfer.records.run import read_run
 
+    if not (folder / "result.json").is_file():
+        inside = next((path.parent for path in sorted(folder.rglob("result.json"))), None)
+        hint = f", e.g. {inside}" if inside else ""
+        raise UserError(f"{folder} has no result.json: --explain takes the folder of one finished run{hint}")
     run = read_run(folder)
     if not run.finished:
         raise UserError(f"{folder} has no finished run: {run.error}")
@@ -129,6 +146,7 @@ def write_page(path: Path) -> str:
 def main() -> int:
     """Print the tables."""
     args = parse()
+    check_together(args)
     if args.list:
         for source, count in collections.Counter(row["source"] for row in load()).items():
             print(f"{count:4d}  {source}")

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from runtime.errors import UserError
 from transfer.comparison.gap import compare
 from transfer.literature.protocols import Protocol, matching, protocol_of, published_matches
 from transfer.literature.rows import FILE, grouped, load, select, shown_gap
-from transfer.published import moco_table, text_table
+from transfer.published import check_together, moco_table, parse, text_table
 from transfer.records.run import find_runs, read_run
 from transfer.report.published_section import published_section
 
@@ -253,6 +254,23 @@ def test_command_line(run_cli) -> None:
     assert "55.9 (+2.4)" in done.stdout
     assert "no published row" in run_cli(["transfer/published.py", "--detector", "R7"], check=2).stderr
     assert run_cli(["transfer/published.py", "--task", "nonsense"]).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--html", "a.html", "--csv", "a.csv"], "--html and --csv are two tasks"),
+        (["--list", "--add", "a.json"], "--list and --add are two tasks"),
+        (["--html", "a.html", "--task", "voc"], "--html does not use --task"),
+        (["--add", "a.json", "--paper", "x"], "--add does not use --paper"),
+        (["--csv", "a.csv", "--sources"], "--csv does not use --sources"),
+    ],
+)
+def test_an_option_without_effect_is_refused(options: list[str], message: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        check_together(parse(options))
+    assert not list(tmp_path.iterdir())
 
 
 def test_published_initialisations_of_a_plan_choose_the_rows(store) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -119,9 +121,9 @@ def _size(flat: Mapping[str, Any], part: str) -> str | None:
     if part == "TRAIN" and flat.get("INPUT.LSJ.ENABLED"):
         return f"{_recorded(flat, 'INPUT.LSJ.SIZE')} px"
     sides, longest = flat.get(f"INPUT.MIN_SIZE_{part}"), flat.get(f"INPUT.MAX_SIZE_{part}")
-    if sides is None or longest is None:
+    sides = [sides] if isinstance(sides, int) else list(sides or ())
+    if not sides or longest is None:
         return None
-    sides = [sides] if isinstance(sides, int) else list(sides)
     short = f"{min(sides)}-{max(sides)}" if len(set(sides)) > 1 else f"{sides[0]}"
     return f"short side {short}, max {longest}"
 
@@ -186,17 +188,25 @@ def _distance(own: Mapping[str, Any], published: Mapping[str, Any]) -> tuple[int
 def _is_named(row: PublishedRow, init: Mapping[str, Any]) -> bool:
     """Whether the row's initialisation is the run's by name: ``moco_v2_800`` and MoCo v2, ``random`` and random."""
     own, published = ("".join(filter(str.isalnum, text)).lower() for text in (str(init["name"]), row["init"]))
-    if published in BASELINES:
-        return own.startswith(published)
+    if not own or published in BASELINES:
+        return bool(own) and own.startswith(published)
     return own.startswith(published) or published.startswith(own)
 
 
+def _evaluated_on(dataset: str) -> str:
+    """The images and classes that an AP is about: the same for a fraction of the training set, another for own data."""
+    known = re.match(r"VOC07|COCO 2017|LVIS v[\d.]+|Cityscapes", dataset)
+    return known[0] if known else dataset
+
+
 def _values(record: Mapping[str, Any], row: PublishedRow) -> dict[str, tuple[float, float, Noise | None]]:
-    values = {}
+    values: dict[str, tuple[float, float, Noise | None]] = {}
+    if _evaluated_on(protocol_of(record).dataset) != _evaluated_on(row["dataset"]):
+        return values
     for (task, name), names in OWN_METRICS.items():
         own = (record.get("metrics") or {}).get(task, {}).get(name)
         metric = next((published for published in names if published in row["metrics"]), None)
-        if isinstance(own, int | float) and metric is not None:
+        if isinstance(own, int | float) and math.isfinite(own) and metric is not None:
             noise = noise_of_difference({**row, "n_trials": 1}, row, metric)  # ours is one run, with a similar spread
             values[metric] = (float(own), float(row["metrics"][metric]), noise)
     return values
@@ -210,6 +220,8 @@ def explanation_text(explanation: Explanation, name: str) -> str:
         f"  {row_name(row)}; {row['detector']}, {row['schedule']}, {row['dataset']}; protocol: {row['protocol']}",
         f"  {row['source']}",
     ]
+    if any(cause.field == "dataset" for cause in explanation.causes) and not explanation.differences:
+        lines.append("  AP on other data is another quantity, so the values are not compared.")
     for metric, (own, published, noise) in explanation.differences.items():
         inside = noise is not None and noise.contains(own - published)
         spread = f" (noise of the trials: ±{noise.half_width:.2f}{', inside it' * inside})" if noise else ""

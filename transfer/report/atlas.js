@@ -69,6 +69,7 @@
     parent.append(node);
     return node;
   };
+  const value = (row, cell, name) => text(row, cell) && name + " " + text(row, cell);
   const show = (value) => (value === true ? "yes" : value === false ? "no" : String(value));
   function worth(field, before, after) {
     for (const metric of ["AP", "mask AP", "AP50"]) {
@@ -94,7 +95,8 @@
     panel.replaceChildren();
     add(panel, "h2", "Two rows compared");
     chosen.forEach((row, index) => add(panel, "p", "AB"[index] + ": " + row.cells[0].firstChild.textContent + ", " +
-      [1, 2, 7, 3, 11].map((cell) => text(row, cell)).filter(Boolean).join(", ")));
+      [text(row, 1), text(row, 2), text(row, 7), value(row, 3, "box AP"), value(row, 5, "mask AP"), text(row, 11)]
+        .filter(Boolean).join(", ")));
     if (!lines.length) add(panel, "p", "Every stated field of their protocols is the same.");
     const list = add(panel, "ul", "");
     for (const { field, name, known } of lines) {
@@ -127,8 +129,10 @@
       } else {
         chosen.splice(chosen.indexOf(row), 1);
       }
-      if (chosen.length === 2) compare();
-      else panel.textContent = "Choose " + (chosen.length ? "a second row" : "two rows") + " in the table to compare them.";
+      if (chosen.length === 2) {
+        compare();
+        panel.scrollIntoView({ block: "nearest" });
+      } else panel.textContent = "Choose " + (chosen.length ? "a second row" : "two rows") + " in the table to compare them.";
     });
   }
   const mode = document.getElementById("compare-mode");

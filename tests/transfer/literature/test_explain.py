@@ -132,6 +132,32 @@ def test_the_nearest_row_is_of_the_runs_initialisation_and_detector() -> None:
         explain(a_run(), select(load(), task="linear"))
 
 
+@pytest.mark.parametrize(
+    ("data", "compared"),
+    [
+        ("coco_2017_train@10%", True),
+        ("voc_2007_trainval", False),
+        ("coco:own/train.json:own/images", False),
+    ],
+)
+def test_values_on_other_data_are_not_set_side_by_side(data: str, compared: bool) -> None:
+    test = {"coco_2017_train@10%": "coco_2017_val", "voc_2007_trainval": "voc_2007_test"}.get(data, data)
+    explanation = explain(a_run(**{"DATASETS.TRAIN": [data], "DATASETS.TEST": [test]}), MOCO_V1)
+    assert bool(explanation.differences) == compared
+    text = explanation_text(explanation, "x")
+    assert ("AP on other data is another quantity" in text) != compared
+    assert "dataset" in [cause.field for cause in explanation.causes]
+
+
+def test_odd_records_are_explained_as_far_as_they_go() -> None:
+    run = a_run(**{"INPUT.MIN_SIZE_TRAIN": []})
+    assert "image size" not in [cause.field for cause in explain(run, MOCO_V1).causes]
+    run["metrics"]["bbox"]["AP"] = float("nan")
+    assert "APbb" not in explain(run, MOCO_V1).differences
+    nameless = explain(a_run(init="---"), load())  # of which every name would be an extension
+    assert nameless.row["detector"] == "Mask R-CNN R50-FPN"
+
+
 def test_effects_come_from_rows_of_equal_weights() -> None:
     longer = effect_of("schedule", "1x", "2x")
     assert longer is not None
@@ -153,4 +179,6 @@ def test_command(run_cli, tmp_path: Path) -> None:
     done = run_cli(command, check=0)
     assert "1. box head: 4 conv + 1 fc, SyncBN here, 2 fc published" in done.stdout
     assert "APbb: 30.00 here, 38.5 published, -8.50" in done.stdout
-    assert run_cli(["transfer/published.py", "--explain", str(tmp_path / "none")]).returncode == 2
+    parent = run_cli(["transfer/published.py", "--explain", str(tmp_path)], check=2)
+    assert f"--explain takes the folder of one finished run, e.g. {folder}" in parent.stderr
+    assert run_cli(["transfer/published.py", "--explain", str(tmp_path / "none")], check=2).stderr.count("\n") == 1
