@@ -55,9 +55,11 @@ ARCHITECTURES = (
     "RetinaNet",
     "FCN-16s",
     "Plain-DETR",
+    "HTC++",
+    "DETR",
 )
 BACKBONE = re.compile(
-    r"EVA02-[BL]|ViT-7B/16|MIMDet-ViT-[BL]|ViT-(?:Ti|S|B|L|H)|MViTv2-[TSBLH]|SwinV2-S|Swin-[TSBL]|ConvMAE-B|RX?\d+(?:v2)?(?:w\dx)?|AMDIM"
+    r"EVA02-[BL]|ViT-7B/16|ViT-Adapter-[TSBL]|HiViT-[TSB]|MIMDet-ViT-[BL]|ViT-(?:Ti|S|B|L|H)|MViTv2-[TSBLH]|SwinV2-S|Swin-[TSBL]|ConvMAE-B|RX?\d+(?:v2)?(?:w\dx)?|AMDIM"
 )
 
 
@@ -96,10 +98,11 @@ def setup_of(row: PublishedRow) -> dict[str, Any]:
         "schedule": _schedule(row["schedule"]),
     }
     if is_detection(row) and not row["dataset"].startswith("Cityscapes"):  # whose rate, batch and size differ
-        fields |= (
-            protocol["by_neck"].get(parts.neck, {}) if parts.architecture != "RetinaNet" else {}
-        )  # has no box head
         fields |= protocol["setup"]
+        if parts.architecture == "RetinaNet":  # has no box head, and halves the rate of the R-CNNs in Detectron2
+            fields.pop("lr", None)
+        else:
+            fields |= {**protocol["by_neck"].get(parts.neck, {}), **protocol["setup"]}
         for words, setup in protocol["by_dataset"].items():
             fields |= setup if row["dataset"].startswith(words) else {}
         fields |= _input_of(row)
