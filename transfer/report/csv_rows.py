@@ -55,6 +55,17 @@ def number(value: float | None, signed: bool = False) -> str:
     return text.replace("-0.00", "+0.00" if signed else "0.00") if float(text) == 0 else text
 
 
+def bound(value: float | None) -> str:
+    """An end of an interval: as a signed ``number``, with more digits where two would show 0 for an end beside it.
+
+    Whether an interval holds 0 is a verdict: an end at -0.003 that is shown as +0.00 would contradict it.
+    """
+    text = number(value, signed=True)
+    if not value or float(text) != 0:
+        return text
+    return next((fine for places in (3, 4, 5, 6) if float(fine := f"{value:+.{places}f}") != 0), text)
+
+
 def csv_rows(tables: Iterable[Table]) -> list[CsvRow]:
     """The rows of gap.csv, every value already the string that is shown."""
     rows = []
@@ -109,8 +120,8 @@ def _gap(row: Row, gap: Gap, other: Row | None) -> CsvRow:
     return {
         "": number(one.mean, signed=True),
         "_init": gap.reference,
-        "_low": number(low, signed=True),
-        "_high": number(high, signed=True),
+        "_low": bound(low),
+        "_high": bound(high),
         "_n": str(one.n),
         "_interval": kind,
         "_verdict": verdict.word if verdict else "",

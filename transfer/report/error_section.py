@@ -9,7 +9,7 @@ from transfer.comparison.detection_errors import ErrorTypes
 from transfer.comparison.differences import Difference
 from transfer.evaluate.error_types import TYPES
 from transfer.report.charts import Bars
-from transfer.report.csv_rows import number
+from transfer.report.csv_rows import bound, number
 from transfer.report.escaping import minus_signs
 from transfer.report.figures import Figure
 from transfer.report.markup import NOTHING, Markup, element, join
@@ -50,7 +50,7 @@ def _difference(difference: Difference | None) -> Markup:
         return NOTHING
     interval = ""
     if difference.low is not None:
-        interval = f", {number(difference.low, signed=True)} to {number(difference.high, signed=True)}"
+        interval = f", {bound(difference.low)} to {bound(difference.high)}"
     text = minus_signs(f"({number(difference.mean, signed=True)}{interval})")
     return join([" ", element("span", text, class_="even")])
 

@@ -31,7 +31,7 @@ def first_screen(report: Report) -> Markup:
         ("Question", question(report)),
         ("Verdict", element("strong", minus_signs(first), class_="summary")),
         ("Compared", compared(report)),
-        ("Not shown", join([paragraph(report.limits), paragraph(not_shown(report))])),
+        ("Limits", join([paragraph(report.limits), paragraph(not_shown(report))])),
         ("What now", minus_signs(report.next_step.removeprefix(NEXT_STEP))),
         ("Others", _others(others)),
     ]

@@ -16,7 +16,7 @@ from transfer.comparison.variance import Component
 from transfer.comparison.verdicts import AHEAD, BEHIND, EQUIVALENT, NONE, UNDECIDED, Verdict
 from transfer.config.protocol import FROZEN, last_stage
 from transfer.records.run import Run
-from transfer.report.csv_rows import number, title
+from transfer.report.csv_rows import bound, number, title
 
 RELATION = {AHEAD: "ahead of", BEHIND: "behind"}
 SEQUENTIAL = (
@@ -129,7 +129,7 @@ def _without_verdict(subject: str, what: str, reference: str, gap: Gap, bounds: 
     images = gap.over_images
     interval = ""
     if images is not None and images.low is not None:
-        low, high = number(images.low, signed=True), number(images.high, signed=True)
+        low, high = bound(images.low), bound(images.high)
         interval = f"; 95 % interval over the test images {low} to {high}"
     return (
         f"{subject} against {reference}: {what} on these images, with this seed; other seeds may differ by as much "
@@ -142,7 +142,7 @@ def _bounds(table: Table, row: Row, gap: Gap) -> str:
     one = gap.difference
     parts = []
     if one.low is not None:
-        parts.append(f"95 % interval {number(one.low, signed=True)} to {number(one.high, signed=True)}")
+        parts.append(f"95 % interval {bound(one.low)} to {bound(one.high)}")
     if one.question == METHOD and not one.seeds:
         return ", ".join([*parts, _repetitions(*one.runs)])
     if one.question == METHOD:

@@ -65,7 +65,7 @@ background-attachment:local,local,scroll,scroll}
 .answers ul{margin:0}
 @media (max-width:480px){.answers{grid-template-columns:minmax(0,1fr);gap:0}.answers dd{margin-bottom:.7rem}}
 .examples{grid-template-columns:repeat(auto-fill,minmax(min(18rem,100%),1fr))}
-@media (min-width:1100px){body{max-width:86rem}p,header ul,.note{max-width:64rem}
+@media (min-width:1100px){body{max-width:86rem}p,ul,.note{max-width:64rem}
 .charted td.left:not(.nowrap){min-width:7rem}
 .charted{display:grid;grid-template-columns:minmax(0,32rem) minmax(0,1fr);gap:1rem 2rem;align-items:start}
 @supports selector(::details-content){.numbers::details-content{content-visibility:visible;block-size:auto}

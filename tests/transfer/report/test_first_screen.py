@@ -22,7 +22,7 @@ def test_question_verdict_runs_limits_and_next_step_come_before_the_other_compar
     assert all(" supervised on " in sentence for sentence in sentences[:6])  # both configs, before any against random
     text = write_report(tmp_path / "out", report)["gap.html"].read_text()
     head = text[text.index("<h1>") : text.index("<nav")]
-    assert re.findall("<dt>(.*?)</dt>", head) == ["Question", "Verdict", "Compared", "Not shown", "What now", "Others"]
+    assert re.findall("<dt>(.*?)</dt>", head) == ["Question", "Verdict", "Compared", "Limits", "What now", "Others"]
     assert "<dd>How far are memory_bank, moco_v1 and moco_v2 ahead of or behind supervised and random " in head
     assert f'<dt>Verdict</dt><dd><strong class="summary">{sentences[0]}<' in head
     assert "memory_bank, moco_v1, moco_v2 and 2 more, fine-tuned as config0 and config1: 30 runs, 3 seeds each" in head
@@ -58,6 +58,6 @@ def test_without_a_comparison_nothing_is_claimed(store: Callable[..., Path]) -> 
     assert compared(report) == "No run has finished."
     assert not_shown(report) == ""
     assert question(report) == "What AP does moco reach after fine-tuning?"
-    assert "Not shown" not in first_screen(report).source
+    assert "Limits" not in first_screen(report).source
     empty = first_screen(Report("toy", "command", complete([]))).source
     assert "No comparison can be made yet" in empty

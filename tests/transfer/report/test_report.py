@@ -22,7 +22,7 @@ from transfer.comparison.gap import compare
 from transfer.records.run import find_runs
 from transfer.report.charts import LEFT, LETTER, shortened
 from transfer.report.content import Report
-from transfer.report.csv_rows import csv_rows, number
+from transfer.report.csv_rows import bound, csv_rows, number
 from transfer.report.files import write_report
 from transfer.report.sentences import summary
 from transfer.report.terminal import terminal
@@ -55,7 +55,7 @@ def test_csv_is_the_comparison(report: dict[str, Path], tmp_path: Path) -> None:
             assert record["mean"] == number(row.mean)
             for role, gap in row.gaps.items():
                 assert record[f"vs_{role}"] == number(gap.difference.mean, signed=True)
-                assert record[f"vs_{role}_low"] == number(gap.difference.low, signed=True)
+                assert record[f"vs_{role}_low"] == bound(gap.difference.low)
                 assert record[f"vs_{role}_verdict"] == (gap.verdict.word if gap.verdict else "")
                 assert (gap.verdict is None) == (row.metric != "AP")
 

@@ -16,7 +16,7 @@ from transfer.comparison.comparison import Comparison, complete
 from transfer.comparison.gap import Table, compare
 from transfer.comparison.sequential import SequentialPlan
 from transfer.records.run import find_runs
-from transfer.report.csv_rows import csv_rows, interval, interval_methods, verdict_class
+from transfer.report.csv_rows import bound, csv_rows, interval, interval_methods, verdict_class
 from transfer.report.sentences import protocol_sentences, spread_sentence, summary
 
 REFERENCES = {"supervised": "supervised", "random": "random"}
@@ -210,6 +210,18 @@ def test_an_interval_that_no_metric_can_have_is_marked(tmp_path: Path) -> None:
     (row,) = [row for row in csv_rows(comparison.tables) if (row["init"], row["metric"]) == ("moco", "AP")]
     assert interval(row, "supervised").endswith("]*")
     assert "wider than the metric can be: the runs do not bound the difference" in summary(comparison)[0]
+
+
+def test_an_end_beside_0_is_not_shown_as_0(tmp_path: Path) -> None:
+    """[+0.00, +2.00] and "excludes 0" would contradict each other."""
+    write(tmp_path, "supervised", [30.0, 30.0])
+    write(tmp_path, "moco", [30.92153313, 31.07846687])
+    comparison = compared(tmp_path)
+    (sentence,) = summary(comparison)
+    assert "95 % interval +0.003 to +2.00" in sentence
+    assert [bound(v) for v in (None, 0.0, -0.0, -0.004, 0.00049, 1e-9, -1.0)] == [
+        *("", "+0.00", "+0.00", "-0.004", "+0.0005", "+0.00", "-1.00")
+    ]
 
 
 def test_the_margin_of_a_folder_is_an_option(
