@@ -19,6 +19,7 @@ if not __package__:  # run as a script: import from the repository, not from thi
 
 import argparse
 import collections
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -75,9 +76,10 @@ def chosen_rows(args: argparse.Namespace) -> list[PublishedRow]:
     """The rows that the command line selects."""
     if args.table and "moco v1" in (args.paper or "MoCo v1").lower() and args.table in ("2", *MOCO_TABLES):
         return [row for name in MOCO_TABLES if name.startswith(args.table) for row in moco_table(name)]
-    table = f"Table {args.table}" if args.table else None
+    table = re.compile(rf"Table {re.escape(args.table)}(?!\d)", re.IGNORECASE) if args.table else None  # 1 is not 13
     fields = {key: getattr(args, key) for key in ("detector", "schedule", "init", "protocol")}
-    rows = select(load(), task=args.task, paper=args.paper or ("MoCo v1" if table else None), source=table, **fields)
+    rows = select(load(), task=args.task, paper=args.paper or ("MoCo v1" if table else None), **fields)
+    rows = [row for row in rows if table is None or table.search(row["source"])]
     if args.init:  # a gap needs the supervised row of the same source
         sources = {row["source"] for row in rows}
         of_every_init = select(load(), task=args.task, paper=args.paper, **{**fields, "init": None})

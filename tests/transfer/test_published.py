@@ -11,7 +11,7 @@ from runtime.errors import UserError
 from transfer.comparison.gap import compare
 from transfer.literature.protocols import Protocol, matching, protocol_of, published_matches
 from transfer.literature.rows import FILE, grouped, load, select, shown_gap
-from transfer.published import check_together, moco_table, parse, text_table
+from transfer.published import check_together, chosen_rows, moco_table, parse, text_table
 from transfer.records.run import find_runs, read_run
 from transfer.report.published_section import published_section
 
@@ -271,6 +271,13 @@ def test_an_option_without_effect_is_refused(options: list[str], message: str, t
     with pytest.raises(UserError, match=message):
         check_together(parse(options))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_table_is_not_another_that_begins_with_its_number() -> None:
+    assert {row["paper"] for row in chosen_rows(parse(["--paper", "DetCo", "--table", "13"]))} == {"DetCo"}
+    assert chosen_rows(parse(["--paper", "DetCo", "--table", "1"])) == []  # neither 10, 11 nor 13
+    parts = chosen_rows(parse(["--paper", "MoCo v1", "--table", "5"]))  # 5a to 5d
+    assert {row["source"][-8:] for row in parts} >= {"Table 5a", "Table 5d"}
 
 
 def test_published_initialisations_of_a_plan_choose_the_rows(store) -> None:

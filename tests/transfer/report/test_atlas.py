@@ -16,6 +16,7 @@ import pytest
 from tests.transfer.report.browser import Browser
 from transfer.literature.noise import noise_of_difference, spread_of
 from transfer.literature.rows import load, select
+from transfer.literature.setups import detector_parts, protocol_family
 from transfer.report.atlas import atlas
 from transfer.report.atlas_table import gap_of, short_dataset
 
@@ -149,6 +150,47 @@ def test_filters(browser: Browser) -> None:
     wanted = [r for r in load() if r["dataset"].startswith("LVIS v1 (train") and "ViT-B" in r["detector"]]
     assert browser.evaluate(f"{VISIBLE}.length") == len(wanted) > 3
     assert browser.evaluate("document.getElementById('count').textContent").startswith(f"{len(wanted)} of")
+
+
+@needs_chromium
+@pytest.mark.parametrize("name", ["data", "family", "backbone", "protocol", "year"])
+def test_every_list_filters_by_what_it_names(browser: Browser, name: str) -> None:
+    """Each value of a list shows its own rows; together they show all."""
+    browser.open(COMMITTED, 1400, "light")
+    choose = (
+        f"(() => {{ const list = document.forms[0].elements['{name}'];"
+        "return Array.from(list.options).slice(1).map(o => { list.value = o.value;"
+        "list.dispatchEvent(new Event('input', {bubbles: true}));"
+        f"return [o.value, {VISIBLE}.map(r => r.id)]; }}) }})()"
+    )
+    shown = {value: [int(row[1:]) for row in rows] for value, rows in browser.evaluate(choose)}
+    own = {
+        "data": lambda row: short_dataset(row["dataset"]),
+        "family": lambda row: detector_parts(row["detector"]).architecture or "Classifier",
+        "backbone": lambda row: detector_parts(row["detector"]).backbone or "other",
+        "protocol": protocol_family,
+        "year": lambda row: str(row["year"]),
+    }[name]
+    wanted: dict[str, list[int]] = {}
+    for number, row in enumerate(load()):
+        wanted.setdefault(own(row), []).append(number)
+    assert shown == wanted
+    assert len(wanted) > 5
+
+
+@needs_chromium
+def test_source_and_headings_are_in_view(browser: Browser) -> None:
+    """At 1400 px without scrolling sideways; the headings stay where the table is scrolled."""
+    browser.open(COMMITTED, 1400, "light")
+    right = "document.querySelector('#results thead th:last-child').getBoundingClientRect().right"
+    assert browser.evaluate(f"{right} <= innerWidth")
+    browser.evaluate("document.querySelector('#r300').scrollIntoView()")
+    heading, row, region = (
+        browser.evaluate(f"document.querySelector('{selector}').getBoundingClientRect().{side}")
+        for selector, side in (("#results thead th", "top"), ("#r300", "top"), (".results", "top"))
+    )
+    assert abs(heading - region) < 3
+    assert row > heading
 
 
 @needs_chromium
