@@ -40,7 +40,7 @@
   Array.from(table.tHead.rows[0].cells).forEach((cell, index) => {
     const numeric = cell.dataset.sort !== "text", button = document.createElement("button");
     button.type = "button";
-    button.textContent = cell.textContent;
+    button.textContent = cell.dataset.heading = cell.textContent;
     cell.replaceChildren(button);
     const value = (row) => {
       const shown = row.cells[index], raw = shown.dataset.value ?? shown.textContent.trim();

@@ -269,4 +269,12 @@ def test_prints(browser: Browser) -> None:
     browser.call("Emulation.setEmulatedMedia", media="print")
     assert browser.evaluate("getComputedStyle(document.getElementById('filters')).display") == "none"
     assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    # the whole table, with headings that Chromium repeats on every page, which it does not do for a button
+    assert browser.evaluate("getComputedStyle(document.querySelector('.results')).maxHeight") == "none"
+    last = "document.querySelector('#results thead th:last-child')"
+    assert browser.evaluate(f"getComputedStyle({last}, '::before').content") == '"Source"'
+    assert browser.evaluate(f"getComputedStyle({last}.firstChild).display") == "none"
+    assert browser.evaluate("getComputedStyle(document.querySelector('#results .soft')).fontSize") == (
+        browser.evaluate("getComputedStyle(document.querySelector('#results td.gap')).fontSize")
+    )
     browser.call("Emulation.setEmulatedMedia", media="")
