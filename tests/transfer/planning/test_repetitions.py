@@ -212,4 +212,4 @@ def test_the_runner_runs_every_pretraining_run(plan_file: Path) -> None:
 
 def test_the_demo_repeats_everything() -> None:
     kinds = Counter(stage.kind for stage in plan_stages(load_plan("plans/demo.yaml")))
-    assert kinds == {"prepare": 1, "pretrain": 6, "convert": 6, "train": 9}
+    assert kinds == {"prepare": 1, "pretrain": 8, "convert": 8, "train": 12}
