@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runtime.errors import UserError
 from transfer.evaluate.detections import Detections
@@ -21,10 +22,10 @@ def evaluate(
 ) -> tuple[Metrics, str]:
     """Metrics of the detections of one data set, and the id of the evaluator that computed them.
 
-    ``evaluator``: ``official`` (pycocotools), ``fast`` (this project's), ``hotcoco`` or ``auto`` (``fast``), all equal,
-    ``auto-300`` for another limit than 100 detections; it affects only boxes and masks of COCO data. ``sigmas`` are
-    those of ``keypoint_ap``. Proposals have a recall, whatever the evaluator. Raises UserError for detections of other
-    images and a data set without annotations.
+    ``evaluator``: ``official`` (pycocotools), ``fast`` (this project's), ``hotcoco``, or ``auto`` (the faster of the
+    last two that takes the data), all equal; ``auto-300`` for another limit than 100 detections. It affects only boxes
+    and masks of COCO data. ``sigmas`` are those of ``keypoint_ap``. Proposals have a recall, whatever the evaluator.
+    Raises UserError for detections of other images and a data set without annotations.
     """
     expected = set(spec.summary.image_ids)
     detected = set(detections.image_ids)
@@ -63,22 +64,32 @@ def _coco_id(spec: DatasetSpec, evaluator: str) -> str:
 
 
 def _coco(spec: DatasetSpec, detections: Detections, evaluator: str) -> tuple[Metrics, str]:
-    from transfer.evaluate.coco_ap import choose_rule, coco_ap, coco_results, coco_truth
+    from transfer.evaluate.coco_ap import backends_of, choose_rule
 
     rule = choose_rule(evaluator)
-    truth = coco_truth(spec.content(masks=detections.masks is not None), rule.backend)
-    metrics = {
+    content = spec.content(masks=detections.masks is not None)
+    *faster, last = backends_of(rule, content)
+    for backend in faster:
+        with contextlib.suppress(UserError):  # it does not take these data; the last one does, or says why not
+            return _coco_by(backend, content, spec, detections, rule.limit), rule.id
+    return _coco_by(last, content, spec, detections, rule.limit), rule.id
+
+
+def _coco_by(backend: str, content: dict[str, Any], spec: DatasetSpec, detections: Detections, limit: int) -> Metrics:
+    from transfer.evaluate.coco_ap import coco_ap, coco_results, coco_truth
+
+    truth = coco_truth(content, backend)
+    return {
         task: coco_ap(
             truth,
             coco_results(detections, spec.category_ids, task),
             task,
             class_names=spec.class_names,
-            max_detections=rule.limit,
-            backend=rule.backend,
+            max_detections=limit,
+            backend=backend,
         )
         for task in _tasks(detections)
     }
-    return metrics, rule.id
 
 
 def _keypoints(spec: DatasetSpec, detections: Detections, sigmas: Sequence[float]) -> dict[str, float]:

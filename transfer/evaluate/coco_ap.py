@@ -22,10 +22,14 @@ SUMMARY = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 AREA_INDEX = {"AP": 0, "AP50": 0, "AP75": 0, "APs": 1, "APm": 2, "APl": 3}
 MAX_DETECTIONS = 100  # per image and class
 HOTCOCO = "hotcoco"  # backend and package: an evaluator in Rust
+HOTCOCO_VERSIONS = r"1\.3\.\d+"  # of which every number is known to be the one of ``fast``, to the bit
+AUTO = "auto"  # hotcoco where its numbers are known to be equal, else ``fast``
+LARGEST_ID = 2**53  # below it every whole number is a float of its own
 
 
 class Rule(NamedTuple):
-    """A backend (``official``: pycocotools, ``fast``, hotcoco) and how many detections of a class in an image count."""
+    """A backend (``official``: pycocotools, ``fast``, hotcoco, ``AUTO``) and how many detections of a class and image
+    count."""
 
     backend: str
     limit: int = MAX_DETECTIONS
@@ -33,7 +37,7 @@ class Rule(NamedTuple):
     @property
     def id(self) -> str:
         """What result.json records: ``coco/101pt-100``; of pycocotools the version, and a limit other than 100."""
-        if self.backend == "fast":
+        if self.backend in ("fast", AUTO):  # one rule and the same bits, whichever of the two computes them
             return f"coco/101pt-{self.limit}"
         package = "pycocotools" if self.backend == "official" else self.backend
         version = f"coco/{package}-{importlib.metadata.version(package)}"
@@ -50,7 +54,27 @@ def choose_rule(evaluator: str) -> Rule:
         )
     if match[1] == HOTCOCO and importlib.util.find_spec(HOTCOCO) is None:
         raise UserError("evaluator hotcoco: it is not installed; pip install hotcoco, or use auto")
-    return Rule("fast" if match[1] == "auto" else match[1], int(match[2] or MAX_DETECTIONS))
+    return Rule(match[1], int(match[2] or MAX_DETECTIONS))
+
+
+def backends_of(rule: Rule, content: dict[str, Any]) -> tuple[str, ...]:
+    """What computes ``rule`` on a parsed annotation file: the first, and the next where one refuses the data."""
+    if rule.backend != AUTO:
+        return (rule.backend,)
+    return (HOTCOCO, "fast") if _hotcoco_is_equal(content) else ("fast",)
+
+
+def _hotcoco_is_equal(content: dict[str, Any]) -> bool:
+    """Whether hotcoco is there in a version that was compared, and the ids are what it was compared on."""
+    if importlib.util.find_spec(HOTCOCO) is None:
+        return False
+    images, categories = ([entry["id"] for entry in content[kind]] for kind in ("images", "categories"))
+    whole = all(type(number) is int and 0 <= number < LARGEST_ID for number in (*images, *categories))
+    return (
+        whole
+        and len(set(categories)) == len(categories)
+        and re.fullmatch(HOTCOCO_VERSIONS, importlib.metadata.version(HOTCOCO)) is not None
+    )
 
 
 def recorded_limit(evaluator_id: str) -> int:

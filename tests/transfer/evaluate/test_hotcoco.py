@@ -16,12 +16,21 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+import transfer.evaluate.coco_ap as coco_ap_module
 from runtime.errors import UserError
 from tests.transfer.evaluate.random_sets import as_masks, random_problem
 from tests.transfer.keypoint_data import near_truth, write_keypoints
 from transfer.data.catalog import get_dataset
 from transfer.evaluate import evaluate, keypoint_ap, lvis_ap
-from transfer.evaluate.coco_ap import SUMMARY, choose_rule, coco_ap, coco_truth, recorded_limit
+from transfer.evaluate.coco_ap import (
+    SUMMARY,
+    backends_of,
+    choose_rule,
+    coco_ap,
+    coco_precision,
+    coco_truth,
+    recorded_limit,
+)
 from transfer.evaluate.keypoint_ap import keypoint_results
 
 hotcoco = pytest.importorskip("hotcoco")
@@ -98,6 +107,61 @@ def test_the_choice_is_recorded_by_its_version(tmp_path: Path) -> None:
     ]
     assert recorded_limit(by_choice["hotcoco-5"][1]) == 5
     assert by_choice["auto"][0]["bbox"] == pytest.approx(by_choice["hotcoco"][0]["bbox"], nan_ok=True)
+
+
+@pytest.mark.parametrize("task", ["bbox", "segm"])
+def test_its_precisions_are_ours_to_the_bit(task: str) -> None:
+    """So that ``auto`` may take either, and one record of both."""
+    for seed in range(40):
+        content, results = random_problem(seed)
+        results = as_masks(results, seed) if task == "segm" else results
+        known = {category["id"] for category in content["categories"]}
+        results = [r for r in results if r["category_id"] in known]
+        ours, theirs = (
+            coco_precision(coco_truth(copy.deepcopy(content), b), copy.deepcopy(results), task, backend=b)
+            for b in ("fast", "hotcoco")
+        )
+        assert np.array_equal(ours, theirs), seed
+
+
+def test_auto_takes_it_where_its_numbers_are_known_to_be_equal(monkeypatch: pytest.MonkeyPatch) -> None:
+    content = {"images": [{"id": 3}], "annotations": [], "categories": [{"id": 1}, {"id": 2}]}
+    auto = choose_rule("auto")
+    assert backends_of(auto, content) == ("hotcoco", "fast")
+    assert backends_of(choose_rule("fast"), content) == ("fast",)
+    for key, value in {
+        "images": [{"id": "3"}],
+        "categories": [{"id": 1}, {"id": 1}],
+    }.items():
+        assert backends_of(auto, content | {key: value}) == ("fast",)
+    assert backends_of(auto, content | {"images": [{"id": 2**53}]}) == ("fast",)
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: "1.4.0")
+    assert backends_of(auto, content) == ("fast",)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert backends_of(auto, content) == ("fast",)
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_auto_goes_on_with_ours_where_it_refuses(
+    refuses: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    people = get_dataset(write_keypoints(tmp_path))
+    detections = near_truth(people, 0)
+    ours = evaluate(people, detections, evaluator="fast")
+    asked: list[str] = []
+
+    def watched(truth: Any, results: list[dict[str, Any]], task: str, max_detections: int) -> np.ndarray:
+        asked.append(task)
+        if refuses:
+            raise UserError("evaluator hotcoco cannot evaluate this data")
+        return hotcoco_precision(truth, results, task, max_detections)
+
+    hotcoco_precision = coco_ap_module._hotcoco_precision
+    monkeypatch.setattr(coco_ap_module, "_hotcoco_precision", watched)
+    metrics, used = evaluate(people, detections)
+    assert asked == ["bbox"]
+    assert used == ours[1] == "coco/101pt-100"
+    assert str(metrics) == str(ours[0])  # NaN equals NaN as text
 
 
 def test_what_it_does_not_take_is_one_line() -> None:
