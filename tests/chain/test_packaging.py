@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
-import sys
-import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.chain.fresh_environment import build, copy_source, install, run
 
 pytestmark = pytest.mark.slow
 
@@ -32,8 +31,6 @@ SCRIPTS = (
     "gap-sweep",
     "gap-train",
 )
-NOT_SOURCE = (".git", ".venv", "runs", "datasets", "build", "*.egg-info", "__pycache__", ".*_cache")
-BUILD = "import setuptools.build_meta as build; build.build_{}({!r})"
 # what the snippets of the docs find in their folder and in their names
 BEFORE_SNIPPETS = """
 import torch
@@ -45,42 +42,24 @@ loader = [(torch.rand(8, 3, 32, 32), torch.rand(8, 3, 32, 32))]
 """
 
 
-def run(*command: object, cwd: Path) -> str:
-    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory, repo: Path) -> Path:
-    """A copy of the source tree: a build writes into it."""
-    folder = tmp_path_factory.mktemp("source") / "transfer-gap"
-    shutil.copytree(repo, folder, ignore=shutil.ignore_patterns(*NOT_SOURCE))
-    return folder
+    return copy_source(repo, tmp_path_factory.mktemp("source"))
 
 
 @pytest.fixture(scope="module")
 def archives(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("dist")
-    for kind in ("sdist", "wheel"):
-        run(sys.executable, "-c", BUILD.format(kind, str(folder)), cwd=source)
-    return {"sdist": next(folder.glob("*.tar.gz")), "wheel": next(folder.glob("*.whl"))}
+    return {kind: build(kind, source, folder) for kind in ("sdist", "wheel")}
 
 
 @pytest.fixture(scope="module", params=["sdist", "wheel", "editable"])
 def installed(
     request: pytest.FixtureRequest, source: Path, archives: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """The bin folder of a new environment: this project, with the requirements of the environment of the tests."""
-    folder = tmp_path_factory.mktemp(request.param)
-    run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder)
-    site = next(folder.glob("lib/python*/site-packages"))
-    requirements = dict.fromkeys(sysconfig.get_path(name) for name in ("purelib", "platlib"))
-    (site / "requirements.pth").write_text("\n".join(requirements))  # .pth files in there are not read: no clone
+    """The bin folder of a new environment with this project."""
     what = ["--editable", source] if request.param == "editable" else [archives[request.param]]
-    install = ("-m", "pip", "install", "-qq", "--no-deps", "--no-build-isolation")
-    run(folder / "bin" / "python", *install, *what, cwd=folder)
-    return folder / "bin"
+    return install(tmp_path_factory.mktemp(request.param), *what)
 
 
 def test_the_archives_hold_what_they_should(archives):

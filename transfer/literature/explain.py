@@ -91,8 +91,9 @@ def _of_resnets(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _head(flat: Mapping[str, Any], neck: str) -> str | None:
-    if neck == "C4":
-        extra = flat.get("MODEL.ROI_HEADS.NAME") == "Res5ROIHeadsExtraNorm"
+    heads = str(flat.get("MODEL.ROI_HEADS.NAME"))
+    if neck == "C4" and heads.startswith("Res5"):  # a detector on res4 may have a head of its own, as the demo's has
+        extra = heads == "Res5ROIHeadsExtraNorm"
         return "res5 with an extra norm" if extra else "res5"
     convolutions, layers = flat.get("MODEL.ROI_BOX_HEAD.NUM_CONV"), flat.get("MODEL.ROI_BOX_HEAD.NUM_FC")
     if convolutions is None or layers is None:

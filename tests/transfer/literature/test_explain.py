@@ -83,6 +83,20 @@ def test_the_papers_own_protocol_has_no_difference() -> None:
     assert "Every stated field of the protocol is the same" in explanation_text(explanation, "x")
 
 
+@pytest.mark.parametrize(
+    ("heads", "head"),
+    [
+        ("Res5ROIHeads", "res5"),
+        ("Res5ROIHeadsExtraNorm", "res5 with an extra norm"),
+        ("StandardROIHeads", "2 fc"),  # on res4 alone, as the demo's detector
+    ],
+)
+def test_the_head_on_one_map_is_what_the_config_says(heads: str, head: str) -> None:
+    one_map = {"MODEL.BACKBONE.NAME": "build_resnet_backbone", "MODEL.ROI_HEADS.NAME": heads}
+    layers = {"MODEL.ROI_BOX_HEAD.NUM_CONV": 0, "MODEL.ROI_BOX_HEAD.NUM_FC": 2, "MODEL.ROI_BOX_HEAD.NORM": ""}
+    assert setup_of_run(a_run(**one_map, **layers))["head"] == head
+
+
 @pytest.mark.parametrize("field", PLANTED)
 def test_each_planted_difference_is_named(field: str) -> None:
     run = a_run(iterations=12000 if field == "schedule" else 90000, **PLANTED[field])
