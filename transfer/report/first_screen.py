@@ -32,7 +32,7 @@ def first_screen(report: Report) -> Markup:
         ("Verdict", element("strong", minus_signs(first), class_="summary")),
         ("Compared", compared(report)),
         ("Limits", join([paragraph(report.limits), paragraph(not_shown(report))])),
-        ("What now", minus_signs(report.next_step.removeprefix(NEXT_STEP))),
+        ("What now", minus_signs(_sentence(report.next_step.removeprefix(NEXT_STEP)))),
         ("Others", _others(others)),
     ]
     terms = [join([element("dt", term), element("dd", answer)]) for term, answer in answers if answer]
@@ -89,6 +89,11 @@ def not_shown(report: Report) -> str:
     asked = {gap.difference.question for gap in gaps}
     left_open = [text for question, text in LEFT_OPEN.items() if question in asked]
     return " ".join([*left_open, ALWAYS_OPEN]) if gaps else ""
+
+
+def _sentence(text: str) -> str:
+    """``text`` with a capital letter: here no words stand before it."""
+    return text[:1].upper() + text[1:]
 
 
 def _names(names: Sequence[str]) -> str:
