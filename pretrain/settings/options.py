@@ -155,8 +155,8 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
         help="layer it compares",
     )
     group.add_argument("--skip-nonfinite", type=whole, default=0, metavar="N", help="skip up to N bad steps in a row")
-    group.add_argument("--dry-run", action="store_true", default=False, help="check everything, estimate the memory, "
-                       "print both and stop")  # fmt: skip
+    group.add_argument("--dry-run", action="store_true", default=False, help="check everything, estimate memory and "
+                       "time, print them and stop")  # fmt: skip
     group.add_argument("--wandb", action="store_true", default=False, help="also log to Weights & Biases")
 
 

@@ -39,6 +39,7 @@ from pretrain.training.preparation import (
 from pretrain.training.recorder import Pace, Recorder
 from pretrain.training.resume import Start, find_start
 from pretrain.training.step_guard import StepGuard
+from pretrain.training.trial_steps import seconds_a_step, time_line
 from pretrain.training.warnings_of_failure import HealthWatch
 from pretrain.views import Views
 from pretrain.views.batch import Batch
@@ -109,16 +110,18 @@ class Run:
         self.findings: list[Finding] = []
 
     def plan(self) -> list[str]:
-        """What the run would do, as lines: steps, memory, time where a run in this folder was timed, findings."""
-        metrics = self.checkpoints.folder / "metrics.json"
-        records = read_metrics(metrics) if metrics.exists() else []
-        speeds = [record["images_per_second"] for record in records if "images_per_second" in record]
-        batch = self.sizes.global_batch
-        time = f"{batch / speeds[-1]:.2f} s a step in the last run of this folder" if speeds else "not measured yet"
+        """What the run would do, as lines: steps, memory, time, findings. Takes a few steps to know the time."""
+        views, device, memory = training_views(self.settings), self.world.device, self._memory()
+        parts, batches = self.settings.optimisation.accumulate, self._batches(views, 0)
+        trial = partial(
+            seconds_a_step, self.method, self.optimizer, parts, batches, partial(views.on_device, device=device), device
+        )
+        obstacle = "" if memory.fits else "the memory does not suffice"
+        obstacle = "several processes" if self.world.size > 1 else obstacle
         return [
-            f"steps: {self.total_steps} of {batch} images, {self.sizes.steps_per_epoch} an epoch",
-            self._memory().line(),
-            f"time: {time}",
+            f"steps: {self.total_steps} of {self.sizes.global_batch} images, {self.sizes.steps_per_epoch} an epoch",
+            memory.line(),
+            time_line(self.checkpoints.folder, self.sizes.global_batch, self.total_steps, trial, obstacle),
             *(f"finding: {finding.line()}" for finding in collect(self.settings, self.source, self.sizes)),
         ]
 
