@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
         if args.dry_run:
             with tempfile.TemporaryDirectory() as elsewhere:  # a checkpoint is converted into the run's folder
                 init = prepare(cfg, args, Path(elsewhere), engine, world.size)
-                print("\n".join(dry_run_lines(cfg, init, world.size)))
+                print("\n".join(dry_run_lines(cfg, init, world.size, engine.name)))
             return 0
         init = prepare(cfg, args, folder, engine, world.size)
         cfg.freeze()

@@ -39,7 +39,7 @@ from pretrain.training.preparation import (
 from pretrain.training.recorder import Pace, Recorder
 from pretrain.training.resume import Start, find_start
 from pretrain.training.step_guard import StepGuard
-from pretrain.training.trial_steps import seconds_a_step, time_line
+from pretrain.training.trial_steps import seconds_of_steps, time_line
 from pretrain.training.warnings_of_failure import HealthWatch
 from pretrain.views import Views
 from pretrain.views.batch import Batch
@@ -112,10 +112,9 @@ class Run:
     def plan(self) -> list[str]:
         """What the run would do, as lines: steps, memory, time, findings. Takes a few steps to know the time."""
         views, device, memory = training_views(self.settings), self.world.device, self._memory()
-        parts, batches = self.settings.optimisation.accumulate, self._batches(views, 0)
-        trial = partial(
-            seconds_a_step, self.method, self.optimizer, parts, batches, partial(views.on_device, device=device), device
-        )
+        parts, on_device = self.settings.optimisation.accumulate, partial(views.on_device, device=device)
+        batches = self._batches(views, 0)
+        trial = partial(seconds_of_steps, self.method, self.optimizer, parts, batches, on_device, device)
         obstacle = "" if memory.fits else "the memory does not suffice"
         obstacle = "several processes" if self.world.size > 1 else obstacle
         return [

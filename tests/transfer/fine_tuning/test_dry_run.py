@@ -29,6 +29,13 @@ def test_it_says_what_a_run_would_be_and_writes_nothing(data, tmp_path, run_cli)
     assert re.search(
         r"memory: about \d\.\d GiB for each process \(2 images of up to \d+ x \d+ at a time\)", done.stdout
     )
+    found = re.search(
+        r"^time: about ([\d.e-]+) s an iteration and ([\d.e-]+) s a test image here, 1 min in all with 1 evaluation$",
+        done.stdout,
+        re.M,
+    )
+    assert found
+    assert all(float(seconds) > 0 for seconds in found.groups())
     assert not (tmp_path / "r").exists()
     refused = run_cli(arguments(data, tmp_path / "r", "--dry-run", SOLVER__IMS_PER_BATCH="0"), check=2)
     assert "IMS_PER_BATCH" in refused.stderr

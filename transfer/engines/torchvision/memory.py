@@ -33,6 +33,11 @@ class Estimate:
     size: tuple[int, int]
     images: int
 
+    @property
+    def fits(self) -> bool:
+        """Whether the need is below what is free, as far as that is known."""
+        return self.free is None or self.needed <= self.free
+
     def line(self) -> str:
         """One line; says what to lower where the memory does not suffice."""
         height, width = self.size
@@ -43,7 +48,7 @@ class Estimate:
         if self.free is None:
             return text
         text += f", {self.free / 2**30:.1f} GiB are free"
-        if self.needed <= self.free:
+        if self.fits:
             return text
         return f"{text}: not enough; raise ENGINE.ACCUMULATE, or lower SOLVER.IMS_PER_BATCH or INPUT.MIN_SIZE_TRAIN"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import random
 import resource
 import time
@@ -142,6 +143,18 @@ class Run:
         if self.start >= cfg.SOLVER.MAX_ITER and any_rank(not final.exists(), self.device):
             self._save(done - 1, True)  # a resumed run with nothing left to train
         return self._summary(done, time.perf_counter() - began)
+
+    def trial_steps(self) -> Iterator[float]:
+        """Seconds of each iteration from the start, without end; nothing is saved, evaluated or logged."""
+        self.frozen = FrozenBackbone(self.cfg, self.model, None)
+        batches, _ = self._feed().streams(draw_base_seed(), 0, 0)
+        training = self._training(self._wrapped())
+        training.model.train()
+        for iteration in itertools.count():
+            began = time.perf_counter()
+            training.schedule.set(iteration)
+            training.step(next(batches), iteration)
+            yield time.perf_counter() - began
 
     def _training(self, model: Any) -> loop.Training:
         """What an iteration needs of the run; ``model`` as it is wrapped for several processes."""
