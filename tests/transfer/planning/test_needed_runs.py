@@ -70,6 +70,27 @@ def test_the_measured_spread_is_that_of_one_run(runs: int) -> None:
     assert np.mean(spreads) == pytest.approx(0.5, rel=0.1)
 
 
+def test_repetitions_of_everything_are_planned_as_such(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(repo)
+    demo = load_plan("plans/demo.yaml")
+    assert "Repetitions in the plan: 4\n" in power_text(demo, [], {}, 0.5)
+    ap = {"supervised": (14.0, 15.0, 14.6), "moco": (7.4, 9.8, 9.0), "random": (5.1, 4.8, 5.6)}
+    rows = [
+        Run(Path(f"{init}/{k}"), "demo_R18_C4", init, k, "finished", None, {("bbox", "AP"): value}, pretraining=name)
+        for init, values in ap.items()
+        for k, value in enumerate(values)
+        for name in ["" if init == "random" else f"pretrain{k}"]
+    ]
+    tables = compare(rows, {"supervised": "supervised"})
+    spread = _measured(tables[0])
+    assert spread is not None
+    assert spread.seeds == pytest.approx(np.std(ap["moco"], ddof=1))  # the noisiest, all sources together
+    text = power_text(demo, tables, {}, 3.0)
+    assert re.search(r"^ *demo_R18_C4 +1\.22 +- +- +7 repetitions +unknown$", text, re.M)
+    assert "pretraining runs x" not in text
+    assert "more than 20 repetitions" in power_text(demo, tables, {}, 0.1)
+
+
 def test_measured_spread_and_cost(plan_file: Path, measure_gap: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_SPREAD", "0.3")
     monkeypatch.setattr("transfer.planning.needed_runs._published", lambda config: None)
