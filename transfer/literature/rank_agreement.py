@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from transfer.comparison.ladder import Agreement, agreement
@@ -30,20 +31,24 @@ PROXIES = (
 )
 
 
-def published_agreements() -> dict[str, Agreement]:
-    """The agreement of every proxy for which three backbones or more have both numbers; random is left out."""
+def published_agreements(rows: Sequence[PublishedRow] | None = None) -> dict[str, Agreement]:
+    """The agreement of every proxy for which three backbones or more have both numbers; random is left out.
+
+    ``rows``: instead of the whole collection.
+    """
     found = {}
+    known = load() if rows is None else rows
     for proxy in PROXIES:
-        cheap, dear = (_values(table, proxy.metric) for table in (proxy.cheap, proxy.dear))
+        cheap, dear = (_values(known, table, proxy.metric) for table in (proxy.cheap, proxy.dear))
         if (one := agreement(cheap, dear)) is not None:
             found[proxy.name] = one
     return found
 
 
-def _values(table: tuple[str, str], metric: str) -> dict[str, float]:
+def _values(rows: Sequence[PublishedRow], table: tuple[str, str], metric: str) -> dict[str, float]:
     """Backbone -> value in one table of COCO; the first source counts where several have the row."""
     values: dict[str, float] = {}
-    for row in load():
+    for row in rows:
         if (row["detector"], row["schedule"]) != table or not row["dataset"].startswith("COCO 2017 ("):
             continue
         value = _metric(row, metric)

@@ -15,6 +15,7 @@ from studies.ladder import climb
 from transfer.comparison.gap import Table, compare
 from transfer.comparison.ladder import ERROR, agreement, ruled_out
 from transfer.literature.rank_agreement import published_agreements
+from transfer.literature.rows import load
 from transfer.planning.ladder import read_dropped
 from transfer.planning.plan import load_plan
 from transfer.records.run import Run
@@ -156,8 +157,11 @@ def test_a_large_lead_drops_the_others() -> None:
     assert others > 0.9
 
 
+ADDED_SINCE = ("RegionCL",)  # papers with both schedules that joined the collection after the audit
+
+
 def test_published_rankings_agree_as_an_audit_found() -> None:
-    found = published_agreements()
+    found = published_agreements([row for row in load() if row["paper"] not in ADDED_SINCE])
     expected = {
         "COCO 12k to 1x, R50-C4": (1.00, 6),
         "COCO 12k to 1x, R50-FPN": (0.87, 6),
@@ -169,6 +173,8 @@ def test_published_rankings_agree_as_an_audit_found() -> None:
     for name, (tau, count) in expected.items():
         assert (round(found[name].tau, 2), found[name].count) == (tau, count)
         assert found[name].low <= found[name].tau <= found[name].high
+    now = published_agreements()["COCO 1x to 2x, R50-FPN"]
+    assert (round(now.tau, 2), now.count) == (0.75, 9)  # with three backbones of RegionCL
 
 
 def test_agreement_needs_three_common_names() -> None:
