@@ -20,7 +20,7 @@ from runtime.errors import run_entry
 def parse() -> argparse.Namespace:
     """The command line: Detectron2's flags and this project's --engine, --init, --evaluator, --scale-to-batch."""
     parser = CommandParser(description=__doc__)
-    parser.add_argument("--config-file", required=True, metavar="FILE", help="a path, or a name in configs/")
+    parser.add_argument("--config-file", metavar="FILE", help="a path, or a name in configs/")
     parser.add_argument("--init", help="random, supervised, supervised-msra, or a backbone or checkpoint file")
     parser.add_argument("--init-name", help="name of the initialisation in results (default: from --init)")
     parser.add_argument("--engine", default="auto", choices=("auto", "detectron2", "torchvision"))
@@ -39,7 +39,12 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS or OUTPUT_DIR/model_final.pth")
     parser.add_argument(
-        "--check-data", action="store_true", help="read the data sets, decode every image, print findings, do not train"
+        "--check-data",
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="FILE",
+        help="read the data sets of this config or of --config-file, decode every image, print findings, train nothing",
     )
     parser.add_argument("--dry-run", action="store_true", help="check everything, estimate the memory, write nothing")
     parser.add_argument("--wandb", action="store_true", help="also show the training in Weights & Biases")
@@ -49,6 +54,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dist-url", default="auto", metavar="tcp://HOST:PORT")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
     args = parser.parse_args()
+    take_config_of_check(args)
+    if args.config_file is None:
+        parser.error("the following arguments are required: --config-file")
     for name in ("num_gpus", "num_machines", "scale_to_batch"):
         if (value := getattr(args, name)) is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
@@ -63,6 +71,19 @@ def parse() -> argparse.Namespace:
     if not 0 <= args.machine_rank < args.num_machines:
         parser.error("--machine-rank must be below --num-machines")
     return args
+
+
+def take_config_of_check(args: argparse.Namespace) -> None:
+    """Make ``--check-data FILE`` the same as ``--config-file FILE --check-data``.
+
+    What follows ``--check-data`` is a config unless --config-file names one: then it is the first key of the overrides.
+    """
+    value, args.check_data = args.check_data, bool(args.check_data)
+    if isinstance(value, str):
+        if args.config_file is None:
+            args.config_file = value
+        else:
+            args.opts.insert(0, value)
 
 
 def main() -> int:
@@ -83,7 +104,8 @@ def print_data_check(args: argparse.Namespace) -> int:
     from transfer.fine_tuning.data_check import check_data
 
     cfg = load_config(args.config_file, args.opts)
-    print("\n".join(check_data(cfg, explicit_keys(args.config_file, args.opts))))
+    for line in check_data(cfg, explicit_keys(args.config_file, args.opts)):
+        print(line, flush=True)
     return 0
 
 

@@ -189,13 +189,27 @@ def test_check_data_prints_findings_and_trains_nothing(data, tmp_path, monkeypat
     assert not (tmp_path / "run").exists()
 
 
-def test_check_data_names_images_that_cannot_be_decoded(tmp_path, monkeypatch):
+def test_check_data_takes_the_config(data, tmp_path, monkeypatch, capsys):
+    plain = arguments(data, tmp_path / "run")
+    where = plain.index("--config-file")
+    config, rest = plain[where + 1], plain[:where] + plain[where + 2 :]
+    monkeypatch.setattr(sys, "argv", [rest[0], "--check-data", config, *rest[1:]])
+    assert train_net.main() == 0
+    assert f"data set {data}: 4 images, 12 annotations, 3 classes\n" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", [rest[0], "--check-data"])
+    with pytest.raises(SystemExit):
+        train_net.main()
+    assert "required: --config-file" in capsys.readouterr().err
+
+
+def test_check_data_names_images_that_cannot_be_decoded(tmp_path, monkeypatch, capsys):
     name = write_coco(tmp_path, count=4)
     path = tmp_path / "images" / "img2.png"
     path.write_bytes(path.read_bytes()[:-60])  # its header is whole
     monkeypatch.setattr(sys, "argv", arguments(name, tmp_path / "run", "--check-data"))
     with pytest.raises(UserError, match=r"1 of 4 images: image .*img2\.png cannot be read"):
         train_net.main()
+    assert "4 images, 12 annotations, 3 classes" in capsys.readouterr().out  # what is known is said before
 
 
 def test_a_run_whose_evaluation_fails_says_so_in_its_result(data, tmp_path, run_cli):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import UserError
 from runtime.listing import listed
+from transfer.data.labels import IMAGE_SUFFIXES
 
 COCO_EXPORT = "_annotations.coco.json"  # Roboflow's name, in the folder of the images
 ANNOTATION_FOLDERS = ("Annotations", "annotations")
@@ -30,14 +33,32 @@ class VocFolders:
 def voc_folders(folder: Path) -> VocFolders:
     """VOC's folders below ``folder``, else annotations/ and images/, else ``folder`` itself, which holds both.
 
-    What is nowhere gets VOC's name, for the error message of the caller.
+    Of other names is read what can only be meant: the one folder in it that has XML files, and the one that has images.
+    What is nowhere, or in several places, gets VOC's name, for the error message of the caller.
     """
-    flat = folder if any(folder.glob("*.xml")) else folder / ANNOTATION_FOLDERS[0]
-    annotations = next((folder / name for name in ANNOTATION_FOLDERS if (folder / name).is_dir()), flat)
-    beside = annotations if annotations == folder else folder / IMAGE_FOLDERS[0]
-    images = next((folder / name for name in IMAGE_FOLDERS if (folder / name).is_dir()), beside)
+    annotations = _known(folder, ANNOTATION_FOLDERS)
+    if annotations is None:
+        annotations = folder if any(folder.glob("*.xml")) else _only_folder(folder, (".xml",))
+    images = _known(folder, IMAGE_FOLDERS)
+    if images is None:
+        images = folder if annotations == folder else _only_folder(folder, IMAGE_SUFFIXES)
     main = folder / "ImageSets" / "Main"
-    return VocFolders(annotations, images, main if main.is_dir() or not main.parent.is_dir() else main.parent)
+    return VocFolders(
+        annotations or folder / ANNOTATION_FOLDERS[0],
+        images or folder / IMAGE_FOLDERS[0],
+        main if main.is_dir() or not main.parent.is_dir() else main.parent,
+    )
+
+
+def _known(folder: Path, names: Sequence[str]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_dir()), None)
+
+
+def _only_folder(folder: Path, suffixes: Sequence[str]) -> Path | None:
+    """The one folder in ``folder`` with files of these names, or None where there are more or none."""
+    inside = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    found = [path for path in inside if any(name.lower().endswith(tuple(suffixes)) for name in os.listdir(path))]
+    return found[0] if len(found) == 1 else None
 
 
 def coco_export(folder: Path, name: str) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
 
 
-def check_data(cfg: CfgNode, explicit: Mapping[str, str]) -> list[str]:
-    """Lines on the training and test sets: their size, then their findings. Every image is decoded.
+def check_data(cfg: CfgNode, explicit: Mapping[str, str]) -> Iterator[str]:
+    """Lines on the training and test sets: their size, then their findings. Then every image is decoded.
 
     Raises UserError where a run could not use a set, as the run itself would. ``explicit``: see ``check_classes``.
     """
@@ -34,10 +34,11 @@ def check_data(cfg: CfgNode, explicit: Mapping[str, str]) -> list[str]:
     check_labels(cfg, datasets)
     check_classes(cfg, datasets, explicit)
     for dataset in datasets.all():
-        check_images(dataset)
-    lines = [_size(dataset) for dataset in datasets.all()]
+        yield _size(dataset)
     findings = [f"data set {name}: {finding.line()}" for name, finding in named_findings(datasets.train, datasets.test)]
-    return lines + (findings or ["no findings"])
+    yield from findings or ["no findings"]
+    for dataset in datasets.all():
+        check_images(dataset)
 
 
 def check_images(dataset: DatasetSpec) -> None:

@@ -29,6 +29,8 @@ LAYOUTS = {
     "lower case": ("annotations", "images"),
     "images beside": ("Annotations", "images"),
     "one folder": ("", ""),
+    "other names": ("annots", "pictures"),
+    "one other name": ("xml", "images"),
 }
 
 
@@ -44,6 +46,16 @@ def test_a_plain_folder_reads_as_the_voc_layout_does(voc, tmp_path, layout):
     assert all((target / part).is_dir() for part in LAYOUTS[layout])
     assert evaluator_id(plain, "auto") == "voc/area"
     assert len(plain.sha256()) == 64
+
+
+def test_two_folders_of_xml_files_are_not_guessed_between(voc, tmp_path):
+    year, _ = voc
+    (tmp_path / "plain").mkdir()
+    for part in ("annots", "annots_old"):
+        shutil.copytree(year / "Annotations", tmp_path / "plain" / part)
+    shutil.copytree(year / "JPEGImages", tmp_path / "plain" / "images")
+    with pytest.raises(UserError, match=r"plain/Annotations not found"):
+        get_dataset(f"voc:{tmp_path / 'plain'}").records()
 
 
 def test_a_split_of_a_plain_folder_is_its_image_list(voc):
