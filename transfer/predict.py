@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from runtime.arguments import positive, whole
 from runtime.command_line import CommandParser
 from runtime.errors import UserError, run_entry
+from runtime.listing import counted
 from transfer.prediction.detector import Detector
 
 if TYPE_CHECKING:
@@ -113,7 +114,9 @@ def category_ids(detector: Detector, images: "Images") -> list[Any]:
         return list(detector.classes.ids)
     names, count = images.dataset.class_names, len(detector.class_names)
     if len(names) != count:
-        raise UserError(f"data set {images.dataset.name} has {len(names)} classes, the detector has {count}")
+        raise UserError(
+            f"data set {images.dataset.name} has {counted(len(names), 'class', 'classes')}, the detector has {count}"
+        )
     wrong = [(a, b) for a, b in zip(detector.class_names, names) if a != b and a != f"class {names.index(b)}"]
     if wrong:
         raise UserError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runtime.errors import UserError
+from runtime.listing import counted
 from transfer.data.catalog import DatasetSpec, get_dataset
 from transfer.engines.protocol import Engine
 from transfer.engines.training.checks import check_values
@@ -107,9 +108,8 @@ def check_classes(cfg: CfgNode, datasets: Datasets, explicit: Mapping[str, str])
     for key in class_count_keys(cfg):
         count = cfg.MODEL[key.split(".")[1]].NUM_CLASSES
         if key in explicit and count != len(first.class_names):
-            raise UserError(
-                f"{key} is {count} ({explicit[key]}), data set {first.name} has {len(first.class_names)} classes"
-            )
+            classes = counted(len(first.class_names), "class", "classes")
+            raise UserError(f"{key} is {count} ({explicit[key]}), data set {first.name} has {classes}")
 
 
 def check_keypoints(cfg: CfgNode, datasets: Datasets) -> None:

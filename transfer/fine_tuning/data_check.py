@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from runtime.errors import UserError
-from runtime.listing import listed
+from runtime.listing import counted, listed
 from transfer.data.catalog import DatasetSpec
 from transfer.data.labels import EXAMPLES
 from transfer.data.mapper import read_image
@@ -63,5 +63,5 @@ def _size(dataset: DatasetSpec) -> str:
     summary = dataset.summary
     return (
         f"data set {dataset.name}: {len(summary.image_ids)} images, {summary.annotations} annotations, "
-        f"{len(summary.class_names)} classes"
+        f"{counted(len(summary.class_names), 'class', 'classes')}"
     )

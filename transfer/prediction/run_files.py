@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime.errors import UserError
+from runtime.listing import counted
 from runtime.logs import get_logger
 from transfer.records.classes import CLASSES, Classes, read_classes
 from transfer.records.result_file import read_result
@@ -83,9 +84,8 @@ def find_classes(cfg: CfgNode, folder: Path, given: str | os.PathLike[str] | Non
         file = Path(given).expanduser() if given is not None else folder / CLASSES
         classes = read_classes(file)
         if len(classes.names) != count:
-            raise UserError(
-                f"classes {file}: {len(classes.names)} classes, the detector has {count}; name its own list"
-            )
+            there = counted(len(classes.names), "class", "classes")
+            raise UserError(f"classes {file}: {there}, the detector has {count}; name its own list")
         return classes
     for name in (*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN):
         known = _of_data_set(name)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from runtime.errors import UserError
+from runtime.listing import counted
 from runtime.logs import get_logger
 from transfer.data.catalog import get_dataset
 from transfer.data.keypoints import mirrored_order
@@ -85,10 +86,8 @@ def training_records(cfg: Any) -> list[Record]:
         for key in class_count_keys(cfg):
             count = cfg.MODEL[key.split(".")[1]].NUM_CLASSES
             if len(spec.class_names) != count:
-                raise UserError(
-                    f"data set {name} has {len(spec.class_names)} classes, {key} is {count}; set it to "
-                    f"{len(spec.class_names)}"
-                )
+                classes = counted(len(spec.class_names), "class", "classes")
+                raise UserError(f"data set {name} has {classes}, {key} is {count}; set it to {len(spec.class_names)}")
         records += _records(cfg, "TRAIN", index, spec.records(masks=cfg.MODEL.MASK_ON))
     if cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS:
         annotated = [r for r in records if any(a.get("iscrowd", 0) == 0 for a in r["annotations"])]

@@ -14,6 +14,7 @@ from convert.recognition import recognise
 from convert.rename import Part
 from runtime.errors import UserError
 from runtime.free_memory import free_memory
+from runtime.listing import counted
 from runtime.provenance import usable_cores
 from transfer.data.catalog import DatasetSpec, get_dataset
 from transfer.data.findings import Annotations
@@ -50,13 +51,14 @@ class DataLook:
         fewest = min(self.objects, key=lambda name: self.objects[name][1])
         lines = [
             f"data: {self.train_images} training images with {train} objects, {self.test_images} test images with "
-            f"{test}; {len(self.objects)} classes",
+            f"{test}; {counted(len(self.objects), 'class', 'classes')}",
             f"data: images of {self.short_side:.0f} x {self.long_side:.0f} pixels (median short and long side), "
             f"objects of {self.object_side * self.short_side:.0f} pixels (median side)",
         ]
         if self.rare:
+            rare = counted(len(self.rare), "class has", "classes have")
             lines.append(
-                f"data: {len(self.rare)} classes have fewer than {FEW_OBJECTS} test objects ({fewest}: "
+                f"data: {rare} fewer than {FEW_OBJECTS} test objects ({fewest}: "
                 f"{self.objects[fewest][1]}), so that AP varies with single objects"
             )
         return lines + [f"finding: {line}" for line in self.findings]
