@@ -15,6 +15,7 @@ from transfer.planning.own_data.looking import GB, DataLook, Machine
 MOST_PIXELS = {"cpu": 256, "cuda": 800}
 STRIDE = 32  # of the coarsest features; sizes are multiples of it
 SMALL_OBJECT = 16  # pixels; the smallest anchor of own_R18_FPN.yaml
+ANCHORS = ((400, 32), (128, 16), (0, 8))  # short side of an image above which the smallest anchor has so many pixels
 SCALES = (0.75, 0.8125, 0.875, 0.9375, 1.0)  # of training images, as in own_R18_FPN.yaml
 # GB of free memory -> images in a batch. Measured: 2.3 GB for 4 images of 256 pixels with ResNet-18 on a CPU
 BATCHES = {"cpu": ((0, 2), (4, 4)), "cuda": ((0, 2), (6, 4), (14, 8), (30, 16))}
@@ -30,19 +31,28 @@ class Choice:
 
 @dataclass(frozen=True)
 class Detector:
-    """``config``: a file in configs/. ``overrides``: key -> value of what differs from it, without the schedule."""
+    """``config``: a file in configs/. ``overrides``: key -> value of what differs from it, without the schedule.
+
+    ``side``: short side of an image in pixels.
+    """
 
     config: Choice
     overrides: Mapping[str, Choice]
     batch: int
+    side: int
 
     def values(self) -> dict[str, Any]:
         """The overrides without their reasons."""
         return {key: choice.value for key, choice in self.overrides.items()}
 
 
-def choose_detector(architecture: Architecture, look: DataLook, machine: Machine) -> Detector:
-    """A detector for the weights' architecture that the data needs and the machine can train."""
+def choose_detector(
+    architecture: Architecture, look: DataLook, machine: Machine, smaller: Choice | None = None
+) -> Detector:
+    """A detector for the weights' architecture that the data needs and the machine can train.
+
+    ``smaller``: the short side of an image in pixels, where the usual one takes too long.
+    """
     device = "cuda" if machine.gpu else "cpu"
     file = "own_R50_FPN.yaml" if architecture.bottleneck else "own_R18_FPN.yaml"
     base = load_config(file)
@@ -56,7 +66,8 @@ def choose_detector(architecture: Architecture, look: DataLook, machine: Machine
     if device == "cpu" and base.MODEL.RESNETS.NORM != "BN":
         why = "one process: statistics over processes, which the config asks for, are those of its own batch"
         overrides |= {f"MODEL.{part}.NORM": Choice("BN", why) for part in ("RESNETS", "FPN")}
-    overrides |= _sizes(look, device, base)
+    side = smaller or usual_side(look, device)
+    overrides |= _sizes(look, side, base)
     batch, reason = _batch(look, machine, device)
     if batch != base.SOLVER.IMS_PER_BATCH:
         overrides["SOLVER.IMS_PER_BATCH"] = Choice(batch, reason)
@@ -68,7 +79,7 @@ def choose_detector(architecture: Architecture, look: DataLook, machine: Machine
         )
     why = f"{architecture.name} with a feature pyramid; the weights decide the depth"
     why += "" if device == "cuda" else ", and without a GPU images are small"
-    return Detector(Choice(file, why), overrides, batch)
+    return Detector(Choice(file, why), overrides, batch, side.value)
 
 
 def _of(config: Any, key: str) -> Any:
@@ -77,13 +88,19 @@ def _of(config: Any, key: str) -> Any:
     return config
 
 
-def _sizes(look: DataLook, device: str, base: Any) -> dict[str, Choice]:
-    """Sizes of training and test images, with anchors that fit them."""
+def usual_side(look: DataLook, device: str) -> Choice:
+    """Short side of an image in pixels: that of the data, within what the device can train."""
     limit = MOST_PIXELS[device]
     side = max(STRIDE, min(limit, round(look.short_side / STRIDE) * STRIDE))
     reason = f"the median short side of the images is {look.short_side:.0f} pixels"
     if side == limit < look.short_side:
         reason += f"; {limit} is the most that is sensible {'on a GPU' if device == 'cuda' else 'without a GPU'}"
+    return Choice(side, reason)
+
+
+def _sizes(look: DataLook, chosen: Choice, base: Any) -> dict[str, Choice]:
+    """Sizes of training and test images, with anchors that fit them."""
+    side, reason = chosen.value, chosen.why
     longest = math.ceil(side * max(look.long_side / look.short_side, 1.5) / STRIDE) * STRIDE
     train = tuple(round(side * scale / 16) * 16 for scale in SCALES)
     objects = look.object_side * side
@@ -96,7 +113,7 @@ def _sizes(look: DataLook, device: str, base: Any) -> dict[str, Choice]:
         "INPUT.MIN_SIZE_TRAIN": Choice(train, "three quarters to all of the test size, drawn for each image"),
         "INPUT.MAX_SIZE_TRAIN": Choice(longest, "as in the test"),
     }
-    smallest = 32 if side > 400 else 16
+    smallest = next(pixels for above, pixels in ANCHORS if side > above)
     anchors = [[smallest << level] for level in range(5)]
     sizes["MODEL.ANCHOR_GENERATOR.SIZES"] = Choice(anchors, f"anchors of {smallest} pixels and up for this image size")
     return {key: choice for key, choice in sizes.items() if not _same(_of(base, key), choice.value)}

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from runtime.atomic import write_text
 from runtime.errors import UserError
 from runtime.pasteable import pasteable
 from transfer.planning.leakage_check import check_leakage
-from transfer.planning.own_data.detector import Detector, choose_detector
+from transfer.planning.own_data.detector import Choice, Detector, choose_detector
+from transfer.planning.own_data.image_size import smaller_side, trains_enough, why_smaller
 from transfer.planning.own_data.looking import DataLook, look_at_data, look_at_machine, look_at_weights
 from transfer.planning.own_data.plan_file import Draft, plan_text
 from transfer.planning.own_data.probe import probe
 from transfer.planning.own_data.record import predicted_seconds, recorded_problem, recorded_request, write_record
 from transfer.planning.own_data.request import Request
-from transfer.planning.own_data.schedule import Pace, Schedule, choose_schedule
+from transfer.planning.own_data.schedule import Pace, Schedule, choose_schedule, wanted_steps
 from transfer.planning.plan import load_plan
 from transfer.planning.stages import plan_stages
 from transfer.planning.state import FINISHED, recorded_outcomes
@@ -86,9 +88,28 @@ def _draft(request: Request, run: str) -> Draft:
     print("\n".join(facts), flush=True)
     detector = choose_detector(architecture, look, machine)
     pace = _measured(request, detector, look)
-    print(pace.line(), flush=True)
     schedule = _schedule(request, detector, look, pace)
-    return Draft(request, architecture, detector, schedule, [*facts, pace.line()], run)
+    facts.append(pace.line())
+    print(pace.line(), flush=True)
+    if (smaller := _smaller(request, detector, look, pace, schedule)) is not None:
+        detector = choose_detector(architecture, look, machine, smaller)
+        second = _measured(request, detector, look)
+        pace = replace(second, spent=pace.spent + second.spent)
+        schedule = _schedule(request, detector, look, pace)
+        facts.append(f"{pace.line()}, with images of {detector.side} pixels")
+        print(facts[-1], flush=True)
+    return Draft(request, architecture, detector, schedule, facts, run)
+
+
+def _smaller(request: Request, detector: Detector, look: DataLook, pace: Pace, schedule: Schedule) -> Choice | None:
+    """A smaller short side, where the hours are too few for the usual one and smaller images help."""
+    wanted = wanted_steps(look.train_images, detector.batch)
+    if request.hours is None or trains_enough(schedule, wanted):
+        return None
+    side = smaller_side(look, detector.side, pace, lambda p: _schedule(request, detector, look, p), wanted)
+    if side == detector.side:
+        return None
+    return Choice(side, why_smaller(detector.side, schedule.steps.value, wanted, request.hours))
 
 
 def _measured(request: Request, detector: Detector, look: DataLook) -> Pace:

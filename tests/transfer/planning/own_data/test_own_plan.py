@@ -6,6 +6,7 @@ import argparse
 import json
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,27 @@ def test_the_same_command_keeps_an_edited_plan_and_another_is_refused(own, capsy
     (own / "out" / "own_data.json").unlink()
     with pytest.raises(UserError, match="was not made by this command"):
         own_plan(*arguments("--hours", "4"))
+
+
+def test_few_hours_make_the_images_smaller_and_say_why(own, monkeypatch, capsys):
+    sides = []
+
+    def probe(config, overrides, *rest):
+        sides.append(overrides.get("INPUT.MIN_SIZE_TEST"))
+        return replace(PACE, step=4.0) if len(sides) == 1 else replace(PACE, step=1.0)
+
+    monkeypatch.setattr(module, "probe", probe)
+    monkeypatch.setattr(module, "smaller_side", lambda *args: 96)
+    path = own_plan(*arguments("--hours", "4"))
+    assert sides == [None, 96] or sides[1] == 96
+    out = capsys.readouterr().out
+    assert "1.00 s a step" in out
+    assert "with images of 96 pixels" in out
+    overrides = load_plan(path).configs[0].overrides
+    assert overrides["INPUT.MIN_SIZE_TEST"] == 96
+    assert overrides["MODEL.ANCHOR_GENERATOR.SIZES"][0] == [8]
+    assert "4 h allow" in path.read_text()
+    assert "smaller images" in " ".join(line.lstrip("# ") for line in path.read_text().splitlines())
 
 
 def test_hours_that_are_too_short_stop_before_the_first_run_every_time(own):
