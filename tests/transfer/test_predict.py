@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -17,6 +20,8 @@ from transfer import predict
 from transfer.data.catalog import get_dataset
 from transfer.engines import resolve_engine
 from transfer.evaluate import evaluate
+
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +217,26 @@ def test_memory_does_not_grow_with_the_number_of_images(command, images, tmp_pat
             held.append(tracemalloc.get_traced_memory()[0])
     tracemalloc.stop()
     assert held[1] - held[0] < 200_000
+
+
+@pytest.mark.slow
+def test_a_thousand_images_take_no_more_memory_than_a_hundred(images, tmp_path, run):
+    """The peak of the whole command, masks and 20 pictures included, by the system's own count."""
+    command = [sys.executable, "transfer/predict.py", run, "--score", "0", "--pictures", "20", "--device", "cpu"]
+    peaks = []
+    for count in (100, 1000):
+        paths = tmp_path / f"{count}.txt"
+        paths.write_text("".join(f"{images}/img{k % 8}.png\n" for k in range(count)))
+        child = subprocess.Popen(
+            [*map(str, command), str(paths), "--output", str(tmp_path / str(count))],
+            cwd=REPOSITORY,
+            stdout=subprocess.DEVNULL,
+        )
+        _, status, usage = os.wait4(child.pid, 0)
+        assert status == 0
+        assert len(json.loads((tmp_path / str(count) / "images.json").read_text())["images"]) == count
+        peaks.append(usage.ru_maxrss / 1024)
+    assert peaks[1] - peaks[0] < 16  # MB; the pixels of one image, held for each, would be 30
 
 
 @pytest.mark.slow

@@ -75,11 +75,14 @@ def test_detections_equal_those_of_an_evaluation(tmp_path, data, masks):
             assert one.masks is None
 
 
-def test_test_time_augmentation_is_honoured(tmp_path, data):
-    cfg = write_detector(tmp_path, data, TEST__AUG__ENABLED="True", TEST__AUG__MIN_SIZES="(24, 40)")
+@pytest.mark.parametrize("masks", ["False", "True"])
+def test_test_time_augmentation_is_honoured(tmp_path, data, masks):
+    views = {"TEST__AUG__ENABLED": "True", "TEST__AUG__MIN_SIZES": "(24, 40)"}
+    cfg = write_detector(tmp_path, data, MODEL__MASK_ON=masks, **views)
     theirs = resolve_engine("torchvision").detect(cfg, tmp_path / "model_final.pth", data)
     found = list(Detector.load(tmp_path, engine="torchvision").stream(get_dataset(data).records()))
     assert_equal(as_set(found), theirs)
+    assert (theirs.masks is not None) == (masks == "True")
 
 
 def test_an_image_may_be_a_path_a_picture_or_an_array(detector, data):

@@ -52,15 +52,16 @@ class TorchvisionEngine:
 
     def detect(self, cfg: Any, weights: Path, dataset: str) -> Detections:
         """See ``transfer.engines.protocol.Engine.detect``."""
-        return detect_named(cfg, _trained_model(cfg, weights), dataset)
+        return detect_named(cfg, trained_model(cfg, weights), dataset)
 
     def open_detector(self, cfg: Any, weights: Path) -> DetectStream:
         """See ``transfer.engines.protocol.Engine.open_detector``."""
-        model, detector = detector_of(cfg, _trained_model(cfg, weights))
+        model, detector = detector_of(cfg, trained_model(cfg, weights))
         return partial(detect_images, model, detector=detector)
 
 
-def _trained_model(cfg: Any, weights: Path) -> ImageDetector:
+def trained_model(cfg: Any, weights: Path) -> ImageDetector:
+    """The detector of a config with trained weights, on its device. Raises UserError where they do not fit."""
     device = prepare_device(cfg)
     model = build_model(cfg)
     load_weights(model, weights, trained=True)
