@@ -31,6 +31,7 @@ from transfer.planning.repetitions import (
     Pretraining,
     check_seeds,
     check_shared_checkpoints,
+    check_something_is_pretrained,
     pretraining_runs,
     read_repetitions,
     read_subset_seeds,
@@ -134,6 +135,7 @@ def load_plan(
     repetitions = read_repetitions(fields, seed_offset)
     default_lr = read_default_rate(raw, fields.where)
     inits = _inits(fields, fill, default_lr, repetitions.pretrain_seeds)
+    check_something_is_pretrained(fields, {init.name: bool(init.pretrainings) for init in inits})
     configs = _configs(fields, fill)
     searched = any(init.lr and init.lr.search for init in inits)
     return Plan(

@@ -78,6 +78,24 @@ def _of_everything(fields: Fields, offset: int) -> Repetitions:
     return Repetitions(seeds, seeds, _margin(fields, MARGIN), of_everything=True)
 
 
+def check_something_is_pretrained(fields: Fields, pretrained: Mapping[str, bool]) -> None:
+    """Raise UserError for a repetition of pretraining in a plan that pretrains nothing.
+
+    ``pretrained``: initialisation -> whether the plan pretrains it.
+    """
+    if any(pretrained.values()):
+        return
+    none = f"the plan pretrains none of its inits ({listed(list(pretrained), 5)})"
+    if REPETITIONS in fields:
+        raise UserError(
+            f"{fields.where}: {REPETITIONS} would repeat fine-tuning only, because {none}; write seeds in its place"
+        )
+    if "pretrain_seeds" in fields:
+        raise UserError(
+            f"{fields.where}: pretrain_seeds has nothing to repeat: {none}; remove it, or give an init a pretrain entry"
+        )
+
+
 def read_subset_seeds(fields: Fields, fractions: Sequence[float], searched: bool) -> bool:
     """``subset_seeds``: whether every fine-tuning seed trains on a subset of its own. Raises UserError.
 

@@ -88,6 +88,37 @@ def test_repetitions_that_are_none(plan_file: Path, value: str, message: str) ->
         load_plan(plan_file)
 
 
+GIVEN = ["inits.moco={weights: moco.pth.tar}", "inits.supervised={supervised: true}"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("repetitions", "3", "repetitions would repeat fine-tuning only, because the plan pretrains none of its inits"),
+        ("repetitions", "[0, 1]", "(random, supervised, moco); write seeds in its place"),
+        ("pretrain_seeds", "[3]", "pretrain_seeds has nothing to repeat: the plan pretrains none of its inits"),
+        ("pretrain_seeds", "[0, 1]", "(random, supervised, moco); remove it, or give an init a pretrain entry"),
+    ],
+)
+def test_a_plan_that_pretrains_nothing_cannot_repeat_it(plan_file: Path, key: str, value: str, message: str) -> None:
+    old = "seeds: [0, 1]"
+    change(plan_file, old, f"{key}: {value}" if key == "repetitions" else f"{old}\n{key}: {value}")
+    load_plan(plan_file)
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_plan(plan_file, settings=GIVEN)
+
+
+def test_a_dry_run_refuses_to_repeat_nothing(plan_file: Path, measure_gap: list[str]) -> None:
+    command = [
+        *measure_gap,
+        "--dry-run",
+        *(word for one in [*GIVEN, "pretrain_seeds=[0,1]"] for word in ("--set", one)),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert "pretrain_seeds has nothing to repeat" in done.stderr
+
+
 def test_one_pretraining_seed_leaves_the_folders_as_they_are(plan_file: Path) -> None:
     before, after = (plan_stages(load_plan(plan_file, settings=s)) for s in ([], ["pretrain_seeds=[7]"]))
     assert [stage.name for stage in before] == [stage.name for stage in after]
