@@ -7,7 +7,8 @@ from runtime.errors import UserError
 from transfer.comparison.leakage import DISTANCE, Leakage, compare_sets
 from transfer.config import load_config
 from transfer.planning.command_settings import override_words
-from transfer.planning.plan import Plan, PlannedInit, trained_inits
+from transfer.planning.plan import Plan, trained_inits
+from transfer.planning.planned_init import PlannedInit
 
 RESULT = "leakage.json"
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +14,9 @@ from transfer.comparison.sequential import SequentialPlan
 from transfer.comparison.verdicts import MARGIN
 from transfer.config import RUN_KEYS
 from transfer.planning.config_files import check_config_exists, config_file
-from transfer.planning.fields import Fields, apply_settings, check_text, read_plan, suggest
-from transfer.planning.lr_search import SEARCHED, LearningRate, read_default_rate, read_rate
+from transfer.planning.fields import Fields, apply_settings, check_text, read_plan
+from transfer.planning.lr_search import SEARCHED, read_default_rate
+from transfer.planning.planned_init import PlannedInit, read_inits, reference_init
 from transfer.planning.prepare_scripts import check_prepare
 from transfer.planning.protocols import (
     FEATURES,
@@ -28,40 +28,19 @@ from transfer.planning.protocols import (
 )
 from transfer.planning.repetitions import (
     REPETITIONS,
-    Pretraining,
     check_seeds,
-    check_shared_checkpoints,
     check_something_is_pretrained,
-    pretraining_runs,
     read_repetitions,
     read_subset_seeds,
 )
+from transfer.planning.texts import check_one_line, filled, filled_words, valid_name
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,79}")  # names become folder names
-PLACEHOLDER = re.compile(r"\{(\w+)\}")
-
-INIT_KINDS = ("random", "supervised", "weights", "pretrain", "published")
-INIT_KEYS = (*INIT_KINDS, "family", "encoder", "lr")
 CONFIG_KEYS = ("config", "name", "overrides", "data_fraction", "schedule_factor", "protocol", "features")
-PUBLISHED_KEYS = ("init", "pretrain_data", "pretrain_epochs", "source")
 PLAN_KEYS = (
     *("name", "output", "seed", "prepare", "inits", "configs", "seeds", "supervised", "random"),
     *("overrides", "engine", "evaluator", "lr", "allow", "published", "limits", "leakage", "margin", "pretrain_seeds"),
     *("protocol", "features", "rates", "subset_seeds", REPETITIONS),
 )
-
-
-@dataclass(frozen=True)
-class PlannedInit:
-    """One initialisation of the detector's backbone, as the plan describes it."""
-
-    name: str
-    kind: str  # random | supervised | supervised-msra | weights | pretrain | published
-    weights: str | None = None  # a backbone .pkl, or a checkpoint that is converted on the fly
-    pretrainings: tuple[Pretraining, ...] = ()
-    published: Mapping[str, Any] = field(default_factory=dict)
-    convert: tuple[str, ...] = ()  # extra arguments of convert/to_d2.py
-    lr: LearningRate | None = None
 
 
 @dataclass(frozen=True)
@@ -127,14 +106,14 @@ def load_plan(
     apply_settings(raw, settings)
     check_text(raw, f"plan {path}")
     fields = Fields(raw, f"plan {path}", PLAN_KEYS)
-    name = _name(fields.get("name", str, path.stem), fields.where)
+    name = valid_name(fields.get("name", str, path.stem), fields.where)
     folder = check_one_line(output or fields.get("output", str, f"runs/{name}"), f"{fields.where}: output")
     data_seed = fields.get("seed", int, 0) + seed_offset
     check_seeds([data_seed], f"{fields.where}: seed")
     fill = {"output": folder, "seed": str(data_seed), "pretrain_seed": str(data_seed)}
     repetitions = read_repetitions(fields, seed_offset)
     default_lr = read_default_rate(raw, fields.where)
-    inits = _inits(fields, fill, default_lr, repetitions.pretrain_seeds)
+    inits = read_inits(fields, fill, default_lr, repetitions.pretrain_seeds)
     check_something_is_pretrained(fields, {init.name: bool(init.pretrainings) for init in inits})
     configs = _configs(fields, fill)
     searched = any(init.lr and init.lr.search for init in inits)
@@ -146,8 +125,8 @@ def load_plan(
         configs=configs,
         seeds=repetitions.seeds,
         repeats_everything=repetitions.of_everything,
-        supervised=_reference(fields, "supervised", inits, ("supervised", "supervised-msra")),
-        random=_reference(fields, "random", inits, ("random",)),
+        supervised=reference_init(fields, "supervised", inits, ("supervised", "supervised-msra")),
+        random=reference_init(fields, "random", inits, ("random",)),
         prepare=_prepare(fields, fill),
         engine=fields.get("engine", str, "auto"),
         evaluator=fields.get("evaluator", str, "auto"),
@@ -161,91 +140,14 @@ def load_plan(
     )
 
 
-def _name(text: str, where: str) -> str:
-    if not NAME.fullmatch(text):
-        raise UserError(f"{where}: {text!r} is not a valid name: a folder is named so, use letters, digits and ._+-")
-    return text
-
-
-def _fill(text: str, values: Mapping[str, str], where: str) -> str:
-    def value(match: re.Match[str]) -> str:
-        if match[1] not in values:
-            raise UserError(f"{where}: unknown placeholder {match[0]}; available: {{{'}, {'.join(values)}}}")
-        return values[match[1]]
-
-    return check_one_line(PLACEHOLDER.sub(value, text), where)
-
-
-def check_one_line(text: str, where: str) -> str:
-    """``text`` unless it has a control character: in a batch script a line break would start a command of its own."""
-    if any(ord(character) < 32 or ord(character) == 127 for character in text):
-        raise UserError(f"{where}: {text!r} has a control character; write it on one line")
-    return text
-
-
-def _argv(fields: Fields, key: str, fill: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(_fill(str(part), fill, fields.where) for part in fields.items(key, (str, int, float)))
-
-
 def _prepare(fields: Fields, fill: Mapping[str, str]) -> tuple[Prepare, ...]:
     stages = []
     for i, raw in enumerate(fields.items("prepare", dict)):
         stage = Fields(raw, f"{fields.where}: prepare {i + 1}", ("argv", "done"))
-        argv = _argv(stage, "argv", fill)
+        argv = filled_words(stage, "argv", fill)
         check_prepare(argv, stage.where)
-        stages.append(Prepare(argv, _fill(stage.need("done", str), fill, stage.where)))
+        stages.append(Prepare(argv, filled(stage.need("done", str), fill, stage.where)))
     return tuple(stages)
-
-
-def _init(
-    name: str,
-    raw: Any,
-    where: str,
-    fill: Mapping[str, str],
-    default_lr: LearningRate | None,
-    pretrain_seeds: Sequence[int],
-) -> PlannedInit:
-    fields = Fields(raw, where, INIT_KEYS)
-    kinds = [key for key in INIT_KINDS if key in fields]
-    if len(kinds) != 1:
-        raise UserError(f"{where}: give exactly one of {', '.join(INIT_KINDS)}")
-    kind = kinds[0]
-    lr = read_rate(raw.get("lr"), f"{where}: lr") or default_lr
-    extra = [check_one_line(f"--{key}={fields.get(key, str)}", where) for key in ("family", "encoder") if key in fields]
-    common: dict[str, Any] = {"name": name, "kind": kind, "lr": lr, "convert": tuple(extra)}
-    if kind == "supervised":
-        variant = fields.get("supervised", (bool, str))
-        if variant not in (True, "torchvision", "msra"):
-            raise UserError(f"{where}: supervised must be true (torchvision's weights) or msra")
-        return PlannedInit(**{**common, "kind": "supervised-msra" if variant == "msra" else "supervised"})
-    if kind == "weights":
-        return PlannedInit(**common, weights=_fill(fields.need("weights", str), fill, where))
-    if kind == "pretrain":
-        stage = Fields(raw["pretrain"], f"{where}: pretrain", ("argv", "checkpoint"))
-
-        def resolve(values: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
-            return _argv(stage, "argv", values), _fill(stage.need("checkpoint", str), values, stage.where)
-
-        return PlannedInit(**common, pretrainings=pretraining_runs(resolve, fill, pretrain_seeds, stage.where))
-    if kind == "published":
-        row = Fields(raw["published"], f"{where}: published", PUBLISHED_KEYS)
-        return PlannedInit(**common, published={key: str(row.need(key, (str, int))) for key in row.value})
-    if fields.get("random", bool) is not True:
-        raise UserError(f"{where}: random must be true")
-    return PlannedInit(**common)
-
-
-def _inits(
-    fields: Fields, fill: Mapping[str, str], lr: LearningRate | None, pretrain_seeds: Sequence[int]
-) -> tuple[PlannedInit, ...]:
-    raw = fields.need("inits", dict)
-    where = f"{fields.where}: inits"
-    inits = tuple(
-        _init(_name(str(n), where), body, f"{where}.{n}", {**fill, "init": str(n)}, lr, pretrain_seeds)
-        for n, body in raw.items()
-    )
-    check_shared_checkpoints((f"{where}.{init.name}", run) for init in inits for run in init.pretrainings)
-    return inits
 
 
 def _configs(fields: Fields, fill: Mapping[str, str]) -> tuple[Config, ...]:
@@ -269,14 +171,14 @@ def _configs(fields: Fields, fill: Mapping[str, str]) -> tuple[Config, ...]:
             raise UserError(
                 f"{one.where}: {file}: overrides has {ignored[0]}, which the plan sets itself for every run"
             )
-        overrides = {k: _fill(v, fill, one.where) if isinstance(v, str) else v for k, v in overrides.items()}
-        name = _name(one.get("name", str, "".join(parts)), one.where)
+        overrides = {k: filled(v, fill, one.where) if isinstance(v, str) else v for k, v in overrides.items()}
+        name = valid_name(one.get("name", str, "".join(parts)), one.where)
         chosen = read_protocols(one, default)
         features = read_features(one, default_features, chosen)
         for protocol in chosen:
             own = with_protocol(overrides, protocol, f"{one.where}: {file}", features)
             check_protocol(config_file(file), own, protocol, f"{one.where}: {file}")
-            table = _name(table_name(name, protocol, "name" in one, len(chosen)), one.where)
+            table = valid_name(table_name(name, protocol, "name" in one, len(chosen)), one.where)
             configs.append(Config(table, file, own, fraction, factor, protocol))
     for name in (names := [c.name for c in configs]):
         if names.count(name) > 1:
@@ -287,12 +189,3 @@ def _configs(fields: Fields, fill: Mapping[str, str]) -> tuple[Config, ...]:
         raise UserError(f"{fields.where}: configs is empty")
     read_features(fields, "", [config.protocol for config in configs])
     return tuple(configs)
-
-
-def _reference(fields: Fields, key: str, inits: tuple[PlannedInit, ...], kinds: tuple[str, ...]) -> str | None:
-    named = fields.get(key, str)
-    known = [init.name for init in inits]
-    if named is not None and named not in known:
-        raise UserError(f"{fields.where}: {key}: {named} is not one of the inits{suggest(named, known)}")
-    guesses = [init.name for init in inits if init.kind in kinds or init.name == key]
-    return named or (guesses[0] if guesses else None)

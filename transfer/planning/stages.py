@@ -14,7 +14,8 @@ from runtime.listing import listed
 from transfer.engines.weights.loading import is_detector
 from transfer.planning.command_settings import override_words
 from transfer.planning.lr_search import SEARCHED, chosen_rate, search_folder, split_folder, split_names
-from transfer.planning.plan import Config, Plan, PlannedInit, trained_inits
+from transfer.planning.plan import Config, Plan, trained_inits
+from transfer.planning.planned_init import PlannedInit
 from transfer.planning.protocols import shared_folder
 from transfer.planning.repetitions import Pretraining
 from transfer.planning.slurm.stage_commands import SHARED_SCRIPTS

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from transfer.planning.command_settings import override_words
 from transfer.planning.lr_search import split_folder
-from transfer.planning.plan import Config, Plan, PlannedInit, trained_inits
+from transfer.planning.plan import Config, Plan, trained_inits
+from transfer.planning.planned_init import PlannedInit
 from transfer.planning.stage import Stage
 
 

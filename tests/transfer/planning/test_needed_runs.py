@@ -14,8 +14,9 @@ from transfer.comparison.family import FAMILY_ALPHA
 from transfer.comparison.gap import compare
 from transfer.comparison.power import seeds_for
 from transfer.comparison.sequential import SequentialPlan
+from transfer.planning.lr_search import LearningRate
 from transfer.planning.needed_runs import _measured, power_text
-from transfer.planning.plan import LearningRate, load_plan
+from transfer.planning.plan import load_plan
 from transfer.records.run import Run
 
 

@@ -129,6 +129,10 @@ def test_only_includes_dependencies(plan_file: Path) -> None:
         ("seeds: [0, 1]", "seeds: [0, 1]\nseed: 99999999999999999999", "seed must be 0 or more and below 2.31"),
         ("demo/draw.py,", 'demo/draw.py, "a\\0b",', "NUL character"),
         ("name: toy", 'name: toy\nlimits: "a\\0b"', "NUL character"),
+        ("random: {random: true}", "random: {random: true, family: moco}", "inits.random: family would change nothing"),
+        ("random: {random: true}", "s: {supervised: true, encoder: base}", "inits.s: encoder would change nothing"),
+        ("random: {random: true}", "b: {weights: b.pkl, family: moco}", "b.pkl is a backbone, which is not converted"),
+        ("random: {random: true}", "p: {published: {init: MoCo}, lr: 0.1}", "inits.p: lr would change nothing"),
     ],
 )
 def test_mistakes_are_one_line(plan_file: Path, old: str, new: str, message: str) -> None:
