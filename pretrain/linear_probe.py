@@ -12,10 +12,9 @@ if not __package__:  # run as a script: import from the repository, not from thi
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import argparse
-import math
 from pathlib import Path
 
-from runtime.arguments import Bounds, positive, whole
+from runtime.arguments import RATES, Bounds, is_rate, positive, whole
 from runtime.command_line import CommandParser
 from runtime.errors import UserError, run_entry
 
@@ -49,8 +48,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     """Train the classifier and print its top-1 and top-5 after every epoch."""
     values = vars(parse())
-    if not 0 < values["lr"] < math.inf:
-        raise UserError(f"--lr must be positive and finite, not {values['lr']}")
+    if not is_rate(values["lr"]):
+        raise UserError(f"--lr must be {RATES}, not {values['lr']}")
     for name in ("momentum", "weight_decay"):
         Bounds().check(name, values[name])
     from pretrain.probes.linear import LinearSettings, probe

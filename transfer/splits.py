@@ -15,15 +15,14 @@ if not __package__:  # run as a script: import from the repository, not from thi
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from runtime.command_line import CommandParser
-from runtime.errors import UserError, run_entry
+from runtime.errors import run_entry
 
 if TYPE_CHECKING:
     from transfer.data.catalog import DatasetSpec
-
-Parts = dict[str, list[Any]]  # "fit" and "held_out" -> image ids
+    from transfer.data.splitting import Parts
 
 
 def parse() -> argparse.Namespace:
@@ -58,25 +57,7 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def parts_of(ids: list[Any], fit: float, held_out: float, within: float = 1.0, seed: int = 0) -> Parts:
-    """Disjoint parts of ``ids``, at least one image each; the part for a smaller ``fit`` is a subset.
-
-    All shares are of ``ids``. Both parts are among the images that ``fit=within`` would give with this ``seed``.
-    """
-    import numpy as np
-
-    order = np.random.RandomState(seed).permutation(len(ids))  # the order that NAME@P%sSEED shares are drawn in
-    counts = {"fit": max(1, round(len(ids) * fit)), "held_out": max(1, round(len(ids) * held_out)) if held_out else 0}
-    last = max(1, round(len(ids) * within))
-    if counts["held_out"] and within < 1:  # what was rounded up must not reach beyond the share
-        counts["fit"] = min(counts["fit"], last - counts["held_out"])
-    if counts["fit"] < 1 or sum(counts.values()) > last:
-        raise UserError(f"{last} images are too few to fit on {fit:g} and hold out {held_out:g} of {len(ids)}")
-    first_held_out = last - counts["held_out"]
-    return {"fit": [ids[i] for i in order[: counts["fit"]]], "held_out": [ids[i] for i in order[first_held_out:last]]}
-
-
-def split_json(spec: "DatasetSpec", parts: Parts, folder: Path) -> dict[str, str]:
+def split_json(spec: "DatasetSpec", parts: "Parts", folder: Path) -> dict[str, str]:
     """COCO and LVIS: one annotation file per part; the images stay where they are."""
     from runtime.atomic import write_json
 
@@ -93,7 +74,7 @@ def split_json(spec: "DatasetSpec", parts: Parts, folder: Path) -> dict[str, str
     return names
 
 
-def split_voc(spec: "DatasetSpec", parts: Parts, folder: Path) -> dict[str, str]:
+def split_voc(spec: "DatasetSpec", parts: "Parts", folder: Path) -> dict[str, str]:
     """VOC: image lists in a new folder that links to the annotations and images."""
     from runtime.atomic import write_text
     from transfer.data.folders import voc_folders
@@ -111,7 +92,7 @@ def split_voc(spec: "DatasetSpec", parts: Parts, folder: Path) -> dict[str, str]
     return names
 
 
-def split_cityscapes(spec: "DatasetSpec", parts: Parts, folder: Path) -> dict[str, str]:
+def split_cityscapes(spec: "DatasetSpec", parts: "Parts", folder: Path) -> dict[str, str]:
     """Cityscapes: folders of the cities that link to the images and annotations of each part."""
     from transfer.data.cityscapes import city_files
 
@@ -143,11 +124,13 @@ def main() -> int:
     from runtime.atomic import write_json
     from transfer.config import load_config
     from transfer.data.catalog import get_dataset
+    from transfer.data.splitting import parts_of
 
     names: dict[str, list[str]] = {"fit": [], "held_out": []}
     for i, name in enumerate(load_config(args.config_file, args.opts).DATASETS.TRAIN):
         spec = get_dataset(name)
-        parts = parts_of(sorted(spec.summary.image_ids), args.fit, args.held_out, args.within, args.seed)
+        ids = sorted(spec.summary.image_ids)
+        parts = parts_of(ids, args.fit, args.held_out, args.within, args.seed, where=f"data set {name}")
         for part, part_name in SPLITTERS[spec.kind](spec, parts, args.output / f"train{i}").items():
             names[part].append(part_name)
         print(f"{name}: {len(parts['fit'])} images to fit, {len(parts['held_out'])} held out")

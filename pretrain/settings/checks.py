@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from pretrain.methods.row import Sizes
 from pretrain.settings.values import Settings
-from runtime.arguments import Bounds
+from runtime.arguments import RATES, Bounds, is_rate
 from runtime.errors import UserError
 
 SMALLEST_IMAGE = 8  # pixels: a ResNet halves an image five times
@@ -36,8 +35,8 @@ def check_settings(settings: Settings) -> None:
         raise UserError(f"--moco-m must be between 0 and 1, not {model.moco_m}")
     if not model.moco_t > 0:
         raise UserError(f"--moco-t must be positive, not {model.moco_t}")
-    if not 0 < optimisation.lr < math.inf:
-        raise UserError(f"--lr must be positive and finite, not {optimisation.lr}")
+    if not is_rate(optimisation.lr):
+        raise UserError(f"--lr must be {RATES}, not {optimisation.lr}")
     for name in ("momentum", "weight_decay", "warmup_epochs", "lr_gamma"):
         Bounds().check(name, getattr(optimisation, name))
     Bounds().check("max_bad", data.max_bad)

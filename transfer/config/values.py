@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from runtime.arguments import RATES, is_rate
 from runtime.errors import UserError
 from transfer.config.schema import KEYS, PART_OF
 
@@ -26,7 +27,6 @@ AT_LEAST_ONE = (
     "MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES",
 )
 ABOVE_ZERO = (
-    "SOLVER.BASE_LR",
     "SOLVER.GAMMA",
     "SOLVER.CLIP_GRADIENTS.CLIP_VALUE",
     "SOLVER.CLIP_GRADIENTS.NORM_TYPE",
@@ -67,11 +67,13 @@ TEST_NOT_NEGATIVE = ("INPUT.MIN_SIZE_TEST", "DATALOADER.NUM_WORKERS", "MODEL.BAC
 TEST_SHARES = ("MODEL.RPN.NMS_THRESH", "MODEL.ROI_HEADS.NMS_THRESH_TEST", "MODEL.ROI_HEADS.SCORE_THRESH_TEST")
 RETINANET_SHARES = ("MODEL.RETINANET.NMS_THRESH_TEST", "MODEL.RETINANET.SCORE_THRESH_TEST")
 ONE, ZERO, POSITIVE, SHARE = "1 or more", "0 or more", "above 0", "between 0 and 1"
+BASE_LR = "SOLVER.BASE_LR"
 TESTS: dict[str, Callable[[float], bool]] = {
     ONE: lambda value: value >= 1,
     ZERO: lambda value: value >= 0,
     POSITIVE: lambda value: value > 0,
     SHARE: lambda value: 0 <= value <= 1,
+    RATES: is_rate,
 }
 TO_TEST = {
     **dict.fromkeys(TEST_AT_LEAST_ONE, ONE),
@@ -83,6 +85,7 @@ TO_TRAIN = {
     **dict.fromkeys(ABOVE_ZERO, POSITIVE),
     **dict.fromkeys(NOT_NEGATIVE, ZERO),
     **dict.fromkeys(SHARES, SHARE),
+    BASE_LR: RATES,
 }
 
 

@@ -31,6 +31,7 @@ from transfer.data.coco_annotations import keep_drawable
 from transfer.data.folders import NO_YOLO, coco_export, refuse_yolo, voc_folders
 from transfer.data.labels import UNUSABLE_MASK, Labels, Record, Summary, check_image_sizes
 from transfer.data.lvis import read_lvis
+from transfer.data.splitting import shuffled, size_of
 from transfer.data.voc import VOC_CLASSES, listed_images, read_voc
 
 # data sets up to this many images stay in memory: validation sets, which are needed again at every evaluation
@@ -219,14 +220,12 @@ def _read_files(spec: DatasetSpec) -> Labels:
 
 
 def _share(spec: DatasetSpec) -> set[Any]:
-    import numpy as np
-
     if spec.kind == "cityscapes":
         ids = sorted(files.image.name for files in city_files(spec.annotations, spec.images, spec.name)[0])
     else:
         ids = sorted(image["id"] for image in load_json(spec.annotations, spec.name)["images"])
-    order = np.random.RandomState(spec.share_seed).permutation(len(ids))
-    return {ids[i] for i in order[: max(1, round(len(ids) * spec.percent / 100))]}
+    size = size_of(len(ids), spec.percent / 100, f"data set {spec.name}")
+    return {ids[i] for i in shuffled(len(ids), spec.share_seed)[:size]}
 
 
 def _read_voc(spec: DatasetSpec) -> Labels:

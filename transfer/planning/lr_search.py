@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.arguments import RATES, is_rate
 from runtime.errors import UserError
 from transfer.evaluate.headline import headline
 from transfer.planning.fields import Fields
@@ -38,16 +39,27 @@ def read_rate(raw: Any, where: str) -> LearningRate | None:
     """``lr`` of a plan or of an initialisation: a rate, or a grid to search. Raises UserError."""
     if raw is None:
         return None
-    if isinstance(raw, int | float) and not isinstance(raw, bool) and 0 < raw < math.inf:
+    if isinstance(raw, int | float) and not isinstance(raw, bool):
+        if not is_rate(raw):
+            raise UserError(f"{where} must be {RATES}, not {raw}")
         return LearningRate(value=float(raw))
     fields = Fields(raw, where, LR_KEYS)
-    grid = tuple(float(v) for v in fields.items("search", (int, float)))
+    grid = _grid(fields.items("search", (int, float)), where)
     held_out = float(fields.get("held_out", (int, float), 0.2))
     factor = float(fields.get("schedule_factor", (int, float), 1.0))
-    if not grid or not all(0 < v < math.inf for v in grid) or not 0 < held_out < 1 or not 0 < factor < math.inf:
-        raise UserError(f"{where}: search must be a list of positive rates, held_out in (0, 1), schedule_factor > 0")
-    check_rates(grid, where)
+    if not 0 < held_out < 1 or not 0 < factor < math.inf:
+        raise UserError(f"{where}: held_out must be in (0, 1), schedule_factor > 0 and finite")
     return LearningRate(search=grid, held_out=held_out, schedule_factor=factor)
+
+
+def _grid(rates: Sequence[float], where: str) -> tuple[float, ...]:
+    """``rates``, of which each can be trained with and has a folder of its own; otherwise UserError."""
+    if not rates:
+        raise UserError(f"{where}: search must be a list of positive rates; it is empty")
+    if unusable := [rate for rate in rates if not is_rate(rate)]:
+        raise UserError(f"{where}: each rate must be {RATES}, not {unusable[0]}")
+    check_rates(rates, where)
+    return tuple(map(float, rates))
 
 
 def read_default_rate(plan: Mapping[str, Any], where: str) -> LearningRate | None:

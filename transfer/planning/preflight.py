@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from transfer.planning.launchers import Launcher
 from transfer.planning.recorded_run import OF_THE_RUN, split_command
 from transfer.planning.stage import Stage
 from transfer.planning.state import FINISHED, stage_state
+from transfer.planning.subsets import subset_refusal
 
 log = get_logger("plan")
 ARCHITECTURE = re.compile(r"(?:^|\s)(?:-a|--arch)[ =]resnet(\d+)(?=\s|$)")
@@ -25,6 +27,7 @@ def refusals(output: Path, stages: Sequence[Stage], launcher: Launcher) -> dict[
     """
     by_name = {stage.name: stage for stage in stages}
     has_data = all(stage.proof.is_file() for stage in stages if stage.kind == "prepare")
+    draws = functools.cache(lambda name: _split_refusal(by_name[name]))
     known: dict[tuple[str, ...], str | None] = {}
     warnings: dict[tuple[str, ...], list[str]] = {}
     found: dict[str, list[str]] = {}
@@ -43,6 +46,8 @@ def refusals(output: Path, stages: Sequence[Stage], launcher: Launcher) -> dict[
             reason = known[key]
             for text in dict.fromkeys(warnings[key]):
                 warned.setdefault(text, []).append(stage.name)
+        if reason is None and has_data:
+            reason = next(filter(None, (draws(name) for name in stage.needs if name in by_name)), None)
         if reason is not None:
             found.setdefault(reason, []).append(stage.name)
     for text, names in warned.items():
@@ -73,6 +78,11 @@ def _refusal(key: tuple[str, ...], depth: int | None, launcher: Launcher, has_da
     where = Circumstances(launcher.processes, has_data, elsewhere=launcher.name == "slurm")
     config, init, engine, *opts = key
     return refusal(config, opts, init=init, engine=engine, depth=depth, where=where)
+
+
+def _split_refusal(stage: Stage) -> str | None:
+    """Why a stage that splits the training images would be refused; None for any other, and for one that has run."""
+    return None if stage.kind != "split" or stage.proof.is_file() else subset_refusal(stage)
 
 
 def _parts(stage: Stage) -> tuple[dict[str, str], list[str]]:

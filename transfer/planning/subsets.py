@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from runtime.errors import UserError
+from transfer.config import load_config
+from transfer.data.catalog import get_dataset
+from transfer.data.splitting import parts_of
 from transfer.planning.command_settings import override_words
 from transfer.planning.lr_search import split_folder
 from transfer.planning.plan import Config, Plan, trained_inits
 from transfer.planning.planned_init import PlannedInit
+from transfer.planning.recorded_run import split_command
 from transfer.planning.stage import Stage
 
 
@@ -34,6 +39,18 @@ def subset_stages(plan: Plan, config: Config, prepared: tuple[str, ...]) -> list
         argv += opts
         stages.append(Stage(split_name(folder, plan), "split", tuple(argv), folder, folder / "names.json", prepared))
     return stages
+
+
+def subset_refusal(stage: Stage) -> str | None:
+    """Why the parts of a split stage cannot be drawn from the training sets of its config; None where they can."""
+    flags, opts = split_command(stage.argv)
+    shares = [float(flags.get(flag, default)) for flag, default in (("--fit", 1), ("--held-out", 0), ("--within", 1))]
+    try:
+        for name in load_config(flags["--config-file"], opts).DATASETS.TRAIN:
+            parts_of(get_dataset(name).summary.image_ids, *shares, where=f"data set {name}")
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def _own_subset(plan: Plan, config: Config, seed: int, opts: Sequence[str], prepared: tuple[str, ...]) -> Stage:

@@ -51,6 +51,12 @@ def set_value(cfg, key, value):
     cfg[leaf] = value
 
 
+@pytest.mark.parametrize("rate", ["1e-300", "1e-40", "0.0", "1e999", "1e39"])
+def test_a_rate_must_be_a_number_of_float32(rate):
+    with pytest.raises(UserError, match="SOLVER.BASE_LR .* (must be a learning rate|is not a finite number)"):
+        check_values(config(SOLVER__BASE_LR=rate), 1, train=True)
+
+
 @pytest.mark.parametrize("steps", ["(40000,)", "(20000, 10000)", "(0, 5)", "(5, 5)"])
 def test_steps_must_rise_and_end_before_the_run(steps):
     with pytest.raises(UserError, match=r"SOLVER.STEPS .* must rise from 1 and end before SOLVER.MAX_ITER 40000"):

@@ -275,6 +275,8 @@ def test_shares_are_nested_and_repeatable(toy):
     assert half.sha256() not in (get_dataset(name).sha256(), get_dataset(f"{name}@50%s1").sha256())
     with pytest.raises(UserError, match="above 0"):
         get_dataset(f"{name}@0%")
+    with pytest.raises(UserError, match="@1%: a share of 0.01 of its 8 images is less than one image"):
+        get_dataset(f"{name}@1%").records()
 
 
 def test_voc_boxes_start_at_zero_and_own_classes_are_sorted(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from runtime.errors import UserError
 from runtime.stop import StopSignal
 from transfer.data.catalog import get_dataset
+from transfer.data.splitting import parts_of
 from transfer.measure_gap import parse as arguments
 from transfer.planning.lr_search import chosen_rate, search_record
 from transfer.planning.measure import plan_report
@@ -18,7 +19,7 @@ from transfer.planning.plan import Config, load_plan
 from transfer.planning.runner import Runner
 from transfer.planning.stages import plan_stages, schedule_opts
 from transfer.report.files import write_report
-from transfer.splits import parts_of, split_json
+from transfer.splits import split_json
 
 
 def test_parts_are_disjoint_and_nested() -> None:
@@ -31,10 +32,12 @@ def test_parts_are_disjoint_and_nested() -> None:
     inside = parts_of(ids, 0.08, 0.02, within=0.1)
     assert (len(inside["fit"]), len(inside["held_out"])) == (8, 2)
     assert sorted(inside["fit"] + inside["held_out"]) == sorted(parts_of(ids, 0.1, 0.0)["fit"])
+    with pytest.raises(UserError, match="set s: a share of 0.002 of its 100 images is less than one image"):
+        parts_of(ids, 0.008, 0.002, within=0.01, where="set s")
+    with pytest.raises(UserError, match="a share of 1e-300 of its 100 images is less than one image"):
+        parts_of(ids, 1e-300, 0.0)
     with pytest.raises(UserError, match="too few"):
-        parts_of(ids, 0.008, 0.002, within=0.01)
-    with pytest.raises(UserError, match="too few"):
-        parts_of([1], 0.8, 0.2)
+        parts_of([1, 2], 0.8, 0.3)
 
 
 def test_rates_are_a_search_of_every_initialisation(plan_file: Path) -> None:
@@ -45,6 +48,13 @@ def test_rates_are_a_search_of_every_initialisation(plan_file: Path) -> None:
         load_plan(plan_file, settings=["rates=[0.01]", "lr=0.02"])
     with pytest.raises(UserError, match="rates: search must be a list of positive rates"):
         load_plan(plan_file, settings=["rates=[]"])
+
+
+@pytest.mark.parametrize("rate", ["1.0e-300", "1.0e-40", "0", "0.0", "-0.1", ".inf", ".nan", "1.0e+39"])
+def test_a_rate_that_nothing_could_be_trained_with_is_refused(plan_file: Path, rate: str) -> None:
+    for key in ("rates=[0.01, {}]", "lr={{search: [{}]}}", "lr={}", "inits.moco.lr={}"):
+        with pytest.raises(UserError, match=r"(rates|lr).*a learning rate that float32 can hold"):
+            load_plan(plan_file, settings=[key.format(rate)])
 
 
 def test_the_spread_over_rates_is_said(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,6 +95,29 @@ def test_what_would_be_refused_is_named_once(
     ((reason, names),) = found(plan).items()
     assert words in reason
     assert names == (runs or [name.replace("demo_R18_C4", "lost") for name in RUNS])
+
+
+@pytest.mark.parametrize(
+    ("share", "message"),
+    [
+        ("data_fraction: 1.0e-300", "a share of 1e-300 of its 3 images is less than one image"),
+        ("data_fraction: 0.1", "a share of 0.1 of its 3 images is less than one image"),
+        ("data_fraction: 0.4", None),
+    ],
+)
+def test_a_share_without_an_image_is_refused_before_it_is_drawn(plan: Path, share: str, message: str | None) -> None:
+    text = plan.read_text().replace("[demo_R18_C4.yaml]", f"[{{config: demo_R18_C4.yaml, name: demo_R18_C4, {share}}}]")
+    plan.write_text(text)
+    assert [names for reason, names in found(plan).items() if message and message in reason] == (
+        [RUNS] if message else []
+    )
+
+
+def test_a_search_without_an_image_to_score_on_is_refused(plan: Path, run_cli: Callable[..., Any]) -> None:
+    plan.write_text(f"{plan.read_text()}lr: {{search: [0.01, 0.02], held_out: 0.1}}\n")
+    dry = run_cli(["transfer/measure_gap.py", str(plan), "--dry-run"], cwd=plan.parent, check=2)
+    assert dry.stdout.splitlines()[-1].startswith("4 runs would be refused (lr_search/demo_R18_C4/random/lr0.01, ")
+    assert "a share of 0.1 of its 3 images is less than one image" in dry.stdout.splitlines()[-1]
 
 
 def test_different_reasons_are_different_lines(plan: Path) -> None:

@@ -13,12 +13,12 @@ from runtime.errors import UserError
 from tests.transfer.toy_data import write_coco
 from transfer.comparison.gap import compare
 from transfer.data.catalog import get_dataset
+from transfer.data.splitting import parts_of
 from transfer.planning.plan import load_plan
 from transfer.planning.stages import plan_stages
 from transfer.records.run import Run, must_agree
 from transfer.records.subsets import subset_of
 from transfer.report.sentences import protocol_sentences
-from transfer.splits import parts_of
 
 HALF = "configs=[{config: toy.yaml, name: half, data_fraction: 0.5}, toy.yaml]"
 
