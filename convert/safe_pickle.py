@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -74,6 +75,17 @@ STORAGES = {
     "ComplexFloatStorage": "complex64",
     "ComplexDoubleStorage": "complex128",
 }
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a file should be, for messages about one that is not: its kind, and what to do about a harmful one."""
+
+    kind: str
+    remedy: str
+
+
+CHECKPOINT = Expected("a checkpoint", ". Re-save the weights alone: torch.save(model.state_dict(), FILE)")
 
 
 class Shell:
@@ -224,9 +236,14 @@ class SafeUnpickler(InertUnpickler):
     without it (a plain pickle) such an id is an error.
     """
 
-    def __init__(self, file: BinaryIO, storage_of: Callable[[str, str, int], Storage] | None = None) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        storage_of: Callable[[str, str, int], Storage] | None = None,
+        expected: Expected = CHECKPOINT,
+    ) -> None:
         super().__init__(file)
-        self._storage_of = storage_of
+        self._storage_of, self._expected = storage_of, expected
 
     def find_class(self, module: str, name: str) -> Shell:
         """A shell of that name; raises UserError for a name that only an attack needs."""
@@ -234,7 +251,7 @@ class SafeUnpickler(InertUnpickler):
         if module.split(".")[0] in HARMFUL_MODULES or full in HARMFUL_NAMES:
             raise UserError(
                 f"it names {full[:200]}, which is not a tensor or a plain value and could run code; it was not "
-                "executed. Re-save the weights alone: torch.save(model.state_dict(), FILE)"
+                f"executed{self._expected.remedy}"
             )
         return Shell(full)
 
@@ -275,14 +292,18 @@ class SafeUnpickler(InertUnpickler):
         return self._storage_of(str(key), STORAGES[name], numel)
 
 
-def load_pickle(file: BinaryIO, storage_of: Callable[[str, str, int], Storage] | None = None) -> Any:
+def load_pickle(
+    file: BinaryIO,
+    storage_of: Callable[[str, str, int], Storage] | None = None,
+    expected: Expected = CHECKPOINT,
+) -> Any:
     """Read one pickle. Raises UserError for a harmful name and for any stream that is not a valid pickle."""
     try:
-        return SafeUnpickler(file, storage_of).load()
+        return SafeUnpickler(file, storage_of, expected).load()
     except UserError:
         raise
     except MemoryError as error:
         raise UserError("it is damaged: it asks for more memory than there is") from error
     except Exception as error:  # a malicious stream can make the unpickler raise nearly any exception
         reason = " ".join(str(error)[:400].split())[:120] or "cut short"
-        raise UserError(f"it is damaged or not a checkpoint ({type(error).__name__}: {reason})") from error
+        raise UserError(f"it is damaged or not {expected.kind} ({type(error).__name__}: {reason})") from error

@@ -146,6 +146,16 @@ class Detections:
     def load(cls, path: str | Path) -> Detections:
         """Read what ``save`` wrote; raises UserError for a missing or damaged file. Never unpickles."""
         try:
+            return cls.read(path)
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: no detections there; evaluate the run again") from error
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: not a readable detections file ({error}); evaluate the run again") from error
+
+    @classmethod
+    def read(cls, path: str | Path) -> Detections:
+        """Like ``load``, but raises OSError for a file that cannot be read, and ValueError for a damaged one."""
+        try:
             with np.load(path, allow_pickle=False) as file:
                 arrays = {key: file[key] for key in file.files}
             ids: list[Any] = arrays["image_ids"].tolist()
@@ -157,10 +167,8 @@ class Detections:
             loaded = cls(ids, **flat, masks=masks, keypoints=arrays.get("keypoints"), are_proposals=are_proposals)
             loaded.check()
             return loaded
-        except FileNotFoundError as error:
-            raise UserError(f"{path}: no detections there; evaluate the run again") from error
-        except (OSError, *DAMAGED) as error:
-            raise UserError(f"{path}: not a readable detections file ({error}); evaluate the run again") from error
+        except DAMAGED as error:
+            raise ValueError(str(error)) from error
 
 
 def _unpack_masks(arrays: dict[str, np.ndarray]) -> list[Rle]:

@@ -5,26 +5,36 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from runtime.atomic import sha256_file
 from runtime.errors import UserError
 from runtime.findings import Finding
 from transfer.data.catalog import KEPT_IMAGES, DatasetSpec
 
 
 class DataWatch:
-    """What the data sets of a run were when it began.
+    """What the data sets and the files of proposals of a run were when it began.
 
-    An evaluation reads the annotations of its set again, and every step the files of its images; the digests in
-    result.json are those of the start.
+    An evaluation reads the annotations and the proposals of its set again, and every step the files of its images; the
+    digests in result.json are those of the start.
     """
 
-    def __init__(self, datasets: Iterable[DatasetSpec]) -> None:
+    def __init__(self, datasets: Iterable[DatasetSpec], proposals: Iterable[str] = ()) -> None:
         self.began = time.time_ns()
         self.digests = {spec: spec.sha256() for spec in dict.fromkeys(datasets)}
+        self.proposals = {file: sha256_file(file) for file in dict.fromkeys(proposals)}
 
-    def check_annotations(self) -> None:
-        """Raise UserError naming the data set whose annotations are no longer those that the run began with."""
+    def check(self) -> None:
+        """Raise UserError naming annotations or proposals that are no longer those that the run began with."""
+        for file, digest in self.proposals.items():
+            now = sha256_file(file) if Path(file).is_file() else None
+            if now != digest:
+                raise UserError(
+                    f"proposals {file}: the file was {'removed' if now is None else 'replaced'} during the run; no "
+                    "number is recorded. Restore it and continue with --resume, or begin a new run on the new one"
+                )
         for spec, digest in self.digests.items():
             try:
                 now = spec.sha256(fresh=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,10 +110,13 @@ def train_and_evaluate(job: Job) -> int:
             raise error if isinstance(error, UserError) else UserError(str(error)) from error
 
 
-def _watch(job: Job) -> DataWatch | None:
-    """Of all data sets, in the process that writes the results; None in the others."""
-    names = [*job.cfg.DATASETS.TRAIN, *job.cfg.DATASETS.TEST]
-    return DataWatch(map(get_dataset, names)) if job.is_main else None
+def _watch(job: Job, parts: Sequence[str] = ("TRAIN", "TEST")) -> DataWatch | None:
+    """Of the data sets of these ``parts``, in the process that writes the results; None in the others."""
+    if not job.is_main:
+        return None
+    datasets, given = job.cfg.DATASETS, job.cfg.MODEL.LOAD_PROPOSALS
+    proposals = [file for part in parts for file in datasets[f"PROPOSAL_FILES_{part}"]] if given else []
+    return DataWatch((get_dataset(name) for part in parts for name in datasets[part]), proposals)
 
 
 def _train(
@@ -162,7 +165,7 @@ def _in_training(
     """Evaluate the detections of an intermediate model; its scalars go to metrics.json."""
     by_dataset = {name: job.metrics(name, detections) for name, detections in by_name.items()}
     if watch is not None:
-        watch.check_annotations()
+        watch.check()
         history.add(iteration, next(iter(by_dataset.values()), {}))
         for name, detections in by_name.items():
             log_pictures(job.folder, iteration, get_dataset(name), detections)
@@ -192,7 +195,7 @@ def _finish(
     by_dataset, names = detect_and_evaluate(job, job.folder / FINAL_WEIGHTS)
     if watch is None:
         return 0
-    watch.check_annotations()
+    watch.check()
     changed = watch.findings()
     for one in changed:
         log.warning("data set %s: %s: %d, e.g. %s: %s", *one.values())
@@ -231,17 +234,17 @@ def evaluate_only(job: Job, weights: Path) -> int:
     """--eval-only: detect with ``weights``, print metrics, write evaluation.json; result.json does not change."""
     with _lock(job):
         setup_logging(job.folder, job.rank)
-        watch = DataWatch(map(get_dataset, job.cfg.DATASETS.TEST)) if job.is_main else None
+        watch = _watch(job, ("TEST",))
         by_dataset, _ = detect_and_evaluate(job, weights, prefix="evaluation")
         if watch is None:
             return 0
-        watch.check_annotations()
+        watch.check()
         record: dict[str, Any] = {
             "weights": str(weights),
             "weights_sha256": sha256_file(weights),
             "config": results.describe_config(job.cfg, job.config_name),
             "engine": results.describe_engine(job.engine),
-            "datasets": [results.describe_dataset(get_dataset(name)) for name in by_dataset],
+            "datasets": results.describe_sets(job.cfg, "TEST"),
             "metrics_by_dataset": by_dataset,
             "provenance": provenance(),
         }

@@ -85,7 +85,7 @@ def run_header(
 
     ``changes``: deciding settings that were changed on a resume, [{"iteration": int, "changed": {key: [old, new]}}].
     """
-    sets = {part: [get_dataset(name) for name in cfg.DATASETS[part]] for part in ("TRAIN", "TEST")}
+    train, test = ([get_dataset(name) for name in cfg.DATASETS[part]] for part in ("TRAIN", "TEST"))
     return {
         "schema": SCHEMA,
         "status": "failed",
@@ -97,16 +97,16 @@ def run_header(
         "engine": describe_engine(engine),
         "world_size": world_size,
         "changes": changes,
-        "datasets": {part.lower(): _describe_sets(cfg, part, specs) for part, specs in sets.items()},
-        "findings": finding_records(sets["TRAIN"], sets["TEST"]),
+        "datasets": {part.lower(): describe_sets(cfg, part) for part in ("TRAIN", "TEST")},
+        "findings": finding_records(train, test),
         "provenance": provenance(),
     }
 
 
-def _describe_sets(cfg: CfgNode, part: str, specs: Iterable[DatasetSpec]) -> list[dict[str, Any]]:
+def describe_sets(cfg: CfgNode, part: str) -> list[dict[str, Any]]:
     """The entries of DATASETS.TRAIN or TEST; a detector that is given proposals has the digest of their files, too."""
     files = cfg.DATASETS[f"PROPOSAL_FILES_{part}"] if cfg.MODEL.LOAD_PROPOSALS else ()
-    entries = [describe_dataset(spec) for spec in specs]
+    entries = [describe_dataset(get_dataset(name)) for name in cfg.DATASETS[part]]
     return [{**one, "proposals": sha256_file(file)} for one, file in zip(entries, files)] if files else entries
 
 

@@ -210,6 +210,34 @@ def test_a_file_that_is_none_is_one_line(
         read_proposals(file, get_dataset(tiny_coco).summary.image_ids)
 
 
+class _Harmful:
+    def __reduce__(self) -> Any:
+        return exec, ("print('executed')",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.pkl", b"no pickle", "it is damaged or not a file of proposals"),
+        ("p.pkl", b"", "it is damaged or not a file of proposals"),
+        ("p.pkl", pickle.dumps({"ids": [1]})[:-3], "it is damaged or not a file of proposals"),
+        ("p.pkl", pickle.dumps(_Harmful()), "could run code; it was not executed; make it again"),
+        ("p.npz", b"PK\x03\x04", "not a readable file of proposals"),
+        ("p.npz", b"", "not a readable file of proposals"),
+    ],
+)
+def test_a_broken_file_is_called_what_it_is(
+    name: str, content: bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message) as error:
+        read_proposals(tmp_path / name)
+    text = str(error.value)
+    assert text.endswith("train_net.py --eval-only of the proposal network writes evaluation_0.npz")
+    assert not any(word in text for word in ("checkpoint", "detections", "weights", "\n"))
+    assert "executed" not in capsys.readouterr().out
+
+
 def test_nothing_in_a_file_of_proposals_is_executed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="of one length"):
         read_proposals(write(tmp_path / "p.pkl", {"ids": _Attack(), "boxes": [], "objectness_logits": []}))

@@ -10,14 +10,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from runtime.atomic import sha256_file
 from runtime.errors import UserError
 from tests.transfer.toy_data import write_coco, write_voc
 from tests.transfer.train_command import arguments
 from transfer import train_net
 from transfer.data.catalog import get_dataset
 from transfer.engines.torchvision import loop
+from transfer.evaluate.detections import Detections
 from transfer.fine_tuning.data_watch import DataWatch
 
 
@@ -73,6 +76,44 @@ def test_replaced_annotations_stop_the_run_without_a_number(
     assert (result["status"], result["changes"]) == ("finished", [])
 
 
+def write_proposals(path: Path, data: str, side: float) -> Path:
+    """Two proposals for each image."""
+    ids = [record["image_id"] for record in get_dataset(data).records()]
+    index = np.repeat(np.arange(len(ids), dtype=np.int32), 2)
+    boxes = np.tile(np.array([[1, 1, side, side], [5, 5, 20, 20]], dtype=np.float32), (len(ids), 1))
+    scores = np.ones(len(index), dtype=np.float32)
+    Detections(ids, index, np.zeros_like(index), boxes, scores, are_proposals=True).save(path)
+    return path
+
+
+@pytest.mark.parametrize("what", ["replaced", "removed"])
+def test_proposals_that_change_during_a_run_stop_it_by_name(
+    train: Callable[..., int], data: str, tmp_path: Path, what: str
+) -> None:
+    file = write_proposals(tmp_path / "p.npz", data, 30)
+    keys = {
+        "MODEL__LOAD_PROPOSALS": "True",
+        "MODEL__PROPOSAL_GENERATOR__NAME": "PrecomputedProposals",
+        "DATASETS__PROPOSAL_FILES_TRAIN": f"('{file}',)",
+        "DATASETS__PROPOSAL_FILES_TEST": f"('{file}',)",
+    }
+    change = file.unlink if what == "removed" else lambda: write_proposals(file, data, 40)
+    with pytest.raises(
+        UserError, match=rf"{file}: (the file was {what} during the run; no number|no such file of prop)"
+    ):
+        train(change, **keys)
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert (result["status"], result.get("metrics")) == ("failed", None)
+    write_proposals(file, data, 40)
+    with pytest.raises(UserError, match="DATASETS.PROPOSAL_FILES_TRAIN"):
+        train(lambda: None, "--resume", **keys)  # by another file than it began with
+    write_proposals(file, data, 30)
+    assert train(lambda: None, "--resume", **keys) == 0
+    assert train(lambda: None, "--eval-only", **keys) == 0
+    (recorded,) = json.loads((tmp_path / "run" / "evaluation.json").read_text())["datasets"]
+    assert recorded["proposals"] == sha256_file(file)
+
+
 def test_replaced_images_are_a_finding(train: Callable[..., int], tmp_path: Path) -> None:
     images = tmp_path / "data" / "images"
 
@@ -103,12 +144,12 @@ def test_a_removed_image_is_one_line_and_a_failed_result(train: Callable[..., in
 def test_voc_annotations_are_read_again(tmp_path: Path) -> None:
     spec = get_dataset(write_voc(tmp_path, {"a": [("dog", 0, [1, 1, 9, 9])], "b": [("cat", 0, [2, 2, 8, 8])]}))
     watch = DataWatch([spec])
-    watch.check_annotations()
+    watch.check()
     file = tmp_path / "VOC2007" / "Annotations" / "a.xml"
     text = file.read_text()
     file.write_text(text.replace("dog", "cow"))
     with pytest.raises(UserError, match="were replaced during the run"):
-        watch.check_annotations()
+        watch.check()
     file.unlink()
     with pytest.raises(UserError, match="were removed during the run"):
-        watch.check_annotations()
+        watch.check()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from convert.safe_pickle import PickledArray, load_pickle
+from convert.safe_pickle import Expected, PickledArray, load_pickle
 from runtime.errors import UserError
 from runtime.listing import listed
 from transfer.data.box_modes import XYWH, XYXY
@@ -17,6 +17,7 @@ from transfer.evaluate.detections import Detections
 
 # Detectron's names -> Detectron2's
 OLDER = {"indexes": "ids", "scores": "objectness_logits"}
+REMEDY = "make it again: train_net.py --eval-only of the proposal network writes evaluation_0.npz"
 Proposals = tuple[np.ndarray, np.ndarray]  # boxes P x 4 (x0 y0 x1 y1) in pixels of the image and logits P, best first
 
 
@@ -37,7 +38,9 @@ def read_proposals(path: str | Path, image_ids: Sequence[Any] = ()) -> dict[str,
     """
     file = Path(path)
     if not file.is_file():
-        raise UserError(f"{path}: no such file of proposals; see DATASETS.PROPOSAL_FILES_TRAIN in docs/transfer.md")
+        raise UserError(
+            f"{path}: no such file of proposals; correct DATASETS.PROPOSAL_FILES_TRAIN or _TEST, or {REMEDY}"
+        )
     parts = _of_run(file) if file.suffix == ".npz" else _of_pickle(file)
     found: dict[str, Proposals] = {}
     for image_id, boxes, logits in parts:
@@ -55,7 +58,10 @@ def read_proposals(path: str | Path, image_ids: Sequence[Any] = ()) -> dict[str,
 
 
 def _of_run(file: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    stored = Detections.load(file)
+    try:
+        stored = Detections.read(file)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file}: not a readable file of proposals ({error}); {REMEDY}") from error
     if not stored.are_proposals:
         raise UserError(
             f"{file} holds detections, not proposals; train a config with MODEL.META_ARCHITECTURE ProposalNetwork"
@@ -69,11 +75,13 @@ def _of_run(file: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
 def _of_pickle(file: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     try:
         with open(file, "rb") as stream:
-            content = load_pickle(stream)
-    except (OSError, UserError) as error:
-        raise UserError(f"{file}: not a file of proposals: {error}") from error
+            content = load_pickle(stream, expected=Expected("a file of proposals", ""))
+    except OSError as error:
+        raise UserError(f"{file}: not a readable file of proposals ({error.strerror}); {REMEDY}") from error
+    except UserError as error:
+        raise UserError(f"{file}: not a file of proposals: {error}; {REMEDY}") from error
     if not isinstance(content, Mapping):
-        raise UserError(f"{file}: not a file of proposals: its pickle holds no dict")
+        raise UserError(f"{file}: not a file of proposals: its pickle holds no dict; {REMEDY}")
     named = {OLDER.get(key, key): value for key, value in content.items()}
     lists = [_list(named.get(key)) for key in ("ids", "boxes", "objectness_logits")]
     if any(part is None for part in lists) or len({len(part or ()) for part in lists}) != 1:
