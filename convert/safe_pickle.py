@@ -25,18 +25,8 @@ from runtime.inert_pickle import MAX_ITEMS, InertUnpickler
 # What no checkpoint needs and an attack does: a file that names any of it is refused rather than read around.
 HARMFUL_MODULES = frozenset(
     {
-        *(
-            "os",
-            "posix",
-            "nt",
-            "sys",
-            "subprocess",
-            "_posixsubprocess",
-            "multiprocessing",
-            "threading",
-            "asyncio",
-            "signal",
-        ),
+        *("os", "posix", "nt", "sys", "subprocess", "_posixsubprocess"),
+        *("multiprocessing", "threading", "asyncio", "signal"),
         *("shutil", "tempfile", "io", "_io", "socket", "urllib", "http", "ftplib", "smtplib", "webbrowser", "commands"),
         *("importlib", "runpy", "code", "codeop", "ctypes", "operator", "pickle", "marshal", "pip", "pydoc", "doctest"),
         *("pty", "signal", "pdb", "bdb", "profile", "cProfile", "timeit", "trace", "site", "inspect", "platform"),

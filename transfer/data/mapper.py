@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from itertools import compress
 from typing import Any
@@ -32,6 +33,15 @@ def read_image(path: str, image_format: str) -> np.ndarray:
             return pixels_of(file, image_format)
     except UNREADABLE as error:
         raise UserError(f"image {path} cannot be read ({error}); replace it or remove it from the data set") from error
+
+
+def file_state(path: str) -> tuple[int, int] | None:
+    """Size in bytes and time of change in ns, by which a replaced file is known; None where there is no file."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
 
 
 def pixels_of(image: Image.Image, image_format: str) -> np.ndarray:
@@ -95,9 +105,11 @@ class DetectionMapper:
         instances: boxes float32 N x 4 (x0 y0 x1 y1 in the resized image), classes int64 N, masks (see the class),
         keypoints float32 N x K x 3 (x, y, visibility; all 0 where not labelled or outside the image). With
         ``proposals`` also proposals: boxes float32 P x 4 in the resized image and logits float32 P, best first.
-        In training also view: the shortest edge asked for, and whether the image is mirrored. Raises UserError naming
-        an unreadable image, a size that differs from the annotation, or an unusable mask.
+        In training also view: the shortest edge asked for, and whether the image is mirrored; and file_state of the
+        file that was read, None where it changed meanwhile. Raises UserError naming an unreadable image, a size that
+        differs from the annotation, or an unusable mask.
         """
+        state = file_state(record["file_name"]) if self.train else None
         pixels = read_image(record["file_name"], self.image_format)
         height, width = pixels.shape[:2]
         if (record.get("width", width), record.get("height", height)) != (width, height):
@@ -115,6 +127,7 @@ class DetectionMapper:
             item["instances"] = self._instances(record, geometry)
         if self.train:
             item["view"] = draw.short_edge, draw.flip
+            item["file_state"] = state if file_state(record["file_name"]) == state else None
         return item
 
     def item_of(self, pixels: np.ndarray, draw: Draw, *, name: str = "image") -> dict[str, Any]:

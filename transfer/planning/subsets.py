@@ -44,10 +44,10 @@ def subset_stages(plan: Plan, config: Config, prepared: tuple[str, ...]) -> list
 def subset_refusal(stage: Stage) -> str | None:
     """Why the parts of a split stage cannot be drawn from the training sets of its config; None where they can."""
     flags, opts = split_command(stage.argv)
-    shares = [float(flags.get(flag, default)) for flag, default in (("--fit", 1), ("--held-out", 0), ("--within", 1))]
+    fit, held_out, within = float(flags["--fit"]), float(flags.get("--held-out", 0)), float(flags.get("--within", 1))
     try:
         for name in load_config(flags["--config-file"], opts).DATASETS.TRAIN:
-            parts_of(get_dataset(name).summary.image_ids, *shares, where=f"data set {name}")
+            parts_of(get_dataset(name).summary.image_ids, fit, held_out, within, where=f"data set {name}")
     except UserError as error:
         return str(error)
     return None

@@ -38,13 +38,14 @@ class FeatureCache:
             raise UserError(
                 f"ENGINE.FEATURE_FOLDER {folder}: cannot be created ({error.strerror}); name another"
             ) from error
+        _refuse_folder(self.folder / MARK)
         write_json(self.folder / MARK, dict(made_with))
         self._stored, self._full = 0, False
 
     def load(self, item: Mapping[str, Any]) -> dict[str, torch.Tensor] | None:
         """The maps of an item's image and view; None where they are not there, or not readable."""
         path = self._path(item)
-        if not path.is_file():
+        if path is None or not path.is_file():
             return None
         try:
             content = load_torch(path)
@@ -56,20 +57,36 @@ class FeatureCache:
 
     def store(self, item: Mapping[str, Any], maps: Mapping[str, torch.Tensor]) -> None:
         """Write the maps, whole or not at all; nothing where the disk is nearly full."""
+        path = self._path(item)
+        if path is None:
+            return
         if self._stored % CHECK_EVERY == 0 and not self._full:
             self._full = shutil.disk_usage(self.folder).free < RESERVE
         if not self._full:
             self._stored += 1
             kept = {name: value.detach().cpu().contiguous() for name, value in maps.items()}
-            save_torch({"maps": kept, "size": _size(item), "crc32": _crc32(kept)}, self._path(item))
+            _refuse_folder(path)
+            save_torch({"maps": kept, "size": _size(item), "crc32": _crc32(kept)}, path)
 
-    def _path(self, item: Mapping[str, Any]) -> Path:
-        """By the image's path, size and time of change, and the view: a replaced image has other maps."""
-        status = os.stat(item["file_name"])
-        image = f"{os.path.abspath(item['file_name'])} {status.st_size} {status.st_mtime_ns}"
-        size, flip = item["view"]
+    def _path(self, item: Mapping[str, Any]) -> Path | None:
+        """By the image's path, size and time of change, and the view: a replaced image has other maps.
+
+        Size and time are those with which it was read: by now, another image may lie there. None for one that changed
+        while it was read, whose maps are of neither.
+        """
+        if item["file_state"] is None:
+            return None
+        size, modified = item["file_state"]
+        image = f"{os.path.abspath(item['file_name'])} {size} {modified}"
+        edge, flip = item["view"]
         name = hashlib.sha256(image.encode()).hexdigest()[:32]
-        return self.folder / name[:2] / f"{name}_{size}{'_mirrored' if flip else ''}.pth"
+        return self.folder / name[:2] / f"{name}_{edge}{'_mirrored' if flip else ''}.pth"
+
+
+def _refuse_folder(path: Path) -> None:
+    """Raise UserError for a folder in the place of a file of the cache."""
+    if path.is_dir():
+        raise UserError(f"ENGINE.FEATURE_FOLDER: {path} is a folder, where the cache has a file; remove it")
 
 
 def _size(item: Mapping[str, Any]) -> list[int]:

@@ -25,7 +25,7 @@ from transfer.engines.protocol import AfterEval, TrainSummary
 from transfer.engines.torchvision import loop
 from transfer.engines.torchvision.builder import build_model
 from transfer.engines.torchvision.detection import Detector, detect_dataset
-from transfer.engines.torchvision.feature_folder import SUBFOLDER, remove_caches
+from transfer.engines.torchvision.feature_folder import SUBFOLDER, cache_entry, leave_earlier_cache, remove_caches
 from transfer.engines.torchvision.frozen_features import frozen_features
 from transfer.engines.torchvision.inference_arithmetic import detection_model, in_arithmetic
 from transfer.engines.torchvision.inference_augmentation import AugmentedDetector
@@ -187,6 +187,8 @@ class Run:
         """The training batches; a federated loss learns how many images have each class, a cache their sizes."""
         feed = TrainingFeed(self.cfg, rank(), rank_count(), self.process_seed)
         sizes = feed.options["records"].sizes
+        if rank() == 0:
+            leave_earlier_cache(self.cfg, self.stored)
         self.model.frozen_stages = frozen_features(self.cfg, self.model, self.frozen.sha256 or "", sizes)
         for module in self.model.modules():
             if isinstance(module, FastRCNNOutputLayers):
@@ -259,6 +261,7 @@ class Run:
             "precise_bn_position": self.precise_bn.position if self.precise_bn else 0,
             "windows": self.progress.windows(),
             **self.frozen.entry(),
+            **cache_entry(self.cfg),
         }
         if rank() == 0:
             save_checkpoint(

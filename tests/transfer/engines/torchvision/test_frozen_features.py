@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from runtime.errors import UserError
 from runtime.torch_files import load_torch, save_torch
 from tests.transfer.engines import engine_cases
+from transfer.data import mapper
+from transfer.data.catalog import get_dataset
+from transfer.data.mapper import file_state
 from transfer.engines.torchvision import feature_cache
 from transfer.engines.torchvision.builder import build_model
 from transfer.engines.torchvision.frozen_features import FrozenFeatures, view_bytes
+from transfer.engines.training.batches import build_mapper
 from transfer.engines.training.frozen_backbone import bottom_up
 
 FROZEN = {"MODEL.BACKBONE.FREEZE_AT": 5, "SOLVER.MAX_ITER": 12, "MODEL.MASK_ON": True, "SOLVER.BASE_LR": 1e-6}
@@ -39,6 +47,16 @@ DETECTORS: dict[str, dict[str, Any]] = {
     "bfloat16": {"SOLVER.AMP.ENABLED": True, "ENGINE.AMP_DTYPE": "bfloat16"},
     "channels last": {"ENGINE.CHANNELS_LAST": True},
 }
+
+
+def read_item(image: Path) -> dict[str, Any]:
+    """What the loader makes of an image file, as far as the cache looks at it."""
+    return {
+        "file_name": str(image),
+        "file_state": file_state(str(image)),
+        "view": (64, False),
+        "image": torch.zeros(3, 6, 8),
+    }
 
 
 def with_features(kind: str, folder: Path | str = "") -> dict[str, Any]:
@@ -117,12 +135,65 @@ def test_an_image_that_was_replaced_is_computed_again(tmp_path: Path) -> None:
     cache = feature_cache.FeatureCache(tmp_path / "cache", {})
     image = tmp_path / "a.png"
     image.write_bytes(b"one")
-    item = {"file_name": str(image), "view": (64, False), "image": torch.zeros(3, 6, 8)}
+    item = read_item(image)
     cache.store(item, {"res4": torch.ones(1, 2, 3, 4)})
     assert torch.equal(cache.load(item)["res4"], torch.ones(1, 2, 3, 4))
     assert cache.load({**item, "view": (64, True)}) is None
     image.write_bytes(b"another")
-    assert cache.load(item) is None
+    assert cache.load(read_item(image)) is None
+    cache.store(item, {"res4": torch.zeros(1, 2, 3, 4)})  # read before it was replaced, computed after
+    assert cache.load(read_item(image)) is None
+    changing = {**read_item(image), "file_state": None}  # replaced while it was read
+    cache.store(changing, {"res4": torch.ones(1, 2, 3, 4)})
+    assert cache.load(changing) is None
+    assert len(list((tmp_path / "cache").rglob("*.pth"))) == 1
+
+
+def test_an_item_knows_which_file_was_read(
+    tiny_coco: str, tiny_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mapping = build_mapper(tiny_config(), train=True)
+    record = dict(get_dataset(tiny_coco).records()[0])
+    record["file_name"] = shutil.copy(record["file_name"], tmp_path / "a.png")
+    draw = mapping.geometry.draw(np.random.RandomState(0), (record["height"], record["width"]))
+    status = (tmp_path / "a.png").stat()
+    assert mapping(record, draw)["file_state"] == (status.st_size, status.st_mtime_ns)
+    read = mapper.read_image
+
+    def replaced_meanwhile(path: str, image_format: str) -> np.ndarray:
+        pixels = read(path, image_format)
+        os.utime(path, ns=(0, 0))
+        return pixels
+
+    monkeypatch.setattr(mapper, "read_image", replaced_meanwhile)
+    assert mapping(record, draw)["file_state"] is None
+
+
+def test_two_processes_fill_one_cache(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"one")
+    program = Path(__file__).parents[1] / "programs" / "fill_cache.py"
+    words = [sys.executable, str(program), *(str(tmp_path / name) for name in ("cache", "a.png", "start"))]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(words, **pipes) for _ in range(2)]
+    (tmp_path / "start").touch()
+    for process in processes:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors
+    files = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert sorted(path.suffix for path in files) == [".json", *[".pth"] * 60]
+
+
+@pytest.mark.parametrize("name", ["a view", "made_with.json"])
+def test_a_folder_in_the_place_of_a_file_is_one_line(name: str, tmp_path: Path) -> None:
+    cache = feature_cache.FeatureCache(tmp_path / "cache", {})
+    (tmp_path / "a.png").write_bytes(b"one")
+    item = read_item(tmp_path / "a.png")
+    cache.store(item, {"res4": torch.ones(1, 2, 3, 4)})
+    (file,) = (tmp_path / "cache").rglob("*.pth" if name == "a view" else name)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(UserError, match=f"ENGINE.FEATURE_FOLDER: {file} is a folder, where the cache has a file"):
+        feature_cache.FeatureCache(tmp_path / "cache", {}).store(item, {"res4": torch.ones(1, 2, 3, 4)})
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", "a list", "another size", "a flipped bit", "no maps"])
@@ -130,7 +201,7 @@ def test_a_damaged_file_is_computed_again(content: bytes | str, tmp_path: Path) 
     cache = feature_cache.FeatureCache(tmp_path / "cache", {})
     image = tmp_path / "a.png"
     image.write_bytes(b"one")
-    item = {"file_name": str(image), "view": (64, False), "image": torch.zeros(3, 6, 8)}
+    item = read_item(image)
     cache.store(item, {"res4": torch.ones(1, 2, 3, 4)})
     (file,) = (tmp_path / "cache").rglob("*.pth")
     assert cache.load(item) is not None
@@ -152,7 +223,7 @@ def test_maps_of_other_names_are_computed_again(tiny_config: Callable[..., Any],
     cache = feature_cache.FeatureCache(tmp_path / "cache", {})
     (tmp_path / "a.png").write_bytes(b"one")
     image = torch.randint(0, 255, (3, 48, 64), dtype=torch.uint8)
-    item = {"file_name": str(tmp_path / "a.png"), "view": (48, False), "image": image}
+    item = {**read_item(tmp_path / "a.png"), "view": (48, False), "image": image}
     cache.store(item, {"other": torch.ones(1, 2, 3, 4)})
     model.frozen_stages = FrozenFeatures(cache)
     assert list(model.features([item])[0]) == ["res4"]
@@ -193,15 +264,46 @@ def test_the_size_that_is_said_is_the_size_of_the_maps(tiny_config: Callable[...
     assert view_bytes(cfg, bottom_up(model), [(64, 64)]) == bytes_of_maps
 
 
+class StopAt:
+    """A stop signal that comes after a few steps."""
+
+    left = 4
+
+    @property
+    def requested(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+@pytest.mark.parametrize(
+    ("before", "now"), [("", "new"), ("old", "new"), ("old", ""), ("old", "old"), ("", "feature_cache")]
+)
+def test_a_resumed_run_says_where_its_maps_are(
+    before: str,
+    now: str,
+    tiny_config: Callable[..., Any],
+    engine: Any,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folders = {"": "", **{name: str(tmp_path / name) for name in ("old", "new", "feature_cache")}}
+    for name, stop in ((before, StopAt()), (now, None)):
+        cfg = tiny_config(FROZEN, with_features("cached", folders[name]), {"OUTPUT_DIR": str(tmp_path)})
+        engine.train(cfg, tmp_path, stop=stop, resume=stop is None)
+        if stop is not None:
+            assert "the maps of the frozen backbone were kept" not in caplog.text
+    old, new = (folders[name] or str(tmp_path / "feature_cache") for name in (before, now))
+    says = (
+        f"were kept in {old} until the last checkpoint ({'they stay, for other runs' if before else 'removed'}); from"
+    )
+    assert (
+        (says in caplog.text) == (f"ENGINE.FEATURE_FOLDER is {new}: maps that it lacks" in caplog.text) == (old != new)
+    )
+    kept = {name for name in ("old", "new", "feature_cache") if list((tmp_path / name).rglob("*.pth"))}
+    assert kept == {name for name in (before, now) if name}  # its own is removed, whenever it leaves it
+
+
 def test_a_runs_own_cache_is_removed_at_its_end(tiny_config: Callable[..., Any], engine: Any, tmp_path: Path) -> None:
-    class StopAt:
-        left = 4
-
-        @property
-        def requested(self) -> bool:
-            self.left -= 1
-            return self.left <= 0
-
     cfg = tiny_config(FROZEN, with_features("cached"), {"OUTPUT_DIR": str(tmp_path)})
     assert engine.train(cfg, tmp_path, stop=StopAt()).stopped
     assert list((tmp_path / "feature_cache").rglob("*.pth"))
