@@ -23,6 +23,7 @@ UNUSABLE_MASK = "unusable_mask"  # marks an annotation with a segmentation of wh
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 EXAMPLES = 3  # names in an error message, before "and N more"
 SAMPLED_IMAGES = 500  # whose size is compared with the annotations before a run; takes a fraction of a second
+WATCHED_IMAGES = 10_000  # of a set, whose files a run looks at again at its end; takes a second on a local disk
 TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
@@ -51,7 +52,8 @@ class Summary:
     ``image_ids`` are those of the records, in their order; ``paths``: hashes of their files' absolute paths, int64, to
     be compared within this process; ``annotations``: their number; ``without_mask``: of those with an unusable mask.
     ``maskless``: a sentence on annotations without a segmentation, "" where all have one; ``run_lengths``: one on
-    masks that are not polygons (crowds, which no training uses, left out).
+    masks that are not polygons (crowds, which no training uses, left out). ``watched``: the files of all images, or of
+    ``WATCHED_IMAGES`` spread evenly over a larger set, which are asked for changes after a run.
     """
 
     class_names: list[str]
@@ -64,6 +66,7 @@ class Summary:
     without_mask: int
     maskless: str
     run_lengths: str
+    watched: list[str]
 
     @classmethod
     def of(cls, labels: Labels) -> Summary:
@@ -84,7 +87,7 @@ class Summary:
         counts = (annotations, unusable)
         paths = np.array([hash(key) for key in file_keys(labels.records)], dtype=np.int64)
         maskless, run_lengths = _counted(bare, "have no segmentation"), _counted(packed, "have a run-length mask")
-        return cls(*head, ids, paths, *counts, maskless, run_lengths)
+        return cls(*head, ids, paths, *counts, maskless, run_lengths, watched_files(labels.records))
 
     def annotated(self, masks: bool) -> bool:
         """Whether any annotation is left; with ``masks``, those with an unusable mask are dropped."""
@@ -93,6 +96,13 @@ class Summary:
 
 def _counted(images: list[Any], what: str) -> str:
     return f"{len(images)} annotations {what} (images {listed(images, EXAMPLES)})" if images else ""
+
+
+def watched_files(records: list[Record]) -> list[str]:
+    """The files of all images, or of ``WATCHED_IMAGES`` spread evenly over more, where any replaced part has some."""
+    count, most = len(records), WATCHED_IMAGES
+    chosen = records if count <= most else [records[k * count // most] for k in range(most)]
+    return [record["file_name"] for record in chosen]
 
 
 def file_keys(records: list[Record]) -> list[tuple[str, str]]:

@@ -11,7 +11,10 @@ from typing import Any
 from runtime.atomic import sha256_file
 from runtime.errors import UserError
 from runtime.findings import Finding
-from transfer.data.catalog import KEPT_IMAGES, DatasetSpec
+from runtime.logs import get_logger
+from transfer.data.catalog import DatasetSpec
+
+log = get_logger("run")
 
 
 class DataWatch:
@@ -24,6 +27,9 @@ class DataWatch:
     def __init__(self, datasets: Iterable[DatasetSpec], proposals: Iterable[str] = ()) -> None:
         self.began = time.time_ns()
         self.digests = {spec: spec.sha256() for spec in dict.fromkeys(datasets)}
+        for spec in self.digests:
+            if sample := sampled(spec):
+                log.info("data set %s: %s are watched for changes during the run", spec.name, sample)
         self.proposals = {file: sha256_file(file) for file in dict.fromkeys(proposals)}
 
     def check(self) -> None:
@@ -51,20 +57,26 @@ class DataWatch:
     def findings(self) -> list[dict[str, Any]]:
         """Images whose files were changed, replaced or removed since the run began, as entries of result.json.
 
-        Sets of more than ``KEPT_IMAGES`` images, whose file names are not in memory any more, are not looked at.
+        Of a large set, a sample is looked at (``transfer.data.labels.Summary.watched``), and the entry says so.
         """
         found = []
         for spec in self.digests:
-            if len(spec.summary.image_ids) > KEPT_IMAGES:
-                continue
-            changed = [name for name in (r["file_name"] for r in spec.records()) if _changed_at(name) > self.began]
+            changed = [name for name in spec.summary.watched if _changed_at(name) > self.began]
             if changed:
+                sample = sampled(spec)
                 message = (
                     "the run saw the old file, the new one or both, and its number may be of neither; run it again"
+                    + (f" ({sample} were looked at)" if sample else "")
                 )
                 finding = Finding("image file changed during the run", len(changed), str(changed[0]), message)
                 found.append({"dataset": spec.name, **finding.as_record()})
         return found
+
+
+def sampled(spec: DatasetSpec) -> str:
+    """``N of M images`` where a run watches a sample of a set only; "" where it watches all of its images."""
+    watched, images = len(spec.summary.watched), len(spec.summary.image_ids)
+    return f"{watched} of {images} images" if watched < images else ""
 
 
 def _changed_at(name: str) -> float:

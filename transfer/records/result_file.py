@@ -121,8 +121,9 @@ def describe_engine(engine: Engine) -> dict[str, Any]:
 
 
 def describe_dataset(spec: DatasetSpec) -> dict[str, Any]:
-    """The entry of a data set: its name, the digest of its annotations and its number of images."""
-    return {"name": spec.name, "sha256": spec.sha256(), "images": len(spec.summary.image_ids)}
+    """The entry of a data set: its name, the digest of its annotations, its number of images, and of those watched."""
+    images, watched = len(spec.summary.image_ids), len(spec.summary.watched)
+    return {"name": spec.name, "sha256": spec.sha256(), "images": images, "images_watched": watched}
 
 
 def write_finished(

@@ -18,6 +18,7 @@ from runtime.errors import UserError
 from tests.transfer.toy_data import write_coco, write_voc
 from tests.transfer.train_command import arguments
 from transfer import train_net
+from transfer.data import labels
 from transfer.data.catalog import get_dataset
 from transfer.engines.torchvision import loop
 from transfer.evaluate.detections import Detections
@@ -125,6 +126,29 @@ def test_replaced_images_are_a_finding(train: Callable[..., int], tmp_path: Path
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     (found,) = [one for one in result["findings"] if one["kind"] == "image file changed during the run"]
     assert (found["count"], found["example"]) == (1, str(images / "img0.png"))
+
+
+def test_a_sample_of_a_large_set_is_watched(
+    train: Callable[..., int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(labels, "WATCHED_IMAGES", 2)
+    images = tmp_path / "data" / "images"
+    assert train(lambda: [os.utime(images / f"img{k}.png") for k in range(4)]) == 0
+    assert (
+        f"{tmp_path / 'data' / 'images'}: 2 of 4 images are watched for changes during the run"
+        in capsys.readouterr().out
+    )
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    (found,) = [one for one in result["findings"] if one["kind"] == "image file changed during the run"]
+    assert (found["count"], found["example"]) == (2, str(images / "img0.png"))
+    assert found["message"].endswith("run it again (2 of 4 images were looked at)")
+    assert [(one["images"], one["images_watched"]) for one in result["datasets"]["train"]] == [(4, 2)]
+
+
+@pytest.mark.parametrize(("count", "chosen"), [(4, [0, 1, 2, 3]), (8, [0, 2, 4, 6]), (11, [0, 2, 5, 8])])
+def test_the_sample_is_spread_over_the_set(count: int, chosen: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labels, "WATCHED_IMAGES", 4)
+    assert labels.watched_files([{"file_name": str(k)} for k in range(count)]) == [str(k) for k in chosen]
 
 
 def test_an_undisturbed_run_has_no_such_finding(train: Callable[..., int], tmp_path: Path) -> None:
