@@ -16,6 +16,8 @@ from pathlib import Path
 from runtime.command_line import CommandParser
 from runtime.errors import run_entry
 
+CONFIG_SUFFIXES = (".yaml", ".yml")
+
 
 def parse() -> argparse.Namespace:
     """The command line: Detectron2's flags and this project's --engine, --init, --evaluator, --scale-to-batch."""
@@ -44,7 +46,7 @@ def parse() -> argparse.Namespace:
         const=True,
         default=False,
         metavar="FILE",
-        help="read the data sets of this config or of --config-file, decode every image, print findings, train nothing",
+        help="read the data sets of the config, decode every image, print findings, do not train",
     )
     parser.add_argument("--dry-run", action="store_true", help="check everything, estimate the memory, write nothing")
     parser.add_argument("--wandb", action="store_true", help="also show the training in Weights & Biases")
@@ -54,9 +56,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--dist-url", default="auto", metavar="tcp://HOST:PORT")
     parser.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config overrides")
     args = parser.parse_args()
-    take_config_of_check(args)
-    if args.config_file is None:
-        parser.error("the following arguments are required: --config-file")
+    _settle_config(parser, args)
     for name in ("num_gpus", "num_machines", "scale_to_batch"):
         if (value := getattr(args, name)) is not None and value < 1:
             parser.error(f"--{name.replace('_', '-')} must be at least 1")
@@ -73,17 +73,21 @@ def parse() -> argparse.Namespace:
     return args
 
 
-def take_config_of_check(args: argparse.Namespace) -> None:
-    """Make ``--check-data FILE`` the same as ``--config-file FILE --check-data``.
-
-    What follows ``--check-data`` is a config unless --config-file names one: then it is the first key of the overrides.
-    """
-    value, args.check_data = args.check_data, bool(args.check_data)
-    if isinstance(value, str):
-        if args.config_file is None:
-            args.config_file = value
-        else:
-            args.opts.insert(0, value)
+def _settle_config(parser: CommandParser, args: argparse.Namespace) -> None:
+    """The word after --check-data is the config, in place of --config-file, or the first of the overrides."""
+    word = args.check_data
+    args.check_data = bool(word)
+    if isinstance(word, str) and not (word.endswith(CONFIG_SUFFIXES) or Path(word).is_file()):
+        args.opts = [word, *args.opts]
+    elif isinstance(word, str) and args.config_file is not None:
+        parser.error(
+            f"--check-data {word}: --config-file {args.config_file} names the config already; give one of them"
+        )
+    elif isinstance(word, str):
+        args.config_file = word
+    if args.config_file is None:
+        meant = f" {args.opts[0]}" if args.opts and args.opts[0].endswith(CONFIG_SUFFIXES) else " FILE"
+        parser.error(f"the config is missing; name it by --config-file{meant}")
 
 
 def main() -> int:

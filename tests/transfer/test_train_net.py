@@ -189,17 +189,36 @@ def test_check_data_prints_findings_and_trains_nothing(data, tmp_path, monkeypat
     assert not (tmp_path / "run").exists()
 
 
-def test_check_data_takes_the_config(data, tmp_path, monkeypatch, capsys):
-    plain = arguments(data, tmp_path / "run")
-    where = plain.index("--config-file")
-    config, rest = plain[where + 1], plain[:where] + plain[where + 2 :]
-    monkeypatch.setattr(sys, "argv", [rest[0], "--check-data", config, *rest[1:]])
+@pytest.mark.parametrize("after", [True, False])
+def test_check_data_takes_the_config_itself(after, data, tmp_path, monkeypatch, capsys):
+    """``--check-data CONFIG``, with overrides after it or --config-file before it."""
+    words = arguments(data, tmp_path / "run", "--check-data")
+    config = words.index("--config-file")
+    if after:
+        name = words[config + 1]
+        words[config : config + 2] = []
+        words.insert(words.index("--check-data") + 1, name)
+    else:  # the flag comes last before the overrides, whose first is no config
+        words.remove("--check-data")
+        words.insert(words.index("MODEL.FPN.OUT_CHANNELS"), "--check-data")
+    monkeypatch.setattr(sys, "argv", words)
     assert train_net.main() == 0
-    assert f"data set {data}: 4 images, 12 annotations, 3 classes\n" in capsys.readouterr().out
-    monkeypatch.setattr(sys, "argv", [rest[0], "--check-data"])
-    with pytest.raises(SystemExit):
-        train_net.main()
-    assert "required: --config-file" in capsys.readouterr().err
+    assert capsys.readouterr().out.startswith(f"data set {data}: 4 images, ")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--check-data"], "the config is missing; name it by --config-file FILE"),
+        (["demo_R18_FPN.yaml"], "the config is missing; name it by --config-file demo_R18_FPN.yaml"),
+        (["--config-file", "a.yaml", "--check-data", "b.yaml"], "--config-file a.yaml names the config already"),
+        (["--check-data", "nowhere.yaml"], "config nowhere.yaml: no such file"),
+        (["--check-data", "DATASETS.TRAIN", "('x',)"], "the config is missing; name it by --config-file FILE"),
+    ],
+)
+def test_a_config_that_is_not_named_is_one_line(words, message, run_cli):
+    done = run_cli(["transfer/train_net.py", *words], check=2)
+    assert (done.stdout, done.stderr.count("\n"), message in done.stderr) == ("", 1, True), done.stderr
 
 
 def test_check_data_names_images_that_cannot_be_decoded(tmp_path, monkeypatch, capsys):
