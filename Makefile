@@ -36,7 +36,7 @@ test-fast: $(READY)  ## the same, stopped at the first failure
 	$(TESTS) -m "not slow" -x
 
 test-slow: $(READY)  ## the long tests: kills, whole trainings, simulations
-	$(TESTS) -m slow
+	GAP_TESTS_START_ANEW=1 $(TESTS) -m slow
 
 coverage: $(READY)  ## the fast tests with line coverage, child processes included; fails below the floor
 	$(TESTS) -m "not slow" --cov --cov-report=term:skip-covered

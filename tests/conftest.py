@@ -11,11 +11,13 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 
 from runtime.logs import get_logger
+from tests.forked_scripts import ForkedScripts
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -79,8 +81,20 @@ def shared_data(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pat
 
 
 @pytest.fixture(scope="session")
-def run_cli() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``run_cli(["convert/to_d2.py", "x.pth"])`` runs an entry script as a user would."""
+def forked_scripts() -> Iterator[ForkedScripts]:
+    """Runs scripts in forked processes."""
+    scripts = ForkedScripts()
+    yield scripts
+    scripts.close()
+
+
+@pytest.fixture(scope="session")
+def run_cli(forked_scripts: ForkedScripts) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``run_cli(["convert/to_d2.py", "x.pth"])`` runs an entry script as a user would, in a process of its own.
+
+    It is forked, unless it gets other variables, coverage is measured, or GAP_TESTS_START_ANEW is set (make test-slow).
+    """
+    anew = any(name in os.environ for name in ("GAP_TESTS_START_ANEW", "COVERAGE_PROCESS_CONFIG"))
 
     def run(
         args: list[str],
@@ -90,11 +104,13 @@ def run_cli() -> Callable[..., subprocess.CompletedProcess[str]]:
         check: int | None = None,
     ) -> subprocess.CompletedProcess[str]:
         script, *rest = [str(a) for a in args]
-        command = [sys.executable, str(REPOSITORY / script), *rest]
-        variables = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
-        done = subprocess.run(
-            command, cwd=cwd or REPOSITORY, env=variables, capture_output=True, text=True, timeout=timeout
-        )
+        command, folder = [str(REPOSITORY / script), *rest], cwd or REPOSITORY
+        if anew or env:
+            variables = {**os.environ, "OMP_NUM_THREADS": "1", **(env or {})}
+            pipes: dict[str, Any] = {"capture_output": True, "text": True}
+            done = subprocess.run([sys.executable, *command], cwd=folder, env=variables, timeout=timeout, **pipes)
+        else:
+            done = forked_scripts.run(command, folder, timeout)
         if check is not None:
             assert done.returncode == check, f"exit {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         return done
