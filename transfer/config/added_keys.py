@@ -36,6 +36,7 @@ ADDED: dict[str, Key] = {
     "MODEL.VIT.PRETRAIN_CLS_TOKEN": _added(True, "the position embedding begins with one for a class token"),
     "MODEL.VIT.CLS_TOKEN": _added(False, "the class token takes part in attention (global blocks only)"),
     "MODEL.VIT.REGISTERS": _added(0, "register tokens that take part in attention (global blocks only)"),
+    "MODEL.VIT.ROPE": _added(False, "axial rotary positions (DINOv3), in place of USE_ABS_POS and USE_REL_POS"),
     "MODEL.VIT.LAYER_SCALE": _added(False, "a learned factor per channel on both branches of a block (DINOv2)"),
     "MODEL.VIT.FEED_FORWARD": _added("mlp", "mlp or swiglu (DINOv2 ViT-g)"),
     "MODEL.VIT.FINAL_NORM": _added(False, "layer norm after the last block"),

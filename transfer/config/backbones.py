@@ -129,6 +129,7 @@ def _vit_maps(values: Values) -> list[str]:
     if vit["WINDOW_BLOCKS"] and vit["WINDOW_SIZE"] < 1:
         raise UserError("MODEL.VIT.WINDOW_SIZE must be 1 or more, or MODEL.VIT.WINDOW_BLOCKS []")
     _check_tokens(vit)
+    _check_rope(vit)
     norm, half = values["MODEL.FPN.NORM"], vit["EMBED_DIM"] // 2
     if not norm:
         raise UserError(f"MODEL.FPN.NORM '' is not for {VIT}, whose pyramid has a norm between two layers; use LN")
@@ -146,6 +147,21 @@ def _check_tokens(vit: dict[str, Any]) -> None:
                 f"{tokens[0]} needs global attention without relative positions: set MODEL.VIT.{key} to {off}, or "
                 "leave the token out, as ViTDet does"
             )
+
+
+def _check_rope(vit: dict[str, Any]) -> None:
+    """DINOv3 has no other positions than rotary ones, of which half are an axis' cosines and half its sines."""
+    if not vit["ROPE"]:
+        return
+    for key in ("USE_ABS_POS", "USE_REL_POS"):
+        if vit[key]:
+            raise UserError(f"MODEL.VIT.ROPE True takes the place of other positions: set MODEL.VIT.{key} to False")
+    head = vit["EMBED_DIM"] // vit["NUM_HEADS"]
+    if head % 4:
+        raise UserError(
+            f"MODEL.VIT.ROPE True needs heads of a multiple of 4 channels; MODEL.VIT.EMBED_DIM {vit['EMBED_DIM']} and "
+            f"NUM_HEADS {vit['NUM_HEADS']} give {head}"
+        )
 
 
 def _pyramid(scales: Sequence[float], patch: int, width: int) -> list[str]:

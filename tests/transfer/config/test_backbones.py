@@ -46,6 +46,17 @@ def test_the_longest_side_of_jittered_images_is_that_of_their_window() -> None:
         (VIT, ["MODEL.VIT.WINDOW_SIZE", 0], "MODEL.VIT.WINDOW_SIZE must be 1 or more"),
         (VIT, ["MODEL.VIT.CLS_TOKEN", True], "MODEL.VIT.CLS_TOKEN True needs global attention"),
         (VIT, ["MODEL.VIT.REGISTERS", 4], "MODEL.VIT.REGISTERS 4 needs global attention"),
+        (VIT, ["MODEL.VIT.ROPE", True], "MODEL.VIT.ROPE True takes the place .* set MODEL.VIT.USE_ABS_POS to False"),
+        (
+            VIT,
+            ["MODEL.VIT.ROPE", True, "MODEL.VIT.USE_ABS_POS", False],
+            "MODEL.VIT.ROPE True takes the place of other positions: set MODEL.VIT.USE_REL_POS to False",
+        ),
+        (
+            {**VIT, "MODEL.VIT.USE_ABS_POS": False, "MODEL.VIT.USE_REL_POS": False},
+            ["MODEL.VIT.ROPE", True, "MODEL.VIT.NUM_HEADS", 8],
+            "heads of a multiple of 4 channels; MODEL.VIT.EMBED_DIM 48 and NUM_HEADS 8 give 6",
+        ),
         (VIT, ["MODEL.VIT.PRETRAIN_IMG_SIZE", 8], "smaller than one patch"),
         (VIT, ["MODEL.SFP.SCALE_FACTORS", [4.0, 1.0]], "must be neighbours of"),
         (VIT, ["MODEL.FPN.NORM", ""], "whose pyramid has a norm between two layers; use LN"),

@@ -47,7 +47,7 @@ NORMS = ("MODEL.RESNETS.NORM", "MODEL.FPN.NORM", "MODEL.ROI_BOX_HEAD.NORM", "MOD
 # keys of this project that Detectron2's trainer or its ViT does not read
 EMBEDDED_ONLY = (
     *(f"SOLVER.{key}" for key in ("OPTIMIZER", "BETAS", "LAYER_DECAY", "NO_DECAY")),
-    *(f"MODEL.VIT.{key}" for key in ("CLS_TOKEN", "REGISTERS", "LAYER_SCALE", "FEED_FORWARD", "FINAL_NORM")),
+    *(f"MODEL.VIT.{key}" for key in ("CLS_TOKEN", "REGISTERS", "ROPE", "LAYER_SCALE", "FEED_FORWARD", "FINAL_NORM")),
     "MODEL.VIT.ACT_CHECKPOINT",
 )
 

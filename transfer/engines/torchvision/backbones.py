@@ -38,6 +38,7 @@ def build_vit(cfg: Any) -> ViT:
         pretrained_cls_token=vit.PRETRAIN_CLS_TOKEN,
         cls_token=vit.CLS_TOKEN,
         registers=vit.REGISTERS,
+        rope=vit.ROPE,
         layer_scale=vit.LAYER_SCALE,
         feed_forward=vit.FEED_FORWARD,
         final_norm=vit.FINAL_NORM,

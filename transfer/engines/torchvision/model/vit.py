@@ -1,11 +1,12 @@
 """Plain vision transformer for detection (ViTDet, arXiv:2203.16527) with Detectron2's names and order of creation.
 
-Beyond Detectron2's, a network can have what newer checkpoints have: layer scale, class and register tokens, SwiGLU.
+Beyond Detectron2's, a network can have what newer checkpoints have: layer scale, class and register tokens, SwiGLU,
+rotary positions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.ops import StochasticDepth
 
 from transfer.engines.torchvision.model.feed_forward import FEED_FORWARD, LayerScale, ResidualBottleneck
+from transfer.engines.torchvision.model.rope import AxialRope, rotate
 from transfer.engines.torchvision.model.windows import (
     join_windows,
     position_grid,
@@ -22,6 +24,7 @@ from transfer.engines.torchvision.model.windows import (
 )
 
 OUT_FEATURE = "last_feat"
+NO_ROPES: Mapping[int, torch.Tensor] = {}
 POSITION_STD = 0.02  # of all normal initialisations of a transformer, cut at two units as torch does
 
 
@@ -75,10 +78,12 @@ class Attention(nn.Module):
                 nn.init.trunc_normal_(self.rel_pos_h, std=POSITION_STD)
                 nn.init.trunc_normal_(self.rel_pos_w, std=POSITION_STD)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """B x H x W x C to the same shape."""
+    def forward(self, x: torch.Tensor, rope: torch.Tensor | None = None) -> torch.Tensor:
+        """B x H x W x C to the same shape. ``rope``: the table by which queries and keys are turned, if they are."""
         batch, height, width, channels = x.shape
         qkv = self.qkv(x).reshape(batch, height * width, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        if rope is not None:
+            qkv = torch.stack((rotate(qkv[0], rope), rotate(qkv[1], rope), qkv[2]))
         attend = self._fused if self.fused else self._exact
         x = attend(qkv, (height, width)).view(batch, self.heads, height, width, -1)
         return self.proj(x.permute(0, 2, 3, 1, 4).reshape(batch, height, width, channels))  # type: ignore[no-any-return]
@@ -141,14 +146,14 @@ class Block(nn.Module):
         self.window = window
         self.residual = ResidualBottleneck(channels) if residual else None
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """B x H x W x C to the same shape."""
-        y = self.norm1(x)
+    def forward(self, x: torch.Tensor, ropes: Mapping[int, torch.Tensor] = NO_ROPES) -> torch.Tensor:
+        """B x H x W x C to the same shape. ``ropes``: side of a window (0: the whole grid) -> table of rotations."""
+        y, rope = self.norm1(x), ropes.get(self.window)
         if self.window:
             windows, padded = split_windows(y, self.window)
-            y = join_windows(self.attn(windows), padded, (x.shape[1], x.shape[2]))
+            y = join_windows(self.attn(windows, rope), padded, (x.shape[1], x.shape[2]))
         else:
-            y = self.attn(y)
+            y = self.attn(y, rope)
         x = x + self.drop_path(self.ls1(y))
         x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
         if self.residual is not None:
@@ -175,7 +180,8 @@ class ViT(nn.Module):
     the blocks that attend within windows of ``window`` tokens a side; ``residual_blocks``: those followed by a
     convolutional branch. ``pretrained_size`` and ``pretrained_cls_token`` give the shape of the position embedding.
     ``cls_token`` and ``registers`` (their number) let these tokens take part in attention; that needs global attention
-    without relative positions. ``final_norm`` normalises the output.
+    without relative positions. ``rope``: rotary positions (DINOv3), in place of absolute and relative ones.
+    ``final_norm`` normalises the output.
     """
 
     def __init__(
@@ -200,6 +206,7 @@ class ViT(nn.Module):
         pretrained_cls_token: bool = True,
         cls_token: bool = False,
         registers: int = 0,
+        rope: bool = False,
         layer_scale: bool = False,
         feed_forward: str = "mlp",
         final_norm: bool = False,
@@ -211,6 +218,7 @@ class ViT(nn.Module):
         self.patch_embed = PatchEmbed(patch, channels)
         positions = (pretrained_size // patch) ** 2 + pretrained_cls_token
         self.pos_embed = nn.Parameter(torch.zeros(1, positions, channels)) if absolute else None
+        self.rope_embed = AxialRope(channels // heads) if rope else None
         self.cls_token = nn.Parameter(torch.zeros(1, 1, channels)) if cls_token else None
         self.register_tokens = nn.Parameter(torch.zeros(1, registers, channels)) if registers else None
         self.blocks = nn.ModuleList(
@@ -234,6 +242,9 @@ class ViT(nn.Module):
         )
         self.norm = nn.LayerNorm(channels, eps=norm_eps) if final_norm else nn.Identity()
         self.channels, self.strides = {OUT_FEATURE: channels}, {OUT_FEATURE: patch}
+        self._draw_weights()
+
+    def _draw_weights(self) -> None:
         for token in (self.pos_embed, self.cls_token, self.register_tokens):
             if token is not None:
                 nn.init.trunc_normal_(token, std=POSITION_STD)
@@ -249,6 +260,13 @@ class ViT(nn.Module):
             tokens.append(self.register_tokens)
         return tokens
 
+    def _ropes(self, size: tuple[int, int], prefix: int) -> Mapping[int, torch.Tensor]:
+        """Tables of rotations for a grid of ``size`` after ``prefix`` tokens, by the sides of the blocks' windows."""
+        if self.rope_embed is None:
+            return NO_ROPES
+        sides = {block.window for block in self.blocks if isinstance(block, Block)}
+        return {side: self.rope_embed(size, window=side, prefix=0 if side else prefix) for side in sides}
+
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """N x 3 x H x W to {"last_feat": N x C x H/patch x W/patch}."""
         x = self.patch_embed(x)
@@ -258,11 +276,12 @@ class ViT(nn.Module):
         prefix = self._prefix()
         if prefix:  # one row of tokens: without windows and relative positions the blocks do not ask for their places
             x = torch.cat([*(token.expand(batch, -1, -1) for token in prefix), x.flatten(1, 2)], dim=1)[:, None]
+        ropes = self._ropes((height, width), sum(token.shape[1] for token in prefix))
         for block in self.blocks:
             if self.checkpointing and self.training:
-                x = checkpoint(block, x, use_reentrant=False)
+                x = checkpoint(block, x, ropes, use_reentrant=False)
             else:
-                x = block(x)
+                x = block(x, ropes)
         x = self.norm(x)
         if prefix:
             x = x[:, 0, -height * width :].reshape(batch, height, width, channels)
