@@ -11,22 +11,30 @@ from convert.checkpoint import Checkpoint
 from convert.lazy_array import LazyArray
 from convert.network_checks import compare_shapes
 from convert.spelling import Piece
+from convert.vit_spellings import MASK
 from runtime.errors import UserError
 
 # tensors that makers keep in parts, in the order in which the parts are joined along the first dimension
 JOINED = (("q", "k", "v"), ("gate", "up"))
+# layers of a feed-forward network that one maker or another names alike in both kinds -> the detector's name, and part
+GATED_NAMES = (("gate", "w12", "gate"), ("up", "w12", "up"), ("down", "w3", ""), ("fc2", "w3", ""))
+PLAIN_NAMES = (("up", "fc1", ""), ("down", "fc2", ""))
 
 
 class Pieces:
-    """The pieces of one network in a checkpoint, by the name of the tensor that they belong to and their part."""
+    """The pieces of one network in a checkpoint, by the name of the tensor that they belong to and their part.
 
-    def __init__(self, checkpoint: Checkpoint, names: Mapping[Any, str]) -> None:
-        self.checkpoint = checkpoint
+    ``zero_keys``: where queries and values have a bias and keys have none, that of the keys is 0.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, names: Mapping[Any, str], zero_keys: bool = False) -> None:
+        self.checkpoint, self.zero_keys = checkpoint, zero_keys
         self.of: dict[str, dict[str, str]] = {}
         for piece, name in names.items():
             assert isinstance(piece, Piece)
             self.of.setdefault(piece.name, {})[piece.part] = name
         self._rename_packed()
+        self._rename_alike()
 
     def _rename_packed(self) -> None:
         """timm packs SwiGLU's two input layers into fc1, twice as wide as fc2's input: here w12 and w3."""
@@ -37,6 +45,16 @@ class Pieces:
                     for field in ("weight", "bias"):
                         if pieces := self.of.pop(name.replace("fc1.weight", f"{old}.{field}"), None):
                             self.of[name.replace("fc1.weight", f"{new}.{field}")] = pieces
+
+    def _rename_alike(self) -> None:
+        """Layers that a maker names alike in plain and gated networks: the names of either."""
+        for name in [n for n in self.of if n.endswith("mlp.up.weight")]:
+            block = name.removesuffix("up.weight")
+            gated = f"{block}gate.weight" in self.of
+            for old, new, part in GATED_NAMES if gated else PLAIN_NAMES:
+                for field in ("weight", "bias"):
+                    if pieces := self.of.pop(f"{block}{old}.{field}", None):
+                        self.of.setdefault(f"{block}{new}.{field}", {})[part] = pieces[""]
 
     def _plain_shape(self, name: str) -> tuple[int, ...]:
         return next(iter(self._tensors(name).values())).shape
@@ -57,15 +75,22 @@ class Pieces:
     def _shape(self, name: str) -> tuple[int, ...]:
         tensors = self._tensors(name)
         if "" in tensors:
-            return tensors[""].shape
+            shapes = [tensor.shape for tensor in tensors.values()]
+            if any(shape != shapes[0] for shape in shapes):
+                raise UserError(f"{name} and its mask have different shapes, {' and '.join(map(str, shapes))}")
+            return shapes[0]
         order = self._order(name)
-        shapes = [tensors[part].shape for part in order]
+        shapes = [tensors[part].shape for part in order if part in tensors]
+        if len(shapes) < len(order):
+            shapes.insert(1, shapes[0])  # the bias of keys
         if any(shape[1:] != shapes[0][1:] for shape in shapes):
             raise UserError(f"the parts of {name} have different shapes, {' and '.join(map(str, shapes))}")
         return (sum(shape[0] for shape in shapes), *shapes[0][1:])
 
     def _order(self, name: str) -> tuple[str, ...]:
         here = set(self.of[name])
+        if self.zero_keys and name.endswith("qkv.bias") and here == {"q", "v"}:
+            return JOINED[0]
         for order in JOINED:
             if here == set(order):
                 return order
@@ -88,8 +113,11 @@ class Pieces:
     def _array(self, name: str) -> np.ndarray:
         parts = self.of[name]
         if "" in parts:
-            return self._read(parts[""])
-        return np.concatenate([self._read(parts[part]) for part in self._order(name)])
+            whole = self._read(parts[""])
+            return whole * self._read(parts[MASK]) if MASK in parts else whole
+        order = self._order(name)
+        arrays = {part: self._read(parts[part]) for part in order if part in parts}
+        return np.concatenate([arrays[part] if part in arrays else np.zeros_like(arrays["q"]) for part in order])
 
     def _read(self, source: str) -> np.ndarray:
         tensor, where = self.checkpoint.tensors[source], self.checkpoint.source_names[source]

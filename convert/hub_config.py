@@ -23,7 +23,7 @@ OTHERWISE = {
     "test_convnext": "computes GELU by tanh, with norms of epsilon 1e-5",
 }
 # arguments of timm's models that change what is computed and not the tensors
-ARGUMENTS = ("act_layer", "aa_layer", "norm_layer", "output_stride")
+ARGUMENTS = ("act_layer", "aa_layer", "norm_layer", "output_stride", "rope_type", "rope_temperature")
 SWIN_EPS = 1e-5
 
 
@@ -45,7 +45,8 @@ def refuse_other_computation(checkpoint: Checkpoint, network: str) -> None:
     if changed := [key for key in ARGUMENTS if isinstance(arguments, dict) and arguments.get(key) is not None]:
         raise UserError(f"{says} that it was built with {changed[0]}, which Detectron2's network has not")
     activation = hub.get("hidden_act", "gelu")  # a ResNet's is looked at with its strides
-    if network != "resnet" and activation != "gelu":
-        raise UserError(f"{says} hidden_act {str(activation)[:40]!r}; Detectron2's network computes gelu")
+    expected = "silu" if hub.get("use_gated_mlp") is True else "gelu"  # transformers' DINOv3 gates by hidden_act
+    if network != "resnet" and activation != expected:
+        raise UserError(f"{says} hidden_act {str(activation)[:40]!r}; Detectron2's network computes {expected}")
     if network == "swin" and hub.get("layer_norm_eps", SWIN_EPS) != SWIN_EPS:
         raise UserError(f"{says} layer_norm_eps {str(hub['layer_norm_eps'])[:20]}; that of Detectron2's Swin is 1e-05")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,9 @@ from convert.families import TABLE
 from convert.hub_config import hub_config
 from convert.patch_size import resample_patches
 from convert.recognition import Encoder
-from convert.vit_spellings import norm_eps
+from convert.rotary_periods import BASE, check_periods, rotary_periods
+from convert.spelling import Spelling
+from convert.vit_spellings import PERIODS, norm_eps
 from runtime.errors import UserError
 
 PATCHES = "patch_embed.proj.weight"
@@ -35,29 +38,36 @@ def convert_network(
         raise UserError("--heads is for plain ViTs, whose tensors do not show it: leave it out")
     if patch_size is not None and kind != "vit":
         raise UserError(f"--patch-size is for plain ViTs; this is a {kind}: leave it out")
-    pieces = Pieces(checkpoint, encoder.names)
+    pieces = Pieces(checkpoint, encoder.names, zero_keys=_rotary(encoder))
     notes: tuple[str, ...] = ()
     network: vit.VisionTransformer | convnext.ConvNeXt | swin.Swin
     if kind == "vit":
         network, notes = _vit(checkpoint, encoder, pieces.shapes(), heads)
     else:
         network = convnext.infer(pieces.shapes()) if kind == "convnext" else swin.infer(pieces.shapes())
-    loaded = pieces.load(dict(network.parts()), network.name)
+    parts = dict(network.parts())
+    made: dict[str, np.ndarray] = {}  # beside the file's tensors, or in place of one
+    if isinstance(network, vit.VisionTransformer) and network.rope and PERIODS not in pieces.of:
+        made, note = _periods(checkpoint, network)
+        notes += (note,)
+    loaded = pieces.load({name: shape for name, shape in parts.items() if name not in made}, network.name)
     if not any(loaded[name].any() for name in FIRST if name in loaded):
         raise UserError("its first convolution is 0: the weights were never filled in, or were lost in saving")
-    resampled: dict[str, np.ndarray] = {}  # in place of the file's
+    if PERIODS in loaded:
+        check_periods(loaded[PERIODS])
     if patch_size is not None and isinstance(network, vit.VisionTransformer) and patch_size != network.patch:
-        resampled = {PATCHES: resample_patches(loaded[PATCHES], patch_size)}
+        made[PATCHES] = resample_patches(loaded[PATCHES], patch_size)
         notes += (_resampled(network.patch, patch_size),)
-        network, loaded = replace(network, patch=patch_size), loaded | resampled
-    tensors = {network.prefix + name: array for name, array in loaded.items()}
+        network = replace(network, patch=patch_size)
+    loaded |= made
+    tensors = {network.prefix + name: loaded[name] for name in parts}
 
     def compare(stride_in_1x1: bool) -> dict[str, float]:
         # torch is not needed to rename
         if isinstance(network, vit.VisionTransformer):
             from convert.verify_vit import compare_vit
 
-            source = dict(pieces.arrays()) | {name: {"": array} for name, array in resampled.items()}
+            source = dict(pieces.arrays()) | {name: {"": array} for name, array in made.items()}
             difference = compare_vit(source, tensors, network)
         else:
             from convert.verify_stages import compare_stages
@@ -78,6 +88,19 @@ def _resampled(old: int, new: int) -> str:
     )
 
 
+def _rotary(encoder: Encoder) -> bool:
+    return isinstance(encoder.layout, Spelling) and encoder.layout.rotary
+
+
+def _periods(checkpoint: Checkpoint, network: vit.VisionTransformer) -> tuple[dict[str, np.ndarray], str]:
+    """The periods that a maker computes and does not keep in the file, and what to say of them."""
+    theta = hub_config(checkpoint).get("rope_theta", BASE)
+    if not isinstance(theta, int | float) or isinstance(theta, bool) or not 1 < theta < math.inf:
+        raise UserError(f"config.json beside it says rope_theta {str(theta)[:20]!r}, which is not a base of periods")
+    note = f"rotary periods: not in the file, as its maker does not keep them; computed with base {theta:g}"
+    return {PERIODS: rotary_periods(network.width // network.heads, float(theta))}, note
+
+
 def _vit(
     checkpoint: Checkpoint, encoder: Encoder, shapes: dict[str, tuple[int, ...]], heads: int | None
 ) -> tuple[vit.VisionTransformer, tuple[str, ...]]:
@@ -85,10 +108,12 @@ def _vit(
     hub = hub_config(checkpoint)
     width = next(iter(shapes.get(PATCHES, ())), 0)
     known = heads or _number(hub, "num_attention_heads") or (family.heads.get(width) if family else None)
-    network = vit.infer(shapes, known, _norm_eps(hub, encoder.names.values()))
-    if known is not None:
+    rotary = _rotary(encoder) or PERIODS in shapes
+    network = vit.infer(shapes, known, _norm_eps(hub, encoder.names.values(), rotary), rotary)
+    if known is not None or PERIODS in shapes:
         return network, ()
-    source = "the published number for this width" if width in vit.HEADS else "64 channels a head"
+    published = vit.ROPE_HEADS if rotary else vit.HEADS
+    source = "the published number for this width" if width in published else "64 channels a head"
     return network, (f"{network.heads} attention heads: {source}; no tensor shows it, --heads says another",)
 
 
@@ -97,8 +122,8 @@ def _number(hub: dict[str, Any], key: str) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
-def _norm_eps(hub: dict[str, Any], names: Iterable[str]) -> float:
+def _norm_eps(hub: dict[str, Any], names: Iterable[str], rotary: bool) -> float:
     value = hub.get("layer_norm_eps")
     if isinstance(value, float) and 0 < value < 1:
         return value
-    return norm_eps(names)
+    return norm_eps(names, rotary)

@@ -31,6 +31,7 @@ IMAGENET_BGR = Preprocessing("BGR", (103.53, 116.28, 123.675), (57.375, 57.12, 5
 MSRA_BGR = Preprocessing("BGR", (103.53, 116.28, 123.675), (1.0, 1.0, 1.0), stride_in_1x1=True)
 UNIT = Preprocessing("RGB", (0.0, 0.0, 0.0), (255.0, 255.0, 255.0))  # [0, 1], as SimCLR feeds it
 HALF = Preprocessing("RGB", (127.5, 127.5, 127.5), (127.5, 127.5, 127.5))  # mean and std 0.5, some timm weights
+SATELLITE = Preprocessing("RGB", (109.65, 104.805, 75.48), (54.315, 39.78, 36.465))  # DINOv3's weights of SAT-493M
 
 PREPROCESSING = {
     "imagenet": IMAGENET,
@@ -38,6 +39,7 @@ PREPROCESSING = {
     "msra": MSRA_BGR,
     "unit": UNIT,
     "half": HALF,
+    "satellite": SATELLITE,
 }
 
 

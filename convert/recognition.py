@@ -158,12 +158,12 @@ def _show(root: str) -> str:
 
 def _roots(place: Place, prefixes: set[str]) -> list[str]:
     """The roots of ``place`` where a network begins, by the names of its first tensors."""
-    groups = LAYOUTS[place.layout].begin
-    return [
-        root
-        for root in dict.fromkeys(place.roots)
-        if any(all(_join(root, name) in prefixes for name in group) for group in groups)
-    ]
+    layout = LAYOUTS[place.layout]
+
+    def has(root: str, groups: Iterable[tuple[str, ...]]) -> bool:
+        return any(all(_join(root, name) in prefixes for name in group) for group in groups)
+
+    return [root for root in dict.fromkeys(place.roots) if has(root, layout.begin) and not has(root, layout.unless)]
 
 
 def _take(checkpoint: Checkpoint, place: Place, prefixes: set[str]) -> dict[Any, str] | None:

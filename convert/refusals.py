@@ -21,8 +21,6 @@ NETWORK_NAMES = {
 OTHER_NETWORKS = {
     "resblocks": "a CLIP vision transformer, which has a norm before its blocks that Detectron2's ViT has not",
     "class_embedding": "a CLIP vision transformer, which has a norm before its blocks that Detectron2's ViT has not",
-    "embeddings.patch_embeddings.weight": "a vision transformer with rotary positions (DINOv3 of transformers), which "
-    "Detectron2's ViT does not compute",
     "decoder_embed": "the decoder of a masked autoencoder; its encoder is not in the file",
     "decoder_blocks": "the decoder of a masked autoencoder; its encoder is not in the file",
     "relative_position_bias_table": "a Swin transformer or BEiT",
@@ -75,7 +73,7 @@ def find_networks(checkpoint: Checkpoint) -> list[tuple[str, str]]:
 
 
 def refuse_strange_parts(checkpoint: Checkpoint, layout: AnyLayout, root: str) -> None:
-    """Refuse tensors of a network that Detectron2's does not have (SE, pooled shortcuts, rotary positions)."""
+    """Refuse tensors of a network that Detectron2's does not have (SE, pooled shortcuts, relative position biases)."""
     start = len(root) + 1 if root else 0
     for name in checkpoint.tensors:
         local = name[start:]

@@ -67,6 +67,7 @@ class Layout:
     templates: tuple[str, ...]
 
     network = "resnet"
+    unless: tuple[tuple[str, ...], ...] = ()
 
     @property
     def begin(self) -> tuple[tuple[str, ...], ...]:

@@ -60,7 +60,9 @@ class Spelling:
     ``begin``: groups of names; a network of this spelling has all names of one group, by which it is found. ``inside``:
     beginnings of names that only the network uses; a name there that no rule reads is a part that Detectron2's network
     does not have. ``refused``: words in names -> the part that they show, which Detectron2's network does not have
-    either. ``ignored``: words in names of what is computed anew, and not learned.
+    either. ``ignored``: words in names of what is computed anew, and not learned. ``unless``: groups of names; where
+    all names of one are there, the network is of another spelling that has the names of ``begin`` too. ``rotary``: the
+    network has DINOv3's rotary positions and no bias on keys, which none of its tensors shows.
     """
 
     name: str
@@ -70,6 +72,8 @@ class Spelling:
     inside: tuple[str, ...]
     refused: Mapping[str, str]
     ignored: tuple[str, ...] = ()
+    unless: tuple[tuple[str, ...], ...] = ()
+    rotary: bool = False
 
     def parse(self, name: str) -> Piece | None:
         """The piece with this name, or None if it is not a tensor of this network."""

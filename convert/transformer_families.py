@@ -10,7 +10,7 @@ _DECODER = in_wrappers("decoder_embed", "decoder_blocks")
 
 TRANSFORMER_FAMILIES: dict[str, Family] = {
     "vit": Family(
-        "ViT in timm's names: timm, DeiT, DINOv2, and the released encoders of MAE, DINO, iBOT",
+        "ViT in timm's names: timm, DeiT, DINOv2, DINOv3, and the released encoders of MAE, DINO, iBOT",
         {"encoder": Place(FLAT, "vit"), "ema": Place(("state_dict_ema", "model_ema"), "vit")},
         "",
         lacks=_DECODER,
@@ -53,6 +53,11 @@ TRANSFORMER_FAMILIES: dict[str, Family] = {
                 ("", "vit", "dinov2", "dinov2_with_registers", "model", "state_dict"), "vit of transformers"
             )
         },
+    ),
+    "dinov3-timm": Family("DINOv3 ViTs in the names of timm's Eva", {"encoder": Place(FLAT, "dinov3 of timm")}),
+    "dinov3-huggingface": Family(
+        "transformers DINOv3ViTModel",
+        {"encoder": Place(("", "model", "dinov3_vit", "state_dict"), "dinov3 of transformers")},
     ),
     "google-vit": Family(
         "ViT of google's and timm's AugReg weights, in timm's names",

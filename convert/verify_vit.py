@@ -3,11 +3,12 @@
 Two independent forward passes. One reads the pieces as the file has them and follows timm's ``vision_transformer.py``:
 a row of tokens. The other reads the converted names and follows Detectron2's ``vit.py``: a grid. Both include class and
 register tokens where there are some. The image covers a corner of the pretraining's grid, so that no position is
-resampled.
+resampled; with rotary positions it is wider than high.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from convert.vit import VisionTransformer
+from convert.vit_spellings import MASK, PERIODS
 
 SIDE = 3  # patches a side of the image
 
@@ -24,8 +26,9 @@ def compare_vit(
     pieces: Mapping[str, Mapping[str, np.ndarray]], tensors: Mapping[str, np.ndarray], network: VisionTransformer
 ) -> dict[str, float]:
     """Stage -> max |difference| of the activations of source (tensor -> part -> array) and converted network."""
-    side = min(SIDE, network.grid)
-    image = torch.randn(1, 3, side * network.patch, side * network.patch, generator=torch.Generator().manual_seed(0))
+    size = (SIDE, SIDE + 1) if network.rope else (min(SIDE, network.grid),) * 2
+    pixels = [side * network.patch for side in size]
+    image = torch.randn(1, 3, *pixels, generator=torch.Generator().manual_seed(0))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with torch.no_grad():
@@ -45,8 +48,8 @@ def _source_forward(
         if parts is None:
             return None
         if "" in parts:
-            return parts[""]
-        return torch.cat([parts[part] for part in order])
+            return parts[""] * parts[MASK] if MASK in parts else parts[""]
+        return torch.cat([parts[part] if part in parts else torch.zeros_like(parts["q"]) for part in order])
 
     def linear(x: Tensor, name: str, order: tuple[str, ...] = ("",)) -> Tensor:
         weight = get(f"{name}.weight", order)
@@ -56,23 +59,25 @@ def _source_forward(
     def norm(x: Tensor, name: str) -> Tensor:
         return F.layer_norm(x, (network.width,), get(f"{name}.weight"), get(f"{name}.bias"), network.norm_eps)
 
-    weight, positions = get("patch_embed.proj.weight"), get("pos_embed")
+    weight, positions, periods = get("patch_embed.proj.weight"), get("pos_embed"), get(PERIODS)
     assert weight is not None
-    assert positions is not None
     patches = F.conv2d(image, weight, get("patch_embed.proj.bias"), network.patch)
-    side = patches.shape[-1]
     x = patches.flatten(2).transpose(1, 2)
-    corner = [network.cls_position + row * network.grid + column for row in range(side) for column in range(side)]
-    x = x + positions[:, corner]
     cls, registers = get("cls_token"), get("register_tokens")
-    first = [] if cls is None else [cls + positions[:, :1] if network.cls_position else cls]
-    x = torch.cat([*first, *([] if registers is None else [registers]), x], dim=1)
+    if positions is not None:
+        side = patches.shape[-1]
+        corner = [network.cls_position + row * network.grid + column for row in range(side) for column in range(side)]
+        x = x + positions[:, corner]
+        cls = cls + positions[:, :1] if cls is not None and network.cls_position else cls
+    x = torch.cat([*(tokens for tokens in (cls, registers) if tokens is not None), x], dim=1)
     outputs = {"input": x}
     head = network.width // network.heads
     for index, stage in enumerate(network.stages()):
         name = f"blocks.{index}"
         qkv = linear(norm(x, f"{name}.norm1"), f"{name}.attn.qkv", ("q", "k", "v"))
         q, k, v = qkv.reshape(1, -1, 3, network.heads, head).permute(2, 0, 3, 1, 4).unbind(0)
+        if periods is not None:
+            q, k = (_turn_patches(part, periods, *patches.shape[2:]) for part in (q, k))
         weights = (q * head**-0.5 @ k.transpose(-2, -1)).softmax(dim=-1)
         y = linear((weights @ v).transpose(1, 2).reshape(1, -1, network.width), f"{name}.attn.proj")
         scale = get(f"{name}.ls1.gamma")
@@ -88,6 +93,32 @@ def _source_forward(
     return outputs | ({"norm": norm(x, "norm")} if network.final_norm else {})
 
 
+def _turn_patches(x: Tensor, periods: Tensor, height: int, width: int) -> Tensor:
+    """DINOv3's rope_position_encoding.py and attention.py: the last height * width tokens of 1 x heads x tokens x C."""
+    places = torch.meshgrid(torch.arange(0.5, height) / height, torch.arange(0.5, width) / width, indexing="ij")
+    coordinates = 2.0 * torch.stack(places, dim=-1).flatten(0, 1) - 1.0
+    angles = (2 * math.pi * coordinates[:, :, None] / periods[None, None, :]).flatten(1, 2).tile(2)
+    first, last = x[:, :, : -height * width], x[:, :, -height * width :]
+    a, b = last.chunk(2, dim=-1)
+    turned = last * torch.cos(angles) + torch.cat([-b, a], dim=-1) * torch.sin(angles)
+    return torch.cat([first, turned], dim=2)
+
+
+def _rotations(periods: Tensor, height: int, width: int, before: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of every token, tokens x C / 2: those ``before`` the patches turn by nothing."""
+    by_row, by_column = (
+        2 * math.pi * (2.0 * (torch.arange(0.5, length) / length) - 1.0)[:, None] / periods
+        for length in (height, width)
+    )
+    rows = by_row[:, None].expand(-1, width, -1)
+    columns = by_column[None].expand(height, -1, -1)
+    angles = torch.cat([rows, columns], dim=2).view(height * width, -1)
+    return (
+        torch.cat([torch.ones(before, angles.shape[1]), angles.cos()]),
+        torch.cat([torch.zeros(before, angles.shape[1]), angles.sin()]),
+    )
+
+
 def _converted_forward(weights: Mapping[str, Tensor], network: VisionTransformer, image: Tensor) -> dict[str, Tensor]:
     def layer_norm(x: Tensor, name: str) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], network.norm_eps)
@@ -101,14 +132,12 @@ def _converted_forward(weights: Mapping[str, Tensor], network: VisionTransformer
         0, 2, 3, 1
     )
     height, width = grid.shape[1:3]
-    table = weights["pos_embed"]
-    places = table[:, 1:] if network.cls_position else table
-    grid = grid + places.reshape(1, network.grid, network.grid, -1)[:, :height, :width]
-    row = []
-    if "cls_token" in weights:
-        row.append(weights["cls_token"] + table[:, :1] if network.cls_position else weights["cls_token"])
-    if "register_tokens" in weights:
-        row.append(weights["register_tokens"])
+    row = [weights[name] for name in ("cls_token", "register_tokens") if name in weights]
+    if not network.rope:
+        table = weights["pos_embed"]
+        places = table[:, 1:] if network.cls_position else table
+        grid = grid + places.reshape(1, network.grid, network.grid, -1)[:, :height, :width]
+        row[:1] = [row[0] + table[:, :1]] if "cls_token" in weights and network.cls_position else row[:1]
     x = torch.cat([*row, grid.flatten(1, 2)], dim=1)
     outputs = {"input": x}
     for index in range(network.depth):
@@ -116,6 +145,10 @@ def _converted_forward(weights: Mapping[str, Tensor], network: VisionTransformer
         tokens = x.shape[1]
         qkv = fully_connected(layer_norm(x, f"{block}norm1"), f"{block}attn.qkv")
         q, k, v = qkv.view(tokens, 3, network.heads, -1).permute(1, 2, 0, 3).unbind(0)
+        if network.rope:
+            cos, sin = _rotations(weights[PERIODS], height, width, tokens - height * width)
+            halves = (part.chunk(2, dim=2) for part in (q, k))
+            q, k = (torch.cat([a * cos + -b * sin, b * cos + a * sin], dim=2) for a, b in halves)
         attention = (q * (network.width // network.heads) ** -0.5) @ k.transpose(1, 2)
         out = (attention.softmax(-1) @ v).permute(1, 0, 2).reshape(1, tokens, network.width)
         out = fully_connected(out, f"{block}attn.proj")

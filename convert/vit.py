@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from convert.network_checks import whole_number_of_blocks
+from convert.vit_spellings import PERIODS
 from runtime.errors import UserError
 
 # width -> attention heads of the published networks, which no tensor shows; others have 64 channels a head
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16}
+ROPE_HEADS = {4096: 32}  # of those with rotary positions
 SIZES = {(192, 12): "ti", (384, 12): "s", (768, 12): "b", (1024, 24): "l", (1280, 32): "h", (1536, 40): "g"}
+SIZES[4096, 40] = "7b"
 STAGES = 4  # rows of the report into which the blocks are divided
 TANH_GELU = ((1152, 4304, 16), (1536, 6144, 16))  # width, hidden, patch of SigLIP 2's so400m and giant
 PATCHES_HELD = (8, 16, 32)  # by the detector, whose pyramid has strides of powers of two
@@ -23,6 +26,7 @@ class VisionTransformer:
     """A plain ViT. ``grid``: patches a side of its training images; ``hidden``: width in its feed-forward network.
 
     ``cls_position``: the position embedding begins with one for the class token. ``registers``: their number.
+    ``rope``: rotary positions (DINOv3) instead of a position embedding; ``grid`` is then 0.
     """
 
     width: int
@@ -34,6 +38,7 @@ class VisionTransformer:
     cls_token: bool = True
     cls_position: bool = True
     registers: int = 0
+    rope: bool = False
     layer_scale: bool = False
     gated: bool = False
     qkv_bias: bool = True
@@ -46,12 +51,16 @@ class VisionTransformer:
     def name(self) -> str:
         """``vit_b16``; with its width and depth where it has no published size."""
         size = SIZES.get((self.width, self.depth), f"{self.width}x{self.depth}_")
-        return f"vit_{size}{self.patch}" + ("_reg" + str(self.registers) if self.registers else "")
+        registers = f"_reg{self.registers}" if self.registers else ""
+        return f"vit_{size}{self.patch}{'_rope' if self.rope else ''}{registers}"
 
     def parts(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Every tensor with its shape, in the order of the network."""
         c, h = self.width, self.hidden
-        yield "pos_embed", (1, self.grid**2 + self.cls_position, c)
+        if self.rope:
+            yield PERIODS, (c // self.heads // 4,)
+        else:
+            yield "pos_embed", (1, self.grid**2 + self.cls_position, c)
         if self.cls_token:
             yield "cls_token", (1, 1, c)
         if self.registers:
@@ -102,10 +111,13 @@ class VisionTransformer:
             "NORM_EPS": self.norm_eps,
             "LAYER_SCALE": self.layer_scale,
             "FEED_FORWARD": "swiglu" if self.gated else "mlp",
-            "USE_ABS_POS": True,
-            "PRETRAIN_IMG_SIZE": self.grid * self.patch,
-            "PRETRAIN_CLS_TOKEN": self.cls_position,
+            "ROPE": self.rope,
+            "USE_ABS_POS": not self.rope,
         }
+        if self.rope:
+            keys["USE_REL_POS"] = False
+        else:
+            keys |= {"PRETRAIN_IMG_SIZE": self.grid * self.patch, "PRETRAIN_CLS_TOKEN": self.cls_position}
         return {f"MODEL.VIT.{key}": value for key, value in keys.items()}
 
     @property
@@ -121,6 +133,8 @@ class VisionTransformer:
             f"position embedding: a grid of {self.grid} x {self.grid}, kept as it is; the detector resamples it to the "
             "grid of its images (bicubic, as Detectron2 does)"
         ]
+        if self.rope:
+            notes = ["rotary positions: the detector computes them for the grid of its images, from the periods here"]
         tokens = {"the class token": "CLS_TOKEN True"} if self.cls_token else {}
         if self.registers:
             tokens[f"{self.registers} register tokens"] = f"REGISTERS {self.registers}"
@@ -142,11 +156,14 @@ class VisionTransformer:
         return tuple(notes)
 
 
-def infer(shapes: Mapping[str, tuple[int, ...]], heads: int | None = None, norm_eps: float = 1e-6) -> VisionTransformer:
-    """The ViT with the tensors of ``shapes`` (Detectron2's names); ``Pieces.load`` compares each with it.
+def infer(
+    shapes: Mapping[str, tuple[int, ...]], heads: int | None = None, norm_eps: float = 1e-6, rotary: bool = False
+) -> VisionTransformer:
+    """The ViT with the tensors of ``shapes`` (the detector's names); ``Pieces.load`` compares each with it.
 
-    ``heads``: where it is known, since no tensor shows it. Raises UserError for a missing block, and for positions that
-    Detectron2's ViT cannot hold.
+    ``heads``: where it is known, since only the periods of rotary positions show it. ``rotary``: it has such positions,
+    though ``shapes`` may not have their periods. Raises UserError for a missing block, and for positions that the
+    detector's ViT cannot hold.
     """
     patches = shapes.get("patch_embed.proj.weight", ())
     if len(patches) != 4 or patches[2] != patches[3] or patches[1] != 3:
@@ -155,7 +172,12 @@ def infer(shapes: Mapping[str, tuple[int, ...]], heads: int | None = None, norm_
         )
     width, patch = patches[0], patches[2]
     depth = whole_number_of_blocks(shapes, "blocks.")
-    grid, cls_position = _grid(shapes, width)
+    rope = rotary or PERIODS in shapes
+    grid, cls_position = (0, False) if rope else _grid(shapes, width)
+    if rope and "pos_embed" in shapes:
+        raise UserError(
+            "it has a position embedding beside rotary positions (EVA-02); the detector's ViT has one of them"
+        )
     gated = "blocks.0.mlp.w12.weight" in shapes
     last = shapes.get("blocks.0.mlp.w3.weight" if gated else "blocks.0.mlp.fc2.weight", (0, 0))
     if gated and last[-1] % 8:
@@ -166,13 +188,14 @@ def infer(shapes: Mapping[str, tuple[int, ...]], heads: int | None = None, norm_
     return VisionTransformer(
         width,
         depth,
-        _heads(width, heads),
+        _rope_heads(shapes, width, heads) if rope else _heads(width, heads),
         patch,
         grid,
         last[-1],
         cls_token="cls_token" in shapes,
         cls_position=cls_position,
         registers=registers,
+        rope=rope,
         layer_scale="blocks.0.ls1.gamma" in shapes,
         gated=gated,
         qkv_bias="blocks.0.attn.qkv.bias" in shapes,
@@ -191,13 +214,32 @@ def _heads(width: int, heads: int | None) -> int:
     return heads
 
 
+def _rope_heads(shapes: Mapping[str, tuple[int, ...]], width: int, heads: int | None) -> int:
+    """Heads of a network with rotary positions, which have one period for each four channels of a head."""
+    periods = shapes.get(PERIODS)
+    if periods is None:
+        heads = heads or ROPE_HEADS.get(width) or (width // 64 if width % 64 == 0 else 0)
+        if heads < 1 or width % (4 * heads):
+            raise UserError(
+                f"its number of attention heads cannot be told from a width of {width}; say it with --heads, a divisor "
+                f"of {width // 4}"
+            )
+        return heads
+    shown = width // (4 * periods[0]) if len(periods) == 1 else 0
+    if not shown or 4 * periods[0] * shown != width:
+        raise UserError(f"its {PERIODS} is {'x'.join(map(str, periods))}, which no heads of a width of {width} have")
+    if heads not in (None, shown):
+        raise UserError(f"its {PERIODS} are those of {shown} attention heads, not of {heads}: leave out --heads")
+    return shown
+
+
 def _grid(shapes: Mapping[str, tuple[int, ...]], width: int) -> tuple[int, bool]:
     """Side of the grid of the position embedding, and whether one entry comes before the grid."""
     positions = shapes.get("pos_embed")
     if positions is None:
         raise UserError(
-            "it has no position embedding (pos_embed): its positions are rotary or relative (DINOv3, EVA-02, BEiT), "
-            "which Detectron2's ViT does not compute"
+            "it has no position embedding (pos_embed): its positions are rotary or relative (EVA-02, BEiT), which the "
+            "detector's ViT does not compute; DINOv3's rotary positions are known by rope_embed.periods"
         )
     if len(positions) != 3 or positions[2] != width:
         raise UserError(f"its pos_embed is {'x'.join(map(str, positions))}, not 1 x positions x {width}")

@@ -1,4 +1,4 @@
-"""How the makers of vision transformers name their tensors. The targets are the names of Detectron2's ViT."""
+"""How the makers of vision transformers name their tensors. The targets are the names of the detector's ViT."""
 
 from __future__ import annotations
 
@@ -12,15 +12,23 @@ GATED, GATED_OUT = "blocks.{i}.mlp.w12.{f}", "blocks.{i}.mlp.w3.{f}"
 NORM1, NORM2 = "blocks.{i}.norm1.{f}", "blocks.{i}.norm2.{f}"
 SCALE1, SCALE2 = "blocks.{i}.ls1.gamma", "blocks.{i}.ls2.gamma"
 PATCHES, POSITIONS, CLASS, REGISTERS = "patch_embed.proj.{f}", "pos_embed", "cls_token", "register_tokens"
+PERIODS = "rope_embed.periods"
+# DINOv3 keeps the bias of queries, keys and values with a factor for each number, 0 for those of the keys
+QKV_BIAS, MASK = "blocks.{i}.attn.qkv.bias", "mask"
+# of makers who name the layers of plain and of gated networks alike: convert.assembly renames them
+GATE, UP, DOWN = "blocks.{i}.mlp.gate.{f}", "blocks.{i}.mlp.up.{f}", "blocks.{i}.mlp.down.{f}"
 
 _TIMM_BLOCK = (
     (NORM1, NORM1),
     (QKV, QKV),
+    ("blocks.{i}.attn.qkv.bias_mask", QKV_BIAS, MASK),
     (PROJ, PROJ),
     (NORM2, NORM2),
     (FC1, FC1),
     (FC2, FC2),
     (GATED, GATED),
+    ("blocks.{i}.mlp.w1.{f}", GATED, "gate"),
+    ("blocks.{i}.mlp.w2.{f}", GATED, "up"),
     (GATED_OUT, GATED_OUT),
     (SCALE1, SCALE1),
     (SCALE2, SCALE2),
@@ -31,6 +39,8 @@ _TIMM_INPUT = (
     (CLASS, CLASS),
     (REGISTERS, REGISTERS),
     ("reg_token", REGISTERS),
+    ("storage_tokens", REGISTERS),
+    (PERIODS, PERIODS),
     ("norm.{f}", "norm.{f}"),
 )
 
@@ -39,7 +49,7 @@ def _apart(query: str, key: str, value: str) -> tuple[tuple[str, str, str], ...]
     return ((query, QKV, "q"), (key, QKV, "k"), (value, QKV, "v"))
 
 
-# words in names -> what Detectron2's ViT does not have
+# words in names -> what the detector's ViT does not have
 REFUSED = {
     "patch_embed.proj.0.": "a patch embedding of several convolutions (the conv stem of MoCo v3)",
     "patch_embed.backbone.": "a convolutional network before the blocks (hybrid ViT)",
@@ -47,10 +57,7 @@ REFUSED = {
     "rel_pos_bias": "relative position biases (BEiT)",
     "rel_pos_h": "the relative positions of a fine-tuned detector; start from the whole detector instead",
     "rel_pos_w": "the relative positions of a fine-tuned detector; start from the whole detector instead",
-    "rope": "rotary positions (DINOv3, EVA-02)",
-    "periods": "rotary positions (DINOv3)",
-    "storage_tokens": "rotary positions and storage tokens (DINOv3)",
-    "bias_mask": "DINOv3's attention, whose positions are rotary",
+    "rope": "other rotary positions than DINOv3's",
     "gamma_1": "BEiT's or EVA's attention, whose positions are relative or rotary",
     "attn.q_bias": "biases of queries and values alone (BEiT, SimMIM, EVA-02), whose positions are relative or rotary",
     "norm_pre.": "a norm before the blocks (CLIP)",
@@ -63,8 +70,9 @@ REFUSED = {
     "attn.norm": "a norm inside the attention (EVA-02)",
     "mlp.norm": "a norm inside the feed-forward network (EVA-02)",
 }
+EVA_BEGIN = (("patch_embed.proj.weight", "blocks.0.gamma_1", "cls_token", "reg_token"),)
 # DINOv2 trains with its blocks in chunks, blocks.CHUNK.NUMBER; a block keeps its number within the whole network
-_CHUNKED_BLOCK = tuple((source.replace("blocks.", "blocks.{c}."), target) for source, target in _TIMM_BLOCK)
+_CHUNKED_BLOCK = tuple((source.replace("blocks.", "blocks.{c}."), *rest) for source, *rest in _TIMM_BLOCK)
 TIMM = Spelling(
     "vit",
     "vit",
@@ -72,6 +80,35 @@ TIMM = Spelling(
     begin=tuple(("patch_embed.proj.weight", f"blocks.{first}.norm1.weight") for first in ("0", "0.0")),
     inside=("patch_embed.", "blocks."),
     refused=REFUSED,
+    unless=EVA_BEGIN,
+)
+# timm's Eva with DINOv3's positions, of which it keeps no tensor: its others have absolute or relative positions, or
+# no class token beside the registers
+EVA = Spelling(
+    "dinov3 of timm",
+    "vit",
+    rules(
+        (PATCHES, PATCHES),
+        (CLASS, CLASS),
+        ("reg_token", REGISTERS),
+        ("norm.{f}", "norm.{f}"),
+        (NORM1, NORM1),
+        ("blocks.{i}.attn.qkv.weight", "blocks.{i}.attn.qkv.weight"),
+        ("blocks.{i}.attn.q_bias", QKV_BIAS, "q"),
+        ("blocks.{i}.attn.v_bias", QKV_BIAS, "v"),
+        (PROJ, PROJ),
+        (NORM2, NORM2),
+        (FC1, FC1),
+        (FC2, FC2),
+        ("blocks.{i}.mlp.fc1_g.{f}", GATE),
+        ("blocks.{i}.mlp.fc1_x.{f}", UP),
+        ("blocks.{i}.gamma_1", SCALE1),
+        ("blocks.{i}.gamma_2", SCALE2),
+    ),
+    begin=EVA_BEGIN,
+    inside=("patch_embed.", "blocks."),
+    refused={**REFUSED, "pos_embed": "absolute positions beside rotary ones (EVA-02)"},
+    rotary=True,
 )
 TORCHVISION = Spelling(
     "vit of torchvision",
@@ -153,12 +190,50 @@ HUGGINGFACE = Spelling(
     },
 )
 
-LARGE_EPS, SMALL_EPS = 1e-6, 1e-12  # of everyone else's norms; of those of transformers' ViT, ViTMAE and DPT
+_HF_ROTARY_BLOCKS = ("model.layer", "layer")  # of the modules since transformers 5, and of all files
+DINOV3_HUGGINGFACE = Spelling(
+    "dinov3 of transformers",
+    "vit",
+    (
+        *rules(
+            ("embeddings.patch_embeddings.{f}", PATCHES),
+            ("embeddings.cls_token", CLASS),
+            ("embeddings.register_tokens", REGISTERS),
+            ("norm.{f}", "norm.{f}"),
+        ),
+        *(
+            Rule(f"{blocks}.{{i}}.{source}", *rest)
+            for blocks in _HF_ROTARY_BLOCKS
+            for source, *rest in (
+                *_apart("attention.q_proj.{f}", "attention.k_proj.{f}", "attention.v_proj.{f}"),
+                ("attention.o_proj.{f}", PROJ),
+                ("norm1.{f}", NORM1),
+                ("norm2.{f}", NORM2),
+                ("mlp.gate_proj.{f}", GATE),
+                ("mlp.up_proj.{f}", UP),
+                ("mlp.down_proj.{f}", DOWN),
+                ("layer_scale1.lambda1", SCALE1),
+                ("layer_scale2.lambda1", SCALE2),
+            )
+        ),
+    ),
+    begin=tuple(("embeddings.patch_embeddings.weight", f"{blocks}.0.norm1.weight") for blocks in _HF_ROTARY_BLOCKS),
+    inside=("embeddings.patch_embeddings.", *(f"{blocks}." for blocks in _HF_ROTARY_BLOCKS)),
+    refused={},
+    rotary=True,
+)
+
+# of everyone else's norms; of those of transformers' ViT, ViTMAE and DPT; of those of every released DINOv3
+LARGE_EPS, SMALL_EPS, ROTARY_EPS = 1e-6, 1e-12, 1e-5
 
 
-def norm_eps(names: Iterable[str]) -> float:
-    """The epsilon of a ViT's norms, which no tensor shows, by the names that its maker gives them."""
+def norm_eps(names: Iterable[str], rotary: bool = False) -> float:
+    """The epsilon of a ViT's norms, which no tensor shows, by its positions and the names that its maker gives them."""
+    if rotary:
+        return ROTARY_EPS
     return SMALL_EPS if any(".layernorm_before." in name for name in names) else LARGE_EPS
 
 
-VIT_SPELLINGS: Mapping[str, Spelling] = {spelling.name: spelling for spelling in (TIMM, TORCHVISION, HUGGINGFACE)}
+VIT_SPELLINGS: Mapping[str, Spelling] = {
+    spelling.name: spelling for spelling in (TIMM, EVA, TORCHVISION, HUGGINGFACE, DINOV3_HUGGINGFACE)
+}

@@ -147,6 +147,7 @@ def _vit_of(backbone: Backbone) -> nn.Module:
     unlike = {
         f"patches of {arch.patch} pixels": arch.patch != vit.PATCH,
         "no class token": not (arch.cls_token and arch.cls_position),
+        "rotary positions": arch.rope,
         "registers": arch.registers > 0,
         "layer scale": arch.layer_scale,
         "SwiGLU": arch.gated,

@@ -37,9 +37,13 @@ def detector_network(backbone: Backbone) -> Any:
     return built.eval()
 
 
-def difference(maker: Maker, net: Any, backbone: Backbone) -> float:
-    """The largest difference of the features; in float64 where the maker's operations are not the detector's."""
-    images = torch.randn(2, 3, maker.side, maker.side, generator=torch.Generator().manual_seed(1))
+def difference(maker: Maker, net: Any, backbone: Backbone, size: tuple[int, int] | None = None) -> float:
+    """The largest difference of the features; in float64 where the maker's operations are not the detector's.
+
+    ``size``: of the images in pixels, height and width; without it they are squares of the maker's side.
+    """
+    size = size or (maker.side, maker.side)
+    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
     ours = detector_network(backbone)
     if maker.rounding:
         net, ours, images = net.double(), ours.double(), images.double()

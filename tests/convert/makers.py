@@ -32,6 +32,7 @@ class Maker:
     side: int = SIDE
     heads: int | None = None
     rounding: float = 0.0
+    any_size: bool = False  # the network takes images of any size and shape
 
 
 def randomise(net: nn.Module) -> nn.Module:
@@ -53,10 +54,14 @@ def _timm(name: str, **options: Any) -> Callable[[], nn.Module]:
     return build
 
 
+def _as_map(tokens: Tensor, images: Tensor) -> list[Tensor]:
+    """Patch tokens in the shape of the images: N x L x C to N x C x H x W."""
+    rows = round((tokens.shape[1] * images.shape[2] / images.shape[3]) ** 0.5)
+    return [tokens.unflatten(1, (rows, -1)).permute(0, 3, 1, 2)]
+
+
 def _tokens_of_timm(net: Any, images: Tensor) -> list[Tensor]:
-    tokens = net.forward_features(images)[:, net.num_prefix_tokens :]
-    side = round(tokens.shape[1] ** 0.5)
-    return [tokens.reshape(len(tokens), side, side, -1).permute(0, 3, 1, 2)]
+    return _as_map(net.forward_features(images)[:, net.num_prefix_tokens :], images)
 
 
 def _stages_of_timm(net: Any, images: Tensor) -> list[Tensor]:
@@ -75,9 +80,7 @@ def _torchvision(name: str, **options: Any) -> Callable[[], nn.Module]:
 
 def _tokens_of_torchvision(net: Any, images: Tensor) -> list[Tensor]:
     x = net._process_input(images)
-    x = net.encoder(torch.cat([net.class_token.expand(len(x), -1, -1), x], dim=1))[:, 1:]
-    side = round(x.shape[1] ** 0.5)
-    return [x.reshape(len(x), side, side, -1).permute(0, 3, 1, 2)]
+    return _as_map(net.encoder(torch.cat([net.class_token.expand(len(x), -1, -1), x], dim=1))[:, 1:], images)
 
 
 def _stages_of_torchvision(net: Any, images: Tensor) -> list[Tensor]:
@@ -102,9 +105,7 @@ def _transformers(model: str, config: str, **options: Any) -> Callable[[], nn.Mo
 def _tokens_of_transformers(net: Any, images: Tensor) -> list[Tensor]:
     tokens = net(images).last_hidden_state
     prefix = 1 + getattr(net.config, "num_register_tokens", 0)
-    tokens = tokens[:, prefix:]
-    side = round(tokens.shape[1] ** 0.5)
-    return [tokens.reshape(len(tokens), side, side, -1).permute(0, 3, 1, 2)]
+    return _as_map(tokens[:, prefix:], images)
 
 
 def _stages_of_transformers(net: Any, images: Tensor) -> list[Tensor]:
@@ -168,6 +169,24 @@ MAKERS: dict[str, Maker] = {
         70,
         2,
     ),
+    **{
+        f"timm {name}": Maker(
+            "dinov3-timm",
+            "vit_64x3_16_rope_reg4",
+            _timm(model, embed_dim=64, depth=3, num_heads=2, num_classes=3),
+            _tokens_of_timm,
+            ("head.",),
+            heads=2,
+            any_size=True,
+        )
+        for name, model in {
+            "DINOv3": "vit_base_patch16_dinov3",
+            "DINOv3 with bias": "vit_base_patch16_dinov3_qkvb",
+            "DINOv3 with SwiGLU": "vit_huge_plus_patch16_dinov3",
+            "EUPE": "vit_tiny_patch16_dinov3_qkvb",
+            "LingBot-Vision": "vit_small_patch16_lingbot",
+        }.items()
+    },
     "torchvision ViT": Maker(
         "vit-torchvision",
         "vit_64x3_16",
@@ -214,6 +233,25 @@ MAKERS: dict[str, Maker] = {
         heads=2,
         rounding=FLOAT32_SOFTMAX,
     ),
+    **{
+        f"transformers DINOv3{name}": Maker(
+            "dinov3-huggingface",
+            "vit_64x3_16_rope_reg4",
+            _transformers(
+                "DINOv3ViTModel", "DINOv3ViTConfig", **SMALL_HF, intermediate_size=256, num_register_tokens=4, **options
+            ),
+            _tokens_of_transformers,
+            ("embeddings.mask_token",),
+            heads=2,
+            rounding=FLOAT32_SOFTMAX,
+            any_size=True,
+        )
+        for name, options in {
+            "": {},
+            " with SwiGLU": {"use_gated_mlp": True, "hidden_act": "silu"},
+            " with a bias of keys": {"key_bias": True},
+        }.items()
+    },
     "timm ConvNeXt": Maker(
         "convnext-timm",
         "convnext_8x1-2-1-1",

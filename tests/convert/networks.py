@@ -22,12 +22,17 @@ def network_fixture(name: str) -> dict[str, Any]:
 def random_tensors(name: str, seed: int = 0) -> dict[str, Tensor]:
     """Random tensors of a fixture's names and shapes; of two encoders, those of ``seed`` 0 differ from each other."""
     generator = torch.Generator().manual_seed(seed)
-    return {
-        key: torch.randint(0, 4, shape, generator=generator)
-        if key.endswith("relative_position_index")
-        else torch.randn(shape, generator=generator) * 0.2
-        for key, shape in network_fixture(name)["shapes"].items()
-    }
+    return {key: _random(key, shape, generator) for key, shape in network_fixture(name)["shapes"].items()}
+
+
+def _random(key: str, shape: list[int], generator: torch.Generator) -> Tensor:
+    if key.endswith("relative_position_index"):
+        return torch.randint(0, 4, shape, generator=generator)
+    if key.endswith("bias_mask"):  # 1, and 0 for the keys
+        return torch.tensor([1.0, 0.0, 1.0]).repeat_interleave(shape[0] // 3)
+    if key.endswith("rope_embed.periods"):
+        return 1 + 99 * torch.rand(shape, generator=generator)
+    return torch.randn(shape, generator=generator) * 0.2
 
 
 def of_encoder(tensors: dict[str, Tensor], root: str) -> dict[str, Tensor]:

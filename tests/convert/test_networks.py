@@ -24,6 +24,16 @@ from runtime.errors import UserError
 from tests.convert.networks import NETWORKS, network_fixture, of_encoder, random_tensors
 
 TENSORS = {name: random_tensors(name) for name in NETWORKS}
+# numbers in the result beside those of the file: periods that makers compute, biases of keys; masks are not in it
+BEYOND_THE_FILE = {
+    "dinov3": -2 * 192,
+    "dinov3-swiglu": -2 * 192,
+    "timm-dinov3": 16,
+    "timm-dinov3-qkvb": 16 + 2 * 64,
+    "timm-dinov3-swiglu": 16 + 2 * 64,
+    "transformers-dinov3": 16 + 2 * 64,
+    "transformers-dinov3-file": 16 + 2 * 64,
+}
 HEADS = {"timm-dinov2-swiglu": 1, "dinov2-swiglu": 1}  # a width of 96, of which no network is published
 
 
@@ -57,7 +67,8 @@ def test_every_encoder_is_found_and_whole(name: str, tmp_path: Path) -> None:
         # every number of the encoder is in the result once, or its name is among those left behind
         left = {source.replace("module.", "") for source in backbone.coverage.dropped}
         inside = {k: v for k, v in TENSORS[name].items() if k.startswith(root) and k.replace("module.", "") not in left}
-        assert sum(v.numel() for v in inside.values()) == sum(a.size for a in backbone.tensors.values())
+        numbers = sum(v.numel() for v in inside.values()) + BEYOND_THE_FILE.get(name, 0)
+        assert numbers == sum(a.size for a in backbone.tensors.values())
         bare = convert(save(of_encoder(TENSORS[name], root), tmp_path / "bare.pth"), heads=HEADS.get(name))
         assert all(np.array_equal(bare.tensors[key], array) for key, array in backbone.tensors.items())
 
@@ -86,7 +97,7 @@ def test_wrappers_types_and_order_do_not_matter(
 
 
 @pytest.mark.parametrize("form", ["pkl", "pth", "safetensors"])
-@pytest.mark.parametrize("name", ["dinov2", "timm-swin", "convnextv2"])
+@pytest.mark.parametrize("name", ["dinov2", "dinov3", "timm-dinov3-swiglu", "timm-swin", "convnextv2"])
 def test_files_hold_full_names_and_convert_to_themselves(name: str, form: str, tmp_path: Path) -> None:
     backbone = convert(save(TENSORS[name], tmp_path / "x.pth"))
     file, record = write_backbone(backbone, tmp_path / "d2", [form])
@@ -142,8 +153,30 @@ REFUSED: dict[str, tuple[str, Callable[[dict[str, Tensor]], Any], str]] = {
         "mae", lambda t: [t.pop(k) for k in list(t) if "decoder" not in k], "the decoder of a masked autoencoder",
     ),
     "rotary positions": ("timm-vit", lose("pos_embed"), "its positions are rotary or relative"),
-    "DINOv3": ("dinov2", add("rope_embed.periods", 16), r"rope_embed.periods .* \(rotary positions"),
-    "DINOv3's biases": ("dinov2", add("blocks.0.attn.qkv.bias_mask", 192), "DINOv3's attention"),
+    "rotary and absolute positions": (
+        "dinov2", add("rope_embed.periods", 16), "a position embedding beside rotary positions"
+    ),
+    "EVA-02": ("timm-dinov3", add("pos_embed", 1, 5, 64), r"pos_embed .* \(absolute positions beside rotary ones"),
+    "learned rotary positions": ("timm-dinov3", add("rope.freqs", 2, 2, 1, 16), "other rotary positions than DINOv3's"),
+    "a rotary ViT without class token": ("timm-dinov3", lose("cls_token"), "attention, whose positions are relative"),
+    "DINOv3 without its periods": ("dinov3", lose("rope_embed.periods"), "DINOv3's rotary positions are known by"),
+    "periods of no heads": (
+        "dinov3", lambda t: t.update({"rope_embed.periods": torch.ones(7)}), "rope_embed.periods is 7, which no heads"
+    ),
+    "periods of 0": (
+        "dinov3", lambda t: t["rope_embed.periods"].fill_(0), "periods are not all above 0: they were never filled in"
+    ),
+    "a mask of another shape": (
+        "dinov3", lambda t: t.update({"blocks.0.attn.qkv.bias_mask": torch.ones(64)}), "its mask have different shapes"
+    ),
+    "a mask that was never filled": (
+        "dinov3", lambda t: t["blocks.1.attn.qkv.bias_mask"].fill_(float("nan")), "bias_mask holds NaN or Inf"
+    ),
+    "values without queries": ("timm-dinov3-qkvb", lose("blocks.0.attn.q_bias"), r"qkv.bias is there in part only \(v"),
+    "half of a gate": ("timm-dinov3-swiglu", lose("blocks.1.mlp.fc1_x.bias"), "in part only \\(gate\\)"),
+    "half of a gate in transformers": (
+        "transformers-dinov3-file", lose("layer.1.mlp.gate_proj.weight"), r"4 of 34 .* blocks\.1\.mlp\.w12\.weight",
+    ),
     "BEiT": ("timm-vit", add("blocks.0.attn.relative_position_bias_table", 9, 1), "relative position biases"),
     "biases of EVA": ("timm-vit", add("blocks.0.attn.q_bias", 64), "biases of queries and values alone"),
     "CLIP of timm": ("timm-vit", add("norm_pre.weight", 64), "a norm before the blocks"),

@@ -95,6 +95,66 @@ def official_swin(one: Shapes) -> Shapes:
     return result
 
 
+def official_dinov3(one: Shapes, kept: dict[str, list[int]]) -> Shapes:
+    """timm's DINOv3 in the authors' names: one bias with its mask, which is 0 for the keys, and what only they keep."""
+    result: Shapes = {}
+    for name, shape in renamed(
+        one,
+        ("reg_token", "storage_tokens"),
+        ("gamma_", "ls"),
+        ("mlp.fc1_g", "mlp.w1"),
+        ("mlp.fc1_x", "mlp.w2"),
+        ("mlp.fc2", "mlp.w3" if any("fc1_g" in name for name in one) else "mlp.fc2"),
+    ).items():
+        if name.endswith((".ls1", ".ls2")):
+            name += ".gamma"
+        if name.endswith("attn.q_bias"):
+            result[name.replace("q_bias", "qkv.bias")] = [3 * shape[0]]
+            result[name.replace("q_bias", "qkv.bias_mask")] = [3 * shape[0]]
+        elif not name.endswith("attn.v_bias"):
+            result[name] = shape
+    return {**result, "rope_embed.periods": [16], "mask_token": [1, 64], **kept}
+
+
+def dinov3_fixtures() -> dict[str, tuple[str, str, Shapes, str]]:
+    """name -> family, source, names and shapes, root of the encoder."""
+    small = {"embed_dim": 64, "depth": 2, "num_heads": 1}
+    plain = shapes(timm.create_model("vit_small_patch16_dinov3_qkvb", **small))
+    gated = shapes(timm.create_model("vit_small_plus_patch16_dinov3_qkvb", **small))
+    unbiased = shapes(timm.create_model("vit_7b_patch16_dinov3", **small))
+    local = {"local_cls_norm.weight": [64], "local_cls_norm.bias": [64]}
+    repository = "facebookresearch/dinov3 vision_transformer.py"
+    options = {**HF, "intermediate_size": 256, "num_register_tokens": 4}
+    hf, hf_gated = (
+        shapes(transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**options, use_gated_mlp=on)))
+        for on in (False, True)
+    )
+    own = renamed(without(official_dinov3(plain, {}), "mask_token"), ("storage_tokens", "register_tokens"))
+    own = {name: shape for name, shape in own.items() if not name.endswith("bias_mask")}
+    root = "model.backbone.net."
+    return {
+        "dinov3": ("vit", f"{repository}, vits16", official_dinov3(plain, {}), ""),
+        "dinov3-swiglu": ("vit", f"{repository}, vits16plus", official_dinov3(gated, {}), ""),
+        "dinov3-unbiased": ("vit", f"{repository}, vit7b16", official_dinov3(unbiased, local), ""),
+        "timm-dinov3": (
+            "dinov3-timm",
+            "timm 1.0.31 vit_small_patch16_dinov3",
+            shapes(timm.create_model("vit_small_patch16_dinov3", **small)),
+            "",
+        ),
+        "timm-dinov3-qkvb": ("dinov3-timm", "timm 1.0.31 vit_small_patch16_dinov3_qkvb", plain, ""),
+        "timm-dinov3-swiglu": ("dinov3-timm", "timm 1.0.31 vit_small_plus_patch16_dinov3_qkvb", gated, ""),
+        "transformers-dinov3": ("dinov3-huggingface", "transformers 5.24 DINOv3ViTModel.state_dict()", hf, ""),
+        "transformers-dinov3-file": (
+            "dinov3-huggingface",
+            "transformers DINOv3ViTModel.save_pretrained(), vits16plus",
+            renamed(hf_gated, ("model.layer.", "layer.")),
+            "",
+        ),
+        "this-project-rope-vit": ("detectron2-vit", "convert/to_d2.py", under(root, own), root),
+    }
+
+
 def all_fixtures() -> dict[str, dict[str, Any]]:
     """name -> {family, encoders: {encoder: root}, source, shapes}; the first encoder is the default."""
     made: dict[str, dict[str, Any]] = {}
@@ -299,6 +359,9 @@ def all_fixtures() -> dict[str, dict[str, Any]]:
         under("model.backbone.net.", own),
         encoder="model.backbone.net.",
     )
+
+    for name, (family, source, content, root) in dinov3_fixtures().items():
+        add(name, family, source, content, encoder=root)
 
     convnext = shapes(create("convnext_tiny", **STAGES))
     second = shapes(create("convnextv2_atto", **STAGES))
