@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -36,6 +36,7 @@ SWITCHES = {
     ".grn.gamma": "MODEL.CONVNEXT.GRN True",
     ".gamma": "MODEL.CONVNEXT.LAYER_SCALE True",
 }
+POSITIONS, PERIODS = "backbone.net.pos_embed", "backbone.net.rope_embed.periods"  # of a ViT: absolute, rotary
 # what a whole detector has besides it, under Detectron2's names
 DETECTOR_PARTS = ("proposal_generator.", "roi_heads.box_predictor.")
 STATISTICS = (".running_mean", ".running_var")
@@ -79,6 +80,7 @@ def load_weights(model: nn.Module, path: str | Path, *, trained: bool = False) -
         if not name.endswith(".num_batches_tracked")
         and not (affine_only and name.endswith(STATISTICS) and name.rsplit(".", 1)[0] + ".weight" in chosen)
     ]
+    _refuse_other_positions(path, state, file)
     _refuse_random_backbone(path, report.wrong_shape, absent)
     _refuse_deeper_backbone(path, state, report.unused)
     _refuse_unheld_tensors(path, state, report.unused)
@@ -132,6 +134,21 @@ def read_tensors(path: str | Path) -> tuple[dict[str, torch.Tensor], bool]:
             tensors[name[len(prefix) :]] = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=True))
     caffe2 = all("." not in name for name in tensors)  # res2_0_branch2a_w: every other layout has dots
     return (from_caffe2(tensors) if caffe2 else tensors), caffe2
+
+
+def _refuse_other_positions(path: str | Path, model: Container[str], file: Container[str]) -> None:
+    """Refuse a ViT with rotary positions where the config has absolute or none, and the reverse, by the keys' names."""
+    a_vit = "backbone.net.patch_embed.proj.weight" in model
+    if a_vit and PERIODS in file and PERIODS not in model:
+        raise UserError(
+            f"{path}: its backbone has rotary positions ({PERIODS}) and the config's network has none; set "
+            "MODEL.VIT.ROPE True, USE_ABS_POS False and USE_REL_POS False, or choose another backbone"
+        )
+    if PERIODS in model and PERIODS not in file and POSITIONS in file:
+        raise UserError(
+            f"{path}: its backbone has a position embedding ({POSITIONS}) and the config's network has rotary "
+            "positions; set MODEL.VIT.ROPE False and USE_ABS_POS True, or choose another backbone"
+        )
 
 
 def _refuse_random_backbone(path: str | Path, wrong_shape: list[str], absent: list[str]) -> None:
