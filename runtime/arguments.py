@@ -10,7 +10,7 @@ from runtime.errors import UserError
 
 # the normal numbers of float32, in which weights are updated: a smaller rate is rounded to nothing, or loses its digits
 LEAST_RATE, GREATEST_RATE = 2.0**-126, (2 - 2.0**-23) * 2.0**127
-RATES = f"a learning rate that float32 can hold, {LEAST_RATE:.2g} to {GREATEST_RATE:.2g}"
+RATES = f"above 0 and a number that float32 can hold ({LEAST_RATE:.2g} to {GREATEST_RATE:.2g})"
 
 
 def is_rate(value: float) -> bool:

@@ -53,7 +53,7 @@ def test_rates_are_a_search_of_every_initialisation(plan_file: Path) -> None:
 @pytest.mark.parametrize("rate", ["1.0e-300", "1.0e-40", "0", "0.0", "-0.1", ".inf", ".nan", "1.0e+39"])
 def test_a_rate_that_nothing_could_be_trained_with_is_refused(plan_file: Path, rate: str) -> None:
     for key in ("rates=[0.01, {}]", "lr={{search: [{}]}}", "lr={}", "inits.moco.lr={}"):
-        with pytest.raises(UserError, match=r"(rates|lr).*a learning rate that float32 can hold"):
+        with pytest.raises(UserError, match=r"(rates|lr).*a number that float32 can hold"):
             load_plan(plan_file, settings=[key.format(rate)])
 
 
