@@ -16,6 +16,7 @@ from transfer.engines import resolve_engine
 from transfer.engines.training.checks import check_values
 from transfer.fine_tuning.checks import Datasets, check
 from transfer.fine_tuning.initialisation import MSRA_FILES, Init, apply_settings
+from transfer.fine_tuning.preparation import check_evaluator
 
 if TYPE_CHECKING:
     from fvcore.common.config import CfgNode
@@ -33,7 +34,14 @@ class Circumstances:
 
 
 def refusal(
-    config_file: str, opts: Sequence[str], *, init: str, engine: str, depth: int | None, where: Circumstances
+    config_file: str,
+    opts: Sequence[str],
+    *,
+    init: str,
+    engine: str,
+    evaluator: str,
+    depth: int | None,
+    where: Circumstances,
 ) -> str | None:
     """Why train_net.py would refuse this run; None if nothing is known that speaks against it.
 
@@ -45,6 +53,7 @@ def refusal(
         if where.elsewhere:
             cfg.MODEL.DEVICE, cfg.SOLVER.AMP.ENABLED = "cpu", False
         chosen = resolve_engine(engine)
+        check_evaluator(evaluator, cfg)
         if where.has_data:
             datasets = Datasets.of(cfg, train=True)
             check(cfg, datasets, chosen, processes=where.processes, explicit=explicit, train=True)

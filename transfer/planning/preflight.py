@@ -39,7 +39,13 @@ def refusals(output: Path, stages: Sequence[Stage], launcher: Launcher) -> dict[
         if reason is None:
             flags, opts = _parts(stage)
             shared = tuple(word for pair in zip(opts[::2], opts[1::2]) if pair[0] not in OF_THE_RUN for word in pair)
-            key = (flags["--config-file"], flags["--init"], flags.get("--engine", "auto"), *shared)
+            key = (
+                flags["--config-file"],
+                flags["--init"],
+                flags.get("--engine", "auto"),
+                flags.get("--evaluator", "auto"),
+                *shared,
+            )
             if key not in known:
                 with held_warnings() as warnings[key]:
                     known[key] = _refusal(key, _depth(stage, by_name), launcher, has_data)
@@ -76,8 +82,8 @@ def _refusal(key: tuple[str, ...], depth: int | None, launcher: Launcher, has_da
     from transfer.fine_tuning.preflight import Circumstances, refusal
 
     where = Circumstances(launcher.processes, has_data, elsewhere=launcher.name == "slurm")
-    config, init, engine, *opts = key
-    return refusal(config, opts, init=init, engine=engine, depth=depth, where=where)
+    config, init, engine, evaluator, *opts = key
+    return refusal(config, opts, init=init, engine=engine, evaluator=evaluator, depth=depth, where=where)
 
 
 def _split_refusal(stage: Stage) -> str | None:

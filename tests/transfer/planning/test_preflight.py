@@ -71,6 +71,13 @@ def test_a_plan_that_can_run_has_no_refusal(plan: Path) -> None:
     ("old", "new", "words", "runs"),
     [
         ("overrides:", "overrides:\n  SOLVER.BASE_RL: 0.1", "did you mean SOLVER.BASE_LR", RUNS),
+        (
+            "engine: torchvision",
+            "engine: torchvision\nevaluator: fats",
+            "evaluator 'fats': choose auto, official, fast",
+            RUNS,
+        ),
+        ("engine: torchvision", "evaluator: auto-300", "evaluates up to 300 detections of a class in an image", RUNS),
         ("S.pkl", "absent.pkl", "weights absent.pkl: no such file, and no stage of the plan makes it", MOCO),
         ("S.pkl", "absent.pth", "weights absent.pth: no such file, and no stage of the plan makes it", MOCO),
         ('  DATASETS.TEST: ["', '  DATASETS.TEST: ["coco:gone.json:x", "', "gone.json", RUNS),
