@@ -35,10 +35,13 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
+PEER_GONE = "another process of the run has ended; what it said last is the reason"
 # part of an exception's text -> what the system ran out of, and what to do; torch raises these as RuntimeError
 SYSTEM_FAILURES = {
     "DataLoader worker": "a data loading process was killed, perhaps for lack of memory; use fewer workers and resume",
     "Too many open files": "too many open files; raise the limit (ulimit -n) or use fewer workers, then resume",
+    "Connection closed by peer": PEER_GONE,
+    "Connection reset by peer": PEER_GONE,
 }
 
 
