@@ -118,7 +118,7 @@ def test_only_includes_dependencies(plan_file: Path) -> None:
         ("[toy.yaml]", "[{config: toy.yaml, schedule_factor: .nan}]", "schedule_factor > 0 and finite"),
         ("[toy.yaml]", "[{config: toy.yaml, data_fraction: .nan}]", "data_fraction must be in"),
         ("seeds: [0, 1]", "seeds: [0, 1]\nlr: .inf", "lr must be above 0 and a number that float32 can hold"),
-        ("seeds: [0, 1]", "seeds: [0, 1]\nlr: {search: [0.1, .nan]}", "each rate must be a learning rate"),
+        ("seeds: [0, 1]", "seeds: [0, 1]\nlr: {search: [0.1, .nan]}", "each rate must be above 0"),
         ("seeds: [0, 1]", "seeds: [0, 1]\noverrides: {1: 2}", "overrides has 1, expected a config key"),
         ("seeds: [0, 1]", "seeds: [0, 1]\noverrides: {SEED: 2}", "overrides has SEED, which the plan sets"),
         ("seeds: [0, 1]", "seeds: [0, 1]\noverrides: {MODEL.WEIGHTS: x.pkl}", "overrides has MODEL.WEIGHTS"),
