@@ -16,6 +16,7 @@ from transfer.config import RUN_KEYS
 from transfer.planning.config_files import check_config_exists, config_file
 from transfer.planning.fields import Fields, apply_settings, check_text, read_plan
 from transfer.planning.lr_search import SEARCHED, read_default_rate
+from transfer.planning.placeholders import check_one_line, filled, filled_words, valid_name
 from transfer.planning.planned_init import PlannedInit, read_inits, reference_init
 from transfer.planning.prepare_scripts import check_prepare
 from transfer.planning.protocols import (
@@ -33,7 +34,6 @@ from transfer.planning.repetitions import (
     read_repetitions,
     read_subset_seeds,
 )
-from transfer.planning.texts import check_one_line, filled, filled_words, valid_name
 
 CONFIG_KEYS = ("config", "name", "overrides", "data_fraction", "schedule_factor", "protocol", "features")
 PLAN_KEYS = (

@@ -9,8 +9,8 @@ from typing import Any
 from runtime.errors import UserError
 from transfer.planning.fields import Fields, suggest
 from transfer.planning.lr_search import LearningRate, read_rate
+from transfer.planning.placeholders import check_one_line, filled, filled_words, valid_name
 from transfer.planning.repetitions import Pretraining, check_shared_checkpoints, pretraining_runs
-from transfer.planning.texts import check_one_line, filled, filled_words, valid_name
 
 INIT_KINDS = ("random", "supervised", "weights", "pretrain", "published")
 CONVERSION_KEYS = ("family", "encoder")  # what convert/to_d2.py is told of a checkpoint

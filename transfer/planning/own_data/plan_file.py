@@ -11,7 +11,7 @@ from convert.architecture import Architecture
 from transfer.planning.own_data.detector import Choice, Detector
 from transfer.planning.own_data.request import RANDOM, SUPERVISED, Request
 from transfer.planning.own_data.schedule import DROPS, WARMUP, Schedule, precise_batches
-from transfer.planning.texts import NAME
+from transfer.planning.placeholders import NAME
 
 WIDTH = 118
 HEAD = """A plan made for these data and this machine; it is an ordinary plan. Edit it and run

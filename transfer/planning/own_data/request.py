@@ -13,7 +13,7 @@ from runtime.pasteable import pasteable
 from transfer.comparison.verdicts import MARGIN
 from transfer.fine_tuning.initialisation import DETECTOR_FILE
 from transfer.fine_tuning.weight_addresses import web_address
-from transfer.planning.texts import NAME, check_one_line
+from transfer.planning.placeholders import NAME, check_one_line
 
 RANDOM = "random"  # the initialisation that every plan has
 SUPERVISED = "supervised"  # a name that makes an initialisation the reference

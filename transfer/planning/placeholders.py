@@ -1,4 +1,4 @@
-"""Texts of a plan: names of folders, placeholders, and words of commands."""
+"""Placeholders of a plan, and the texts that they are filled into: folder names, words of commands."""
 
 from __future__ import annotations
 
