@@ -43,6 +43,29 @@ CONVNEXT_TIMM = Spelling(
     inside=("stem.", "stages."),
     refused={},
 )
+_HF_DINOV3_STAGES = ("model.stages", "stages")  # of the modules since transformers 5, and of all files
+DINOV3_CONVNEXT_HUGGINGFACE = Spelling(
+    "dinov3 convnext of transformers",
+    "convnext",
+    tuple(
+        Rule(f"{stages}.{{i}}.{source}", target)
+        for stages in _HF_DINOV3_STAGES
+        for source, target in (
+            ("downsample_layers.{j}.{f}", "downsample_layers.{i}.{j}.{f}"),
+            ("layers.{j}.depthwise_conv.{f}", DEPTHWISE),
+            ("layers.{j}.layer_norm.{f}", NORM),
+            ("layers.{j}.pointwise_conv1.{f}", FIRST),
+            ("layers.{j}.pointwise_conv2.{f}", SECOND),
+            ("layers.{j}.gamma", SCALE),
+        )
+    ),
+    begin=tuple(
+        (f"{stages}.0.downsample_layers.0.weight", f"{stages}.0.layers.0.depthwise_conv.weight")
+        for stages in _HF_DINOV3_STAGES
+    ),
+    inside=tuple(f"{stages}." for stages in _HF_DINOV3_STAGES),
+    refused={},
+)
 CONVNEXT_HUGGINGFACE = Spelling(
     "convnext of transformers",
     "convnext",
@@ -207,6 +230,7 @@ _ALL = (
     CONVNEXT,
     CONVNEXT_TIMM,
     CONVNEXT_HUGGINGFACE,
+    DINOV3_CONVNEXT_HUGGINGFACE,
     CONVNEXT_TORCHVISION,
     SWIN,
     SWIN_TIMM,

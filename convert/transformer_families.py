@@ -76,6 +76,10 @@ TRANSFORMER_FAMILIES: dict[str, Family] = {
         "transformers ConvNextModel, ConvNextV2Model",
         {"encoder": Place(("", "convnext", "convnextv2", "model", "state_dict"), "convnext of transformers")},
     ),
+    "dinov3-convnext-huggingface": Family(
+        "transformers DINOv3ConvNextModel",
+        {"encoder": Place(("", "model", "state_dict"), "dinov3 convnext of transformers")},
+    ),
     "dino-convnext": Family(
         "DINO pretraining checkpoint of a ConvNeXt",
         {"teacher": Place(("teacher.backbone",), "convnext"), "student": Place(("student.backbone",), "convnext")},

@@ -292,6 +292,14 @@ MAKERS: dict[str, Maker] = {
         ("layernorm.",),
         rounding=FLOAT64,
     ),
+    "transformers DINOv3 ConvNeXt": Maker(
+        "dinov3-convnext-huggingface",
+        "convnext_8x1-2-1-1",
+        _transformers("DINOv3ConvNextModel", "DINOv3ConvNextConfig", **HF_CONVNEXT),
+        _stages_of_transformers,
+        ("layer_norm.",),
+        rounding=FLOAT64,
+    ),
     "timm Swin": Maker(
         "swin-timm",
         "swin_16x2-2-2-2_window2",

@@ -407,6 +407,23 @@ def all_fixtures() -> dict[str, dict[str, Any]]:
         under("convnextv2.", shapes(transformers.ConvNextV2Model(transformers.ConvNextV2Config(**stages)))),
         encoder="convnextv2.",
     )
+    official = without(official_convnext(convnext), "head.")
+    add(
+        "dinov3-convnext",
+        "convnext",
+        "facebookresearch/dinov3 models/convnext.py, whose last norm has two names",
+        {**official, "norms.3.weight": [32], "norms.3.bias": [32]},
+    )
+    hf_dinov3 = shapes(transformers.DINOv3ConvNextModel(transformers.DINOv3ConvNextConfig(**stages)))
+    for name, source, one in (
+        ("transformers-dinov3-convnext", "transformers 5.24 DINOv3ConvNextModel.state_dict()", hf_dinov3),
+        (
+            "transformers-dinov3-convnext-file",
+            "transformers DINOv3ConvNextModel.save_pretrained()",
+            renamed(hf_dinov3, ("model.stages.", "stages.")),
+        ),
+    ):
+        add(name, "dinov3-convnext-huggingface", source, one)
     add(
         "dino-convnext",
         "dino-convnext",
