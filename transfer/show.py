@@ -126,15 +126,15 @@ def truth_of(record: dict[str, Any], class_names: list[str]) -> "Marked":
     from transfer.data.box_modes import corners
     from transfer.evaluate.drawing import Marked, polygons_to_mask
 
-    marked = Marked(corners(record["annotations"]), [], [])
+    labels, classes, masks = [], [], []
     for annotation in record["annotations"]:
         note = " (crowd)" if annotation.get("iscrowd") else " (difficult)" if annotation.get("difficult") else ""
-        marked.labels.append(class_names[annotation["category_id"]] + note)
-        marked.classes.append(annotation["category_id"])
+        labels.append(class_names[annotation["category_id"]] + note)
+        classes.append(annotation["category_id"])
         shape = annotation.get("segmentation")
         empty = np.zeros((record["height"], record["width"]), dtype=bool)
-        marked.masks.append(polygons_to_mask(shape, *empty.shape) if shape else empty)
-    return marked
+        masks.append(polygons_to_mask(shape, *empty.shape) if shape else empty)
+    return Marked(corners(record["annotations"]), labels, classes, masks)
 
 
 def page(title: str, names: list[str]) -> str:

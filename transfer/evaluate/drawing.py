@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,12 +21,15 @@ LETTERS = 15  # pixels high; a phone shows a small picture at half its size
 
 @dataclass
 class Marked:
-    """What to draw on one image: boxes N x 4 (x0 y0 x1 y1), N labels, N classes, N masks (bool H x W) or none."""
+    """What to draw on one image: boxes N x 4 (x0 y0 x1 y1), N labels, N classes, N masks (bool H x W) or none.
+
+    ``masks`` may be an iterator that makes one at a time: a hundred of a photograph would be a gigabyte.
+    """
 
     boxes: np.ndarray
     labels: list[str]
     classes: list[int]
-    masks: list[np.ndarray] = field(default_factory=list)
+    masks: Iterable[np.ndarray] = field(default_factory=list)
 
 
 def class_color(index: int) -> tuple[int, int, int]:
@@ -38,10 +41,9 @@ def class_color(index: int) -> tuple[int, int, int]:
 def draw(image: Image.Image, marked: Marked, caption: str) -> Image.Image:
     """The image with masks, boxes, labels and a caption above; small images are enlarged by a whole factor."""
     factor = max(1, -(-SMALLEST_SIDE // min(image.size)))
-    pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
+    pixels = np.array(image.convert("RGB"), dtype=np.float32)
     for mask, index in zip(marked.masks, marked.classes):
-        color = np.array(class_color(index), dtype=np.float32)
-        pixels = np.where(mask[:, :, None], pixels * (1 - MASK_OPACITY) + color * MASK_OPACITY, pixels)
+        tint(pixels, mask, class_color(index))
     canvas = Image.new("RGB", (image.width * factor, image.height * factor + HEADER), "white")
     body = Image.fromarray(pixels.astype(np.uint8)).resize((image.width * factor, image.height * factor))
     canvas.paste(body, (0, HEADER))
@@ -55,6 +57,20 @@ def draw(image: Image.Image, marked: Marked, caption: str) -> Image.Image:
         pen.rectangle(pen.textbbox(place, label, font=font), fill=class_color(index))
         pen.text(place, label, fill="black", font=font)
     return canvas
+
+
+def tint(pixels: np.ndarray, mask: np.ndarray, color: tuple[int, int, int]) -> None:
+    """Blend a colour into float32 pixels H x W x 3, in place, where the mask (bool H x W) is set.
+
+    Only the rectangle around the mask is read: objects are small, and a blend of the whole image for each would take
+    longer than detecting them.
+    """
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return
+    place = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+    inside, covered = pixels[place], mask[place]
+    inside[covered] = inside[covered] * (1 - MASK_OPACITY) + np.array(color, dtype=np.float32) * MASK_OPACITY
 
 
 def marked_detections(detections: Detections, index: int, score: float, class_names: Sequence[str]) -> Marked:

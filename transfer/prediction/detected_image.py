@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +48,15 @@ class DetectedImage:
         """bool N x height x width, decoded at each use; None for a detector without masks."""
         if self.runs is None:
             return None
+        masks = list(self._decoded(range(len(self))))
+        return np.stack(masks) if masks else np.zeros((0, self.height, self.width), dtype=bool)
+
+    def _decoded(self, rows: Iterable[int]) -> Iterator[np.ndarray]:
+        """The masks (bool height x width) of these detections, one at a time; none for a detector without masks."""
         from pycocotools import mask as coco_mask
 
-        masks = [coco_mask.decode(run).astype(bool) for run in self.runs]
-        return np.stack(masks) if masks else np.zeros((0, self.height, self.width), dtype=bool)
+        for row in rows if self.runs is not None else ():
+            yield coco_mask.decode(self.runs[row]).astype(bool)  # type: ignore[index]
 
     def above(self, score: float) -> DetectedImage:
         """The detections with at least this score."""
@@ -71,12 +76,9 @@ class DetectedImage:
 
         order = np.argsort(self.scores, kind="stable")
         labels = [f"{name} {score:.2f}" for name, score in zip(self.names, self.scores.tolist())]
-        masks = self.masks
+        rows = order.tolist()
         marked = Marked(
-            self.boxes[order],
-            [labels[row] for row in order.tolist()],
-            self.classes[order].tolist(),
-            [] if masks is None else list(masks[order]),
+            self.boxes[order], [labels[row] for row in rows], self.classes[order].tolist(), self._decoded(rows)
         )
         count = len(self)
         return draw(image, marked, f"{count} detection{'' if count == 1 else 's'}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
@@ -13,6 +15,7 @@ from runtime.atomic import atomic_path
 from transfer.prediction.detected_image import DetectedImage
 
 RESULTS, IMAGES, PICTURES = "coco_results.json", "images.json", "pictures"
+AHEAD = 4  # images whose picture may wait to be drawn
 
 
 class JsonList:
@@ -95,6 +98,32 @@ def json_line(found: DetectedImage, category_ids: Sequence[Any]) -> str:
     ]
     head = {"file": found.file, "image_id": found.image_id, "width": found.width, "height": found.height}
     return json.dumps({**head, "detections": detections})
+
+
+class PictureQueue:
+    """``with PictureQueue() as pictures:`` draws and saves in a thread, while the network sees the next images.
+
+    ``add`` waits while ``AHEAD`` pictures are not finished, so that memory does not grow where drawing is slower. What
+    goes wrong with a picture is raised by a later ``add`` or at the end, which waits for all of them; after an error in
+    the block, those that wait are left out.
+    """
+
+    def __enter__(self) -> PictureQueue:
+        self._thread, self._pending = ThreadPoolExecutor(1), deque[Future[None]]()
+        return self
+
+    def add(self, found: DetectedImage, path: Path) -> None:
+        """Draw the detections on their image and save it as ``path``, soon."""
+        while len(self._pending) >= AHEAD:
+            self._pending.popleft().result()
+        self._pending.append(self._thread.submit(save_picture, found, path))
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            while self._pending and error is None:
+                self._pending.popleft().result()
+        finally:
+            self._thread.shutdown(cancel_futures=True)
 
 
 def save_picture(found: DetectedImage, path: Path) -> None:
