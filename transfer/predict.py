@@ -30,7 +30,7 @@ from transfer.prediction.detector import Detector
 if TYPE_CHECKING:
     from runtime.stop import StopSignal
     from transfer.prediction.detected_image import DetectedImage
-    from transfer.prediction.output import ResultsFolder
+    from transfer.prediction.output import PictureQueue, ResultsFolder
     from transfer.prediction.sources import Images
 
 __all__ = ["Detector", "console", "main"]
@@ -151,6 +151,8 @@ class Prediction:
         """Detect to the end, or to a stop signal: then the files hold what was done."""
         from tqdm import tqdm
 
+        from transfer.prediction.output import PictureQueue
+
         names: dict[Any, str] = {}
 
         def named() -> Any:
@@ -166,16 +168,17 @@ class Prediction:
         )
         began = time.perf_counter()
         with self._results() as results:
-            for one in tqdm(found, "detect", images.count, disable=None):
-                self.images += 1
-                self.detections += len(one)
-                if results is not None:
-                    results.add(one)
-                if self.lines:
-                    self._print(one)
-                name = names.pop(one.image_id, None)
-                if name is not None and self.drawn < self.pictures:
-                    self._draw(one, name)
+            with PictureQueue() as pictures:
+                for one in tqdm(found, "detect", images.count, disable=None):
+                    self.images += 1
+                    self.detections += len(one)
+                    if results is not None:
+                        results.add(one)
+                    if self.lines:
+                        self._print(one)
+                    name = names.pop(one.image_id, None)
+                    if name is not None and self.drawn < self.pictures:
+                        self._draw(one, name, pictures)
             self.seconds = time.perf_counter() - began
             if not self.images and not stop.requested:
                 raise UserError(self.unreadable_line() if self.unreadable else "no image was named on standard input")
@@ -194,11 +197,11 @@ class Prediction:
 
         print(json_line(found, self.ids), flush=True)
 
-    def _draw(self, found: "DetectedImage", name: str) -> None:
-        from transfer.prediction.output import PICTURES, save_picture
+    def _draw(self, found: "DetectedImage", name: str, pictures: "PictureQueue") -> None:
+        from transfer.prediction.output import PICTURES
 
         assert self.folder is not None
-        save_picture(found, self.folder / PICTURES / f"{name}.jpg")
+        pictures.add(found, self.folder / PICTURES / f"{name}.jpg")
         self.drawn += 1
 
     def _note(self, path: str, reason: str) -> None:
@@ -214,10 +217,10 @@ class Prediction:
 
     def summary(self, stop: "StopSignal") -> list[str]:
         """What was done, and where it is."""
-        done = f"{self.images} images" if self.images != 1 else "1 image"
+        done, found = counted(self.images, "image", "images"), counted(self.detections, "detection", "detections")
         rate = self.images / max(self.seconds, 1e-9)
         at_least = f" with a score of at least {self.score:g}" if self.score else ""
-        lines = [f"{done}, {self.detections} detections{at_least}, {rate:.3g} images/s ({self.detector.engine.name})"]
+        lines = [f"{done}, {found}{at_least}, {rate:.3g} images/s ({self.detector.engine.name})"]
         if self.folder is not None:
             from transfer.prediction.output import IMAGES, PICTURES, RESULTS
 

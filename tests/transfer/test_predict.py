@@ -102,6 +102,14 @@ def test_the_results_file_is_the_one_that_an_evaluation_scores(command, data, tm
         assert 100 * scored.stats[1] == pytest.approx(metrics[task]["AP50"], abs=1e-9)
 
 
+def test_one_is_not_counted_as_many(command, images, run):
+    from transfer.prediction.detector import Detector
+
+    best = Detector.load(run, engine="torchvision", device="cpu")(f"{images}/img0.png").scores[:2]
+    (line, _) = command(f"{images}/img0.png", "--score", f"{(float(best[0]) + float(best[1])) / 2:.9g}")
+    assert line.startswith("1 image, 1 detection with a score")
+
+
 def test_a_set_without_annotations_gives_results(command, tmp_path):
     """Like COCO's test-dev: images and categories only."""
     content = coco_content(tmp_path / "test" / "images", count=3)
@@ -162,6 +170,18 @@ def test_every_way_to_name_images(command, images, tmp_path, monkeypatch, form):
 def test_pictures_of_one_name_do_not_replace_each_other(command, images, tmp_path):
     command(f"{images}/img0.png", f"{images}/img0.png", "--pictures", "2")
     assert sorted(path.name for path in (tmp_path / "out" / "pictures").iterdir()) == ["img0.jpg", "img0_2.jpg"]
+
+
+def test_a_picture_that_cannot_be_drawn_leaves_no_results(command, images, tmp_path, monkeypatch):
+    """As where a disk is full or an image vanished after it was read: the error of the thread ends the command."""
+
+    def fail(found, path):
+        raise UserError(f"{path}: no room")
+
+    monkeypatch.setattr("transfer.prediction.output.save_picture", fail)
+    with pytest.raises(UserError, match="no room"):
+        command(images)
+    assert not (tmp_path / "out" / "coco_results.json").exists()
 
 
 def test_unreadable_images_end_in_exit_code_2_with_the_others_written(command, images, tmp_path, capsys):
