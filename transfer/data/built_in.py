@@ -37,11 +37,13 @@ FILE_SETS = {"coco": COCO_SETS, "lvis": LVIS_SETS, "cityscapes": CITYSCAPES_SETS
 NAMES = (*COCO_SETS, *VOC_SETS, *LVIS_SETS, *CITYSCAPES_SETS)
 KINDS = (*FILE_SETS, "voc")  # also the prefixes of own data sets
 
-FORMS = (
-    "coco:ANNOTATIONS.json:IMAGE_DIR, coco:DIR (images and their json file), voc:DEVKIT:YEAR:SPLIT (four-digit year), "
-    "voc:DIR or voc:DIR:SPLIT (Annotations and JPEGImages in DIR), lvis:ANNOTATIONS.json:ROOT or "
-    "cityscapes:GTFINE_DIR:LEFTIMG8BIT_DIR"
-)
+OWN_FORMS = {  # kind -> how an own data set of it is named
+    "coco": "coco:ANNOTATIONS.json:IMAGE_DIR, coco:DIR (images and their json file)",
+    "voc": "voc:DEVKIT:YEAR:SPLIT (four-digit year), voc:DIR or voc:DIR:SPLIT (Annotations and JPEGImages in DIR)",
+    "lvis": "lvis:ANNOTATIONS.json:ROOT",
+    "cityscapes": "cityscapes:GTFINE_DIR:LEFTIMG8BIT_DIR",
+}
+FORMS = f"{OWN_FORMS['coco']}, {OWN_FORMS['voc']}, {OWN_FORMS['lvis']} or {OWN_FORMS['cityscapes']}"
 LAYOUTS = {
     "coco": "coco/annotations/instances_{train,val}2017.json and coco/{train,val}2017/*.jpg",
     "voc": "VOC{2007,2012}/{Annotations/*.xml, ImageSets/Main/SPLIT.txt, JPEGImages/*.jpg}",

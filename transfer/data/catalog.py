@@ -24,7 +24,7 @@ from typing import Any
 
 from runtime.atomic import sha256_file
 from runtime.errors import UserError
-from transfer.data.built_in import FILE_SETS, FORMS, LAYOUTS, NAMES, VOC_SETS
+from transfer.data.built_in import FILE_SETS, FORMS, LAYOUTS, NAMES, OWN_FORMS, VOC_SETS
 from transfer.data.cityscapes import city_files, read_cityscapes
 from transfer.data.coco import load_json, read_coco
 from transfer.data.coco_annotations import keep_drawable
@@ -111,7 +111,9 @@ class DatasetSpec:
         return self.kind
 
     def require(self) -> None:
-        """Raise UserError unless annotations and images exist; it names the paths, the expected layout and the demo."""
+        """Raise UserError unless annotations and images exist: of a built-in set it names the layout and the demo, of
+        an own one the form of its name.
+        """
         required = [self.annotations, self.images]
         if self.kind == "voc":
             places = voc_folders(self.annotations)
@@ -119,10 +121,14 @@ class DatasetSpec:
             required = [*lists, places.annotations, self.images]
         absent = [str(path) for path in required if not path.exists()]
         if absent:
+            what = f"data set {self.name} is not there: {' and '.join(absent)} not found"
+            if ":" in self.name:
+                raise UserError(
+                    f"{what}; correct the path (relative ones start from {Path.cwd()}) in {OWN_FORMS[self.kind]}"
+                )
             raise UserError(
-                f"data set {self.name} is not there: {' and '.join(absent)} not found. "
-                f"Expected layout: {LAYOUTS[self.kind]}, below $DETECTRON2_DATASETS (now {data_root()}) for built-in "
-                f"names. To try everything on generated data instead, run: make demo"
+                f"{what}. Expected layout: {LAYOUTS[self.kind]}, below $DETECTRON2_DATASETS (now {data_root()}). "
+                "To try everything on generated data instead, run: make demo"
             )
 
     def content(self, *, masks: bool = False) -> dict[str, Any]:

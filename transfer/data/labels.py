@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import unicodedata
 from collections import defaultdict
@@ -150,7 +151,9 @@ def _missing_hint(path: str) -> str:
     try:
         present = [name for name in os.listdir(folder or ".") if name.lower().endswith(IMAGE_SUFFIXES)]
     except OSError:
-        return f"the folder {folder} cannot be read; correct the file names or the image folder"
+        return (
+            _found_elsewhere(path) or f"the folder {folder} cannot be read; correct the file names or the image folder"
+        )
     for form, what in (
         (lambda text: unicodedata.normalize("NFC", text), "in another Unicode form (NFC, NFD) than on disk"),
         (str.casefold, "in another case than on disk"),
@@ -158,7 +161,28 @@ def _missing_hint(path: str) -> str:
     ):
         if near := next((name for name in present if form(name) == form(file)), None):
             return f"file names are written {what} ({near!r}); correct them in the annotations"
-    return "restore them or remove them from the annotations"
+    return _found_elsewhere(path) or "restore them or remove them from the annotations"
+
+
+def _found_elsewhere(path: str) -> str:
+    """A hint where a missing file is in a folder below, above or beside the one that it was looked for in; else "".
+
+    Exports often have the json file in train/ and the images in train/images/, or file names that begin with train/
+    beside an image folder that ends in it.
+    """
+    folder, file = os.path.split(path)
+    above = os.path.dirname(folder)
+    places = [above]
+    for parent in (folder, above):
+        with contextlib.suppress(OSError):
+            places += sorted(entry.path for entry in os.scandir(parent or ".") if entry.is_dir())
+    found = next((place for place in places if os.path.isfile(os.path.join(place, file))), None)
+    if found is None:
+        return ""
+    return (
+        f"an image of that name is in {found or '.'}: name the image folder that the file names of the annotations "
+        "start from, or correct the file names"
+    )
 
 
 def check_image_sizes(records: list[Record], name: str) -> None:

@@ -321,6 +321,24 @@ def test_a_missing_data_set_says_where_it_looked(monkeypatch, tmp_path):
     get_dataset.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("coco:gone.json:gone", "gone.json and gone not found.*coco:ANNOTATIONS.json:IMAGE_DIR"),
+        ("voc:gone", "gone/Annotations.*voc:DIR or"),
+    ],
+)
+def test_a_missing_own_data_set_says_how_it_is_named(monkeypatch, tmp_path, name, form):
+    """Not how COCO itself is laid out, nor where built-in sets are looked for."""
+    monkeypatch.chdir(tmp_path)
+    get_dataset.cache_clear()
+    with pytest.raises(UserError, match=form) as caught:
+        get_dataset(name).records()
+    assert f"relative ones start from {tmp_path}" in str(caught.value)
+    assert "DETECTRON2_DATASETS" not in str(caught.value)
+    get_dataset.cache_clear()
+
+
 @pytest.mark.parametrize("name", ["coco:x.json", "voc:a:b:c", "tiff:a:b", "coco_2017", "coco::x"])
 def test_unknown_names_are_refused(name):
     with pytest.raises(UserError, match="data set"):

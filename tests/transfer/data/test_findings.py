@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import pytest
 
@@ -260,6 +261,22 @@ def test_a_missing_image_comes_with_its_likely_cause(toy, written, on_disk, hint
     (folder / "images" / "img0.png").rename(target)
     content["images"][0]["file_name"] = written
     with pytest.raises(UserError, match=f"1 of 8 images are missing: .*{hint}"):
+        get_dataset(write_coco(folder, content)).records()
+
+
+@pytest.mark.parametrize(
+    ("written", "moved"),
+    [("{}", "images/images"), ("{}", "elsewhere"), ("images/{}", "images")],
+)
+def test_images_in_a_folder_nearby_are_found(toy, written, moved):
+    """Below, beside and above the folder that they are looked for in: exports with another image folder."""
+    folder, content = toy
+    (folder / moved).mkdir(exist_ok=True)
+    for image in content["images"]:
+        (folder / "images" / image["file_name"]).rename(folder / moved / image["file_name"])
+        image["file_name"] = written.format(image["file_name"])
+    place = re.escape(str(folder / moved))
+    with pytest.raises(UserError, match=f"8 of 8 images are missing: .* is in {place}: name the image folder"):
         get_dataset(write_coco(folder, content)).records()
 
 
