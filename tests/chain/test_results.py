@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 
 def tables(text: str) -> list[list[list[str]]]:
@@ -59,3 +60,38 @@ def test_the_demo(repo: Path) -> None:
             for init, role in pairs
             for row, key in [(ap[init], f"vs_{role}")]
         ]
+
+
+def test_the_repetitions(repo: Path) -> None:
+    page = repo / "docs/results/imagenette_voc_repetitions.md"
+    hypotheses, values = [table for table in tables(page.read_text()) if len(table) == 4]
+    rows = {(row["init"], row["metric"]): row for row in rows_of(page.with_suffix(".csv")) if row["task"] == "bbox"}
+    pairs = (("moco_v2", "random"), ("supervised", "random"), ("moco_v2", "supervised"))
+    assert [cells[1:] for cells in hypotheses[1:]] == [
+        [
+            row[f"vs_{role}_verdict"],
+            f"{row[f'vs_{role}']} ({row[f'vs_{role}_low']} to {row[f'vs_{role}_high']})",
+            row[f"vs_{role}_p_adjusted"],
+        ]
+        for init, role in pairs
+        for row in [rows[init, "AP"]]
+    ]
+    runs, knn = (rows_of(page.with_name(f"{page.stem}_{part}.csv")) for part in ("runs", "knn"))
+    names = {"random": "random", "moco_v2": "MoCo v2", "supervised": "supervised"}
+    assert [cells[:-1] for cells in values[1:]] == [
+        [
+            shown,
+            *(f"{float(run['AP']):.2f}" for run in runs if run["init"] == init),
+            *(f"{rows[init, metric]['mean']} ± {rows[init, metric]['std']}" for metric in ("AP", "AP50")),
+        ]
+        for init, shown in names.items()
+    ]
+    assert [re.findall(r"[\d.]+", cells[-1]) for cells in values[1:]] == [
+        [row["knn"] for row in knn if row["init"] == shown] for shown in names.values()
+    ]
+    ap = {init: [float(run["AP"]) for run in runs if run["init"] == init] for init in names}
+    for init, role in pairs:  # the intervals are Welch's
+        interval = stats.ttest_ind(ap[init], ap[role], equal_var=False).confidence_interval()
+        row = rows[init, "AP"]
+        found = [float(row[f"vs_{role}_{end}"]) for end in ("low", "high")]
+        assert found == pytest.approx([interval.low, interval.high], abs=0.0051)
