@@ -18,7 +18,7 @@ from transfer.comparison.student import ALPHA, quantile, satterthwaite, two_side
 from transfer.comparison.variance import Cells, Components, components
 
 WEIGHTS, METHOD = "these weights", "the method"
-WIDER = "wider than the metric can be"
+BEYOND = "reaches beyond what the metric can be"
 SPREAD_FLOOR = 1e-9  # points; two metrics that differ by less are the same number after rounding errors
 
 
@@ -274,7 +274,7 @@ def _finish(
     half = float(quantile(df, alpha)) * error
     low, high = bare.mean - half, bare.mean + half
     if low < scale[0] - bare.reference_mean or high > scale[1] - bare.reference_mean:
-        notes.append(f"{WIDER}: the runs do not bound the difference")
+        notes.append(f"{BEYOND}: there the runs do not bound the difference")
     widest = scale[1] - scale[0]
     return replace(
         bare,

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Collection, Iterable, Sequence
 
-from transfer.comparison.differences import WIDER
+from transfer.comparison.differences import BEYOND
 from transfer.comparison.gap import ROLES, Gap, Row, Table
 from transfer.comparison.variance import Component, components
 from transfer.evaluate.headline import PROPOSALS
@@ -40,8 +40,8 @@ SINGLE_INTERVALS = (
     "Intervals are single 95 % intervals: of many, about one in twenty misses the truth. Verdicts are adjusted for all "
     "comparisons of this report (Holm), so an interval may exclude 0 and its verdict be undecided. Only AP (AR@1000 of "
     "proposals) has verdicts: the metrics of one run are computed from the same detections, and several of them "
-    "agreeing is not several pieces of evidence. * An interval wider than the metric can be: the runs do not bound the "
-    "difference."
+    "agreeing is not several pieces of evidence. * The interval reaches beyond what the metric can be: there the "
+    "runs do not bound the difference."
 )
 
 CsvRow = dict[str, str]  # column -> text
@@ -200,8 +200,8 @@ def interval(row: CsvRow, role: str) -> str:
 
 
 def unbounded(row: CsvRow, role: str) -> str:
-    """The mark of an interval that is wider than the metric can be."""
-    return "*" if WIDER in row[f"vs_{role}_note"] else ""
+    """The mark of an interval that reaches beyond what the metric can be."""
+    return "*" if BEYOND in row[f"vs_{role}_note"] else ""
 
 
 def by_config(rows: Iterable[CsvRow]) -> dict[str, ConfigRows]:

@@ -22,7 +22,7 @@ from transfer.report.csv_rows import (
 from transfer.report.escaping import one_line, tex_text
 
 NEEDS = r"% needs \usepackage{booktabs}"
-WIDER = "* The interval is wider than the metric can be: the runs do not bound the difference."
+BEYOND = "* The interval reaches beyond what the metric can be: there the runs do not bound the difference."
 
 
 def latex(report: Report) -> str:
@@ -89,7 +89,7 @@ def _caption(config: str, rows: ConfigRows, columns: Sequence[tuple[str, str]], 
         interval = f"with its single 95 % interval ({kinds})" if kinds else "(no interval)"
         parts.append(f"Below it the difference to {tex_text(compared[0][f'vs_{role}_init'])} {tex_text(interval)}.")
     if any(unbounded(row, role) for row in compared):
-        parts.append(WIDER)
+        parts.append(BEYOND)
     return " ".join(parts).replace("±", r"$\pm$")
 
 

@@ -210,7 +210,7 @@ def test_failures_are_counted_and_named() -> None:
 def test_an_interval_wider_than_the_metric_says_so_and_stays_within_it() -> None:
     values = {"moco": as_cells(np.array([[5.0, 40.0]])), "reference": as_cells(np.array([[5.0, 6.0]]))}
     found = only(values)
-    assert found.note == "wider than the metric can be: the runs do not bound the difference"
+    assert found.note == "reaches beyond what the metric can be: there the runs do not bound the difference"
     assert found.high == 100.0
     assert found.low == -100.0
 

@@ -209,7 +209,7 @@ def test_an_interval_that_no_metric_can_have_is_marked(tmp_path: Path) -> None:
     comparison = compared(tmp_path)
     (row,) = [row for row in csv_rows(comparison.tables) if (row["init"], row["metric"]) == ("moco", "AP")]
     assert interval(row, "supervised").endswith("]*")
-    assert "wider than the metric can be: the runs do not bound the difference" in summary(comparison)[0]
+    assert "reaches beyond what the metric can be: there the runs do not bound the difference" in summary(comparison)[0]
 
 
 def test_an_end_beside_0_is_not_shown_as_0(tmp_path: Path) -> None:
