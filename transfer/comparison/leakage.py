@@ -20,6 +20,7 @@ from pretrain.images.decode import BadImage
 from runtime.atomic import atomic_path
 from runtime.errors import UserError
 from runtime.findings import Finding
+from runtime.listing import counted
 from transfer.data.catalog import get_dataset
 from transfer.data.image_hashes import FILE, NEAR, PIXELS, ImageHashes, hash_images, relations
 
@@ -65,10 +66,10 @@ class Leakage:
         """The result in one line, without its findings."""
         if self.reason:
             return f"{self.test} against {self.against}: not compared: {self.reason}"
-        shared = sum(finding.count for finding in self.findings)
-        unreadable = f"; {self.unreadable} images could not be read" if self.unreadable else ""
-        sizes = f"{self.images} and {self.against_images} images"
-        return f"{self.test} against {self.against}: {shared} test images in both ({sizes}{unreadable})"
+        shared = counted(sum(finding.count for finding in self.findings), "test image", "test images")
+        unreadable = f"; {counted(self.unreadable, 'image', 'images')} could not be read" if self.unreadable else ""
+        sizes = f"{self.images} and {counted(self.against_images, 'image', 'images')}"
+        return f"{self.test} against {self.against}: {shared} in both ({sizes}{unreadable})"
 
     def as_record(self) -> dict[str, Any]:
         """The JSON form."""

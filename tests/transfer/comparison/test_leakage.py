@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,8 @@ def test_copies_in_pretraining_images_are_found(leaky_set) -> None:
     }
     assert result.findings[0].example.endswith("img1.png = copy.png")
     assert "4 test images in both (8 and 10 images)" in result.line()
+    one = replace(result, against_images=1, unreadable=1, findings=result.findings[:1])
+    assert "1 test image in both (8 and 1 image; 1 image could not be read)" in one.line()
     assert Leakage.from_record(json.loads(json.dumps(result.as_record()))) == result
 
 

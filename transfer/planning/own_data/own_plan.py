@@ -55,7 +55,7 @@ def _summary(draft: Draft) -> list[str]:
     hours = f"{schedule.total_hours(inits, schedule.least):.2f} h for {_seeds(schedule.least)}"
     if schedule.most > schedule.least:
         hours += f", {schedule.total_hours(inits, schedule.most):.2f} h for {_seeds(schedule.most)}"
-    each = f"{schedule.steps.value} steps a run, predicted {_minutes(schedule.seconds)} each"
+    each = f"{schedule.steps.value} steps a run, predicted {_duration(schedule.seconds)} each"
     lines = [f"wrote {draft.request.plan_path}; to run it after a change: {draft.run}"]
     lines += [f"plan: {inits} initialisations, {each}: {hours}"]
     return lines + ([f"note: {schedule.short}"] if schedule.short else [])
@@ -98,6 +98,9 @@ def _draft(request: Request, run: str) -> Draft:
         schedule = _schedule(request, detector, look, pace)
         facts.append(f"{pace.line()}, with images of {detector.side} pixels")
         print(facts[-1], flush=True)
+    if held_up := pace.held_up():
+        facts.append(held_up)
+        print(held_up, flush=True)
     return Draft(request, architecture, detector, schedule, facts, run)
 
 
@@ -130,7 +133,7 @@ def _schedule(request: Request, detector: Detector, look: DataLook, pace: Pace) 
 
 
 def prediction_line(path: Path) -> str:
-    """Predicted and measured minutes of a run of a finished plan; "" for plans without a prediction."""
+    """Predicted and measured time of a run of a finished plan; "" for plans without a prediction."""
     plan = load_plan(path)
     predicted = predicted_seconds(plan.output)
     stages = [stage for stage in plan_stages(plan) if stage.kind == "train" and stage.cell is not None]
@@ -146,7 +149,7 @@ def prediction_line(path: Path) -> str:
         if taken and expected > 0:
             mean = sum(taken) / len(taken)
             parts.append(
-                f"{name} {_minutes(expected)} predicted, {_minutes(mean)} measured ({mean / expected:.2f} times)"
+                f"{name} {_duration(expected)} predicted, {_duration(mean)} measured ({mean / expected:.2f} times)"
             )
     return f"time of a run: {'; '.join(parts)}" if parts else ""
 
@@ -155,5 +158,7 @@ def _seeds(number: int) -> str:
     return "1 seed" if number == 1 else f"{number} seeds"
 
 
-def _minutes(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

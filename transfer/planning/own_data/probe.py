@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import subprocess
 import sys
@@ -53,10 +54,10 @@ def probe(
         "SEED": 0,
         "OUTPUT_DIR": str(folder / "run"),
     }
-    started = time.perf_counter()
+    started, used = time.perf_counter(), _children_seconds()
     command = [SHARED_SCRIPTS["train"], "--config-file", config, "--init", "random", *override_words(settings)]
     _run(command, folder / "train.log")
-    whole = time.perf_counter() - started
+    whole, used = time.perf_counter() - started, _children_seconds() - used
     result = read_json(folder / "run" / "result.json")
     step, seconds = float(result["seconds_per_iteration"]), result["seconds"]
     tested = max(1, sum(int(one["images"]) for one in result["datasets"]["test"]))
@@ -69,7 +70,14 @@ def probe(
         test_image=float(seconds["evaluate"]) / tested,
         memory_mb=float(result["peak_memory_mb"]),
         spent=time.perf_counter() - began,
+        cores=used / max(whole, 1e-9),
     )
+
+
+def _children_seconds() -> float:
+    """CPU seconds of the processes that this one has started and that have ended, and of theirs."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _run(command: list[str], log: Path) -> None:

@@ -23,6 +23,7 @@ FEWEST_STEPS = 20  # a run of fewer would not leave the warm-up
 BRIEF = 0.5  # of the schedule; below, the plan says that detectors are far from trained
 PRECISE_BATCHES = 100  # at most, for batch norm's statistics
 ROOM_FOR_A_FRACTION = 6.0  # whole seeds that fit; then a second table does not take seeds that are needed
+HELD_UP = 0.5  # of a core; a training that has less is waiting, since it never uses less than about one
 SMALL_SETS = 5  # times the published spread; not measured
 # a smaller set of labels, where there is room: fewest training images, share
 FRACTIONS = ((2_000, 0.1), (400, 0.25))
@@ -38,6 +39,7 @@ class Pace:
     test_image: float
     memory_mb: float
     spent: float = 0.0  # by the probe
+    cores: float = 1.0  # that its training had on average, by its CPU time
 
     def run(self, steps: int, test_images: int) -> float:
         """Seconds of one run."""
@@ -49,6 +51,15 @@ class Pace:
         return (
             f"probe: {self.step:.2f} s a step, {self.test_image:.3f} s a test image, {self.start:.0f} s before the "
             f"first step, {self.memory_mb / 1024:.1f} GB of memory at most"
+        )
+
+    def held_up(self) -> str:
+        """A sentence where the probe had to wait for most of its time; "" otherwise."""
+        if self.cores >= HELD_UP:
+            return ""
+        return (
+            f"note: the probe had {self.cores:.2f} of a core: other work, or slow storage, held it up. Runs take less "
+            "time without that, and a plan that is made then is longer"
         )
 
 

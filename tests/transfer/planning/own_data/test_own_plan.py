@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
@@ -69,6 +70,16 @@ def test_the_plan_is_ordinary_and_explains_every_line(own, capsys):
     assert "category ids that are not 1..3" in printed
     assert "supervised pretraining. Nothing is downloaded" in " ".join(path.read_text().replace("#", "").split())
     assert json.loads((own / "out" / "leakage.json").read_text())["results"][0]["against_images"] == 8
+
+
+def test_a_probe_on_a_busy_machine_is_said_and_kept_in_the_plan(own, monkeypatch, capsys):
+    monkeypatch.setattr(module, "probe", lambda *args: replace(PACE, step=44.3, cores=0.05))
+    text = " ".join(own_plan(*arguments()).read_text().replace("#", "").split())
+    said = "the probe had 0.05 of a core: other work, or slow storage, held it up"
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert re.search(r"4000 steps a run, predicted 49\.\d h each: 29\d\.\d\d h for 3 seeds", printed)
+    assert said in text
 
 
 def test_supervised_by_name_is_a_reference(own):
