@@ -61,13 +61,13 @@ class ForkedScripts:
         return subprocess.Popen(command, cwd=REPOSITORY, env=variables, text=True, **pipes)
 
     def close(self) -> None:
-        """End the server."""
+        """End the server, by a line: loader workers that a test left behind may hold its standard input open."""
         if self._server is not None:
-            self._server.communicate()
+            self._server.communicate("\n", timeout=60)
 
 
 def serve() -> None:
-    """Answer requests until standard input ends."""
+    """Answer requests until an empty line, or the end of standard input."""
     import gc
 
     import torch  # noqa: F401
@@ -76,7 +76,7 @@ def serve() -> None:
     answers = os.fdopen(os.dup(1), "w")
     gc.collect()
     gc.freeze()  # or every collection in a child would copy the pages of what is imported
-    while line := sys.stdin.readline():
+    while line := sys.stdin.readline().strip():
         request = json.loads(line)
         child = os.fork()
         if not child:
