@@ -95,3 +95,24 @@ def test_the_repetitions(repo: Path) -> None:
         row = rows[init, "AP"]
         found = [float(row[f"vs_{role}_{end}"]) for end in ("low", "high")]
         assert found == pytest.approx([interval.low, interval.high], abs=0.0051)
+
+
+def test_the_own_sets(repo: Path) -> None:
+    page = repo / "docs/results/own_sets.md"
+    (table,) = [table for table in tables(page.read_text()) if table[0][-1] == "verdict"]
+    assert table[1:] == [
+        [
+            row["set"],
+            f"{row['train_images']}, {row['test_images']}",
+            row["hours"],
+            row["took_hours"],
+            f"{row['short_side']}, {row['steps']}, {row['seeds']}",
+            f"{row['predicted']}, {row['measured']} ({row['ratio']}x)",
+            row["random"],
+            row["moco"],
+            row["difference"] + (f" ({row['low']} to {row['high']})" if int(row["seeds"]) > 1 else ""),
+            row["verdict"],
+        ]
+        for row in rows_of(page.with_suffix(".csv"))
+    ]
+    assert {row["verdict"] for row in rows_of(page.with_suffix(".csv")) if row["seeds"] == "1"} == {"no verdict"}
