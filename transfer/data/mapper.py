@@ -79,7 +79,8 @@ class DetectionMapper:
 
     ``masks``: "" for boxes only, "polygon" (lists of float64 arrays x0 y0 x1 y1 ...) or "bitmask" (bool N x H x W).
     ``keypoints``: ``mirrored_order`` of the keypoints to read; None for a detector without keypoints. ``proposals``:
-    how many of a record's proposals are kept, the best; None for a detector that makes its own.
+    how many of a record's proposals are kept, the best; None for a detector that makes its own. ``file_states``:
+    whether training items say by what their file would be known as replaced, which costs two looks at the file.
     """
 
     def __init__(
@@ -91,11 +92,13 @@ class DetectionMapper:
         masks: str = "",
         keypoints: Sequence[int] | None = None,
         proposals: int | None = None,
+        file_states: bool = False,
     ) -> None:
         if masks not in ("", *MASK_FORMATS):
             raise UserError(f"INPUT.MASK_FORMAT {masks!r} must be polygon or bitmask")
         self.train, self.image_format, self.geometry = train, image_format, geometry
         self.masks, self.keypoints, self.proposals = masks, keypoints, proposals
+        self.file_states = train and file_states
         # what is left of an object's mask after a crop has a smaller box than what is left of its box
         self.boxes_from_masks = bool(masks and (geometry.crop or geometry.jitter))
 
@@ -105,11 +108,11 @@ class DetectionMapper:
         instances: boxes float32 N x 4 (x0 y0 x1 y1 in the resized image), classes int64 N, masks (see the class),
         keypoints float32 N x K x 3 (x, y, visibility; all 0 where not labelled or outside the image). With
         ``proposals`` also proposals: boxes float32 P x 4 in the resized image and logits float32 P, best first.
-        In training also view: the shortest edge asked for, and whether the image is mirrored; and file_state of the
-        file that was read, None where it changed meanwhile. Raises UserError naming an unreadable image, a size that
-        differs from the annotation, or an unusable mask.
+        In training also view: the shortest edge asked for, and whether the image is mirrored; with ``file_states`` also
+        file_state of the file that was read, None where it changed meanwhile. Raises UserError naming an unreadable
+        image, a size that differs from the annotation, or an unusable mask.
         """
-        state = file_state(record["file_name"]) if self.train else None
+        state = file_state(record["file_name"]) if self.file_states else None
         pixels = read_image(record["file_name"], self.image_format)
         height, width = pixels.shape[:2]
         if (record.get("width", width), record.get("height", height)) != (width, height):
@@ -127,6 +130,7 @@ class DetectionMapper:
             item["instances"] = self._instances(record, geometry)
         if self.train:
             item["view"] = draw.short_edge, draw.flip
+        if self.file_states:
             item["file_state"] = state if file_state(record["file_name"]) == state else None
         return item
 

@@ -13,6 +13,7 @@ import torch
 from runtime.errors import UserError
 from runtime.listing import counted
 from runtime.logs import get_logger
+from transfer.config.protocol import CACHED
 from transfer.data.catalog import get_dataset
 from transfer.data.keypoints import mirrored_order
 from transfer.data.labels import Record
@@ -145,6 +146,7 @@ def build_mapper(cfg: Any, *, train: bool) -> DetectionMapper:
         masks=settings.MASK_FORMAT if cfg.MODEL.MASK_ON else "",
         keypoints=_mirrored_keypoints(cfg),
         proposals=proposals,
+        file_states=cfg.ENGINE.FEATURES == CACHED,
     )
 
 

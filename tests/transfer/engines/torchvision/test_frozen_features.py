@@ -152,7 +152,7 @@ def test_an_image_that_was_replaced_is_computed_again(tmp_path: Path) -> None:
 def test_an_item_knows_which_file_was_read(
     tiny_coco: str, tiny_config: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    mapping = build_mapper(tiny_config(), train=True)
+    mapping = build_mapper(tiny_config(with_features("cached", tmp_path / "cache")), train=True)
     record = dict(get_dataset(tiny_coco).records()[0])
     record["file_name"] = shutil.copy(record["file_name"], tmp_path / "a.png")
     draw = mapping.geometry.draw(np.random.RandomState(0), (record["height"], record["width"]))
