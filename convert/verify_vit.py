@@ -137,16 +137,18 @@ def _converted_forward(weights: Mapping[str, Tensor], network: VisionTransformer
         table = weights["pos_embed"]
         places = table[:, 1:] if network.cls_position else table
         grid = grid + places.reshape(1, network.grid, network.grid, -1)[:, :height, :width]
-        row[:1] = [row[0] + table[:, :1]] if "cls_token" in weights and network.cls_position else row[:1]
+        if "cls_token" in weights and network.cls_position:
+            row[0] = row[0] + table[:, :1]
     x = torch.cat([*row, grid.flatten(1, 2)], dim=1)
+    tokens = x.shape[1]
+    if network.rope:
+        cos, sin = _rotations(weights[PERIODS], height, width, tokens - height * width)
     outputs = {"input": x}
     for index in range(network.depth):
         block = f"blocks.{index}."
-        tokens = x.shape[1]
         qkv = fully_connected(layer_norm(x, f"{block}norm1"), f"{block}attn.qkv")
         q, k, v = qkv.view(tokens, 3, network.heads, -1).permute(1, 2, 0, 3).unbind(0)
         if network.rope:
-            cos, sin = _rotations(weights[PERIODS], height, width, tokens - height * width)
             halves = (part.chunk(2, dim=2) for part in (q, k))
             q, k = (torch.cat([a * cos + -b * sin, b * cos + a * sin], dim=2) for a, b in halves)
         attention = (q * (network.width // network.heads) ** -0.5) @ k.transpose(1, 2)

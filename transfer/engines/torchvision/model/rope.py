@@ -11,9 +11,8 @@ import math
 import torch
 from torch import nn
 
+from convert.rotary_periods import BASE, rotary_periods
 from transfer.engines.torchvision.model.windows import split_windows
-
-BASE = 100.0  # of the periods of every DINOv3
 
 
 class AxialRope(nn.Module):
@@ -26,8 +25,7 @@ class AxialRope(nn.Module):
 
     def __init__(self, head: int, base: float = BASE) -> None:
         super().__init__()
-        exponents = 2 * torch.arange(head // 4, dtype=torch.float32) / (head // 2)
-        self.register_buffer("periods", base**exponents)
+        self.register_buffer("periods", torch.from_numpy(rotary_periods(head, base)))
 
     def forward(self, size: tuple[int, int], *, prefix: int = 0, window: int = 0) -> torch.Tensor:
         """Cosines and sines for a grid of (height, width) ``size``: 2 x windows x tokens x head.
