@@ -39,8 +39,8 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def build_turns(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Callable[[], Any]], str]:
-    """The three passes over the images, and a line on what they are of."""
+def build_turns(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Callable[[], Any]], int, str]:
+    """The three passes over the images, the number of these, and a line on what they are."""
     from runtime.stop import StopSignal
     from transfer.data.catalog import get_dataset
     from transfer.data.loader import build_test_loader
@@ -82,7 +82,7 @@ def build_turns(args: argparse.Namespace, folder: Path) -> tuple[dict[str, Calla
 
     turns = {"evaluation": evaluation, "predict": lambda: predict(0), "pictures": lambda: predict(count)}
     what = f"{count} images of {name}, short side {cfg.INPUT.MIN_SIZE_TEST}, {workers} workers"
-    return turns, what
+    return turns, count, what
 
 
 def main() -> int:
@@ -93,7 +93,7 @@ def main() -> int:
     from runtime.provenance import hardware
 
     with tempfile.TemporaryDirectory() as folder:
-        turns, what = build_turns(args, Path(folder))
+        turns, images, what = build_turns(args, Path(folder))
         print(f"{hardware()}, torch {torch.__version__}, {torch.get_num_threads()} threads")
         print(f"{what}, median of {args.repeat} turns")
         seconds: dict[str, list[float]] = {name: [] for name in turns}
@@ -102,7 +102,6 @@ def main() -> int:
                 wall = measure(run).wall
                 if turn:  # the first turn warms up
                     seconds[name].append(wall)
-    images = int(what.split()[0])
     for name, walls in seconds.items():
         ratios = sorted(base / wall for base, wall in zip(seconds["evaluation"], walls))
         spread = f"x{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"

@@ -225,7 +225,7 @@ class Prediction:
             from transfer.prediction.output import IMAGES, PICTURES, RESULTS
 
             pictures = (
-                f" and {self.drawn} picture{'s' * (self.drawn > 1)} in {self.folder / PICTURES}" if self.drawn else ""
+                f" and {counted(self.drawn, 'picture', 'pictures')} in {self.folder / PICTURES}" if self.drawn else ""
             )
             lines.append(f"wrote {self.folder / RESULTS}, {IMAGES}{pictures}")
         if stop.requested:

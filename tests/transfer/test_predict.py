@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -20,8 +19,6 @@ from transfer import predict
 from transfer.data.catalog import get_dataset
 from transfer.engines import resolve_engine
 from transfer.evaluate import evaluate
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +237,7 @@ def test_memory_does_not_grow_with_the_number_of_images(command, images, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_thousand_images_take_no_more_memory_than_a_hundred(images, tmp_path, run):
+def test_a_thousand_images_take_no_more_memory_than_a_hundred(images, tmp_path, run, repo):
     """The peak of the whole command, masks and 20 pictures included, by the system's own count."""
     command = [sys.executable, "transfer/predict.py", run, "--score", "0", "--pictures", "20", "--device", "cpu"]
     peaks = []
@@ -249,7 +246,7 @@ def test_a_thousand_images_take_no_more_memory_than_a_hundred(images, tmp_path, 
         paths.write_text("".join(f"{images}/img{k % 8}.png\n" for k in range(count)))
         child = subprocess.Popen(
             [*map(str, command), str(paths), "--output", str(tmp_path / str(count))],
-            cwd=REPOSITORY,
+            cwd=repo,
             stdout=subprocess.DEVNULL,
         )
         _, status, usage = os.wait4(child.pid, 0)

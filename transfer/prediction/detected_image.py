@@ -11,7 +11,8 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL import Image
 
-    from transfer.evaluate.detections import Rle
+from runtime.listing import counted
+from transfer.evaluate.detections import Rle
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,4 +82,4 @@ class DetectedImage:
             self.boxes[order], [labels[row] for row in rows], self.classes[order].tolist(), self._decoded(rows)
         )
         count = len(self)
-        return draw(image, marked, f"{count} detection{'' if count == 1 else 's'}")
+        return draw(image, marked, counted(count, "detection", "detections"))

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Collection, Iterable, Sequence
 
+from runtime.listing import counted
 from transfer.comparison.differences import BEYOND
 from transfer.comparison.gap import ROLES, Gap, Row, Table
 from transfer.comparison.variance import Component, components
@@ -117,6 +118,7 @@ def _gap(row: Row, gap: Gap, other: Row | None) -> CsvRow:
         low, high, kind = gap.over_images.low, gap.over_images.high, gap.over_images.method
     own_mean, reference_mean = number(one.own_mean), number(one.reference_mean)
     shown = (number(row.mean), number(other.mean if other else None))
+    seeds = counted(one.n, "seed", "seeds")
     return {
         "": number(one.mean, signed=True),
         "_init": gap.reference,
@@ -130,7 +132,7 @@ def _gap(row: Row, gap: Gap, other: Row | None) -> CsvRow:
         "_own_mean": own_mean,
         "_reference_mean": reference_mean,
         # the difference of the shown means, or of other means that have to be named
-        "_over": "" if (own_mean, reference_mean) == shown else f"over {_seeds(one.n)} that both have",
+        "_over": "" if (own_mean, reference_mean) == shown else f"over {seeds} that both have",
         "_p": _p(one.p),
         "_p_adjusted": _p(verdict.p_difference if verdict else None),
         "_p_equivalence": _p(verdict.p_equivalence if verdict else None),
@@ -138,10 +140,6 @@ def _gap(row: Row, gap: Gap, other: Row | None) -> CsvRow:
         "_planned": str(one.planned),
         "_note": one.note or one.problem,
     }
-
-
-def _seeds(count: int) -> str:
-    return "1 seed" if count == 1 else f"{count} seeds"
 
 
 def _p(value: float | None) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from runtime.atomic import write_text
 from runtime.errors import UserError
+from runtime.listing import counted
 from runtime.pasteable import pasteable
 from transfer.planning.leakage_check import check_leakage
 from transfer.planning.own_data.detector import Choice, Detector, choose_detector
@@ -52,9 +53,9 @@ def own_plan(args: argparse.Namespace, words: Sequence[str]) -> Path:
 
 def _summary(draft: Draft) -> list[str]:
     inits, schedule = len(draft.request.names), draft.schedule
-    hours = f"{schedule.total_hours(inits, schedule.least):.2f} h for {_seeds(schedule.least)}"
+    hours = f"{schedule.total_hours(inits, schedule.least):.2f} h for {counted(schedule.least, 'seed', 'seeds')}"
     if schedule.most > schedule.least:
-        hours += f", {schedule.total_hours(inits, schedule.most):.2f} h for {_seeds(schedule.most)}"
+        hours += f", {schedule.total_hours(inits, schedule.most):.2f} h for {counted(schedule.most, 'seed', 'seeds')}"
     each = f"{schedule.steps.value} steps a run, predicted {_duration(schedule.seconds)} each"
     lines = [f"wrote {draft.request.plan_path}; to run it after a change: {draft.run}"]
     lines += [f"plan: {inits} initialisations, {each}: {hours}"]
@@ -152,10 +153,6 @@ def prediction_line(path: Path) -> str:
                 f"{name} {_duration(expected)} predicted, {_duration(mean)} measured ({mean / expected:.2f} times)"
             )
     return f"time of a run: {'; '.join(parts)}" if parts else ""
-
-
-def _seeds(number: int) -> str:
-    return "1 seed" if number == 1 else f"{number} seeds"
 
 
 def _duration(seconds: float) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from runtime.listing import counted
 from transfer.comparison.family import FAMILY_ALPHA
 from transfer.comparison.power import PUBLISHED_SPREADS, seeds_for, standard_error_of_pairs, visible_gap
 from transfer.planning.own_data.detector import Choice
@@ -136,7 +137,7 @@ def choose_schedule(
         fraction_steps = min(steps, wanted_steps(round(images * fraction), batch))
         fraction_seconds = pace.run(fraction_steps, test_images)
     most = max(least, min(MOST_SEEDS, int(budget / (seconds + fraction_seconds))))
-    seeds = f"{most} {'seed fits' if most == 1 else 'seeds fit'} into {hours:g} h; {_sees(most, inits, margin)}"
+    seeds = f"{counted(most, 'seed fits', 'seeds fit')} into {hours:g} h; {_sees(most, inits, margin)}"
     short = _shortcoming(hours, least, steps / wanted)
     if not fits:
         needed = hours + (seconds - budget) * len(inits) / SAFETY / 3600
@@ -151,7 +152,7 @@ def choose_schedule(
 def _shortcoming(hours: float, seeds: int, share: float) -> str:
     """What the hours do not allow, "" where they allow the usual schedule with enough seeds."""
     if seeds < LEAST_SEEDS:
-        return f"{hours:g} h allow {seeds} {'seed' if seeds == 1 else 'seeds'} only: these runs cannot decide anything"
+        return f"{hours:g} h allow {counted(seeds, 'seed', 'seeds')} only: these runs cannot decide anything"
     if share < BRIEF:
         return (
             f"{hours:g} h allow {share:.0%} of the usual schedule: detectors are far from trained, and which "
